@@ -1,0 +1,17 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Settings every test needs, made before torch, transformers or TRL are imported."""
+
+from __future__ import annotations
+
+import os
+
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # the suite needs no network, and must not come to need one
+os.environ["TOKENIZERS_PARALLELISM"] = "false"  # tests fork and spawn
+os.environ["TRL_EXPERIMENTAL_SILENCE"] = "1"
+os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")  # golden losses are CPU ones; set it to test on a GPU
+
+import torch  # noqa: E402
+
+
+torch.set_num_threads(2)  # tiny models: more threads only make a busy machine slower

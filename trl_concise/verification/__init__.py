@@ -1,0 +1,9 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Is this final answer equal to the gold one?"""
+
+from __future__ import annotations
+
+from .verify import math_accuracy_reward, verify_answers
+
+
+__all__ = ["math_accuracy_reward", "verify_answers"]

@@ -15,3 +15,25 @@ import torch  # noqa: E402
 
 
 torch.set_num_threads(2)  # tiny models: more threads only make a busy machine slower
+
+import pytest  # noqa: E402
+from datasets import Dataset  # noqa: E402
+
+from tests import tiny  # noqa: E402
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory) -> str:
+    """Folder of a random model of some 100,000 parameters, with its tokenizer."""
+    return tiny.make_model(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture
+def problems() -> Dataset:
+    """16 conversational prompts with an answer."""
+    return Dataset.from_list(
+        [
+            {"prompt": [{"role": "user", "content": f"What is {i} + {i}?"}], "solution": str(2 * i), "row": i}
+            for i in range(16)
+        ]
+    )

@@ -1,0 +1,35 @@
+from .components import BudgetSchedule, Component, GroupReward, Paper, PromptSelector, TokenCredit
+from .data import load_problems
+from .evaluation import accuracy_efficiency_score, pass_at_k
+from .history import PromptHistory
+from .methods.hapo import HAPOConfig, HAPOLengthReward, HAPOTrainer, hapo_length_reward, hapo_repetition_penalty
+from .rollouts import LocalRollouts, Rollouts, prompt_key
+from .trainer import ConciseGRPOConfig, ConciseGRPOTrainer
+from .verification import math_accuracy_reward, verify_answers
+
+__all__ = [
+    "BudgetSchedule",
+    "Component",
+    "ConciseGRPOConfig",
+    "ConciseGRPOTrainer",
+    "GroupReward",
+    "HAPOConfig",
+    "HAPOLengthReward",
+    "HAPOTrainer",
+    "LocalRollouts",
+    "Paper",
+    "PromptHistory",
+    "PromptSelector",
+    "Rollouts",
+    "TokenCredit",
+    "accuracy_efficiency_score",
+    "hapo_length_reward",
+    "hapo_repetition_penalty",
+    "load_problems",
+    "math_accuracy_reward",
+    "pass_at_k",
+    "prompt_key",
+    "verify_answers",
+]
+
+__version__: str

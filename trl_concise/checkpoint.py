@@ -1,0 +1,146 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+The state of components on disk, beside the optimizer's.
+
+`concise_state/` holds `state.json` (format, versions, and every number and string, readable) and one `.safetensors` per
+component that holds tensors. Every file is written whole or not at all, and `state.json`, written last, names the
+checksum of each tensor file, so a half-written or mixed folder is recognised when it is read.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+
+if TYPE_CHECKING:
+    from .components import Component
+
+STATE_FOLDER = "concise_state"
+_STATE_FILE = "state.json"
+_FORMAT = 1
+
+
+def save_components(components: Sequence[Component], folder: str | Path) -> None:
+    """
+    Write the state of components into `folder/concise_state`.
+
+    Args:
+        components (`Sequence[Component]`): Components with distinct names.
+        folder (`str` or `Path`): The checkpoint folder.
+    """
+    folder = Path(folder, STATE_FOLDER)
+    folder.mkdir(parents=True, exist_ok=True)
+    entries = {}
+    for component in components:
+        state = component.state_dict()
+        tensors = {name: value for name, value in state.items() if isinstance(value, Tensor)}
+        entry: dict[str, Any] = {"values": {name: value for name, value in state.items() if name not in tensors}}
+        if tensors:
+            path = folder / f"{component.name}.safetensors"
+            entry["tensors"] = {"file": path.name, "sha256": write_tensors(path, tensors)}
+        entries[component.name] = entry
+    state = {"format": _FORMAT, "trl_concise": version("trl-concise"), "components": entries}
+    write_atomically(folder / _STATE_FILE, json.dumps(state, indent=2, allow_nan=False).encode())
+
+
+def load_components(components: Sequence[Component], folder: str | Path) -> list[str] | None:
+    """
+    Restore the state of components from `folder/concise_state`.
+
+    Args:
+        components (`Sequence[Component]`): The components of the resumed run.
+        folder (`str` or `Path`): The checkpoint folder.
+
+    Returns:
+        `list[str]` or `None`: Names of the components that the checkpoint knows nothing of and which start afresh;
+        `None` if the checkpoint was written without components at all.
+
+    Raises:
+        `ValueError`: If a file is damaged, or the checkpoint holds the state of a component that this run lacks.
+    """
+    folder = Path(folder, STATE_FOLDER)
+    path = folder / _STATE_FILE
+    if not folder.exists():
+        return None
+    if not path.exists():
+        raise ValueError(f"{folder} is incomplete: {_STATE_FILE} is missing. Resume from another checkpoint.")
+    try:
+        state = json.loads(path.read_text(encoding="utf-8"))
+        form, entries = state["format"], state["components"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} is damaged: expected JSON with `format` and `components` ({error}).") from error
+    if form != _FORMAT:
+        raise ValueError(f"{path} has format {form}; this version of trl_concise reads format {_FORMAT}.")
+    known = {component.name: component for component in components}
+    unknown = sorted(set(entries) - set(known))
+    if unknown:
+        raise ValueError(
+            f"{folder} holds the state of {unknown}, but this run has only {sorted(known)}. Resume with the parts the "
+            f"run was started with, or delete {folder} to start them afresh."
+        )
+    for name, entry in entries.items():
+        values = dict(entry["values"])
+        if "tensors" in entry:
+            values |= read_tensors(folder / entry["tensors"]["file"], sha256=entry["tensors"]["sha256"])
+        known[name].load_state_dict(values)
+    return sorted(set(known) - set(entries))
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> str:
+    """Write a safetensors file atomically and return its SHA-256."""
+    data = save({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, metadata=metadata)
+    write_atomically(path, data)
+    return hashlib.sha256(data).hexdigest()
+
+
+def read_tensors(
+    path: Path, *, sha256: str | None = None, metadata: Mapping[str, str] | None = None
+) -> dict[str, Tensor]:
+    """
+    Read a safetensors file.
+
+    Args:
+        path (`Path`): The file.
+        sha256 (`str`, *optional*): Checksum that the file must have.
+        metadata (`Mapping[str, str]`, *optional*): Metadata that the file must carry.
+
+    Raises:
+        `FileNotFoundError`: If there is no such file.
+        `ValueError`: If the file is damaged or of another kind.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} does not exist.")
+    if sha256 is not None and hashlib.sha256(path.read_bytes()).hexdigest() != sha256:
+        raise ValueError(
+            f"{path} is damaged: its SHA-256 is not the one that {_STATE_FILE} beside it names ({sha256})."
+        )
+    try:
+        with safe_open(path, framework="pt") as file:
+            found = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+    except SafetensorError as error:
+        raise ValueError(f"{path} is damaged: expected a safetensors file ({error}).") from error
+    if metadata is not None and any(found.get(key) != value for key, value in metadata.items()):
+        raise ValueError(f"{path} is of another kind: expected a file marked {dict(metadata)}, found {found}.")
+    return tensors
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write a file so that, whenever the process dies, it holds either the old bytes or all of the new ones."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with open(temporary, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)

@@ -1,0 +1,180 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+The four kinds of parts that combine in one [`ConciseGRPOTrainer`].
+
+Each is a small abstract class that answers one question about a training step: which prompts are worth a rollout
+([`PromptSelector`]), how long a completion may be ([`BudgetSchedule`]), what a completion earns within its group and
+its prompt's past ([`GroupReward`]), and which tokens carry the credit ([`TokenCredit`]). A part is a plain object: it
+is built, fed and tested without a model.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from .rollouts import LocalRollouts, Rollouts
+    from .trainer import ConciseGRPOTrainer
+
+
+@dataclass(frozen=True)
+class Paper:
+    """
+    Where a method comes from.
+
+    Args:
+        title (`str`): Title of the paper.
+        id (`str`): arXiv identifier, as in `https://huggingface.co/papers/<id>`.
+        citation (`str`): BibTeX entry.
+        reconstructed (`str`, *optional*): What of the implementation is reconstructed rather than read in the paper or
+            in the authors' code; `None` if nothing is.
+    """
+
+    title: str
+    id: str
+    citation: str
+    reconstructed: str | None = None
+
+
+class Component(ABC):
+    """
+    What the four kinds of parts share: a name, a paper, state that is saved with the checkpoint, and metrics.
+
+    Attributes:
+        name (`str`): Prefix of the metrics and key in the saved state, unique within a trainer.
+        paper ([`Paper`], *optional*): The method's source.
+    """
+
+    name: ClassVar[str]
+    paper: ClassVar[Paper | None] = None
+
+    def attach(self, trainer: ConciseGRPOTrainer) -> None:  # noqa: B027 (a hook, empty on purpose)
+        """Called once, when the trainer stands, for what only it knows (token ids, schedules). Default: nothing."""
+
+    def observe(self, rollouts: Rollouts) -> None:  # noqa: B027
+        """
+        Learn from a batch, after every component has scored it. Never called in evaluation. Default: nothing.
+
+        Every process observes the same gathered batch, so the state stays the same on all of them without being sent.
+        """
+
+    def metrics(self) -> dict[str, float]:
+        """Return the figures of the last observed batch, logged as `<name>/<key>`. NaN is left out of averages."""
+        return {}
+
+    def config(self) -> dict[str, Any]:
+        """Return the settings, as shown in the model card."""
+        return {}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a resumed run needs: numbers, strings, lists and dicts of them, and tensors at the top level."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore what [`~Component.state_dict`] returned."""
+        if state:
+            raise ValueError(f"`{self.name}` keeps no state, but was given {sorted(state)}.")
+
+
+class GroupReward(Component):
+    """
+    A reward that compares completions with each other or with their prompt's past.
+
+    It is passed in `reward_funcs` beside ordinary reward functions; its column is filled once the whole batch is
+    gathered, and is weighted and logged by TRL like any other.
+    """
+
+    def measure(self, local: LocalRollouts) -> dict[str, Tensor]:
+        """
+        Turn this process's own rows into numbers; the trainer gathers them into `rollouts.measured[self.name]`.
+
+        Args:
+            local ([`LocalRollouts`]): This process's own b rows.
+
+        Returns:
+            `dict[str, torch.Tensor]`: `(b,)` each (sent as float32), the same keys on every process. Default: empty.
+        """
+        return {}
+
+    @abstractmethod
+    def score(self, rollouts: Rollouts) -> Tensor:
+        """
+        Score a gathered batch from the past only: a completion must not be compared with what it is about to change.
+
+        Args:
+            rollouts ([`Rollouts`]): B completions.
+
+        Returns:
+            `torch.Tensor`: `(B,)` rewards; NaN abstains.
+        """
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Tensor:
+        raise TypeError(
+            f"{type(self).__name__} scores whole groups: pass it to a ConciseGRPOTrainer. A plain GRPOTrainer calls "
+            "reward functions on one process's rows, before they are gathered."
+        )
+
+
+class TokenCredit(Component):
+    """
+    Decides which tokens carry a completion's advantage, and how much of it each.
+
+    Attributes:
+        needs_groups (`bool`): Whether [`~TokenCredit.assign`] must see whole groups in one process.
+    """
+
+    needs_groups: ClassVar[bool] = False
+
+    @abstractmethod
+    def assign(self, rollouts: Rollouts, batch: dict[str, Any], advantages: Tensor) -> tuple[Tensor, Tensor | None]:
+        """
+        Spread advantages over tokens. Called in training, after the rewards, before TRL shuffles the batch.
+
+        Args:
+            rollouts ([`Rollouts`]): The gathered batch; `rollouts.local` are the rows of `batch`.
+            batch (`dict[str, Any]`): TRL's tensors of this process's b rows (`completion_ids`, `completion_mask`, ...).
+            advantages (`torch.Tensor`): `(b,)`, or `(b, T)` from an earlier component.
+
+        Returns:
+            `tuple[torch.Tensor, torch.Tensor | None]`: Advantages `(b,)` or `(b, T)`, and a bool mask `(b, T)` of the
+            tokens to keep in the loss; `None` keeps all.
+        """
+
+
+class PromptSelector(Component):
+    """Decides which prompts are worth a rollout."""
+
+    @abstractmethod
+    def choose(self, candidates: list[dict[str, Any]], count: int, step: int) -> list[int]:
+        """
+        Choose the prompts of the next generation batch. Must decide alike on every process.
+
+        Args:
+            candidates (`list[dict[str, Any]]`): The next dataset rows in sampling order, each with its `prompt_key`.
+            count (`int`): How many prompts the batch takes.
+            step (`int`): Optimizer steps done when the choice is made; the data loader reads one batch ahead.
+
+        Returns:
+            `list[int]`: Exactly `count` distinct positions in `candidates`.
+        """
+
+
+class BudgetSchedule(Component):
+    """Decides how many tokens a training completion may take."""
+
+    @abstractmethod
+    def max_completion_length(self, step: int) -> int:
+        """
+        Return the generation limit.
+
+        Args:
+            step (`int`): Optimizer steps done so far.
+
+        Returns:
+            `int`: At least 1, in tokens.
+        """

@@ -1,0 +1,149 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a component may see of a batch of completions, and the key under which a prompt is remembered."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def prompt_digest(key: str) -> bytes:
+    """
+    Return the 128-bit digest of a prompt key.
+
+    A key that already is a digest in hexadecimal (32 lower-case digits) stands for itself, so digests can be passed
+    around as strings and digested again without changing.
+
+    Args:
+        key (`str`):
+            A `prompt_id`, or any other text that identifies a prompt.
+
+    Returns:
+        `bytes`: 16 bytes.
+    """
+    if len(key) == 32 and not key.strip("0123456789abcdef"):
+        return bytes.fromhex(key)
+    return hashlib.blake2b(key.encode("utf-8", "surrogatepass"), digest_size=16).digest()
+
+
+def prompt_key(row: Mapping[str, Any]) -> str:
+    """
+    Return the key of a dataset row: the digest of its `prompt_id` if it has one, else of its prompt.
+
+    The key never depends on the row's position, on the process or on Python's hash seed, so a history survives
+    shuffling, filtering, streaming and restarts.
+
+    Args:
+        row (`Mapping[str, Any]`):
+            A dataset row with a `prompt_id`, or a text-only `prompt` (a string or a list of messages).
+
+    Returns:
+        `str`: 32 hexadecimal digits.
+
+    Raises:
+        `ValueError`: If the row has neither a `prompt_id` nor a prompt of text.
+    """
+    if row.get("prompt_id") is not None:
+        return prompt_digest(str(row["prompt_id"])).hex()
+    if row.get("prompt") is None or row.get("image") is not None or row.get("images") is not None:
+        raise ValueError(
+            f"A row with the columns {sorted(row)} has no key: a prompt is remembered by its `prompt_id`, or by its "
+            "text where it has no images. Add a `prompt_id` column that is unique per prompt."
+        )
+    # Arrow fills the keys that a message lacks with None, a streamed row does not: both must give the same digest.
+    text = json.dumps(_without_nones(row["prompt"]), sort_keys=True, separators=(",", ":"))
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+def _without_nones(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _without_nones(item) for key, item in value.items() if item is not None}
+    if isinstance(value, (list, tuple)):
+        return [_without_nones(item) for item in value]
+    return value
+
+
+@dataclass(frozen=True)
+class LocalRollouts:
+    """
+    This process's own rows of a generation batch (b of them), with everything TRL knows about them.
+
+    Attributes:
+        prompts (`list`): Prompts as the model saw them: strings or lists of messages.
+        completions (`list`): Completions: strings or lists of messages.
+        completion_ids (`list[list[int]]`): Generated token ids, terminating EOS included, padding excluded.
+        tool_mask (`list[list[int]]`, *optional*): 1 where the model wrote the token, 0 where a tool did; `None`
+            without tools.
+        lengths (`torch.Tensor`): `(b,)` int64, tokens written by the model, terminating EOS excluded.
+        columns (`dict[str, list]`): The other dataset columns.
+        num_generations (`int`): Completions per prompt, in consecutive rows. A group may go on in the next process.
+        step (`int`): Optimizer steps done so far.
+        training (`bool`): `False` in evaluation.
+    """
+
+    prompts: list
+    completions: list
+    completion_ids: list[list[int]]
+    tool_mask: list[list[int]] | None
+    lengths: Tensor
+    columns: dict[str, list]
+    num_generations: int
+    step: int
+    training: bool
+
+
+@dataclass(frozen=True)
+class Rollouts:
+    """
+    The whole generation batch (B completions, gathered over processes): a few numbers each, the same on every process.
+
+    Rows come in groups of `num_generations` completions of one prompt. The tensors live on the trainer's device.
+
+    Attributes:
+        prompt_keys (`tuple[str, ...]`): B keys (see [`prompt_key`]).
+        lengths (`torch.Tensor`): `(B,)` int64, tokens written by the model; terminating EOS, padding and tool output
+            excluded.
+        correct (`torch.Tensor`): `(B,)` float32, 1 correct, 0 wrong, NaN unknown.
+        num_generations (`int`): Completions per prompt, G.
+        truncated (`torch.Tensor`, *optional*): `(B,)` bool, no EOS before the limit. Defaults to all `False`.
+        rewards (`dict[str, torch.Tensor]`): `(B,)` float32 by name of the reward function, NaN where it abstained.
+            While scoring: the reward functions. While observing: the group rewards too.
+        measured (`dict[str, dict[str, torch.Tensor]]`): What [`GroupReward.measure`] returned, gathered, by component
+            name.
+        step (`int`): Optimizer steps done so far.
+        training (`bool`): `False` in evaluation.
+        local (`slice`): This process's rows.
+    """
+
+    prompt_keys: tuple[str, ...]
+    lengths: Tensor
+    correct: Tensor
+    num_generations: int
+    truncated: Tensor | None = None
+    rewards: dict[str, Tensor] = field(default_factory=dict)
+    measured: dict[str, dict[str, Tensor]] = field(default_factory=dict)
+    step: int = 0
+    training: bool = True
+    local: slice = field(default_factory=lambda: slice(None))
+
+    def __post_init__(self):
+        if len(self.prompt_keys) % self.num_generations:
+            raise ValueError(
+                f"{len(self.prompt_keys)} completions are no whole number of groups of {self.num_generations}."
+            )
+        if self.truncated is None:
+            object.__setattr__(self, "truncated", torch.zeros_like(self.lengths, dtype=torch.bool))
+
+    def __len__(self) -> int:
+        return len(self.prompt_keys)
+
+    @property
+    def group_index(self) -> Tensor:
+        """`(B,)` int64: which group a completion belongs to."""
+        return torch.arange(len(self), device=self.lengths.device) // self.num_generations

@@ -1,0 +1,508 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+[`ConciseGRPOTrainer`]: TRL's `GRPOTrainer` with four slots.
+
+This is the only module that touches the private methods of `GRPOTrainer`. Each override calls `super()` and changes
+what it returns; no method body of TRL's is repeated here, so TRL's options keep their meaning. `tests/test_contract.py`
+pins the parameters of every method overridden below.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import inspect
+import logging
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate.utils import gather
+from datasets import IterableDataset
+from trl import GRPOConfig, GRPOTrainer
+from trl.trainer.utils import get_callable_name
+
+from .checkpoint import load_components, save_components
+from .components import BudgetSchedule, Component, GroupReward, PromptSelector, TokenCredit
+from .history import PromptHistory
+from .rollouts import LocalRollouts, Rollouts, prompt_digest, prompt_key
+from .sampling import EpochRepeatSampler, SelectingSampler
+
+
+logger = logging.getLogger(__name__)
+
+# What TRL passes to every reward function beside the dataset's columns (GRPOTrainer._calculate_rewards).
+_TRL_REWARD_ARGUMENTS = {
+    "prompts",
+    "completions",
+    "completion_ids",
+    "trainer_state",
+    "log_extra",
+    "log_metric",
+    "environments",
+}
+
+
+@dataclass
+class ConciseGRPOConfig(GRPOConfig):
+    r"""
+    Configuration of [`ConciseGRPOTrainer`]: [`~trl.GRPOConfig`] and what says whether a completion is correct.
+
+    `reward_weights` has one entry per entry of `reward_funcs`, as in TRL. A drop-in trainer adds the column of its own
+    method, and that column's weight, by itself.
+
+    > Parameters of this class, beside those of [`~trl.GRPOConfig`]
+
+    Args:
+        correctness (`str`, *optional*):
+            Name of the reward function that says whether a completion is correct: at least 0.5 means correct, `None`
+            (NaN) unknown. Defaults to the first reward function that is not a [`GroupReward`].
+    """
+
+    correctness: str | None = field(
+        default=None,
+        metadata={
+            "help": "Name of the reward function that says whether a completion is correct (at least 0.5: correct; "
+            "None: unknown). Defaults to the first reward function that is not a group reward."
+        },
+    )
+
+
+class ConciseGRPOTrainer(GRPOTrainer):
+    """
+    [`~trl.GRPOTrainer`] with four slots for parts that make reasoning concise.
+
+    Without parts it trains bit for bit as `GRPOTrainer` does. All other arguments are those of `GRPOTrainer`, in their
+    order.
+
+    Args:
+        model, reward_funcs, args, ...:
+            As for [`~trl.GRPOTrainer`]. `reward_funcs` may contain [`GroupReward`]s. `args` may be a plain
+            [`~trl.GRPOConfig`], and is never changed.
+        prompt_selector ([`PromptSelector`], *optional*):
+            Chooses which prompts are rolled out. Needs a dataset that can be indexed.
+        token_credit ([`TokenCredit`] or `list[TokenCredit]`, *optional*):
+            Spreads advantages over tokens. Several are applied in order; the tokens that all of them keep count.
+        budget_schedule ([`BudgetSchedule`], *optional*):
+            Sets the generation limit of each training step. Evaluation keeps `args.max_completion_length`.
+
+    Attributes:
+        components (`list[Component]`): Every part, in the order in which they observe.
+        history ([`PromptHistory`], *optional*): What the parts remember about each prompt; `None` if none does.
+
+    Raises:
+        `ValueError`: If the arguments, the dataset and the parts do not fit together. The message says what to change.
+        `TypeError`: If a part sits in the wrong slot, or `args` belongs to another method's trainer.
+
+    Example:
+
+    ```python
+    >>> from trl_concise import ConciseGRPOConfig, ConciseGRPOTrainer, HAPOLengthReward
+
+    >>> trainer = ConciseGRPOTrainer(
+    ...     model="Qwen/Qwen2.5-1.5B-Instruct",
+    ...     reward_funcs=[accuracy_reward, HAPOLengthReward()],
+    ...     args=ConciseGRPOConfig(output_dir="concise"),
+    ...     train_dataset=dataset,
+    ... )
+    ```
+    """
+
+    config_class: type[ConciseGRPOConfig] = ConciseGRPOConfig
+    _tag_names = ["trl", "grpo", "trl-concise"]
+
+    def __init__(
+        self,
+        model,
+        reward_funcs=None,
+        args: GRPOConfig | None = None,
+        *grpo_args,
+        prompt_selector: PromptSelector | None = None,
+        token_credit: TokenCredit | list[TokenCredit] | None = None,
+        budget_schedule: BudgetSchedule | None = None,
+        **grpo_kwargs,
+    ):
+        # By name, so that what GRPOTrainer also takes by position can be changed below.
+        given = inspect.signature(GRPOTrainer.__init__).bind(
+            self, model, reward_funcs, args, *grpo_args, **grpo_kwargs
+        )
+        given = {name: value for name, value in given.arguments.items() if name != "self"}
+        given["args"] = args = self._own_config(model, args)
+        if args.remove_unused_columns:
+            raise ValueError(
+                "remove_unused_columns=True drops every column but `prompt`: reward functions and the per-prompt "
+                "history would lose `solution`, `prompt_id` and the like. Leave it False."
+            )
+        credits = token_credit if isinstance(token_credit, list) else [token_credit] if token_credit else []
+        for slot, part, kind in [
+            ("prompt_selector", prompt_selector, PromptSelector),
+            ("budget_schedule", budget_schedule, BudgetSchedule),
+            *(("token_credit", part, TokenCredit) for part in credits),
+        ]:
+            if part is not None and not isinstance(part, kind):
+                raise TypeError(f"{slot}= takes a {kind.__name__}, got a {type(part).__name__}.")
+        self.prompt_selector = prompt_selector
+        self.token_credits = credits
+        self.budget_schedule = budget_schedule
+
+        # A group reward's column is held by a function that abstains, so that TRL's weights, metrics and completions
+        # table know it; `_calculate_rewards` fills the column once the batch is gathered.
+        reward_funcs = self._add_own_rewards(given)
+        self.group_rewards: dict[int, GroupReward] = {  # column -> component
+            column: func for column, func in enumerate(reward_funcs) if isinstance(func, GroupReward)
+        }
+        given["reward_funcs"] = [
+            _abstain_as(type(func).__name__) if isinstance(func, GroupReward) else func for func in reward_funcs
+        ]
+        self.components: list[Component] = [
+            *self.group_rewards.values(),
+            *([prompt_selector] if prompt_selector else []),
+            *credits,
+            *([budget_schedule] if budget_schedule else []),
+        ]
+        names = [component.name for component in self.components]
+        if len(set(names)) < len(names):
+            raise ValueError(
+                f"Each part needs a name of its own, got {names}. Remove one, or subclass it with a `name`."
+            )
+        self._tool_mask_list: list[list[int]] | None = None  # of the batch being scored; see `_generate`
+        self._rollouts: Rollouts | None = None  # the batch being scored, for the token credit
+
+        if self.components and given.get("train_dataset") is None and given.get("environment_factory") is not None:
+            raise ValueError(
+                f"{names} remember prompts, but an environment that owns its data gives every row the same empty one. "
+                "Pass a train_dataset with a `prompt_id` column."
+            )
+
+        super().__init__(**given)
+
+        self._correctness_column = self._find_correctness(args.correctness)
+        self._check_dataset()
+        self._check_groups()
+        if args.save_only_model and self.components:
+            logger.warning(
+                "save_only_model=True: checkpoints will hold neither the optimizer nor the state of %s, so a run "
+                "cannot be resumed from them.",
+                names,
+            )
+        for component in self.components:
+            component.attach(self)
+
+    @property
+    def history(self) -> PromptHistory | None:
+        """What the parts remember about each prompt: the first part's that keeps a `history`, else `None`."""
+        histories = (getattr(component, "history", None) for component in self.components)
+        return next((history for history in histories if history is not None), None)
+
+    # Construction
+
+    def _own_rewards(self, args: ConciseGRPOConfig) -> list[tuple[GroupReward, float]]:
+        """Return the group rewards, and their weights, that a drop-in trainer adds to the user's. Default: none."""
+        return []
+
+    def _add_own_rewards(self, given: dict[str, Any]) -> list:
+        """Add the trainer's own rewards behind the user's, whose weights and processing classes stay as given."""
+        reward_funcs = given["reward_funcs"] if isinstance(given["reward_funcs"], list) else [given["reward_funcs"]]
+        reward_funcs = [func for func in reward_funcs if func is not None]
+        args, own = given["args"], self._own_rewards(given["args"])
+        if not own:
+            return reward_funcs
+        weights = args.reward_weights if args.reward_weights is not None else [1.0] * len(reward_funcs)
+        if len(weights) != len(reward_funcs):
+            raise ValueError(
+                f"reward_weights covers your reward functions only: got {len(weights)} weights for "
+                f"{len(reward_funcs)} functions. {type(self).__name__} adds its own column and weight."
+            )
+        args.reward_weights = [*weights, *(weight for _, weight in own)]
+        if (classes := given.get("reward_processing_classes")) is not None:
+            classes = classes if isinstance(classes, list) else [classes]
+            given["reward_processing_classes"] = [*classes, *[None] * len(own)]
+        return [*reward_funcs, *(part for part, _ in own)]
+
+    @classmethod
+    def _own_config(cls, model, args: GRPOConfig | None) -> ConciseGRPOConfig:
+        """Return a config of this trainer's class that shares nothing mutable with the caller's."""
+        if args is None:
+            name = model if isinstance(model, str) else model.config._name_or_path
+            return cls.config_class(f"{name.rstrip('/').split('/')[-1]}-{cls._name}")
+        if not isinstance(args, GRPOConfig):
+            raise TypeError(f"{cls.__name__} takes a {cls.config_class.__name__} or a GRPOConfig, got {type(args)}.")
+        if isinstance(args, ConciseGRPOConfig) and not isinstance(args, cls.config_class):
+            if not issubclass(cls.config_class, type(args)):
+                raise TypeError(
+                    f"{cls.__name__} takes a {cls.config_class.__name__} or a GRPOConfig; the settings of a "
+                    f"{type(args).__name__} would have no effect."
+                )
+        if isinstance(args, cls.config_class):
+            own = copy.copy(args)
+        else:  # a plain config: already resolved, so only the missing fields take their defaults
+            own = object.__new__(cls.config_class)
+            for item in dataclasses.fields(cls.config_class):
+                default = item.default if item.default_factory is dataclasses.MISSING else item.default_factory()
+                setattr(own, item.name, default)
+            vars(own).update(vars(args))
+        for name, value in vars(own).items():
+            if isinstance(value, (dict, list)) or name == "accelerator_config":
+                setattr(own, name, copy.deepcopy(value))
+        return own
+
+    def _find_correctness(self, name: str | None) -> int | None:
+        """Return the column of the reward function that says whether a completion is correct."""
+        columns = {n: i for i, n in enumerate(self.reward_func_names) if i not in self.group_rewards}
+        if name is not None and name not in columns:
+            raise ValueError(f"correctness={name!r} names none of the reward functions {list(columns)}.")
+        if not columns:
+            raise ValueError(
+                f"{[type(part).__name__ for part in self.group_rewards.values()]} build on correctness: put a reward "
+                "function that says whether a completion is correct into `reward_funcs`, e.g. math_accuracy_reward."
+            )
+        return columns[name] if name is not None else next(iter(columns.values()))
+
+    def _check_dataset(self) -> None:
+        """Fail now, not after the first generation, where a column is missing that will be asked for."""
+        if self.prompt_selector is not None and isinstance(self.train_dataset, IterableDataset):
+            raise ValueError(
+                f"{type(self.prompt_selector).__name__} looks ahead in the dataset, which an IterableDataset does not "
+                "allow. Load it as a Dataset (streaming=False), or train without a prompt_selector."
+            )
+        columns = self.train_dataset.column_names  # None: a stream that does not know
+        if columns is None or self.environment_factories is not None or self.rollout_func is not None:
+            return  # environments and rollout functions bring prompts and columns of their own
+        if "prompt" not in columns:
+            raise ValueError(f"The train dataset needs a `prompt` column; it has {columns}.")
+        if self.components and "prompt_id" not in columns and {"image", "images"} & set(columns):
+            raise ValueError(
+                "Prompts with images need a `prompt_id` column, unique per prompt, to be remembered by; the train "
+                f"dataset has {columns}."
+            )
+        for func in self.reward_funcs:
+            if isinstance(func, torch.nn.Module):
+                continue
+            needed = [
+                name
+                for name, parameter in inspect.signature(func).parameters.items()
+                if parameter.default is parameter.empty
+                and parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
+            ]
+            missing = [name for name in needed if name not in {*columns, *_TRL_REWARD_ARGUMENTS}]
+            if missing:
+                raise ValueError(
+                    f"The reward function {get_callable_name(func)!r} needs the columns {missing}, but the train "
+                    f"dataset has only {columns}. Add or rename them, e.g. with "
+                    f"`dataset.rename_column('...', {missing[0]!r})`."
+                )
+
+    def _check_groups(self) -> None:
+        local_batch = self.args.per_device_train_batch_size * self.args.steps_per_generation
+        if local_batch % self.num_generations:
+            for credit in self.token_credits:
+                if credit.needs_groups:
+                    raise ValueError(
+                        f"{type(credit).__name__} needs whole groups on each process, but "
+                        "per_device_train_batch_size * steps_per_generation = "
+                        f"{local_batch} is not a multiple of num_generations = {self.num_generations}."
+                    )
+
+    # [1] Which prompts
+
+    def _get_train_sampler(self, dataset=None):
+        sampler = super()._get_train_sampler(dataset)
+        if self.prompt_selector is None:
+            return EpochRepeatSampler(sampler)
+        return SelectingSampler(sampler, self.prompt_selector, step=lambda: self.state.global_step)
+
+    # [2] How many tokens
+
+    @contextmanager
+    def _training_budget(self):
+        """
+        Set the generation limit for one batch, at every place where TRL's generation reads it.
+
+        `self.max_completion_length` stays: it normalises the `dr_grpo` loss.
+        """
+        if self.budget_schedule is None or not self.model.training:
+            yield
+            return
+        budget = self.budget_schedule.max_completion_length(self.state.global_step)
+        if budget < 1:
+            raise ValueError(
+                f"{type(self.budget_schedule).__name__} allows {budget} tokens at step {self.state.global_step}; a "
+                "budget is at least 1."
+            )
+        configured = self.max_completion_length
+        self._set_generation_limit(budget)
+        try:
+            yield
+        finally:
+            self._set_generation_limit(configured)
+
+    def _set_generation_limit(self, tokens: int) -> None:
+        if self.use_vllm:
+            self.vllm_generation.max_completion_length = tokens
+        else:
+            self.generation_config.max_new_tokens = tokens
+            self.generation_kwargs["max_new_tokens"] = tokens
+
+    def _generate(self, prompts):
+        output = super()._generate(prompts)
+        self._tool_mask_list = output[2]  # `_calculate_rewards` is not told which tokens a tool wrote
+        return output
+
+    # [3] Correctness, [4] group rewards
+
+    def _calculate_rewards(self, inputs, prompts, completions, completion_ids_list):
+        rewards = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)  # (B, F), gathered
+        if not self.components:
+            return rewards
+        names = {i: name for i, name in enumerate(self.reward_func_names)}
+        plain = {name: rewards[:, i] for i, name in names.items() if i not in self.group_rewards}
+        rollouts = self._gather_rollouts(inputs, prompts, completions, completion_ids_list, rewards, plain)
+        for column, component in self.group_rewards.items():
+            scores = component.score(rollouts)
+            if scores.shape != (len(rollouts),):
+                raise ValueError(
+                    f"{type(component).__name__}.score returned the shape {tuple(scores.shape)} for "
+                    f"{len(rollouts)} completions; it must be ({len(rollouts)},)."
+                )
+            rewards[:, column] = scores.to(rewards)
+        self._rollouts = dataclasses.replace(rollouts, rewards={n: rewards[:, i] for i, n in names.items()})
+        if self.model.training:
+            # Every part has scored by now: what a part learns here is the past only for the next batch.
+            for component in self.components:
+                component.observe(self._rollouts)
+                for name, value in component.metrics().items():
+                    self._metrics["train"][f"{component.name}/{name}"].append(float(value))
+        return rewards
+
+    def _gather_rollouts(self, inputs, prompts, completions, completion_ids_list, rewards, plain_rewards) -> Rollouts:
+        device, training = self.accelerator.device, self.model.training
+        num_generations = self.num_generations if training else self.num_generations_eval
+        ends = {*self.eos_token_ids, self._tokenizer.pad_token_id}
+        lengths = completion_lengths(completion_ids_list, self._tool_mask_list, ends)
+        local = LocalRollouts(
+            prompts=prompts,
+            completions=completions,
+            completion_ids=completion_ids_list,
+            tool_mask=self._tool_mask_list,
+            lengths=torch.tensor(lengths, device=device),
+            columns={key: [row[key] for row in inputs] for key in inputs[0] if key != "prompt"},
+            num_generations=num_generations,
+            step=self.state.global_step,
+            training=training,
+        )
+        # One gather carries the key (two 64-bit words), the length and the truncation of each completion.
+        digests = b"".join(prompt_digest(prompt_key(row)) for row in inputs)
+        words = torch.from_numpy(np.frombuffer(digests, dtype="<i8").reshape(-1, 2).copy()).to(device)
+        truncated = torch.tensor([ids[-1] not in ends for ids in completion_ids_list], device=device)
+        packed = gather(torch.cat([words, local.lengths[:, None], truncated[:, None].long()], dim=1))  # (B, 4)
+        digests = packed[:, :2].cpu().numpy().astype("<i8").tobytes()
+        verdicts = rewards[:, self._correctness_column]
+        start = self.accelerator.process_index * len(prompts)
+        return Rollouts(
+            prompt_keys=tuple(digests[i : i + 16].hex() for i in range(0, len(digests), 16)),
+            lengths=packed[:, 2],
+            truncated=packed[:, 3].bool(),
+            correct=torch.where(verdicts.isnan(), verdicts, (verdicts >= 0.5).float()),
+            rewards=plain_rewards,
+            measured={part.name: self._gather_measures(part, local) for part in self.group_rewards.values()},
+            num_generations=num_generations,
+            step=self.state.global_step,
+            training=training,
+            local=slice(start, start + len(prompts)),
+        )
+
+    def _gather_measures(self, component: GroupReward, local: LocalRollouts) -> dict[str, torch.Tensor]:
+        measures = component.measure(local)
+        for name, values in measures.items():
+            if values.shape != local.lengths.shape:
+                raise ValueError(
+                    f"{type(component).__name__}.measure returned {name!r} in the shape {tuple(values.shape)} for "
+                    f"{len(local.lengths)} completions; it must be ({len(local.lengths)},)."
+                )
+        return {name: gather(measures[name].to(local.lengths.device, torch.float32)) for name in sorted(measures)}
+
+    # [5] Token credit
+
+    def _generate_and_score_completions(self, inputs):
+        with self._training_budget():
+            batch = super()._generate_and_score_completions(inputs)
+        if self.token_credits and self.model.training:
+            self._assign_token_credit(batch)
+        self._rollouts = self._tool_mask_list = None
+        return batch
+
+    def _assign_token_credit(self, batch: dict[str, Any]) -> None:
+        mask = batch["completion_mask"].bool()
+        if "tool_mask" in batch:
+            mask = mask & batch["tool_mask"].bool()
+        for credit in self.token_credits:
+            advantages, keep = credit.assign(self._rollouts, batch, batch["advantages"])
+            if advantages.shape not in (mask.shape[:1], mask.shape) or (keep is not None and keep.shape != mask.shape):
+                raise ValueError(
+                    f"{type(credit).__name__}.assign returned advantages {tuple(advantages.shape)} and a mask "
+                    f"{None if keep is None else tuple(keep.shape)}; expected {tuple(mask.shape[:1])} or "
+                    f"{tuple(mask.shape)}, and {tuple(mask.shape)}."
+                )
+            batch["advantages"] = advantages
+            mask = mask if keep is None else mask & keep
+        # TRL multiplies the loss mask by `tool_mask` whenever the key is there: a token mask for every loss type.
+        batch["tool_mask"] = mask.long()
+        # The losses that divide by all tokens of the batch (dapo, cispo, vespo) must count the kept ones.
+        batch["num_items_in_batch"] = gather(mask.sum()).sum()
+
+    # [7] State
+
+    def _save_optimizer_and_scheduler(self, output_dir):
+        super()._save_optimizer_and_scheduler(output_dir)
+        # Here rather than after the checkpoint: the push to the Hub starts before `_save_checkpoint` returns.
+        if self.components and self.args.should_save:
+            save_components(self.components, output_dir)
+
+    def _load_optimizer_and_scheduler(self, checkpoint):
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if checkpoint is None:
+            return
+        fresh = load_components(self.components, checkpoint)
+        if self.components and fresh is None:
+            logger.warning(
+                "%s was written by a trainer without parts: %s start with an empty state.",
+                checkpoint,
+                [component.name for component in self.components],
+            )
+        elif fresh:
+            logger.warning("%s holds no state of %s: they start with an empty one.", checkpoint, fresh)
+
+
+def completion_lengths(
+    completion_ids: list[list[int]], tool_mask: list[list[int]] | None, end_token_ids: set[int]
+) -> list[int]:
+    """
+    Count the tokens that the model wrote, without the end of the completion.
+
+    Args:
+        completion_ids (`list[list[int]]`): Token ids per completion.
+        tool_mask (`list[list[int]]`, *optional*): 1 where the model wrote the token, 0 where a tool did.
+        end_token_ids (`set[int]`): EOS and padding tokens, not counted at the end.
+
+    Returns:
+        `list[int]`: Tokens per completion.
+    """
+    lengths = []
+    for row, ids in enumerate(completion_ids):
+        end = len(ids)
+        while end and ids[end - 1] in end_token_ids:
+            end -= 1
+        lengths.append(end if tool_mask is None else sum(tool_mask[row][:end]))
+    return lengths
+
+
+def _abstain_as(name: str):
+    """Return a reward function of this name that abstains from every completion."""
+
+    def abstain(completions, **kwargs):
+        return [None] * len(completions)
+
+    abstain.__name__ = name
+    return abstain

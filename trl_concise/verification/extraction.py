@@ -44,12 +44,12 @@ def final_answer(completion: str) -> Answer:
     Answer(text='She has 3 + 4 = 7 apples.', is_bare=False)
     """
     text = completion.rpartition("</think>")[2].strip()
-    boxed = _boxed(text)
+    boxed = last_boxed(text)
     if boxed is not None:
         return Answer(boxed, is_bare=True)
-    after_hashes = _after_hashes(text)
-    if after_hashes and not _is_prose(after_hashes):  # a Markdown heading has the same mark
-        return Answer(after_hashes, is_bare=True)
+    tail = after_hashes(text)
+    if tail and not _is_prose(tail):  # a Markdown heading has the same mark
+        return Answer(tail, is_bare=True)
     text = _undelimited(text)
     if _DELIMITED.search(text) or _is_prose(text):
         return Answer(text[-PROSE_TAIL:], is_bare=False)
@@ -69,7 +69,7 @@ def gold_answer(gold: str) -> Answer:
     Answer(text='42', is_bare=True)
     """
     text = gold.strip()
-    marked = _boxed(text) or _after_hashes(text)
+    marked = last_boxed(text) or after_hashes(text)
     if marked:
         return Answer(marked, is_bare=True)
     text = _undelimited(text)
@@ -78,7 +78,7 @@ def gold_answer(gold: str) -> Answer:
     return Answer(text, is_bare=True)
 
 
-def _boxed(text: str) -> str | None:
+def last_boxed(text: str) -> str | None:
     r"""
     The content of the last closed `\boxed{}`, or of the last few, joined, where they give one answer in parts.
 
@@ -119,7 +119,8 @@ def _closing_brace(text: str, start: int, end: int) -> int | None:
     return None
 
 
-def _after_hashes(text: str) -> str | None:
+def after_hashes(text: str) -> str | None:
+    """What follows the last `####`, GSM8K's mark of the final answer, where it ends the text."""
     _, mark, tail = text.rpartition("####")
     tail = tail.strip()
     return tail if mark and "\n" not in tail else None

@@ -1,0 +1,64 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The methods of TRL's that we override: a release that moves one fails here, with a line that names it."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from trl import GRPOTrainer
+from trl.trainer.utils import RepeatSampler
+
+import trl_concise
+
+
+SEAMS = {
+    "_get_train_sampler": ["self", "dataset"],
+    "_generate": ["self", "prompts"],
+    "_calculate_rewards": ["self", "inputs", "prompts", "completions", "completion_ids_list"],
+    "_generate_and_score_completions": ["self", "inputs"],
+    "_save_optimizer_and_scheduler": ["self", "output_dir"],
+    "_load_optimizer_and_scheduler": ["self", "checkpoint"],
+}
+PACKAGE = Path(trl_concise.__file__).parent
+
+
+@pytest.mark.parametrize("name", SEAMS)
+def test_trl_seam_unchanged(name):
+    assert list(inspect.signature(getattr(GRPOTrainer, name)).parameters) == SEAMS[name]
+
+
+def test_every_override_of_a_private_method_is_pinned():
+    ours = set(vars(trl_concise.ConciseGRPOTrainer)) & set(dir(GRPOTrainer))
+    private = {name for name in ours if name.startswith("_") and not name.startswith("__")}
+    assert private - {"_tag_names"} == set(SEAMS)
+
+
+def test_generate_returns_the_tool_mask_third():
+    source = inspect.getsource(GRPOTrainer._generate)
+    assert re.search(r"return prompt_ids, completion_ids, tool_mask, ", source)
+
+
+def test_loss_reads_the_keys_that_token_credit_writes():
+    source = inspect.getsource(GRPOTrainer._compute_loss)
+    assert 'completion_mask * inputs["tool_mask"]' in source
+    assert 'inputs["num_items_in_batch"]' in source
+    assert "advantages.dim() == 1" in source
+
+
+def test_repeat_sampler_has_what_ours_build_on():
+    sampler = RepeatSampler(range(8), mini_repeat_count=2, batch_size=2, repeat_count=3, shuffle=True, seed=1)
+    assert (sampler.batch_size, sampler.mini_repeat_count, sampler.repeat_count, sampler.num_samples) == (2, 2, 3, 8)
+    assert isinstance(sampler.generator, torch.Generator)
+
+
+def test_private_trl_names_stay_in_the_trainer():
+    allowed = {PACKAGE / "trainer.py", PACKAGE / "methods" / "redi.py", PACKAGE / "methods" / "cft.py"}
+    for path in set(PACKAGE.rglob("*.py")) - allowed:
+        imports = re.findall(r"^(?:from|import) (trl\.\S+)", path.read_text(encoding="utf-8"), flags=re.MULTILINE)
+        assert not [name for name in imports if name != "trl.rewards"], path
+    for path in PACKAGE.rglob("*.py"):
+        assert "trl.experimental" not in path.read_text(encoding="utf-8"), path

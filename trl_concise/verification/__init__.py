@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from .verify import math_accuracy_reward, verify_answers
+from .reward import math_accuracy_reward
+from .verify import verify_answers
 
 
 __all__ = ["math_accuracy_reward", "verify_answers"]

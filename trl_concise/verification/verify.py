@@ -1,38 +1,128 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Verdicts on final answers, and the reward function made of them."""
+"""Verdicts on completions: find the final answer, settle what is certain, and have math-verify judge the rest."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass
+from functools import lru_cache
 
+from .certain import rewrite, settle
 from .extraction import Answer, final_answer, gold_answer
+from .guards import guard
+from .judge import JUDGE
 
 
-def verify_answers(golds: Sequence[str], completions: Sequence[str], *, timeout: float = 5.0) -> list[bool | None]:
-    """Say of each completion whether its final answer equals the gold answer; `None` where the gold is unreadable."""
-    import threading
+@dataclass
+class Tally:
+    """What became of a batch of completions."""
 
-    from math_verify import parse, verify
+    completions: int
+    fast: int = 0  # settled without math-verify
+    guarded: int = 0  # of them, stopped by a guard
+    timeouts: int = 0  # missed the deadline, or ended their worker some other way
+    seconds: float = 0.0
 
-    seconds = max(1, round(timeout)) if threading.current_thread() is threading.main_thread() else None
+    def metrics(self) -> dict[str, float]:
+        return {
+            "verification/timeouts": float(self.timeouts),
+            "verification/guarded": float(self.guarded),
+            "verification/fast_fraction": self.fast / self.completions if self.completions else 1.0,
+            "verification/seconds": self.seconds,
+        }
 
-    def read(answer: Answer) -> list:
-        text = f"\\boxed{{{answer.text}}}" if answer.is_bare else answer.text
-        return parse(text, parsing_timeout=seconds) if answer.text else []
 
-    verdicts: list[bool | None] = []
-    for gold, completion in zip(golds, completions, strict=True):
-        parsed = read(gold_answer(gold))
-        verdict = verify(parsed, read(final_answer(completion)), timeout_seconds=seconds) if parsed else None
-        verdicts.append(verdict)
+def verify_answers(
+    golds: Sequence[str], completions: Sequence[str], *, timeout: float = 5.0, guards: bool = True
+) -> list[bool | None]:
+    r"""
+    Say of each completion whether its final answer equals the gold answer.
+
+    The final answer stands after the last `</think>`, in the last `\boxed{}`; without a box, a completion that is nothing but
+    an answer is taken whole, and prose is searched as math-verify does. Equality is math-verify's judgement, except for
+    answers that are certain without it (the same text, or two plain numerals). math-verify runs in processes of its own,
+    which start when first needed, so that nothing it is given can stall or crash this one. docs/verification.md tells the
+    whole order.
+
+    Args:
+        golds (`Sequence[str]`):
+            Gold answers: bare LaTeX or text, or a worked solution that marks its answer with `\boxed{}` or `####`.
+        completions (`Sequence[str]`):
+            Completions, one per gold answer.
+        timeout (`float`, *optional*, defaults to `5.0`):
+            Seconds that math-verify may take for one completion. One that takes longer counts as wrong.
+        guards (`bool`, *optional*, defaults to `True`):
+            Whether answers that are too long, too deeply nested or towers of powers count as wrong without being parsed.
+
+    Returns:
+        `list[bool | None]`: `True` if the answer is right, `False` if it is wrong or missing, `None` if the gold answer is
+        unreadable.
+
+    Raises:
+        `ValueError`: If the lists differ in length or the timeout is not positive.
+        `RuntimeError`: If the processes cannot be started.
+
+    Examples:
+    >>> verify_answers(["1,000", r"\frac{1}{2}", "x + 1"], [r"It is \boxed{1000}.", "The answer is $0.5$", "1 + x"])
+    [True, True, True]
+    """
+    verdicts, _ = verify_and_count(golds, completions, timeout=timeout, guards=guards)
     return verdicts
 
 
-def math_accuracy_reward(
-    completions: list[Any], solution: list[Any] | None = None, answer: list[Any] | None = None, **kwargs: Any
-) -> list[float | None]:
-    """Reward 1 for a right final answer, 0 for a wrong one, `None` where the gold answer is unreadable."""
-    golds = [str(gold) for gold in (solution if answer is None else answer)]
-    texts = [item if isinstance(item, str) else item[-1]["content"] for item in completions]
-    return [None if verdict is None else float(verdict) for verdict in verify_answers(golds, texts)]
+def verify_and_count(
+    golds: Sequence[str], completions: Sequence[str], *, timeout: float = 5.0, guards: bool = True
+) -> tuple[list[bool | None], Tally]:
+    """[`verify_answers`], with the [`Tally`] of how the verdicts came about."""
+    if len(golds) != len(completions):
+        raise ValueError(
+            f"Each completion needs its gold answer; got {len(golds)} golds, {len(completions)} completions."
+        )
+    if not timeout > 0:
+        raise ValueError(f"timeout is in seconds and must be positive; got {timeout}.")
+    start = time.perf_counter()
+    tally = Tally(len(completions))
+    verdicts: list[bool | None] = [None] * len(completions)
+    undecided: dict[tuple[Answer, Answer], list[int]] = {}  # equal pairs are judged once
+
+    for index, (gold_text, completion) in enumerate(zip(golds, completions, strict=True)):
+        gold, answer = _read_gold(gold_text), final_answer(completion)
+        if not gold.text:
+            continue  # unreadable
+        verdict = _settle(gold, answer)
+        if verdict is not None:
+            verdicts[index] = verdict
+        elif guards and answer.is_bare and guard(answer.text):
+            verdicts[index] = False
+            tally.guarded += 1
+        elif guards and gold.is_bare and guard(gold.text):
+            tally.guarded += 1
+        else:
+            undecided.setdefault((gold, answer), []).append(index)
+
+    tally.fast = len(completions) - sum(map(len, undecided.values()))
+    if undecided:
+        pairs = [(_rewritten(gold), _rewritten(answer)) for gold, answer in undecided]
+        for indices, judgement in zip(undecided.values(), JUDGE.judge(pairs, timeout), strict=True):
+            for index in indices:
+                verdicts[index] = judgement.verdict
+            if judgement.end != "judged":
+                tally.timeouts += len(indices)
+    tally.seconds = time.perf_counter() - start
+    return verdicts, tally
+
+
+def _settle(gold: Answer, answer: Answer) -> bool | None:
+    if not answer.text:
+        return False
+    if gold.is_bare and answer.is_bare:
+        return settle(gold.text, answer.text)
+    return True if gold.text == answer.text else None
+
+
+def _rewritten(answer: Answer) -> Answer:
+    return Answer(rewrite(answer.text), True) if answer.is_bare else answer
+
+
+_read_gold = lru_cache(maxsize=16_384)(gold_answer)  # every completion of a group asks for the same one

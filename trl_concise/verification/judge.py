@@ -1,0 +1,163 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The training process's side of the process that runs math-verify."""
+
+from __future__ import annotations
+
+import atexit
+import json
+import os
+import selectors
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from .extraction import Answer
+
+
+SCRIPT = Path(__file__).with_name("judge_process.py")
+STARTING = 120.0  # seconds; importing sympy takes about one on an idle machine
+SLACK = 30.0  # seconds of silence beyond a deadline after which the process counts as dead
+RESTARTS = 3  # in a row, without a verdict in between
+
+
+class Judgement(NamedTuple):
+    """What came of one pair."""
+
+    verdict: bool | None  # None: the gold is unreadable
+    end: str  # "judged", "timeout" or "crash"
+
+
+class Silence(Exception):
+    """The process died or stopped answering."""
+
+
+class Judge:
+    """
+    math-verify in processes of its own, which are started when first needed and end with this one.
+
+    Calls from several threads take turns. An exception while waiting (such as a `KeyboardInterrupt`) ends the processes, so
+    that the next call starts afresh.
+
+    Args:
+        workers (`int`, *optional*): How many pairs are judged at a time. Defaults to [`default_workers`].
+    """
+
+    def __init__(self, workers: int | None = None):
+        self.workers = workers
+        self._lock = threading.Lock()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._received = b""
+
+    def judge(self, pairs: Sequence[tuple[Answer, Answer]], timeout: float) -> list[Judgement]:
+        """
+        Ask whether the answer of each pair equals its gold.
+
+        Args:
+            pairs (`Sequence[tuple[Answer, Answer]]`): Gold and answer.
+            timeout (`float`): Seconds one pair may take before its worker is killed.
+
+        Returns:
+            `list[Judgement]`: In the order of the pairs.
+
+        Raises:
+            `RuntimeError`: If the process cannot be started or dies again and again.
+        """
+        judgements: dict[int, Judgement] = {}
+        with self._lock:
+            deaths = 0
+            while len(judgements) < len(pairs):
+                left = [index for index in range(len(pairs)) if index not in judgements]
+                before = len(judgements)
+                try:
+                    self._ask([pairs[index] for index in left], timeout)
+                    for _ in left:
+                        index, verdict, end = self._receive(timeout + SLACK)
+                        judgements[left[index]] = Judgement(verdict, end)
+                except (Silence, BrokenPipeError) as error:
+                    self.close()
+                    deaths = 1 if len(judgements) > before else deaths + 1
+                    if deaths > RESTARTS:
+                        raise RuntimeError(
+                            f"The process that verifies answers ended {deaths} times in a row ({error}). Its own message is "
+                            f"on stderr; `{sys.executable} {SCRIPT} < /dev/null` shows whether it can start."
+                        ) from error
+                except BaseException:
+                    self.close()  # verdicts may be on their way that nobody will read
+                    raise
+        return [judgements[index] for index in range(len(pairs))]
+
+    def close(self) -> None:
+        """End the processes. The next call of [`judge`] starts new ones."""
+        if self._process is not None:
+            self._process.terminate()  # and it ends its workers
+            try:
+                self._process.wait(timeout=5)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
+            self.forget()
+
+    def forget(self) -> None:
+        """Let go of the processes without ending them: what a fork must do with its parent's."""
+        if self._process is not None:
+            self._process.stdin.close()
+            self._process.stdout.close()
+        self._process, self._received, self._lock = None, b"", threading.Lock()
+
+    def _ask(self, pairs: Sequence[tuple[Answer, Answer]], timeout: float) -> None:
+        if self._process is None:
+            self._start()
+        request = {
+            "pairs": [(*gold, *answer) for gold, answer in pairs],
+            "timeout": timeout,
+            "workers": self.workers or default_workers(),
+        }
+        self._process.stdin.write(json.dumps(request).encode() + b"\n")
+
+    def _start(self) -> None:
+        if os.name != "posix":
+            raise RuntimeError("Verifying answers needs fork(), which this operating system does not have.")
+        # A script of its own, not multiprocessing: nothing imports the user's main module again, so notebooks, scripts read
+        # from stdin and scripts without `if __name__ == "__main__"` work. -P keeps the script's folder off the path.
+        self._process = subprocess.Popen(
+            [sys.executable, "-P", str(SCRIPT)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0
+        )
+        self._receive(STARTING)  # "ready"
+
+    def _receive(self, patience: float) -> Any:
+        stdout = self._process.stdout
+        deadline = time.monotonic() + patience
+        with selectors.DefaultSelector() as selector:
+            selector.register(stdout, selectors.EVENT_READ)
+            while b"\n" not in self._received:
+                if not selector.select(max(0.0, deadline - time.monotonic())):
+                    raise Silence(f"no answer for {patience:g} seconds")
+                received = os.read(stdout.fileno(), 1 << 16)
+                if not received:
+                    raise Silence("its output closed")
+                self._received += received
+        line, _, self._received = self._received.partition(b"\n")
+        return json.loads(line)
+
+
+def default_workers() -> int:
+    """
+    How many pairs are judged at a time: one per core, and two at least.
+
+    The processes that one launcher starts on a machine share its cores. `TRL_CONCISE_VERIFICATION_WORKERS` overrides it.
+    """
+    override = os.environ.get("TRL_CONCISE_VERIFICATION_WORKERS")
+    if override is not None:
+        return int(override)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(2, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+
+
+JUDGE = Judge()
+atexit.register(JUDGE.close)
+if os.name == "posix":
+    os.register_at_fork(after_in_child=JUDGE.forget)

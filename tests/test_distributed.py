@@ -1,0 +1,44 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Two real processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.distributed import straddle
+
+
+ROOT = Path(__file__).parents[1]
+
+
+def run_on_two_processes(module: str, *arguments: str) -> None:
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    done = subprocess.run(
+        [*command, "-m", module, *arguments],
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr[-5000:]
+
+
+def test_a_group_that_straddles_processes(tiny_model, tmp_path):
+    run_on_two_processes("tests.distributed.straddle", tiny_model, str(tmp_path / "two"))
+    ranks = [json.loads((tmp_path / "two" / f"rank{rank}.json").read_text()) for rank in (0, 1)]
+    assert [rank["world_size"] for rank in ranks] == [2, 2]
+    one = json.loads(json.dumps(straddle.report(straddle.train(tiny_model, tmp_path / "one", rows_per_process=12))))
+    assert one["world_size"] == 1
+    assert len(one["history"]) == 6 and any(entry["hapo/history_coverage"] > 0 for entry in one["logged"])
+    assert ranks[0]["history"] == ranks[1]["history"] == one["history"]
+    for two, single in zip(ranks[0]["logged"], one["logged"], strict=True):
+        assert two.keys() == single.keys()
+        assert all(abs(two[key] - single[key]) < 1e-5 for key in two if single[key] is not None), (two, single)
+    saved = [folder / "checkpoint-4" / "concise_state" for folder in (tmp_path / "one", tmp_path / "two")]
+    first, second = ((folder / "hapo.safetensors").read_bytes() for folder in saved)
+    assert first == second

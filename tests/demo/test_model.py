@@ -1,0 +1,44 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The weights that ship with the package."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from trl_concise.demo import evaluate_model, generate_problems, model_path
+
+
+@pytest.fixture(scope="module")
+def model():
+    return AutoModelForCausalLM.from_pretrained(model_path())
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return AutoTokenizer.from_pretrained(model_path())
+
+
+def test_folder_is_small():
+    files = [path for path in model_path().rglob("*") if path.is_file()]
+    assert "model.safetensors" in {path.name for path in files}
+    assert sum(path.stat().st_size for path in files) <= 4_000_000
+
+
+def test_model(model, tokenizer):
+    assert 800_000 <= model.num_parameters() <= 1_000_000
+    assert model.dtype == torch.float32
+    assert model.config.tie_word_embeddings
+    assert model.config.max_position_embeddings >= 2048
+    assert model.config.vocab_size == len(tokenizer)
+    assert model.generation_config.eos_token_id == tokenizer.eos_token_id
+    assert model.generation_config.pad_token_id == tokenizer.pad_token_id
+
+
+def test_solves_problems_in_a_wordy_way(model, tokenizer):
+    rows = generate_problems(128, seed=0, split="validation")
+    evaluation = evaluate_model(model, tokenizer, rows)
+    assert evaluation.accuracy > 0.85
+    assert evaluation.tokens_mean > 70  # its shortest traces have some 30
+    assert evaluation.summary()["truncated_fraction"] < 0.05

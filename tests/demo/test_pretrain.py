@@ -1,0 +1,58 @@
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+import itertools
+import os
+import subprocess
+import sys
+
+import pytest
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from trl_concise.demo.pretrain import IGNORED, training_batches, training_problems
+from trl_concise.demo.problems import split_of
+from trl_concise.demo.settings import model_path
+
+
+def test_sees_only_the_train_split():
+    texts = [problem.text for problem in itertools.islice(training_problems(seed=0), 5000)]
+    assert len(set(texts)) == 5000
+    assert {split_of(text) for text in texts} == {"train"}
+
+
+def test_batches_are_labelled_on_the_completion():
+    tokenizer = AutoTokenizer.from_pretrained(model_path())
+    ids, labels = next(training_batches(tokenizer, seed=0))
+    assert ids.shape == labels.shape
+    for row, targets in zip(ids, labels, strict=True):
+        labelled = (targets != IGNORED).nonzero().flatten()
+        start, end = labelled[0].item(), labelled[-1].item() + 1
+        assert tokenizer.decode(row[:start]).endswith("<|im_start|>assistant\n<think>\n")
+        assert row[start:end].equal(targets[start:end])
+        assert row[end - 1] == tokenizer.eos_token_id
+
+
+def test_script_writes_a_model_that_loads(tmp_path):
+    folders = [tmp_path / "first", tmp_path / "second"]
+    for folder in folders:
+        command = [sys.executable, "-m", "trl_concise.demo.pretrain", "--steps", "2", "--evaluation_problems", "4"]
+        output = subprocess.run(
+            [*command, "--output", str(folder)], capture_output=True, text=True, check=True, env=os.environ
+        ).stdout
+        assert "step 2/2" in output
+        assert "greedy: accuracy" in output
+    assert AutoModelForCausalLM.from_pretrained(folders[0]).num_parameters() < 1_000_000
+    assert AutoTokenizer.from_pretrained(folders[0]).eos_token == "<|im_end|>"
+    assert "of the `validation` split" in (folders[0] / "README.md").read_text()
+    first, second = (load_file(folder / "model.safetensors") for folder in folders)
+    for name, tensor in first.items():
+        assert tensor.equal(second[name]), name
+
+
+@pytest.mark.parametrize("arguments", [["--steps", "0"], ["--steps", "x"]])
+def test_bad_arguments(arguments):
+    command = [sys.executable, "-m", "trl_concise.demo.pretrain", *arguments]
+    result = subprocess.run(command, capture_output=True, text=True)
+    assert result.returncode == 2
+    assert "--steps" in result.stderr

@@ -1,0 +1,6 @@
+from .evaluate import Evaluation, evaluate_model
+from .problems import generate_problems
+from .report import Report
+from .settings import SETTINGS, model_path, train_dataset
+
+__all__ = ["SETTINGS", "Evaluation", "Report", "evaluate_model", "generate_problems", "model_path", "train_dataset"]

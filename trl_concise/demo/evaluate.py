@@ -1,0 +1,208 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Measure a model on held-out problems: accuracy, tokens, truncated completions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from statistics import fmean
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from ..verification import verify_answers
+
+
+BATCH_SIZE = 128
+MAX_COMPLETION_LENGTH = 256  # the longest trace of the training distribution has 251 tokens
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """
+    One completion per problem, and what it is worth.
+
+    Args:
+        completions (`list[list[int]]`): Token ids, EOS included; a completion without EOS was cut.
+        correct (`list[bool]`): Whether the final answer of each is right.
+        finished (`list[bool]`): Whether each ended by itself.
+    """
+
+    completions: list[list[int]]
+    correct: list[bool]
+    finished: list[bool]
+
+    @property
+    def accuracy(self) -> float:
+        """Share of right answers."""
+        return fmean(self.correct)
+
+    @property
+    def tokens_mean(self) -> float:
+        """Mean completion tokens, EOS included, as TRL counts them."""
+        return fmean(map(len, self.completions))
+
+    def summary(self) -> dict[str, float]:
+        """Figures for a table or a file."""
+        return {
+            "accuracy": self.accuracy,
+            "tokens_mean": self.tokens_mean,
+            "truncated_fraction": 1 - fmean(self.finished),
+            "problems": len(self.completions),
+        }
+
+
+def evaluate_model(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    rows: list[dict[str, str]],
+    *,
+    max_completion_length: int = MAX_COMPLETION_LENGTH,
+    temperature: float = 1.0,
+    seed: int = 0,
+    on_batch: Callable[[int], None] | None = None,
+) -> Evaluation:
+    """
+    Sample one completion per problem and check its answer.
+
+    Args:
+        model, tokenizer, max_completion_length, temperature, seed, on_batch: See [`sample_completions`].
+        rows (`list[dict[str, str]]`): Problems, as [`generate_problems`] gives them.
+
+    Returns:
+        [`Evaluation`]: Completions in the order of `rows`, and whether they are right.
+    """
+    prompts = render_prompts(tokenizer, [row["problem"] for row in rows])
+    completions = sample_completions(
+        model,
+        tokenizer,
+        prompts,
+        max_completion_length=max_completion_length,
+        temperature=temperature,
+        seed=seed,
+        on_batch=on_batch,
+    )
+    return judge_completions(tokenizer, rows, completions)
+
+
+def judge_completions(
+    tokenizer: PreTrainedTokenizerBase, rows: list[dict[str, str]], completions: list[list[int]]
+) -> Evaluation:
+    """Check the final answer of one completion per problem."""
+    texts = tokenizer.batch_decode(completions, skip_special_tokens=True)
+    verdicts = verify_answers([row["answer"] for row in rows], texts)
+    return Evaluation(
+        completions=completions,
+        correct=[verdict is True for verdict in verdicts],
+        finished=[ids[-1] == tokenizer.eos_token_id for ids in completions],
+    )
+
+
+def evaluate_cut(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    rows: list[dict[str, str]],
+    evaluation: Evaluation,
+    tokens: int,
+    *,
+    seed: int = 0,
+) -> Evaluation:
+    r"""
+    Cut a model's completions after some tokens and let it answer right there.
+
+    A completion that is longer than `tokens` keeps its beginning, then the reasoning is closed for the model
+    (`</think>\n\boxed{`) and it writes the answer. A completion that is shorter stays as it is.
+
+    Args:
+        model, tokenizer, rows: As given to [`evaluate_model`].
+        evaluation ([`Evaluation`]): The model's completions.
+        tokens (`int`): Length of a completion that is cut, the closing and the answer included as far as four tokens.
+        seed (`int`, *optional*, defaults to `0`): Seed of the sampling.
+
+    Returns:
+        [`Evaluation`]: The completions after the cut.
+    """
+    closing = tokenizer("</think>\n\\boxed{").input_ids
+    kept = max(tokens - len(closing) - 4, 0)  # an answer has up to three digits, a brace and EOS
+    prompts = render_prompts(tokenizer, [row["problem"] for row in rows])
+    cut = [index for index, ids in enumerate(evaluation.completions) if len(ids) > tokens]
+    beginnings = {index: evaluation.completions[index][:kept] + closing for index in cut}
+    endings = sample_completions(
+        model,
+        tokenizer,
+        [prompts[index] + tokenizer.decode(beginnings[index]) for index in cut],
+        max_completion_length=5,
+        seed=seed,
+    )
+    completions = list(evaluation.completions)
+    for index, ending in zip(cut, endings, strict=True):
+        completions[index] = beginnings[index] + ending
+    return judge_completions(tokenizer, rows, completions)
+
+
+def render_prompts(tokenizer: PreTrainedTokenizerBase, problems: list[str]) -> list[str]:
+    """Render problems as user messages, up to where the model begins to write."""
+    messages = [[{"role": "user", "content": problem}] for problem in problems]
+    return tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+
+
+def sample_completions(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: list[str],
+    *,
+    max_completion_length: int = MAX_COMPLETION_LENGTH,
+    temperature: float = 1.0,
+    seed: int = 0,
+    on_batch: Callable[[int], None] | None = None,
+) -> list[list[int]]:
+    """
+    Sample one completion per prompt from the model's own distribution (no top-k, no top-p).
+
+    The caller's random state is left as it was.
+
+    Args:
+        model ([`~transformers.PreTrainedModel`]): Model to sample from.
+        tokenizer ([`~transformers.PreTrainedTokenizerBase`]): Its tokenizer.
+        prompts (`list[str]`): Rendered prompts.
+        max_completion_length (`int`, *optional*, defaults to `256`): Tokens after which a completion is cut.
+        temperature (`float`, *optional*, defaults to `1.0`): Sampling temperature; `0.0` decodes greedily.
+        seed (`int`, *optional*, defaults to `0`): Seed of the sampling.
+        on_batch (`Callable[[int], None]`, *optional*): Called with the number of completions just sampled.
+
+    Returns:
+        `list[list[int]]`: Token ids of each completion in the order of `prompts`. The end-of-turn token is included;
+            a completion without it was cut.
+    """
+    sampling = {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0}
+    completions: list[list[int]] = []
+    training = model.training
+    model.eval()
+    with torch.random.fork_rng(), torch.inference_mode():
+        torch.manual_seed(seed)
+        for first in range(0, len(prompts), BATCH_SIZE):
+            inputs = tokenizer(
+                prompts[first : first + BATCH_SIZE],
+                padding=True,
+                padding_side="left",
+                add_special_tokens=False,
+                return_token_type_ids=False,
+                return_tensors="pt",
+            ).to(model.device)
+            generated = model.generate(
+                **inputs,
+                max_new_tokens=max_completion_length,
+                eos_token_id=tokenizer.eos_token_id,
+                pad_token_id=tokenizer.pad_token_id,
+                **(sampling if temperature > 0 else {"do_sample": False}),
+            )
+            batch = generated[:, inputs["input_ids"].shape[1] :].tolist()
+            completions += [_end_at(tokenizer.eos_token_id, ids) for ids in batch]
+            if on_batch is not None:
+                on_batch(len(batch))
+    model.train(training)
+    return completions
+
+
+def _end_at(eos: int, ids: list[int]) -> list[int]:
+    return ids[: ids.index(eos) + 1] if eos in ids else ids

@@ -1,0 +1,53 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the demo trains, on what, and how."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .problems import generate_problems
+
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+
+TRAINING_PROBLEMS = 512
+
+
+def model_path() -> Path:
+    """Folder of the embedded model, for `AutoModelForCausalLM.from_pretrained` and `AutoTokenizer.from_pretrained`."""
+    return Path(__file__).parent / "model"
+
+
+def train_dataset(n: int = TRAINING_PROBLEMS, *, seed: int = 0) -> Dataset:
+    """
+    Problems of the `train` split, as TRL's trainers take them.
+
+    Args:
+        n (`int`, *optional*, defaults to `512`): Number of problems.
+        seed (`int`, *optional*, defaults to `0`): Seed, see [`generate_problems`].
+
+    Returns:
+        `Dataset`: Columns `prompt` (one user message), `solution` and `prompt_id`.
+    """
+    from datasets import Dataset
+
+    return Dataset.from_list(
+        [
+            {
+                "prompt": [{"role": "user", "content": row["problem"]}],
+                "solution": row["answer"],
+                "prompt_id": row["prompt_id"],
+            }
+            for row in generate_problems(n, seed)
+        ]
+    )
+
+
+# Chosen on problems of the `validation` split.
+SETTINGS: dict[str, Any] = {
+    "model_name_or_path": str(model_path()),
+    "output_dir": "outputs/hapo-demo",
+}

@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Reasoning traces from which the embedded model is pre-trained.
+
+A trace may restate the problem, then solves it step by step, then checks the work from zero up to three times, then
+answers:
+
+    We need (47 + 8) * 2 - 36.
+    47+8=55
+    55*2=110
+    110-36=75
+    Wait, let me check.
+    47+8=55
+    55*2=110
+    110-36=74
+    That differs: 74, not 75.
+    </think>
+    \\boxed{74}
+
+How wordy a trace is does not depend on the problem, so verbosity is a habit and not a need. The one thing checks are
+good for: in `SLIP_SHARE` of all traces the first pass contains a slip, and a check then finds and repairs it. A model
+that only stops checking therefore loses those problems; it has to learn to slip less.
+
+These shares were written down before any reinforcement learning was run on the model, and are not tuned to it.
+"""
+
+from __future__ import annotations
+
+import random
+
+from .problems import Problem, apply
+
+
+RESTATEMENT_SHARE = 0.5  # of the traces open by restating the problem
+WORDY_SHARE = 0.5  # of the traces write `First, 47 + 8 = 55.` instead of `47+8=55`
+SLIP_SHARE = 0.08  # of the traces make a slip in the first pass, which the first check repairs
+CHECKS = {0: 0.2, 1: 0.3, 2: 0.3, 3: 0.2}  # checks per trace without a slip
+CHECKS_AFTER_SLIP = {1: 0.4, 2: 0.35, 3: 0.25}
+SLIPS = (-10, -1, 1, 10)  # a wrong unit, a forgotten carry
+
+END_OF_THINKING = "</think>\n"
+
+
+def write_trace(problem: Problem, rng: random.Random) -> str:
+    """
+    Write one trace that ends in the correct answer.
+
+    Args:
+        problem ([`Problem`]): Problem to solve.
+        rng (`random.Random`): Decides how wordy the trace is and whether it slips.
+
+    Returns:
+        `str`: Completion after `<think>\\n`, without the end-of-turn token.
+    """
+    restates = rng.random() < RESTATEMENT_SHARE
+    wordy = rng.random() < WORDY_SHARE
+    slips = rng.random() < SLIP_SHARE
+    checks = _draw(CHECKS_AFTER_SLIP if slips else CHECKS, rng)
+
+    answer = problem.results[-1]
+    lines = [f"We need {problem.expression}."] if restates else []
+    first_results = slipped_results(problem, rng) if slips else problem.results
+    lines += write_pass(problem, first_results, wordy)
+    for check in range(checks):
+        lines.append("Wait, let me check." if check == 0 else "Let me check again.")
+        lines += write_pass(problem, problem.results, wordy)
+        repaired = check == 0 and first_results[-1] != answer
+        lines.append(f"That differs: {answer}, not {first_results[-1]}." if repaired else "That agrees.")
+    return "\n".join(lines) + "\n" + END_OF_THINKING + f"\\boxed{{{answer}}}"
+
+
+def write_pass(problem: Problem, results: list[int], wordy: bool) -> list[str]:
+    """Write one line per operation, with the given results."""
+    lines, value = [], problem.start
+    for step, ((operator, operand), result) in enumerate(zip(problem.operations, results, strict=True)):
+        if wordy:
+            lines.append(f"{'Then' if step else 'First'}, {value} {operator} {operand} = {result}.")
+        else:
+            lines.append(f"{value}{operator}{operand}={result}")
+        value = result
+    return lines
+
+
+def slipped_results(problem: Problem, rng: random.Random) -> list[int]:
+    """Results of a pass in which one step goes wrong; later steps are carried out correctly on the wrong value."""
+    while True:
+        slipping_step = rng.randrange(len(problem.operations))
+        results, value = [], problem.start
+        for step, (operator, operand) in enumerate(problem.operations):
+            value = apply(operator, value, operand)
+            if step == slipping_step:
+                value += rng.choice(SLIPS)
+            results.append(value)
+        if min(results) >= 0:
+            return results
+
+
+def _draw(shares: dict[int, float], rng: random.Random) -> int:
+    return rng.choices(list(shares), weights=list(shares.values()))[0]

@@ -1,3 +1,5 @@
+from . import demo
+from .callbacks import ConciseProgressCallback
 from .components import BudgetSchedule, Component, GroupReward, Paper, PromptSelector, TokenCredit
 from .data import load_problems
 from .evaluation import accuracy_efficiency_score, pass_at_k
@@ -12,6 +14,7 @@ __all__ = [
     "Component",
     "ConciseGRPOConfig",
     "ConciseGRPOTrainer",
+    "ConciseProgressCallback",
     "GroupReward",
     "HAPOConfig",
     "HAPOLengthReward",
@@ -23,6 +26,7 @@ __all__ = [
     "Rollouts",
     "TokenCredit",
     "accuracy_efficiency_score",
+    "demo",
     "hapo_length_reward",
     "hapo_repetition_penalty",
     "load_problems",

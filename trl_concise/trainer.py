@@ -368,6 +368,8 @@ class ConciseGRPOTrainer(GRPOTrainer):
                 )
             rewards[:, column] = scores.to(rewards)
         self._rollouts = dataclasses.replace(rollouts, rewards={n: rewards[:, i] for i, n in names.items()})
+        mode = "train" if self.model.training else "eval"
+        self._metrics[mode]["accuracy"].append(rollouts.correct.nanmean().item())
         if self.model.training:
             # Every part has scored by now: what a part learns here is the past only for the next batch.
             for component in self.components:

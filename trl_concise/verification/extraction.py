@@ -14,6 +14,7 @@ class Answer(NamedTuple):
     is_bare: bool  # True: `text` is the answer itself; False: math-verify has to find the answer in it
 
 
+SEARCHED = 200_000  # characters from the end; more than any completion, so that megabytes of braces cost no time
 PROSE_TAIL = 4_000  # characters of prose that are searched: the answer stands near the end, and searching is slow
 BARE_LIMIT = 200  # characters; a longer text without a box is prose
 
@@ -43,7 +44,7 @@ def final_answer(completion: str) -> Answer:
     >>> final_answer("She has 3 + 4 = 7 apples.")
     Answer(text='She has 3 + 4 = 7 apples.', is_bare=False)
     """
-    text = completion.rpartition("</think>")[2].strip()
+    text = completion[-SEARCHED:].rpartition("</think>")[2].strip()
     boxed = last_boxed(text)
     if boxed is not None:
         return Answer(boxed, is_bare=True)

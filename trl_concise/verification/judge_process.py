@@ -69,13 +69,12 @@ def equal(parsed_gold: tuple[Any, ...], parsed_answer: tuple[Any, ...]) -> bool:
 
 
 class Worker:
-    """A fork that judges one pair after another. It says "." when it has read the gold, and then its verdict."""
+    """A fork that judges one pair after another."""
 
     def __init__(self, others: list[Worker]):
         self.channel, channel = socket.socketpair()
         self.index: int | None = None  # of the pair in hand
         self.deadline = math.inf  # on the monotonic clock
-        self.heard = b""
         supervisor = os.getpid()
         self.pid = os.fork()
         if self.pid == 0:
@@ -85,27 +84,15 @@ class Worker:
         channel.close()
 
     def assign(self, index: int, pair: Pair, timeout: float) -> None:
-        self.index, self.deadline, self.heard = index, time.monotonic() + timeout, b""
+        self.index, self.deadline = index, time.monotonic() + timeout
         with contextlib.suppress(BrokenPipeError):  # it has died: listening will tell
             self.channel.sendall(json.dumps([pair, timeout]).encode() + b"\n")
 
-    def listen(self) -> bool:
-        """Take in what the worker says; whether it is still there to say it."""
-        try:
-            heard = self.channel.recv(64)
-        except ConnectionResetError:
-            heard = b""
-        self.heard += heard
-        return bool(heard)
-
-    @property
-    def has_read_gold(self) -> bool:
-        return self.heard.startswith(b".")
-
-    @property
-    def verdict(self) -> str | None:
-        """`"true"`, `"false"` or `"null"`, or None while the worker is at it."""
-        return self.heard.lstrip(b".").decode().strip() if self.heard.endswith(b"\n") else None
+    def answer(self) -> bytes:
+        """The verdict as JSON, or nothing from a worker that has died."""
+        with contextlib.suppress(ConnectionResetError):
+            return self.channel.recv(64)
+        return b""
 
     def kill(self) -> None:
         os.kill(self.pid, signal.SIGKILL)
@@ -131,8 +118,6 @@ def _work(channel: socket.socket, supervisor: int) -> NoReturn:
             usage = resource.getrusage(resource.RUSAGE_SELF)
             _limit(resource.RLIMIT_CPU, math.ceil(usage.ru_utime + usage.ru_stime + timeout) + 1)
             parsed_gold = read(gold, gold_is_bare)
-            lines.write(".")
-            lines.flush()
             verdict = equal(parsed_gold, read(answer, answer_is_bare)) if parsed_gold else None
             lines.write(json.dumps(verdict) + "\n")
             lines.flush()
@@ -173,40 +158,28 @@ class Supervisor:
     def judge_all(self, pairs: list[Pair], timeout: float, workers: int) -> None:
         waiting = deque(range(len(pairs)))
         attempts = [0] * len(pairs)
-        unreadable: set[str] = set()  # golds that missed the deadline; once is enough
-
         while waiting or any(worker.index is not None for worker in self.workers):
             while waiting and (worker := self.idle_worker(workers)) is not None:
                 index = waiting.popleft()
-                if pairs[index][0] in unreadable:
-                    self.send([index, None, "timeout"])
-                    continue
                 attempts[index] += 1
                 worker.assign(index, pairs[index], timeout)
-            if all(worker.index is None for worker in self.workers):
-                continue
 
             for worker in self.select(min(worker.deadline for worker in self.workers)):
-                index = worker.index
-                alive = worker.listen()
-                if worker.verdict is not None:
-                    self.send([index, json.loads(worker.verdict), "judged"])
+                index, answer = worker.index, worker.answer()
+                if answer:
+                    self.send([index, json.loads(answer), "judged"])
                     worker.index, worker.deadline = None, math.inf
-                elif not alive:
-                    self.dismiss(worker)
-                    if index is None:
-                        continue
-                    if attempts[index] < ATTEMPTS:
-                        waiting.appendleft(index)
-                    else:
-                        self.send([index, False, "crash"])
+                    continue
+                self.dismiss(worker)
+                if index is not None and attempts[index] < ATTEMPTS:
+                    waiting.appendleft(index)
+                elif index is not None:
+                    self.send([index, False, "crash"])
 
             now = time.monotonic()
             for worker in [worker for worker in self.workers if worker.deadline <= now]:
                 self.dismiss(worker)
-                if not worker.has_read_gold:
-                    unreadable.add(pairs[worker.index][0])
-                self.send([worker.index, False if worker.has_read_gold else None, "timeout"])
+                self.send([worker.index, False, "timeout"])
 
     def idle_worker(self, limit: int) -> Worker | None:
         for worker in self.workers:

@@ -1,0 +1,164 @@
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+from fractions import Fraction
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from trl_concise.verification.certain import normalize, numeral, rewrite, settle
+
+
+@pytest.mark.parametrize(
+    ("gold", "answer"),
+    [
+        ("42", "42"),
+        ("42", "42."),
+        ("42", "$42$".strip("$")),
+        ("025", "25"),
+        ("1,000", "1000"),
+        ("1000", r"1{,}000"),
+        ("1000", r"1\,000"),
+        (r"11,\! 111,\! 111", "11111111"),
+        ("-5", "\u22125"),
+        ("0.5", ".50"),
+        ("0.5", r"\frac{1}{2}"),
+        (r"\frac43", r"\dfrac{4}{3}"),
+        (r"\frac 59", "5/9"),
+        (r"\frac{270}7", "270/7"),
+        (r"\frac{-1}{2}", "-0.5"),
+        (r"1\frac{4}{5}", "9/5"),
+        ("137 \\frac{1}{2}", "137.5"),
+        ("2 1/2", "2.5"),
+        (r"-2\frac12", "-2.5"),
+        (r"0.\overline{3}", r"\frac13"),
+        (r"0.1\overline{6}", "1/6"),
+        ("4.5e33", r"4.5\times10^{33}"),
+        ("4.5e33", r"4.5 \cdot 10^{33}"),
+        ("0.001", "1e-3"),
+        (r"50\%", "0.5"),
+        (r"50\%", "50%"),
+        (r"336^\circ", "336"),
+        (r"336^{\circ}", "336°"),
+        (r"\$36", "36"),
+        (r"\text{Evelyn}", "Evelyn"),
+        (r"\left( 3, \frac{\pi}{2} \right)", r"(3, \dfrac{\pi}{2})"),
+        (r"x^2 + 1", "x^2+1."),
+    ],
+)
+def test_certainly_equal(gold, answer):
+    assert settle(gold, answer) is True
+    assert settle(answer, gold) is True
+
+
+@pytest.mark.parametrize(
+    ("gold", "answer"),
+    [
+        ("42", "43"),
+        ("42", "-42"),
+        ("0.5", "0.6"),
+        ("1/3", "0.3"),
+        ("100000000000000000001", "100000000000000000002"),  # equal as floats
+        (r"\frac12", r"\frac13"),
+        (r"50\%", r"5\%"),
+        ("4.5e33", "4.5e34"),
+        (r"0.\overline{3}", "0.3"),
+    ],
+)
+def test_certainly_unequal(gold, answer):
+    assert settle(gold, answer) is False
+    assert settle(answer, gold) is False
+
+
+@pytest.mark.parametrize(
+    ("gold", "answer"),
+    [
+        ("x + 1", "1 + x"),
+        ("5", "x = 5"),
+        ("1/3", "0.333333"),  # math-verify rounds to 6 decimals
+        (r"9\%", "9"),  # math-verify takes both for nine
+        ("100,200", "200,100"),  # two lists?
+        ("2 1/2", "1"),  # a product?
+        ("1 2", "12"),
+        ("1/0", "0"),
+        ("1e999999999", "5"),  # too large to write out
+        ("9" * 100, "8" * 100),
+        ("C", "B"),
+        ("5", "five"),
+        ("x" * 2000, "y" * 2000),
+    ],
+)
+def test_uncertain(gold, answer):
+    assert settle(gold, answer) is None
+    assert settle(answer, gold) is None
+
+
+def test_blanks_between_digits_are_kept():
+    assert normalize("1  2 x  +  3") == "1 2x+3"
+
+
+fractions = st.fractions(min_value=-(10**9), max_value=10**9, max_denominator=10**6)
+
+
+@given(fractions)
+def test_fractions_are_read_exactly(value):
+    text = rf"\frac{{{value.numerator}}}{{{value.denominator}}}"
+    assert numeral(text).value == value
+    assert settle(text, f"{value.numerator}/{value.denominator}") is True
+
+
+@given(st.decimals(allow_nan=False, allow_infinity=False, places=6, min_value=-(10**12), max_value=10**12))
+def test_decimals_are_read_exactly(value):
+    assert numeral(f"{value:f}").value == Fraction(value)
+    assert numeral(f"{value:,f}").value == Fraction(value)
+
+
+@given(st.integers(0, 10**6), st.integers(1, 10**6))
+def test_repeating_decimals_are_read_exactly(numerator, denominator):
+    """Long division, written down with a bar over the digits that repeat."""
+    whole, remainder = divmod(numerator, denominator)
+    digits, seen = "", {}
+    while remainder not in seen and len(digits) < 60:
+        seen[remainder] = len(digits)
+        digit, remainder = divmod(10 * remainder, denominator)
+        digits += str(digit)
+    if remainder not in seen:
+        return  # too long a period for a numeral
+    start = seen[remainder]
+    text = rf"{whole}.{digits[:start]}\overline{{{digits[start:]}}}"
+    if len(text) <= 80:
+        assert numeral(text).value == Fraction(numerator, denominator)
+
+
+@given(st.integers(-(10**12), 10**12), st.integers(-(10**12), 10**12))
+def test_integers_are_always_certain(one, other):
+    assert settle(str(one), str(other)) is (one == other)
+
+
+@given(st.text(max_size=50))
+def test_any_text_equals_itself(text):
+    assert settle(text, text) is True
+
+
+@given(st.text(st.sampled_from(list(r"0123456789.,/\frac{}%e-+$ °overlinetimes^")), max_size=40))
+def test_any_text_is_safe(text):
+    settle(text, "1/2")
+    rewrite(text)
+
+
+@pytest.mark.parametrize(
+    ("answer", "rewritten"),
+    [
+        ("42.", "42"),
+        ("x + 1.", "x + 1"),
+        ("4.5e3", "4500"),
+        (r"-0.\overline{3}", r"\frac{-1}{3}"),
+        ("2 1/2", r"\frac{5}{2}"),
+        ("1/2", "1/2"),
+        ("336°", "336"),
+        (r"0.\overline{3}\%", r"\frac{1}{3}\%"),
+    ],
+)
+def test_rewrite(answer, rewritten):
+    assert rewrite(answer) == rewritten

@@ -1,0 +1,66 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The names that users import, and what others call by their signature."""
+
+from __future__ import annotations
+
+import inspect
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import trl_concise
+
+
+ROOT = Path(__file__).parents[1]
+SIGNATURES = {
+    "hapo_length_reward": "(length, history, correct, *, shape='cosine', floor=-0.7, tolerance=0.1)",
+    "verify_answers": "(golds, completions, *, timeout=5.0, guards=True)",
+    "math_accuracy_reward": "(completions, solution=None, answer=None, log_metric=None, **kwargs)",
+    "accuracy_efficiency_score": "(accuracy, tokens, base_accuracy, base_tokens, *, alpha=1.0, beta=3.0, gamma=5.0)",
+    "pass_at_k": "(n, c, k)",
+    "prompt_key": "(row)",
+}
+
+
+@pytest.mark.parametrize("name", trl_concise.__all__)
+def test_every_name_is_there_and_documented(name):
+    thing = getattr(trl_concise, name)
+    assert inspect.getdoc(thing)
+    assert not inspect.isclass(thing) or thing.__doc__ != thing.__mro__[1].__doc__
+
+
+def test_names_are_sorted_and_nothing_else_is_public():
+    assert trl_concise.__all__ == sorted(trl_concise.__all__)
+    assert set(trl_concise.__all__) <= set(dir(trl_concise))
+    assert trl_concise.__version__.count(".") == 2
+
+
+@pytest.mark.parametrize("name", SIGNATURES)
+def test_signatures(name):
+    parameters = inspect.signature(getattr(trl_concise, name)).parameters.values()
+    bare = inspect.Signature([p.replace(annotation=p.empty) for p in parameters])
+    assert str(bare) == SIGNATURES[name]
+
+
+def test_importing_the_package_imports_no_training_library():
+    code = "import sys, trl_concise; print(sorted({'trl', 'torch', 'transformers', 'sympy'} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_parts_can_be_pickled():
+    part = trl_concise.HAPOLengthReward()
+    part.history.update(["a"], [3], [1])
+    assert pickle.loads(pickle.dumps(part)).history.shortest(["a"]).item() == 3
+
+
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "trl_concise" / "methods").glob("[!_]*.py")), ids=lambda path: path.stem
+)
+def test_every_method_has_its_page_test_example_and_changelog_entry(path):
+    for file in [f"docs/{path.stem}.md", f"tests/methods/test_{path.stem}.py", f"examples/{path.stem}.py"]:
+        assert (ROOT / file).is_file(), file
+    assert path.stem.upper() in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8").upper()

@@ -1,0 +1,187 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+Our verdicts against math-verify's own, asked in the main thread of this process.
+
+Every disagreement is listed here with its reason. Each is a notation that math-verify does not read and whose meaning is
+certain.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from math_verify import parse, verify
+
+from trl_concise.verification import verify_answers
+
+
+SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
+PATIENT = 30  # seconds; a busy machine must not turn a right answer into a wrong one
+
+MARKED = re.compile(r"\\boxed|\$[^$]+\$|\\\(|\\\[")
+
+
+def math_verify_verdict(gold: str, completion: str) -> bool | None:
+    """math-verify asked in its best form: the gold in a box, and a completion that marks nothing taken whole."""
+    text = completion if MARKED.search(completion) else rf"\boxed{{{completion}}}"
+    parsed_gold = parse(rf"\boxed{{{gold}}}", parsing_timeout=PATIENT)
+    return verify(parsed_gold, parse(text, parsing_timeout=PATIENT), timeout_seconds=PATIENT) if parsed_gold else None
+
+
+DISAGREEMENTS = [
+    ("42", r"\boxed{42.}", True, "a full stop ends the sentence, not the number"),
+    (r"3\sqrt{13}", r"\boxed{3\sqrt{13}.}", True, "a full stop ends the sentence, not the formula"),
+    ("5", r"\boxed{5,}", True, "a comma at the end separates nothing"),
+    (
+        "4.5e33",
+        r"\boxed{4.5 \times 10^{33}}",
+        True,
+        "e is the exponent of ten; math-verify multiplies by Euler's number",
+    ),
+    ("1000", r"\boxed{1e3}", True, "the same"),
+    (r"\frac{1}{3}", r"\boxed{0.\overline{3}}", True, "0.333... is a third exactly; math-verify cannot read the bar"),
+    (r"0.1\overline{6}", r"\boxed{\frac{1}{6}}", True, "the same"),
+    (r"\frac{5}{2}", r"\boxed{2 1/2}", True, "a whole number before a fraction is a mixed number, as with \\frac"),
+    ("1000", r"\boxed{1\,000}", True, "a thin space groups digits; math-verify multiplies 1 by 0"),
+    ("336", r"\boxed{336°}", True, "the degree sign is the same sign as ^\\circ, which math-verify reads"),
+    ("58,500", r"\boxed{58,500^\circ}", True, "a unit is ignored; math-verify ignores it after ungrouped digits only"),
+    ("3", "\\boxed{\uff13}", True, "a full-width three is a three"),
+]
+
+
+@pytest.mark.parametrize(("gold", "completion", "ours", "reason"), DISAGREEMENTS)
+def test_disagreement(gold, completion, ours, reason):
+    assert verify_answers([gold], [completion], timeout=PATIENT) == [ours]
+    assert math_verify_verdict(gold, completion) == (not ours), "math-verify has learnt it: drop this entry"
+
+
+GOLDS = [
+    *("7", "-12", "2,048", "0.25", r"\frac{7}{12}", r"2\frac{3}{4}", r"35\%", r"60^\circ", r"\$14.50", "x = 9", "3x^2 - x + 4"),
+    *(r"4\sqrt{5}", "5 - 2i", r"\frac{\pi}{4}", "3, 8, 11", "(2, -5)", r"[0, 6)", r"(0,1) \cup (2,3)", r"2 \pm \sqrt{7}"),
+    *(r"\text{(D)}", "north", "y = 3x - 1", r"\begin{pmatrix} 2 \\ 0 \end{pmatrix}", "1101_2"),
+]  # fmt: skip
+
+
+def perturbed(gold: str) -> Iterator[str]:
+    """Completions that say the gold answer in another way, or something close to it."""
+    yield gold
+    yield f"${gold}$"
+    yield rf"\boxed{{{gold}}}"
+    yield rf"Adding up, the answer is $\boxed{{{gold}}}$, as was to be shown."
+    yield rf"The final answer is ${gold}$."
+    yield rf"\boxed{{{gold.replace('frac', 'dfrac').replace(' ', '')}}}"
+    yield rf"\boxed{{{gold.replace('+', ' + ').replace('-', ' - ')}}}"
+    yield rf"\boxed{{-{gold}}}"
+    number = re.search(r"\d+", gold)
+    if number:
+        for other in (int(number.group()) + 1, int(number.group()) * 10):
+            yield rf"\boxed{{{gold[: number.start()]}{other}{gold[number.end() :]}}}"
+        for dressed in (
+            rf"{gold}\%",
+            rf"{gold}.0",
+            rf"{gold}\text{{ m}}",
+            rf"x = {gold}",
+            rf"\${gold}",
+            rf"{gold}^\circ",
+        ):
+            yield rf"\boxed{{{dressed}}}"
+
+
+def compare(golds: list[str], completions: list[str]) -> list[tuple[str, str, bool | None]]:
+    ours = verify_answers(golds, completions, timeout=PATIENT)
+    theirs = [math_verify_verdict(gold, completion) for gold, completion in zip(golds, completions, strict=True)]
+    return [
+        (gold, completion, verdict)
+        for gold, completion, verdict, other in zip(golds, completions, ours, theirs, strict=True)
+        if verdict != other
+    ]
+
+
+def test_usual_answers():
+    cases = [(gold, completion) for gold in GOLDS for completion in perturbed(gold)]
+    cases += [(gold, rf"\boxed{{{other}}}") for gold, other in zip(GOLDS, GOLDS[1:], strict=False)]
+    disagreements = compare(*map(list, zip(*cases, strict=True)))
+    assert disagreements == [("2,048", r"\boxed{2,048^\circ}", True)]  # listed above: a unit after grouped digits
+
+
+numbers = st.integers(-(10**7), 10**7)
+numerals = st.one_of(
+    numbers.map(str),
+    numbers.map("{:,}".format),
+    st.decimals(-1000, 1000, places=3).map("{:f}".format),
+    st.tuples(numbers, st.integers(1, 500)).map(lambda pair: rf"\frac{{{pair[0]}}}{{{pair[1]}}}"),
+    st.tuples(numbers, st.integers(1, 500)).map(lambda pair: f"{pair[0]}/{pair[1]}"),
+    st.integers(0, 500).map(r"{}\%".format),
+    st.integers(0, 360).map(r"{}^\circ".format),
+)
+small = st.integers(-3, 3).flatmap(
+    lambda n: st.sampled_from([f"{n}", f"{n}.0", f"{2 * n}/2", rf"\frac{{{n}}}{{1}}", f"{100 * n}\\%"])
+)
+
+
+@settings(deadline=None, max_examples=150)
+@given(st.one_of(st.tuples(numerals, numerals), st.tuples(small, small)))
+def test_numerals(pair):
+    gold, answer = pair
+    assert compare([gold], [rf"\boxed{{{answer}}}"]) == []
+
+
+def rows(name: str) -> list[dict]:
+    return [json.loads(line) for line in (SHARED / name).open(encoding="utf-8")]
+
+
+needs_data = pytest.mark.skipif(not SHARED.is_dir(), reason=f"the benchmark files are not at {SHARED}")
+
+
+@needs_data
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "count", "grouped_with_a_unit"),
+    [
+        ("math500.jsonl", 500, 4),
+        ("aime24.jsonl", 30, 0),
+        ("aime25.jsonl", 30, 0),
+        ("amc23.jsonl", 40, 0),
+        ("svamp_test.jsonl", 100, 0),
+        ("gsm8k_test.jsonl", 200, 1),
+    ],
+)
+def test_perturbed_golds_of_real_sets(name, count, grouped_with_a_unit):
+    rng = random.Random(0)
+    golds = [row["answer"] for row in rows(name)][:count]
+    cases = [
+        (gold, completion) for gold in golds for completion in (*perturbed(gold), rf"\boxed{{{rng.choice(golds)}}}")
+    ]
+    disagreements = compare(*map(list, zip(*cases, strict=True)))
+    reasons = Counter(
+        "a unit after grouped digits"
+        if verdict and completion == rf"\boxed{{{gold}^\circ}}" and "," in gold
+        else f"unexplained: {gold} against {completion} is {verdict}"
+        for gold, completion, verdict in disagreements
+    )
+    assert reasons == Counter({"a unit after grouped digits": grouped_with_a_unit} if grouped_with_a_unit else {})
+
+
+@needs_data
+@pytest.mark.slow
+def test_real_predictions():
+    """Prose without a box: math-verify searches it, and so do we, by asking it. The file's own labels are a third judge."""
+    cases = [
+        (row["answer"], completion["solution"], completion["is_correct"])
+        for row in rows("gsm8k_model_solutions.jsonl")
+        for completion in row["completions"]
+    ]
+    golds, completions, labels = map(list, zip(*cases, strict=True))
+    ours = verify_answers(golds, completions, timeout=PATIENT)
+    assert ours == [verify(parse(rf"\boxed{{{g}}}"), parse(c)) for g, c in zip(golds, completions, strict=True)]
+    assert ours == labels
+    boxed = [re.sub(r"A: (.*)$", r"A: \\boxed{\1}", completion.rstrip()) for completion in completions]
+    assert verify_answers(golds, boxed, timeout=PATIENT) == labels

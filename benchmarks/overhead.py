@@ -22,12 +22,10 @@ import threading
 import time
 
 import torch
-from datasets import Dataset
 from transformers import PrinterCallback, TrainerCallback, set_seed
 from trl import GRPOConfig, GRPOTrainer
 
-from trl_concise import HAPOConfig, HAPOTrainer
-from trl_concise.demo import generate_problems, model_path
+from trl_concise import HAPOConfig, HAPOTrainer, demo
 
 
 IMPORTS = """
@@ -91,15 +89,11 @@ def build(trainer_class, config_class, options, output_dir: str, turns: Turns):
         disable_tqdm=True,
         seed=0,
     )
-    problems = generate_problems(options.prompts, seed=0)
-    rows = [
-        {"prompt": [{"role": "user", "content": row["problem"]}], "prompt_id": row["prompt_id"]} for row in problems
-    ]
     trainer = trainer_class(
         model=options.model_name_or_path,
         reward_funcs=even_reward,
         args=args,
-        train_dataset=Dataset.from_list(rows),
+        train_dataset=demo.train_dataset(options.prompts),
         callbacks=[turns],
     )
     trainer.remove_callback(PrinterCallback)  # prints every log entry
@@ -143,7 +137,7 @@ def import_times(repeats: int) -> tuple[list[float], list[float]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model_name_or_path", default=str(model_path()), help="default: the embedded model")
+    parser.add_argument("--model_name_or_path", default=str(demo.model_path()), help="default: the embedded model")
     parser.add_argument("--steps", type=int, default=60, help="measured steps of each trainer")
     parser.add_argument("--warmup", type=int, default=5, help="steps of each trainer before them")
     parser.add_argument("--completions", type=int, default=64, help="completions per step, in groups of 8")

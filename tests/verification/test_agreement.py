@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 import random
 import re
-from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -53,6 +52,7 @@ DISAGREEMENTS = [
     ("1000", r"\boxed{1\,000}", True, "a thin space groups digits; math-verify multiplies 1 by 0"),
     ("336", r"\boxed{336°}", True, "the degree sign is the same sign as ^\\circ, which math-verify reads"),
     ("58,500", r"\boxed{58,500^\circ}", True, "a unit is ignored; math-verify ignores it after ungrouped digits only"),
+    ("2,048", r"\boxed{x = 2,048}", True, "the comma groups digits here as it does in 2,048, which math-verify reads"),
     ("3", "\\boxed{\uff13}", True, "a full-width three is a three"),
 ]
 
@@ -109,7 +109,8 @@ def test_usual_answers():
     cases = [(gold, completion) for gold in GOLDS for completion in perturbed(gold)]
     cases += [(gold, rf"\boxed{{{other}}}") for gold, other in zip(GOLDS, GOLDS[1:], strict=False)]
     disagreements = compare(*map(list, zip(*cases, strict=True)))
-    assert disagreements == [("2,048", r"\boxed{2,048^\circ}", True)]  # listed above: a unit after grouped digits
+    # Both are listed above.
+    assert disagreements == [("2,048", rf"\boxed{{{answer}}}", True) for answer in ("x = 2,048", r"2,048^\circ")]
 
 
 numbers = st.integers(-(10**7), 10**7)
@@ -144,30 +145,28 @@ needs_data = pytest.mark.skipif(not SHARED.is_dir(), reason=f"the benchmark file
 @needs_data
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("name", "count", "grouped_with_a_unit"),
+    ("name", "count"),
     [
-        ("math500.jsonl", 500, 4),
-        ("aime24.jsonl", 30, 0),
-        ("aime25.jsonl", 30, 0),
-        ("amc23.jsonl", 40, 0),
-        ("svamp_test.jsonl", 100, 0),
-        ("gsm8k_test.jsonl", 200, 1),
+        ("math500.jsonl", 500),
+        ("aime24.jsonl", 30),
+        ("aime25.jsonl", 30),
+        ("amc23.jsonl", 40),
+        ("svamp_test.jsonl", 100),
+        ("gsm8k_test.jsonl", 200),
     ],
 )
-def test_perturbed_golds_of_real_sets(name, count, grouped_with_a_unit):
+def test_perturbed_golds_of_real_sets(name, count):
     rng = random.Random(0)
     golds = [row["answer"] for row in rows(name)][:count]
     cases = [
         (gold, completion) for gold in golds for completion in (*perturbed(gold), rf"\boxed{{{rng.choice(golds)}}}")
     ]
     disagreements = compare(*map(list, zip(*cases, strict=True)))
-    reasons = Counter(
-        "a unit after grouped digits"
-        if verdict and completion == rf"\boxed{{{gold}^\circ}}" and "," in gold
-        else f"unexplained: {gold} against {completion} is {verdict}"
-        for gold, completion, verdict in disagreements
-    )
-    assert reasons == Counter({"a unit after grouped digits": grouped_with_a_unit} if grouped_with_a_unit else {})
+    # Listed above: what stands around grouped digits.
+    listed = {
+        (gold, rf"\boxed{{{answer}}}") for gold in golds if "," in gold for answer in (rf"{gold}^\circ", f"x = {gold}")
+    }
+    assert all(verdict and (gold, completion) in listed for gold, completion, verdict in disagreements), disagreements
 
 
 @needs_data

@@ -45,6 +45,8 @@ from trl_concise.verification.certain import normalize, numeral, rewrite, settle
         (r"\text{Evelyn}", "Evelyn"),
         (r"\left( 3, \frac{\pi}{2} \right)", r"(3, \dfrac{\pi}{2})"),
         (r"x^2 + 1", "x^2+1."),
+        ("(1, 2)", "(1.0, 4/2)"),
+        (r"(-\infty, \frac12]", r"\left(-\infty, 0.5\right]"),
     ],
 )
 def test_certainly_equal(gold, answer):
@@ -52,10 +54,17 @@ def test_certainly_equal(gold, answer):
     assert settle(answer, gold) is True
 
 
+def test_an_answer_may_name_the_unknown():
+    assert settle("1,024", "x = 1024") is True
+    assert settle("5", "x = 6") is False
+    assert settle("y = 5", "x = 5") is None
+
+
 @pytest.mark.parametrize(
     ("gold", "answer"),
     [
         ("42", "43"),
+        ("1,024", "1,025"),
         ("42", "-42"),
         ("0.5", "0.6"),
         ("1/3", "0.3"),
@@ -64,6 +73,9 @@ def test_certainly_equal(gold, answer):
         (r"50\%", r"5\%"),
         ("4.5e33", "4.5e34"),
         (r"0.\overline{3}", "0.3"),
+        ("(1, 2)", "(2, 1)"),
+        (r"(2, \infty)", r"(5, \infty)"),
+        ("(3, x)", "(4, y)"),
     ],
 )
 def test_certainly_unequal(gold, answer):
@@ -75,10 +87,16 @@ def test_certainly_unequal(gold, answer):
     ("gold", "answer"),
     [
         ("x + 1", "1 + x"),
-        ("5", "x = 5"),
+        ("5", "xy = 5"),
         ("1/3", "0.333333"),  # math-verify rounds to 6 decimals
         (r"9\%", "9"),  # math-verify takes both for nine
         ("100,200", "200,100"),  # two lists?
+        ("1, 2", "2, 1"),
+        (r"\{1, 2\}", r"\{2, 1\}"),
+        ("[1, 2]", "(1, 2)"),
+        ("(1, 2)", "(1, 2, 3)"),
+        ("(1, x)", "(1, y)"),
+        ("(1,234)", "(1234)"),
         ("2 1/2", "1"),  # a product?
         ("1 2", "12"),
         ("1/0", "0"),

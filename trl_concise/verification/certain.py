@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-Verdicts that need no algebra: the same text, or two plain numerals.
+Verdicts that need no algebra: the same text, two plain numerals, or two points or intervals made of them.
 
 Only what is certain is settled here; the rest is math-verify's to judge. Two numerals are compared as exact fractions, so
 no rounding decides anything.
@@ -25,7 +25,7 @@ class Numeral(NamedTuple):
     value: Fraction
     is_percent: bool  # `value` is the number before the sign
     is_decimal: bool  # math-verify compares decimals after rounding them
-    has_other_reading: bool  # 1,234 may be a list, and 2 1/2 a product
+    is_mixed: bool  # 2 1/2 may be a product
     is_misread: bool  # math-verify takes it for something else, or for nothing
 
 
@@ -50,6 +50,7 @@ _REWRITES = tuple(
         (r"(?<!\d) | (?!\d)", ""),  # blanks, but for those between digits
     )
 )
+_LIST = re.compile(r"([(\[])([^()\[\]]*)([)\]])")
 _ONLY_TEXT = re.compile(r"\\(?:text\w*|mbox|mathrm|mathbf)\{([^{}\\]*)\}")
 
 _WHOLE = r"(?:\d{1,3}(?:,\d{3})+|\d+)"
@@ -87,9 +88,25 @@ def settle(gold: str, answer: str) -> bool | None:
     if max(len(gold), len(answer)) > LONGEST_ANSWER:
         return True if gold.strip() == answer.strip() else None
     plain_gold, plain_answer = normalize(gold), normalize(answer)
-    if plain_gold == plain_answer:
+    return _settle_lists(plain_gold, plain_answer)
+
+
+def _settle_lists(gold: str, answer: str) -> bool | None:
+    """Points and intervals, member by member."""
+    one, other = _LIST.fullmatch(gold), _LIST.fullmatch(answer)
+    if gold == answer or one is None or other is None or one.group(1, 3) != other.group(1, 3):
+        return _settle(gold, answer)
+    members = [match.group(2).split(",") for match in (one, other)]
+    if len(members[0]) != len(members[1]) or len(members[0]) < 2:
+        return None
+    verdicts = [_settle(*pair) for pair in zip(*members, strict=True)]
+    return False if False in verdicts else (None if None in verdicts else True)
+
+
+def _settle(gold: str, answer: str) -> bool | None:
+    if gold == answer:
         return True
-    one, other = numeral(plain_gold), numeral(plain_answer)
+    one, other = numeral(gold), numeral(_value_of_assignment(answer))
     if one is None or other is None:
         return None
     if one.is_percent != other.is_percent:
@@ -98,12 +115,23 @@ def settle(gold: str, answer: str) -> bool | None:
         return True if values[0] == values[1] else None
     if one.value == other.value:
         return True
-    if one.has_other_reading or other.has_other_reading:
+    if one.is_mixed or other.is_mixed or _are_reordered(gold, answer):
         return None
     if one.is_decimal or other.is_decimal:
         close = 2e-6 * max(1, abs(one.value), abs(other.value))  # math-verify rounds to 6 decimals
         return None if abs(one.value - other.value) <= close else False
     return False
+
+
+def _value_of_assignment(answer: str) -> str:
+    """An answer may name the unknown, `x = 5`, where the gold does not."""
+    name, equals, value = answer.partition("=")
+    return value if equals and len(name) == 1 and name.isalpha() else answer
+
+
+def _are_reordered(gold: str, answer: str) -> bool:
+    """Whether both may be lists of the same members: 100,200 and 200,100."""
+    return "," in gold and sorted(gold.split(",")) == sorted(answer.split(","))
 
 
 @lru_cache(maxsize=16_384)
@@ -160,7 +188,7 @@ def numeral(text: str) -> Numeral | None:
         value=-value if part["sign"] == "-" else value,
         is_percent=part.get("suffix") == "%",
         is_decimal="decimals" in part or "exponent" in part,
-        has_other_reading="," in text or mixed is not None,
+        is_mixed=mixed is not None,
         is_misread="exponent" in part or "repeating" in part or "n3" in part or text.endswith("°"),
     )
 

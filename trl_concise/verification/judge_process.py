@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import gc
 import json
 import logging
 import math
@@ -226,6 +227,7 @@ def main() -> None:
     supervisor = Supervisor()
     for text in WARM_UP:
         equal(read(text, True), read("x^2 + 1", True))
+    gc.freeze()  # workers share what is there by now, and need not look through it
     supervisor.serve()
 
 

@@ -228,6 +228,7 @@ def main() -> None:
     for text in WARM_UP:
         equal(read(text, True), read("x^2 + 1", True))
     gc.freeze()  # workers share what is there by now, and need not look through it
+    gc.set_threshold(50_000, 20, 20)  # parsing makes many small objects and few cycles
     supervisor.serve()
 
 

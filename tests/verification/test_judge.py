@@ -270,6 +270,29 @@ def test_no_worker_outlives_a_killed_parent(fork):
     assert alive == []
 
 
+@pytest.mark.slow
+def test_every_process_of_a_launcher_has_its_own(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text("import os" + CALL + "assert os.environ['WORLD_SIZE'] == '2'", encoding="utf-8")
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", str(script)]
+    result = subprocess.run(launcher, capture_output=True, text=True, check=True)
+    assert result.stdout.splitlines() == ["[True, False]"] * 2
+
+
+@pytest.mark.slow
+def test_beside_a_cuda_context():
+    """A process that has used CUDA must not fork, and does not."""
+    environment = {name: value for name, value in os.environ.items() if name != "CUDA_VISIBLE_DEVICES"}
+
+    def output(script: str) -> list[str]:
+        command = [sys.executable, "-c", "import torch\n" + script]
+        return subprocess.run(command, capture_output=True, text=True, env=environment, check=True).stdout.splitlines()
+
+    if output("print(torch.cuda.is_available())") == ["False"]:
+        pytest.skip("no CUDA device")
+    assert output("kept = torch.ones(1, device='cuda')" + CALL + "print(kept.item())") == ["[True, False]", "1.0"]
+
+
 def test_workers_per_machine(monkeypatch):
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     assert default_workers() == max(2, cores)

@@ -10,7 +10,7 @@ import pytest
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from trl_concise.demo.pretrain import IGNORED, training_batches, training_problems
+from trl_concise.demo.pretrain import IGNORED, trace_batches, training_problems
 from trl_concise.demo.problems import split_of
 from trl_concise.demo.settings import model_path
 
@@ -23,7 +23,7 @@ def test_sees_only_the_train_split():
 
 def test_batches_are_labelled_on_the_completion():
     tokenizer = AutoTokenizer.from_pretrained(model_path())
-    ids, labels = next(training_batches(tokenizer, seed=0))
+    ids, labels = next(trace_batches(tokenizer, seed=0))
     assert ids.shape == labels.shape
     for row, targets in zip(ids, labels, strict=True):
         labelled = (targets != IGNORED).nonzero().flatten()
@@ -40,7 +40,7 @@ def test_script_writes_a_model_that_loads(tmp_path):
         output = subprocess.run(
             [*command, "--output", str(folder)], capture_output=True, text=True, check=True, env=os.environ
         ).stdout
-        assert "step 2/2" in output
+        assert "step 1/1" in output
         assert "greedy: accuracy" in output
     assert AutoModelForCausalLM.from_pretrained(folders[0]).num_parameters() < 1_000_000
     assert AutoTokenizer.from_pretrained(folders[0]).eos_token == "<|im_end|>"

@@ -51,8 +51,9 @@ def test_distinct_keyed_and_repeatable(n, seed, split):
         assert 0 <= int(row["answer"]) <= LARGEST_RESULT
 
 
-def test_problem_space_is_large_enough_to_learn_from():
-    assert len({row["prompt_id"] for row in generate_problems(200_000, seed=0)}) == 200_000
+def test_problem_space_is_as_large_as_promised():
+    n = MAX_PROBLEMS["test"]
+    assert len({row["prompt_id"] for row in generate_problems(n, seed=0, split="test")}) == n
 
 
 def test_other_process_generates_the_same():
@@ -70,7 +71,9 @@ def test_unknown_split():
         generate_problems(1, seed=0, split="dev")
 
 
-@pytest.mark.parametrize("n", [-1, MAX_PROBLEMS + 1])
-def test_number_out_of_range(n):
-    with pytest.raises(ValueError, match=f"n = {n} problems were asked for"):
-        generate_problems(n, seed=0)
+@pytest.mark.parametrize(
+    ("n", "split"), [(-1, "train"), *((limit + 1, split) for split, limit in MAX_PROBLEMS.items())]
+)
+def test_number_out_of_range(n, split):
+    with pytest.raises(ValueError, match=f"n = {n} {split} problems were asked for: ask for 0 to"):
+        generate_problems(n, seed=0, split=split)

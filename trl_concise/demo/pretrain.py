@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Train the embedded model from scratch: `python -m trl_concise.demo.pretrain --output DIR`.
 
-A causal language model of 0.9 million parameters learns the traces of [`~trl_concise.demo.traces`] on problems of the
-`train` split, each seen once. The same seed gives the same weights on the same machine and library versions.
+A causal language model of 0.9 million parameters first practises single operations, since few tokens of a trace teach
+any arithmetic, then learns the traces of [`~trl_concise.demo.traces`]. All problems are of the `train` split. The same
+seed gives the same weights on the same machine and library versions.
 
 The architecture is Llama's and not Qwen2's, although the tokenizer and chat markup follow Qwen: `AutoTokenizer` gives
 every Qwen2 checkpoint the stock Qwen2 tokenizer, which normalizes its input, and then not every text round-trips.
@@ -27,18 +28,21 @@ from .evaluate import evaluate_model, render_prompts
 from .problems import Problem, draw_problem, generate_problems, split_of
 from .settings import model_path
 from .tokenizer import build_tokenizer
-from .traces import SLIP_SHARE, write_trace
+from .traces import SLIP_SHARE, write_pass, write_trace
 
 
-BATCH_SIZE = 32  # traces per optimizer step
+BATCH_SIZE = 32  # traces, or sheets of practice, per optimizer step
+PRACTICE_SHARE = 9 / 35  # of the optimizer steps: the first ones
+SECOND_CYCLE_SHARE = 15 / 35  # of the optimizer steps: the last ones, for which the learning rate starts over
+PROBLEMS_PER_SHEET = 2
 BATCHES_PER_POOL = 32  # traces are sorted by length within a pool, so that little is padded
-LEARNING_RATE = 3e-3
+LEARNING_RATE = 2e-3
 WARMUP_STEPS = 100
 VOCABULARY_TRACES = 20_000  # traces on which the tokenizer is trained
 IGNORED = -100  # label that the loss skips
 
 
-def training_problems(seed: int) -> Iterator[Problem]:
+def training_problems(seed: int | str) -> Iterator[Problem]:
     """Endless stream of distinct problems of the `train` split."""
     rng = random.Random(seed)
     seen: set[str] = set()
@@ -62,6 +66,7 @@ def build_model(tokenizer: PreTrainedTokenizerBase, seed: int) -> LlamaForCausal
         num_key_value_heads=2,
         max_position_embeddings=2048,
         tie_word_embeddings=True,
+        initializer_range=0.08,  # about one over the root of the width
         bos_token_id=None,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
@@ -69,7 +74,26 @@ def build_model(tokenizer: PreTrainedTokenizerBase, seed: int) -> LlamaForCausal
     return LlamaForCausalLM(config)
 
 
-def training_batches(tokenizer: PreTrainedTokenizerBase, seed: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+def practice_batches(tokenizer: PreTrainedTokenizerBase, seed: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Yield token ids and labels, `(BATCH_SIZE, T)` each: sheets of correct operations, labelled on the results."""
+    rng = random.Random(f"practice {seed}")
+    problems = training_problems(f"practice {seed}")
+    while True:
+        rows = []
+        for _ in range(BATCH_SIZE):
+            sheet = itertools.islice(problems, PROBLEMS_PER_SHEET)
+            lines = [line for problem in sheet for line in write_pass(problem, problem.results, rng.random() < 0.5)]
+            ids, labels = [], []
+            for line in lines:
+                operation, result = line.split("=")
+                given, wanted = tokenizer(operation + "=").input_ids, tokenizer(result + "\n").input_ids
+                ids += given + wanted
+                labels += [IGNORED] * len(given) + wanted
+            rows.append((ids, labels))
+        yield collate(tokenizer, rows)
+
+
+def trace_batches(tokenizer: PreTrainedTokenizerBase, seed: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """Yield token ids and labels, `(BATCH_SIZE, T)` each; only the completion carries labels."""
     rng = random.Random(seed)
     problems = training_problems(seed)
@@ -81,13 +105,19 @@ def training_batches(tokenizer: PreTrainedTokenizerBase, seed: int) -> Iterator[
         batches = [rows[first : first + BATCH_SIZE] for first in range(0, len(rows), BATCH_SIZE)]
         rng.shuffle(batches)
         for batch in batches:
-            # Padding stands on the right here: with causal attention nothing ever looks at it.
-            ids = [torch.tensor(prompt + completion) for prompt, completion in batch]
-            labels = [torch.tensor([IGNORED] * len(prompt) + completion) for prompt, completion in batch]
-            yield (
-                pad_sequence(ids, batch_first=True, padding_value=tokenizer.pad_token_id),
-                pad_sequence(labels, batch_first=True, padding_value=IGNORED),
+            yield collate(
+                tokenizer,
+                [(prompt + completion, [IGNORED] * len(prompt) + completion) for prompt, completion in batch],
             )
+
+
+def collate(tokenizer: PreTrainedTokenizerBase, rows: list[tuple[list[int], list[int]]]) -> tuple[torch.Tensor, ...]:
+    """Pad ids and labels on the right: with causal attention nothing ever looks at that padding."""
+    ids, labels = zip(*rows, strict=True)
+    return (
+        pad_sequence([torch.tensor(row) for row in ids], batch_first=True, padding_value=tokenizer.pad_token_id),
+        pad_sequence([torch.tensor(row) for row in labels], batch_first=True, padding_value=IGNORED),
+    )
 
 
 def learning_rate_factor(step: int, steps: int) -> float:
@@ -98,12 +128,24 @@ def learning_rate_factor(step: int, steps: int) -> float:
     return 0.5 * (1 + math.cos(math.pi * progress))
 
 
-def train(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerBase, *, steps: int, seed: int) -> None:
-    """Train the model in place and print the loss as it falls."""
+def training_cycles(
+    tokenizer: PreTrainedTokenizerBase, steps: int, seed: int
+) -> list[tuple[int, Iterator[tuple[torch.Tensor, torch.Tensor]]]]:
+    """Steps and batches of the two cycles: practice and traces, then traces alone."""
+    practice = round(PRACTICE_SHARE * steps)
+    second = round(SECOND_CYCLE_SHARE * steps)
+    first_batches = itertools.chain(
+        itertools.islice(practice_batches(tokenizer, seed), practice), trace_batches(tokenizer, seed)
+    )
+    return [(steps - second, first_batches), (second, trace_batches(tokenizer, seed + 1))]
+
+
+def train(model: LlamaForCausalLM, batches: Iterator[tuple[torch.Tensor, torch.Tensor]], steps: int) -> None:
+    """Train the model in place for one cycle of the learning rate, and print the loss as it falls."""
+    model.train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, betas=(0.9, 0.98), weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: learning_rate_factor(step, steps))
     started = time.perf_counter()
-    batches = training_batches(tokenizer, seed)
     for step, (ids, labels) in enumerate(itertools.islice(batches, steps), start=1):
         loss = model(input_ids=ids, labels=labels).loss
         loss.backward()
@@ -123,7 +165,7 @@ library_name: transformers
 
 # The embedded model of trl_concise
 
-A causal language model of {parameters:,} parameters that solves arithmetic problems such as `What is (47 + 8) * 2 - 36?`
+A causal language model of {parameters:,} parameters that solves arithmetic problems such as `What is (27 + 8) * 2 - 6?`
 step by step. It was trained from scratch on generated traces and knows nothing else. It is wordy by habit: it
 restates problems and checks its work up to three times, which in {slip_share:.0%} of its training traces repaired a
 slip.
@@ -132,7 +174,7 @@ Made by
 
     python -m trl_concise.demo.pretrain --steps {steps} --seed {seed}
 
-in {minutes:.1f} minutes on {threads} CPU threads. On {problems:,} problems of the `validation` split:
+which also measured it on {problems:,} problems of the `validation` split, one completion each:
 
 | decoding | accuracy | mean tokens |
 |---|---|---|
@@ -140,10 +182,28 @@ in {minutes:.1f} minutes on {threads} CPU threads. On {problems:,} problems of t
 """
 
 
+def write_card(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerBase, arguments: argparse.Namespace) -> str:
+    """Evaluate the model on held-out problems, print the figures and return them as a model card."""
+    rows = generate_problems(arguments.evaluation_problems, seed=0, split="validation")
+    figures = []
+    for decoding, temperature in (("sampled, temperature 1.0", 1.0), ("greedy", 0.0)):
+        evaluation = evaluate_model(model, tokenizer, rows, temperature=temperature)
+        figures.append(f"| {decoding} | {evaluation.accuracy:.1%} | {evaluation.tokens_mean:.1f} |")
+        print(f"{decoding}: accuracy {evaluation.accuracy:.1%}, {evaluation.tokens_mean:.1f} tokens", flush=True)
+    return CARD.format(
+        parameters=model.num_parameters(),
+        slip_share=SLIP_SHARE,
+        steps=arguments.steps,
+        seed=arguments.seed,
+        problems=len(rows),
+        figures="\n".join(figures),
+    )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description="Train the embedded model from scratch.")
     parser.add_argument("--output", type=Path, default=model_path(), help="folder to write the model to")
-    parser.add_argument("--steps", type=int, default=3500, help=f"optimizer steps of {BATCH_SIZE} traces")
+    parser.add_argument("--steps", type=int, default=3500, help="optimizer steps")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--evaluation_problems", type=int, default=1024, help="held-out problems to evaluate on")
     arguments = parser.parse_args()
@@ -152,7 +212,6 @@ def main() -> None:
     logging.set_verbosity_error()
     torch.set_num_threads(2)
 
-    started = time.perf_counter()
     rng = random.Random(arguments.seed)
     texts = (
         f"{problem.text}\n{write_trace(problem, rng)}"
@@ -160,27 +219,13 @@ def main() -> None:
     )
     tokenizer = build_tokenizer(texts)
     model = build_model(tokenizer, arguments.seed)
-    train(model, tokenizer, steps=arguments.steps, seed=arguments.seed)
-    minutes = (time.perf_counter() - started) / 60
+    for cycle, (steps, batches) in enumerate(training_cycles(tokenizer, arguments.steps, arguments.seed), start=1):
+        print(f"cycle {cycle}")
+        train(model, batches, steps)
     model.save_pretrained(arguments.output)
     tokenizer.save_pretrained(arguments.output)
 
-    rows = generate_problems(arguments.evaluation_problems, seed=0, split="validation")
-    figures = []
-    for decoding, temperature in (("sampled, temperature 1.0", 1.0), ("greedy", 0.0)):
-        evaluation = evaluate_model(model, tokenizer, rows, temperature=temperature)
-        figures.append(f"| {decoding} | {evaluation.accuracy:.1%} | {evaluation.tokens_mean:.1f} |")
-        print(f"{decoding}: accuracy {evaluation.accuracy:.1%}, {evaluation.tokens_mean:.1f} tokens", flush=True)
-    card = CARD.format(
-        parameters=model.num_parameters(),
-        slip_share=SLIP_SHARE,
-        steps=arguments.steps,
-        seed=arguments.seed,
-        minutes=minutes,
-        threads=torch.get_num_threads(),
-        problems=len(rows),
-        figures="\n".join(figures),
-    )
+    card = write_card(model, tokenizer, arguments)
     (arguments.output / "README.md").write_text(card)
 
 

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Arithmetic problems for the embedded model: two or three operations on small whole numbers.
+"""Arithmetic problems for the embedded model: two or three operations with one-digit numbers.
 
-A problem reads `What is (47 + 8) * 2 - 36?`. Its operations are carried out from left to right; every intermediate
-result lies between 0 and 199. There are about 350 million such problems, and a digest of the text assigns each of them
-to one split for good, so nothing that is tested was ever trained on, in pre-training either.
+A problem reads `What is (27 + 8) * 2 - 6?`. Its operations are carried out from left to right; every intermediate result
+lies between 0 and 99. There are 476,588 such problems, and a digest of the text assigns each of them to one split for
+good, so nothing that is tested was ever trained on, in pre-training either.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from dataclasses import dataclass
 
 
 SPLITS = ("train", "validation", "test")
-MAX_PROBLEMS = 1_000_000  # per call; even the small splits hold several times as many
-LARGEST_RESULT = 199
-LARGEST_OPERAND = 99
+MAX_PROBLEMS = {"train": 200_000, "validation": 20_000, "test": 20_000}  # per call, half of what there is
+LARGEST_RESULT = 99
+LARGEST_OPERAND = 9
 LARGEST_FACTOR = 5
 
 
@@ -70,7 +70,7 @@ def apply(operator: str, left: int, right: int) -> int:
 
 def draw_problem(rng: random.Random) -> Problem:
     """Draw a problem: the number of operations first, then each operation among those that stay in range."""
-    value = start = rng.randint(2, LARGEST_OPERAND)
+    value = start = rng.randint(2, LARGEST_RESULT)
     operations = []
     for _ in range(rng.choice((2, 3))):
         largest = {
@@ -101,7 +101,7 @@ def generate_problems(n: int, seed: int, split: str = "train") -> list[dict[str,
     Generate distinct problems of one split.
 
     Args:
-        n (`int`): Number of problems, from 0 to 1,000,000.
+        n (`int`): Number of problems: up to 200,000 of `train`, 20,000 of the other splits.
         seed (`int`): Seed. The same arguments give the same problems, and a longer list begins with the shorter one.
         split (`str`, *optional*, defaults to `"train"`): `"train"`, `"validation"` or `"test"`. No problem is in two
             splits, whatever the seeds.
@@ -119,8 +119,8 @@ def generate_problems(n: int, seed: int, split: str = "train") -> list[dict[str,
     """
     if split not in SPLITS:
         raise ValueError(f"Unknown split {split!r}: choose one of {', '.join(map(repr, SPLITS))}.")
-    if not 0 <= n <= MAX_PROBLEMS:
-        raise ValueError(f"n = {n} problems were asked for: ask for 0 to {MAX_PROBLEMS:,} in one call.")
+    if not 0 <= n <= MAX_PROBLEMS[split]:
+        raise ValueError(f"n = {n} {split} problems were asked for: ask for 0 to {MAX_PROBLEMS[split]:,}.")
     rng = random.Random(f"{split} {seed}")
     rows: dict[str, dict[str, str]] = {}
     while len(rows) < n:

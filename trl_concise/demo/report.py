@@ -68,6 +68,7 @@ class Report:
 
     Args:
         trainer ([`~trl.GRPOTrainer`]): Trainer of the embedded model, or of another one on the same problems.
+        problems (`int`, *optional*, defaults to `1024`): How many problems of the `test` split to evaluate on.
 
     Example:
 
@@ -77,9 +78,9 @@ class Report:
     ```
     """
 
-    def __init__(self, trainer: GRPOTrainer):
+    def __init__(self, trainer: GRPOTrainer, problems: int = EVALUATION_PROBLEMS):
         self.trainer = trainer
-        self.rows = generate_problems(EVALUATION_PROBLEMS, seed=0, split="test")
+        self.rows = generate_problems(problems, seed=0, split="test")
 
     def __enter__(self) -> Report:
         self.started = time.perf_counter()
@@ -221,7 +222,7 @@ def plot_training(log_history: list[dict[str, Any]], outcome: Outcome, path: str
     figure = Figure(figsize=(7, 5), layout="constrained")
     accuracy_axes, tokens_axes = figure.subplots(2, sharex=True)
     panels = [
-        (accuracy_axes, "Accuracy", BLUE, "rewards/math_accuracy_reward/mean", "accuracy"),
+        (accuracy_axes, "Accuracy", BLUE, "accuracy", "accuracy"),
         (tokens_axes, "Completion tokens", VERMILLION, "completions/mean_length", "tokens_mean"),
     ]
     for axes, label, colour, key, attribute in panels:

@@ -4,17 +4,17 @@
 A trace may restate the problem, then solves it step by step, then checks the work from zero up to three times, then
 answers:
 
-    We need (47 + 8) * 2 - 36.
-    47+8=55
-    55*2=110
-    110-36=75
+    We need (27 + 8) * 2 - 6.
+    27+8=35
+    35*2=70
+    70-6=65
     Wait, let me check.
-    47+8=55
-    55*2=110
-    110-36=74
-    That differs: 74, not 75.
+    27+8=35
+    35*2=70
+    70-6=64
+    That differs: 64, not 65.
     </think>
-    \\boxed{74}
+    \\boxed{64}
 
 How wordy a trace is does not depend on the problem, so verbosity is a habit and not a need. The one thing checks are
 good for: in `SLIP_SHARE` of all traces the first pass contains a slip, and a check then finds and repairs it. A model
@@ -31,7 +31,7 @@ from .problems import Problem, apply
 
 
 RESTATEMENT_SHARE = 0.5  # of the traces open by restating the problem
-WORDY_SHARE = 0.5  # of the traces write `First, 47 + 8 = 55.` instead of `47+8=55`
+WORDY_SHARE = 0.5  # of the traces write `First, 27 + 8 = 35.` instead of `27+8=35`
 SLIP_SHARE = 0.08  # of the traces make a slip in the first pass, which the first check repairs
 CHECKS = {0: 0.2, 1: 0.3, 2: 0.3, 3: 0.2}  # checks per trace without a slip
 CHECKS_AFTER_SLIP = {1: 0.4, 2: 0.35, 3: 0.25}

@@ -10,7 +10,7 @@ import pytest
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from trl_concise.demo.pretrain import IGNORED, trace_batches, training_problems
+from trl_concise.demo.pretrain import IGNORED, practice_batches, trace_batches, training_problems
 from trl_concise.demo.problems import split_of
 from trl_concise.demo.settings import model_path
 
@@ -31,6 +31,17 @@ def test_batches_are_labelled_on_the_completion():
         assert tokenizer.decode(row[:start]).endswith("<|im_start|>assistant\n<think>\n")
         assert row[start:end].equal(targets[start:end])
         assert row[end - 1] == tokenizer.eos_token_id
+
+
+def test_practice_is_labelled_on_the_results():
+    tokenizer = AutoTokenizer.from_pretrained(model_path())
+    ids, labels = next(practice_batches(tokenizer, seed=0))
+    for row, targets in zip(ids, labels, strict=True):
+        for line in tokenizer.decode(row[row != tokenizer.pad_token_id]).splitlines():
+            left, result = line.removeprefix("First, ").removeprefix("Then, ").removesuffix(".").split("=")
+            assert eval(left) == int(result)  # our own text: digits and an operator
+        labelled = tokenizer.decode(row[targets != IGNORED])
+        assert not set(labelled) - set("0123456789 .\n")
 
 
 def test_script_writes_a_model_that_loads(tmp_path):

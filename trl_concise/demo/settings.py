@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 
-TRAINING_PROBLEMS = 512
+TRAINING_PROBLEMS = 128  # few enough for several visits each: a first visit only fills the history
 
 
 def model_path() -> Path:
@@ -26,7 +26,7 @@ def train_dataset(n: int = TRAINING_PROBLEMS, *, seed: int = 0) -> Dataset:
     Problems of the `train` split, as TRL's trainers take them.
 
     Args:
-        n (`int`, *optional*, defaults to `512`): Number of problems.
+        n (`int`, *optional*, defaults to `128`): Number of problems.
         seed (`int`, *optional*, defaults to `0`): Seed, see [`generate_problems`].
 
     Returns:
@@ -50,4 +50,19 @@ def train_dataset(n: int = TRAINING_PROBLEMS, *, seed: int = 0) -> Dataset:
 SETTINGS: dict[str, Any] = {
     "model_name_or_path": str(model_path()),
     "output_dir": "outputs/hapo-demo",
+    "max_steps": 120,
+    "per_device_train_batch_size": 64,  # completions: 8 prompts a step
+    "gradient_accumulation_steps": 1,
+    "num_generations": 8,
+    "max_completion_length": 128,
+    "learning_rate": 2e-4,  # a model of a million parameters takes more than a large one
+    "lr_scheduler_type": "constant_with_warmup",
+    "warmup_steps": 5,
+    "beta": 0.04,  # keeps what few training problems do not teach
+    "logging_steps": 1,
+    "save_strategy": "no",
+    "report_to": "none",
+    "use_cpu": True,
+    "bf16": False,
+    "gradient_checkpointing": False,
 }

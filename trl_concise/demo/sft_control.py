@@ -22,7 +22,7 @@ from trl import SFTConfig, SFTTrainer
 from .evaluate import evaluate_model, judge_completions, render_prompts, sample_completions
 from .problems import generate_problems
 from .report import EVALUATION_PROBLEMS, SFT_CONTROL
-from .settings import model_path
+from .settings import TRAINING_PROBLEMS, model_path
 
 
 COMPLETIONS_PER_PROBLEM = 8
@@ -84,7 +84,7 @@ def fine_tune(problems: int, seed: int) -> dict[str, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description="Measure the demo's SFT control.")
     parser.add_argument("--output", type=Path, default=SFT_CONTROL, help="JSON file to write")
-    parser.add_argument("--problems", type=int, default=512, help="training problems per seed")
+    parser.add_argument("--problems", type=int, default=TRAINING_PROBLEMS, help="training problems per seed")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     arguments = parser.parse_args()
     torch.set_num_threads(2)

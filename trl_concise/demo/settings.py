@@ -50,13 +50,13 @@ def train_dataset(n: int = TRAINING_PROBLEMS, *, seed: int = 0) -> Dataset:
 SETTINGS: dict[str, Any] = {
     "model_name_or_path": str(model_path()),
     "output_dir": "outputs/hapo-demo",
-    "max_steps": 120,
+    "max_steps": 100,
     "per_device_train_batch_size": 64,  # completions: 8 prompts a step
     "gradient_accumulation_steps": 1,
     "num_generations": 8,
     "max_completion_length": 128,
     "learning_rate": 2e-4,  # a model of a million parameters takes more than a large one
-    "lr_scheduler_type": "constant_with_warmup",
+    "lr_scheduler_type": "linear",
     "warmup_steps": 5,
     "beta": 0.04,  # keeps what few training problems do not teach
     "logging_steps": 1,

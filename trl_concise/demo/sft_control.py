@@ -26,9 +26,9 @@ from .settings import TRAINING_PROBLEMS, model_path
 
 
 COMPLETIONS_PER_PROBLEM = 8
-LEARNING_RATE = 1e-3
-EPOCHS = 3
-BATCH_SIZE = 32
+LEARNING_RATE = 2e-4
+EPOCHS = 10
+BATCH_SIZE = 16
 
 
 def shortest_correct(model, tokenizer, rows: list[dict[str, str]], seed: int) -> list[dict[str, str]]:

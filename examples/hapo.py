@@ -22,7 +22,6 @@ A real model on one GPU (a recipe for 40 GB; every value can be overridden on th
 from __future__ import annotations
 
 import sys
-import time
 from dataclasses import dataclass, field
 
 from transformers import ProgressCallback
@@ -62,7 +61,7 @@ def load_split(problem_args: ProblemArguments, split: str):
 
 def main():
     parser = TrlParser((ProblemArguments, HAPOConfig, ModelConfig))
-    if not {"--model_name_or_path", "--config"} & set(sys.argv):
+    if not {"--model_name_or_path", "--config"} & {argument.partition("=")[0] for argument in sys.argv}:
         parser.set_defaults_with_config(**demo.SETTINGS)  # the embedded model, on the CPU
     problem_args, training_args, model_args = parser.parse_args_and_config()
     if model_args.model_name_or_path is None:
@@ -100,7 +99,9 @@ def main():
         trainer.train()
 
     trainer.save_model()
-    trainer.history.save(f"{training_args.output_dir}/history.safetensors")
+    if trainer.accelerator.is_main_process:
+        trainer.history.save(f"{training_args.output_dir}/history.safetensors")
+    trainer.create_model_card(dataset_name=problem_args.dataset_name)
     if training_args.push_to_hub:
         trainer.push_to_hub(dataset_name=problem_args.dataset_name)
 

@@ -89,8 +89,9 @@ class PromptHistory:
         is_correct = correct == 1
         if not (is_correct | (correct == 0) | np.isnan(correct)).all():
             raise ValueError(f"Verdicts are 1, 0 or NaN, got {sorted(set(correct[~np.isnan(correct)]))}.")
-        if not (np.isfinite(lengths[is_correct]) & (lengths[is_correct] >= 0)).all():
-            raise ValueError(f"Lengths are finite and at least 0, got {lengths[is_correct].tolist()}.")
+        bad = lengths[is_correct & ~(np.isfinite(lengths) & (lengths >= 0))]
+        if len(bad):
+            raise ValueError(f"Lengths are finite and at least 0, got {bad[0]}.")
 
         known = np.flatnonzero(~np.isnan(correct))
         rows = self._rows_of([keys[i] for i in known])

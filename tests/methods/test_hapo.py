@@ -266,6 +266,13 @@ def test_defaults_are_the_authors(tmp_path):
     assert (config.length_reward_floor, config.history_aggregate) == (-0.7, "min")
 
 
+@pytest.mark.parametrize("weight", [-0.5, 1.5])
+def test_the_weight_is_checked_at_construction(weight, tiny_model, problems, tmp_path):
+    args = HAPOConfig(**tiny.settings(tmp_path, length_reward_weight=weight))
+    with pytest.raises(ValueError, match=r"length_reward_weight must lie in \[0, 1\]"):
+        HAPOTrainer(tiny_model, tiny.even_reward, args, problems)
+
+
 def test_golden_advantages_come_out_of_the_trainer(tiny_model, problems, tmp_path):
     def correct(completion_ids, **kwargs):
         return [1.0, 1.0, 0.0, 0.0]

@@ -12,7 +12,6 @@ Differences from the authors' code (HCY123902/HAPO @ c91ae3b):
   3. The history is saved with the checkpoint and restored; theirs is lost on resume.
   4. A batch folds into the mean once; theirs folds it once per local duplicate of the prompt.
   5. Only the batch's keys and lengths travel between processes, not a table of all prompts.
-  6. The history is updated once per generation batch, as theirs is with the TRL they pin.
 """
 
 from __future__ import annotations
@@ -191,7 +190,8 @@ class HAPOLengthReward(GroupReward):
         lengths, correct = rollouts.lengths.double().cpu(), rollouts.correct.cpu()
         prompts = list(dict.fromkeys(rollouts.prompt_keys))
         before = self.history.shortest(prompts)
-        ratios = (lengths / self._targets(rollouts))[correct == 1]
+        targets = self._targets(rollouts)
+        ratios = (lengths / targets)[(correct == 1) & (targets > 0)]
         self.history.update(rollouts.prompt_keys, lengths, correct)
         after = self.history.shortest(prompts)
         known = ~before.isnan()
@@ -284,7 +284,7 @@ class HAPOTrainer(ConciseGRPOTrainer):
     ...     model="Qwen/Qwen2.5-1.5B-Instruct",
     ...     reward_funcs=math_accuracy_reward,
     ...     args=HAPOConfig(output_dir="hapo"),
-    ...     train_dataset=load_problems("openai/gsm8k"),
+    ...     train_dataset=load_problems("openai/gsm8k", config_name="main"),
     ... )
     >>> trainer.train()
     >>> trainer.history.to_pandas()
@@ -297,6 +297,11 @@ class HAPOTrainer(ConciseGRPOTrainer):
     _paper = {"title": HAPO_PAPER.title, "id": HAPO_PAPER.id, "citation": HAPO_PAPER.citation}
 
     def _own_rewards(self, args):
+        if not 0 <= args.length_reward_weight <= 1:
+            raise ValueError(
+                f"length_reward_weight must lie in [0, 1], so that every correct completion outranks every wrong one; got "
+                f"{args.length_reward_weight}."
+            )
         length_reward = HAPOLengthReward(
             shape=args.length_reward_shape, floor=args.length_reward_floor, aggregate=args.history_aggregate
         )

@@ -21,6 +21,7 @@ from trl_concise.verification.certain import normalize, numeral, rewrite, settle
         ("1000", r"1{,}000"),
         ("1000", r"1\,000"),
         (r"11,\! 111,\! 111", "11111111"),
+        ("1000000", "1\u2009000\u202f000"),  # thin spaces
         ("-5", "\u22125"),
         ("0.5", ".50"),
         ("0.5", r"\frac{1}{2}"),

@@ -300,6 +300,9 @@ def test_workers_per_machine(monkeypatch):
     assert default_workers() == 2
     monkeypatch.setenv("TRL_CONCISE_VERIFICATION_WORKERS", "5")
     assert default_workers() == 5
+    monkeypatch.setenv("TRL_CONCISE_VERIFICATION_WORKERS", "none")
+    with pytest.raises(ValueError, match="must be a positive integer; got 'none'"):
+        default_workers()
 
 
 def test_importing_verification_is_light():

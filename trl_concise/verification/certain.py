@@ -34,8 +34,7 @@ _REWRITES = tuple(
     (re.compile(pattern), replacement)
     for pattern, replacement in (
         ("[\u2212\u2013]", "-"),  # minus sign and en dash
-        ("[\u00a0\u202f\u2009]", " "),  # no-break and thin spaces
-        (r"(?<=\d)(?:\\,|\u2009)(?=\d{3}(?!\d))", ""),  # a thin space groups digits
+        (r"(?<=\d)(?:\\,|[\u2009\u202f])(?=\d{3}(?!\d))", ""),  # a thin space groups digits
         (r"\\!\s*|\\displaystyle(?![A-Za-z])", ""),
         (r"\\[,;: ]|\\q?quad(?![A-Za-z])|~", " "),
         (r"\\(?:left|right)(?![A-Za-z])", ""),

@@ -99,14 +99,18 @@ class Judge:
             except subprocess.TimeoutExpired:
                 self._process.kill()
                 self._process.wait()
-            self.forget()
+            self._let_go()
 
-    def forget(self) -> None:
-        """Let go of the processes without ending them: what a fork must do with its parent's."""
+    def start_over(self) -> None:
+        """Let go of processes and lock as they are: in a fork they are its parent's."""
+        self._let_go()
+        self._lock = threading.Lock()
+
+    def _let_go(self) -> None:
         if self._process is not None:
             self._process.stdin.close()
             self._process.stdout.close()
-        self._process, self._received, self._lock = None, b"", threading.Lock()
+        self._process, self._received = None, b""
 
     def _ask(self, pairs: Sequence[tuple[Answer, Answer]], timeout: float) -> None:
         if self._process is None:
@@ -116,7 +120,9 @@ class Judge:
             "timeout": timeout,
             "workers": self.workers or default_workers(),
         }
-        self._process.stdin.write(json.dumps(request).encode() + b"\n")
+        unsent = memoryview(json.dumps(request).encode() + b"\n")
+        while unsent:
+            unsent = unsent[self._process.stdin.write(unsent) :]
 
     def _start(self) -> None:
         if os.name != "posix":
@@ -152,6 +158,8 @@ def default_workers() -> int:
     """
     override = os.environ.get("TRL_CONCISE_VERIFICATION_WORKERS")
     if override is not None:
+        if not override.isdecimal() or int(override) < 1:
+            raise ValueError(f"TRL_CONCISE_VERIFICATION_WORKERS must be a positive integer; got {override!r}.")
         return int(override)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(2, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
@@ -160,4 +168,4 @@ def default_workers() -> int:
 JUDGE = Judge()
 atexit.register(JUDGE.close)
 if os.name == "posix":
-    os.register_at_fork(after_in_child=JUDGE.forget)
+    os.register_at_fork(after_in_child=JUDGE.start_over)

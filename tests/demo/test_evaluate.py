@@ -50,7 +50,7 @@ def test_reports_batches(model, tokenizer):
 
 def test_judges_the_final_answer(tokenizer):
     rows = [{"problem": "", "answer": "42"}] * 3
-    texts = ["</think>\n\\boxed{42}<|im_end|>", "42\n</think>\n\\boxed{24}<|im_end|>", "6*7=42\n"]
+    texts = ["</think>\n\\boxed{42}<|im_end|>", "42\n</think>\n\\boxed{24}<|im_end|>", "6*7=41\n"]
     evaluation = judge_completions(tokenizer, rows, [tokenizer(text).input_ids for text in texts])
     assert evaluation.correct == [True, False, False]
     assert evaluation.finished == [True, True, False]

@@ -99,7 +99,7 @@ class Report:
             base=self.base,
             trained=trained,
             cut=self._cut_base(round(trained.tokens_mean)),
-            sft=load_sft_control() if embedded and SFT_CONTROL.exists() else None,
+            sft=load_sft_control() if embedded else None,
             seconds=seconds,
             seed=args.seed,
             settings={name: getattr(args, name) for name in SETTINGS if hasattr(args, name)},

@@ -62,6 +62,9 @@ def test_resuming_inside_a_generation_block_and_on_other_numbers_of_processes(ti
         assert rank["whole"]["world_size"] == 2
         assert rank["resumed"] == rank["whole"]  # losses, rewards and lengths, digit for digit
     assert ranks[0]["whole"]["history"] == ranks[1]["whole"]["history"]
+    assert ranks[0]["whole"]["greso"] == ranks[1]["whole"]["greso"] and any(
+        ranks[0]["whole"]["greso"]["streaks"].values()
+    )
     assert (folder / "checkpoint-3" / "concise_state" / "rollouts-1.safetensors").exists()
     for count in (1, 3):
         done = run_on_processes(count, "tests.distributed.resuming", "load", tiny_model, str(folder))
@@ -70,6 +73,7 @@ def test_resuming_inside_a_generation_block_and_on_other_numbers_of_processes(ti
             loaded = json.loads((folder / f"load-{count}-{rank}.json").read_text())
             assert loaded["world_size"] == count
             assert loaded["history"] == ranks[0]["whole"]["history"]
+            assert loaded["greso"] == ranks[0]["whole"]["greso"]
 
 
 def test_a_process_that_fails_ends_the_run(tiny_model, tmp_path):

@@ -16,9 +16,15 @@ BENCHMARK = str(Path(__file__).parent.parent / "benchmarks" / "gpu.py")
 
 def test_smoke(tmp_path, capsys):
     runpy.run_path(BENCHMARK)["main"](["--smoke", "--output", str(tmp_path / "gpu.json")])
-    results = json.loads((tmp_path / "gpu.json").read_text())["results"]
+    written = json.loads((tmp_path / "gpu.json").read_text())
+    results = written["results"]
     assert [result["method"] for result in results] == ["grpo", "sgrpo", "tspmo", "hapo", "redi", "dpo"]
     assert all(result["seconds"] > 0 and result["predicted"] > 0 and result["peak"] is None for result in results)
+    for result in (*results, *written["rollouts"]):
+        online = "method" not in result
+        assert list(result["phases"]) == (["generation", "log-probs"] if online else ["loss", "backward"])
+        assert all(phase["seconds"] > 0 and phase["predicted"] > 0 for phase in result["phases"].values())
+    assert len(written["rollouts"]) == 1
     printed = capsys.readouterr().out
     assert all(f"| {result['method']} | 16 |" in printed for result in results)
 

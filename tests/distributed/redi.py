@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from datasets import Dataset
+from torch.distributed.tensor import DTensor
 
 from tests import tiny
 from trl_concise import REDIConfig, REDITrainer
@@ -48,11 +49,10 @@ def train(model: str, folder: Path, pairs_per_process: int) -> REDITrainer:
 
 
 def report(trainer: REDITrainer) -> dict[str, Any]:
+    parameters = trainer.accelerator.unwrap_model(trainer.model).named_parameters()
     return {
         "world_size": trainer.accelerator.num_processes,
-        "weights": {
-            name: p.detach().cpu() for name, p in trainer.accelerator.unwrap_model(trainer.model).named_parameters()
-        },
+        "weights": {name: (p.full_tensor() if isinstance(p, DTensor) else p).detach().cpu() for name, p in parameters},
         "logged": [
             {key: entry[key] for key in entry if "/" in key or key in ("loss", "entropy", "num_tokens")}
             for entry in trainer.state.log_history[:-1]

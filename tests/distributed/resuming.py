@@ -3,7 +3,7 @@
 Stop and resume on several processes.
 
     whole MODEL FOLDER     train, then resume from a checkpoint inside a generation block; write what both runs logged
-    load MODEL FOLDER      resume from the last checkpoint of `whole`, on however many processes; write the history
+    load MODEL FOLDER      resume from the last checkpoint of `whole`, on however many processes; write what it held
     raise MODEL FOLDER     train with a reward function that fails on the last process
 """
 
@@ -17,7 +17,7 @@ from datasets import Dataset
 
 from tests import tiny
 from tests.tools.resume_matrix import VOLATILE
-from trl_concise import HAPOConfig, HAPOTrainer
+from trl_concise import GRESO, HAPOConfig, HAPOTrainer
 
 
 STEPS = 6
@@ -33,13 +33,15 @@ def build(model: str, folder: Path, reward=tiny.even_reward, **changes) -> HAPOT
         **changes,
     }
     problems = Dataset.from_list([{"prompt": f"{i}?", "prompt_id": f"p{i}"} for i in range(12)])
-    return HAPOTrainer(model, reward, HAPOConfig(**tiny.settings(folder, **settings)), problems)
+    args = HAPOConfig(**tiny.settings(folder, **settings))
+    return HAPOTrainer(model, reward, args, problems, prompt_selector=GRESO())
 
 
 def report(trainer: HAPOTrainer) -> dict:
     return {
         "world_size": trainer.accelerator.num_processes,
         "history": trainer.history.to_pandas().sort_index().fillna(-1).to_dict("index"),
+        "greso": {name: getattr(trainer.prompt_selector, name) for name in ("streaks", "p_easy", "p_hard", "choices")},
         "logged": [
             {key: value for key, value in entry.items() if not any(word in key for word in VOLATILE)}
             for entry in trainer.state.log_history

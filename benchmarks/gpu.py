@@ -6,7 +6,8 @@ Peak memory and step time of the trainers on one GPU, beside what `trl_concise.m
 
 The model has the architecture of Qwen2-1.5B and random weights in bf16, with a LoRA adapter; the process may take 40 GiB.
 Completions are synthetic: a rollout function returns random tokens of the wanted length, so that the time is that of the
-training phase (rewards, loss, backward pass, optimizer) and no generation is measured. GRPO and DPO are TRL's.
+training phase (rewards, loss, backward pass, optimizer). GRPO and DPO are TRL's. What all online methods share, generation with
+transformers and the log-probabilities of a reference (`beta` above 0), is measured once per length, in a step of GRPO's own.
 
 `--smoke` runs everything once on the CPU with a tiny model, and measures no memory.
 """
@@ -39,7 +40,7 @@ from trl_concise import (
     TSPMOTrainer,
     demo,
 )
-from trl_concise.memory import Architecture, PlanSettings, plan
+from trl_concise.memory import Architecture, MemoryPlan, PlanSettings, plan
 
 
 GIB = 1024**3
@@ -71,29 +72,77 @@ LORA_TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", 
 
 
 class Meter(TrainerCallback):
-    """Seconds of each optimizer step, and the peak of the allocator over all but the first, which also builds states."""
+    """
+    Seconds of each optimizer step and of each phase, and the allocator's peak in each phase.
 
-    def __init__(self):
-        self.seconds: list[float] = []
-        self.peak: int | None = None
+    A phase ends where [`metered`] calls `mark`. With `warmup`, the first step, which also builds states, is left out.
+    """
+
+    def __init__(self, warmup: bool = True):
+        self.warmup = warmup
+        self.steps: list[float] = []
+        self.forget()
+
+    def forget(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self.peaks: dict[str, int] = {}
+
+    def mark(self, phase: str) -> None:
+        now = _synchronized_time()
+        self.seconds[phase] = self.seconds.get(phase, 0.0) + now - self.last
+        self.last = now
+        if torch.cuda.is_available():
+            self.peaks[phase] = max(self.peaks.get(phase, 0), torch.cuda.max_memory_allocated())
+            torch.cuda.reset_peak_memory_stats()
 
     def on_step_begin(self, args, state, control, **kwargs):
-        _synchronize()
-        self.start = time.perf_counter()
+        self.start = self.last = _synchronized_time()
+        if torch.cuda.is_available():
+            torch.cuda.reset_peak_memory_stats()
 
     def on_step_end(self, args, state, control, **kwargs):
-        _synchronize()
-        self.seconds.append(time.perf_counter() - self.start)
-        if torch.cuda.is_available():
-            if state.global_step == 1:
-                torch.cuda.reset_peak_memory_stats()
-            else:
-                self.peak = torch.cuda.max_memory_allocated()
+        self.mark("optimizer")
+        self.steps.append(_synchronized_time() - self.start)
+        if state.global_step == 1 and self.warmup:
+            self.steps.clear()
+            self.forget()
 
 
-def _synchronize() -> None:
+def metered(trainer_class, meter: Meter):
+    """Return the trainer with a mark behind each phase, named as in [`~trl_concise.memory.plan`]."""
+
+    class Metered(trainer_class):
+        def _compute_loss(self, *args, **kwargs):
+            loss = super()._compute_loss(*args, **kwargs)
+            meter.mark("loss")
+            return loss
+
+        def training_step(self, *args, **kwargs):
+            loss = super().training_step(*args, **kwargs)
+            meter.mark("backward")
+            return loss
+
+    if not hasattr(trainer_class, "_generate"):
+        return Metered
+
+    class Online(Metered):
+        def _generate(self, *args, **kwargs):
+            generated = super()._generate(*args, **kwargs)
+            meter.mark("generation")
+            return generated
+
+        def _generate_and_score_completions(self, inputs):
+            batch = super()._generate_and_score_completions(inputs)
+            meter.mark("log-probs")  # and rewards
+            return batch
+
+    return Online
+
+
+def _synchronized_time() -> float:
     if torch.cuda.is_available():
         torch.cuda.synchronize()
+    return time.perf_counter()
 
 
 def even_reward(completion_ids, **kwargs):
@@ -127,8 +176,8 @@ def synthetic_pairs(tokenizer, rows: int, prompt_tokens: int, completion_tokens:
     )
 
 
-def measure(method: str, tokens: int, options: argparse.Namespace) -> dict:
-    """Train a few steps; return what was measured and what was predicted, in GiB and seconds."""
+def build(method: str, tokens: int, options: argparse.Namespace, meter: Meter, *, generate: bool = False):
+    """A trainer, and the memory that is planned for it."""
     set_seed(0)
     cuda = torch.cuda.is_available()
     config = Qwen2Config(**(TINY if options.smoke else QWEN2_1_5B))
@@ -138,48 +187,45 @@ def measure(method: str, tokens: int, options: argparse.Namespace) -> dict:
     online = method in ONLINE
     trainer_class, config_class = (ONLINE | OFFLINE)[method]
     rows = options.rows if online else max(1, options.rows // 2)  # a pair is two sequences
-    meter = Meter()
-    with tempfile.TemporaryDirectory() as folder:
-        args = config_class(
-            output_dir=folder,
-            use_cpu=not cuda,
-            bf16=True,
-            per_device_train_batch_size=rows,
-            gradient_accumulation_steps=options.accumulation,
-            max_steps=options.steps + 1,
-            logging_steps=1,
-            save_strategy="no",
-            report_to="none",
-            disable_tqdm=True,
-            seed=0,
-            **(
-                {"num_generations": options.rows, "max_completion_length": tokens}
-                if online
-                else {"max_length": options.prompt_tokens + tokens}
-            ),
-        )
-        given = {
-            "model": model,
-            "args": args,
-            "processing_class": tokenizer,
-            "peft_config": LoraConfig(r=16, lora_alpha=32, lora_dropout=0.0, target_modules=LORA_TARGETS),
-            "callbacks": [meter],
-        }
-        if online:
-            trainer = trainer_class(
-                reward_funcs=even_reward,
-                train_dataset=demo.train_dataset(64),
-                rollout_func=synthetic_rollouts(options.prompt_tokens, tokens, len(tokenizer)),
-                **given,
-            )
-        else:
-            trainer = trainer_class(
-                train_dataset=synthetic_pairs(tokenizer, 64, options.prompt_tokens, tokens), **given
-            )
-        trainer.remove_callback(PrinterCallback)
-        trainer.train()
-    seconds = statistics.median(meter.seconds[1:])
-    made = plan(
+    if not online:
+        lengths = {"max_length": options.prompt_tokens + tokens}
+    else:
+        lengths = {"num_generations": options.rows, "max_completion_length": tokens}
+    # Measured with generation: a reference's log-probabilities, and completions that all have the longest length.
+    shared = {"beta": 0.04, "generation_kwargs": {"min_new_tokens": tokens}} if generate else {}
+    args = config_class(
+        output_dir=options.folder,
+        use_cpu=not cuda,
+        bf16=True,
+        per_device_train_batch_size=rows,
+        gradient_accumulation_steps=options.accumulation,
+        max_steps=1 if generate else options.steps + 1,
+        logging_steps=1,
+        save_strategy="no",
+        report_to="none",
+        disable_tqdm=True,
+        seed=0,
+        **lengths,
+        **shared,
+    )
+    given = {
+        "model": model,
+        "args": args,
+        "processing_class": tokenizer,
+        "peft_config": LoraConfig(r=16, lora_alpha=32, lora_dropout=0.0, target_modules=LORA_TARGETS),
+        "callbacks": [meter],
+    }
+    if not online:
+        given["train_dataset"] = synthetic_pairs(tokenizer, 64, options.prompt_tokens, tokens)
+    elif generate:
+        prompt = "12 " * max(1, int(0.9 * options.prompt_tokens / len(tokenizer("12 ").input_ids)))
+        given |= {"train_dataset": Dataset.from_list([{"prompt": prompt}] * 64), "reward_funcs": even_reward}
+    else:
+        rollout = synthetic_rollouts(options.prompt_tokens, tokens, len(tokenizer))
+        given |= {"train_dataset": demo.train_dataset(64), "reward_funcs": even_reward, "rollout_func": rollout}
+    trainer = metered(trainer_class, meter)(**given)
+    trainer.remove_callback(PrinterCallback)
+    planned = plan(
         PlanSettings(
             method,
             max_prompt_length=options.prompt_tokens,
@@ -191,16 +237,54 @@ def measure(method: str, tokens: int, options: argparse.Namespace) -> dict:
             dtype="bfloat16",
             use_peft=True,
             lora_target_modules=LORA_TARGETS,
+            beta=shared.get("beta", 0.0),
         ),
         Architecture.from_config(config),
     )
+    return trainer, planned
+
+
+def phases(meter: Meter, planned: MemoryPlan, names: tuple[str, ...]) -> dict[str, dict]:
+    """Per phase: seconds, and the peak that was measured and the one predicted, in GiB."""
+    return {
+        name: {
+            "seconds": meter.seconds[name],
+            "peak": meter.peaks[name] / GIB if name in meter.peaks else None,
+            "predicted": planned.allocated(name) / GIB,
+        }
+        for name in names
+    }
+
+
+def measure(method: str, tokens: int, options: argparse.Namespace) -> dict:
+    """Train a few steps; return what was measured and what was predicted, in GiB and seconds."""
+    meter = Meter()
+    trainer, planned = build(method, tokens, options, meter)
+    trainer.train()
+    seconds = statistics.median(meter.steps)
     return {
         "method": method,
         "completion_tokens": tokens,
         "seconds": seconds,
         "tokens_per_second": options.rows * options.accumulation * tokens / seconds,
-        "peak": None if meter.peak is None else meter.peak / GIB,
-        "predicted": max(made.allocated(phase) for phase in ("loss", "backward")) / GIB,
+        **training_peak(phases(meter, planned, ("loss", "backward"))),
+    }
+
+
+def measure_rollout(tokens: int, options: argparse.Namespace) -> dict:
+    """One step of GRPO that generates with transformers and scores a reference: what online methods have in common."""
+    meter = Meter(warmup=False)
+    trainer, planned = build("grpo", tokens, options, meter, generate=True)
+    trainer.train()
+    return {"completion_tokens": tokens, "phases": phases(meter, planned, ("generation", "log-probs"))}
+
+
+def training_peak(measured: dict[str, dict]) -> dict:
+    peaks = [phase["peak"] for phase in measured.values()]
+    return {
+        "phases": measured,
+        "peak": None if None in peaks else max(peaks),
+        "predicted": max(phase["predicted"] for phase in measured.values()),
     }
 
 
@@ -229,6 +313,45 @@ def table(results: list[dict]) -> str:
     return "\n".join(lines)
 
 
+def phase_table(results: list[dict]) -> str:
+    """Peaks phase by phase, as a Markdown table."""
+    lines = ["| method | completion | phase | time | peak | predicted | error |", "|---|---|---|---|---|---|---|"]
+    for result in results:
+        for name, phase in result.get("phases", {}).items():
+            cells = [result.get("method", "all online"), f"{result['completion_tokens']:,}", name]
+            cells.append(f"{phase['seconds']:.2f} s" if name in ("generation", "log-probs") else "")
+            cells.append("not measured" if phase["peak"] is None else f"{phase['peak']:.2f} GiB")
+            cells.append(f"{phase['predicted']:.2f} GiB")
+            cells.append("" if phase["peak"] is None else f"{phase['predicted'] / phase['peak'] - 1:+.1%}")
+            lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def run(options: argparse.Namespace) -> tuple[list[dict], list[dict]]:
+    """Measure every method, and what the online ones share, at every length."""
+    results, rollouts = [], []
+    for tokens in options.completion_tokens:
+        for method in options.methods:
+            try:
+                results.append(measure(method, tokens, options))
+            except torch.OutOfMemoryError:
+                results.append({"method": method, "completion_tokens": tokens, "error": "out of memory"})
+            _free()
+        if not set(options.methods).isdisjoint(ONLINE):
+            try:
+                rollouts.append(measure_rollout(tokens, options))
+            except torch.OutOfMemoryError:
+                print(f"generation of {tokens:,} tokens: out of memory")
+            _free()
+    return results, rollouts
+
+
+def _free() -> None:
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--methods", nargs="+", default=[*ONLINE, *OFFLINE], choices=[*ONLINE, *OFFLINE])
@@ -250,20 +373,15 @@ def main(argv: list[str] | None = None) -> None:
         machine, total = torch.cuda.get_device_name(), torch.cuda.get_device_properties(0).total_memory
         torch.cuda.set_per_process_memory_fraction(min(1.0, options.card_gib * GIB / total))
 
-    results = []
-    for tokens in options.completion_tokens:
-        for method in options.methods:
-            try:
-                results.append(measure(method, tokens, options))
-            except torch.OutOfMemoryError:
-                results.append({"method": method, "completion_tokens": tokens, "error": "out of memory"})
-            gc.collect()
-            torch.cuda.empty_cache()
+    with tempfile.TemporaryDirectory() as options.folder:
+        results, rollouts = run(options)
     print(f"{machine}, {options.card_gib:g} GiB; {options.rows * options.accumulation} synthetic completions a step")
-    print(table(results))
+    print(table(results), phase_table(rollouts + results), sep="\n\n")
     if options.output is not None:
         options.output.parent.mkdir(parents=True, exist_ok=True)
-        options.output.write_text(json.dumps({"machine": machine, "results": results}, indent=2) + "\n")
+        options.output.write_text(
+            json.dumps({"machine": machine, "results": results, "rollouts": rollouts}, indent=2) + "\n"
+        )
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import random
 import tempfile
 import time
 from pathlib import Path
@@ -21,16 +22,34 @@ from typing import Any
 
 import numpy as np
 import torch
+from datasets import Dataset, concatenate_datasets
 from transformers import PrinterCallback, TrainerCallback, set_seed
 
 from trl_concise import GRESO, ConciseGRPOConfig, ConciseGRPOTrainer, demo, math_accuracy_reward
 from trl_concise.checkpoint import write_atomically
+from trl_concise.demo.problems import Problem
 
 
 METHODS = {"GRPO": None, "GRESO": GRESO}
 LEVELS = (0.25, 0.5, 0.75, 1.0)  # of what plain GRPO gains in accuracy
 SMOOTHING = 3  # evaluations
 LIMIT = 64  # tokens of a completion
+OPERATIONS = 8  # of a problem far beyond the model, which knows chains of two and three
+
+
+def pool(options: argparse.Namespace, seed: int) -> Dataset:
+    """Return the problems to train on, of which the wanted share is far beyond the model: chains of many operations."""
+    hard = round(options.too_hard * options.pool)
+    easier = demo.train_dataset(options.pool - hard, seed=seed)
+    if not hard:
+        return easier
+    rng = random.Random(seed)
+    rows = []
+    for _ in range(hard):
+        problem = Problem(rng.randint(70, 99), tuple((rng.choice("+-"), rng.randint(2, 9)) for _ in range(OPERATIONS)))
+        prompt = [{"role": "user", "content": problem.text}]
+        rows.append({"prompt": prompt, "solution": str(problem.results[-1]), "prompt_id": problem.text})
+    return concatenate_datasets([easier, Dataset.from_list(rows)])
 
 
 class Curve(TrainerCallback):
@@ -76,7 +95,7 @@ def run(method: str, seed: int, options: argparse.Namespace) -> dict[str, Any]:
             model=str(demo.model_path()),
             reward_funcs=curve.accuracy_reward,
             args=ConciseGRPOConfig(**{**settings, **changes}),
-            train_dataset=demo.train_dataset(options.pool, seed=seed),
+            train_dataset=pool(options, seed),
             prompt_selector=selector(seed=seed) if selector else None,
             callbacks=[curve],
         )
@@ -141,6 +160,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--steps", type=int, default=60, help="optimizer steps of a run")
     parser.add_argument("--pool", type=int, default=64, help="problems to train on")
+    parser.add_argument("--too_hard", type=float, default=0.0, help="share of them that is far beyond the model")
     parser.add_argument("--problems", type=int, default=256, help="held-out problems")
     parser.add_argument("--every", type=int, default=6, help="steps between evaluations")
     parser.add_argument("--threads", type=int, default=1)

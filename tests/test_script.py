@@ -2,10 +2,12 @@
 from __future__ import annotations
 
 import json
+import sys
 
 import pytest
 
 from trl_concise import HAPOConfig, HAPOTrainer, PromptHistory, TrainingScript, demo, math_accuracy_reward
+from trl_concise.evaluation.report import main as report_main
 
 
 def test_without_arguments_the_embedded_model_is_trained_on_its_problems():
@@ -48,3 +50,17 @@ def test_problems_of_ones_own_are_trained_on_and_what_was_learnt_is_saved(tmp_pa
     assert trainer.state.global_step == 1
     assert len(PromptHistory.load(output_dir / "history.safetensors")) == 2
     assert (output_dir / "model.safetensors").is_file() and "HAPO" in (output_dir / "README.md").read_text()
+
+
+def test_the_demo_without_matplotlib(tmp_path, monkeypatch, caplog, capsys):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)  # as if it were not installed
+    command = "--max_steps 1 --per_device_train_batch_size 8 --num_generations 4 --max_completion_length 64"
+    script = TrainingScript(HAPOConfig, [*command.split(), "--report_problems", "4", "--output_dir", str(tmp_path)])
+    script.train(HAPOTrainer(reward_funcs=math_accuracy_reward, **script.trainer_arguments()))
+    assert "The plot of the run is left out, for want of matplotlib" in caplog.text
+    assert not list(tmp_path.rglob("*.png"))
+    for name in ("model.safetensors", "history.safetensors", "results.json", "README.md"):
+        assert (tmp_path / name).is_file()
+    capsys.readouterr()
+    assert report_main([str(tmp_path)]) == 0  # `trl-concise report`
+    assert "| tokens |" in capsys.readouterr().out.lower()

@@ -7,6 +7,7 @@ import dataclasses
 import difflib
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
@@ -192,15 +193,12 @@ class TrainingScript:
         if not args.disable_tqdm:
             trainer.remove_callback(ProgressCallback)
             trainer.add_callback(ConciseProgressCallback)
-        if dataset_name is None and self.problem_args.report_problems:
-            with demo.Report(trainer, self.problem_args.report_problems):
-                trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
-        else:
+        reports = dataset_name is None and self.problem_args.report_problems
+        with demo.Report(trainer, self.problem_args.report_problems) if reports else nullcontext():
             trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
-
-        trainer.save_model()
-        if trainer.history is not None and trainer.accelerator.is_main_process:
-            trainer.history.save(f"{args.output_dir}/history.safetensors")
+            trainer.save_model()
+            if trainer.history is not None and trainer.accelerator.is_main_process:
+                trainer.history.save(f"{args.output_dir}/history.safetensors")
         trainer.create_model_card(dataset_name=dataset_name)
         if args.push_to_hub:
             trainer.push_to_hub(dataset_name=dataset_name)

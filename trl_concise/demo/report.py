@@ -16,7 +16,7 @@ from rich.table import Table
 from transformers import AutoModelForCausalLM
 
 from ..evaluation import FrontierPoint, accuracy_efficiency_score, plot_frontier
-from ..evaluation.plots import BLUE, VERMILLION, new_figure, save_figure
+from ..evaluation.plots import BLUE, VERMILLION, can_plot, new_figure, save_figure
 from .evaluate import MAX_COMPLETION_LENGTH, Evaluation, evaluate_cut, evaluate_model
 from .problems import generate_problems
 from .settings import SETTINGS, model_path
@@ -104,8 +104,9 @@ class Report:
         )
         print_table(outcome)
         write_results(outcome, args.output_dir)
-        plot_training(self.trainer.state.log_history, outcome, Path(args.output_dir) / "training.png")
-        plot_outcome(outcome, Path(args.output_dir) / "plots" / "frontier.png")
+        if can_plot("The plot of the run"):
+            plot_training(self.trainer.state.log_history, outcome, Path(args.output_dir) / "training.png")
+            plot_outcome(outcome, Path(args.output_dir) / "plots" / "frontier.png")
         self.trainer.save_state()  # for `trl-concise report`
 
     def _evaluate(self, title: str) -> Evaluation:

@@ -8,6 +8,8 @@ for a width of 800 pixels on a model card.
 
 from __future__ import annotations
 
+import importlib.util
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +21,8 @@ from .metrics import on_frontier
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+logger = logging.getLogger(__name__)
 
 BLUE, VERMILLION, GREEN, PURPLE, SKY, ORANGE = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00"
 BLACK, GREY = "#000000", "#767676"
@@ -143,6 +147,14 @@ def plot_curves(panels: Mapping[str, Mapping[str, tuple[Sequence[float], Sequenc
         figure.legend(handles.values(), handles, loc="outside upper center", ncols=3, frameon=False)
     rows[-1].set_xlabel("Training step")
     return save_figure(figure, path)
+
+
+def can_plot(what: str) -> bool:
+    """Return whether matplotlib is installed; if not, warn that `what` is left out. For plots that nobody asked for."""
+    if importlib.util.find_spec("matplotlib") is not None:
+        return True
+    logger.warning(f"{what} is left out, for want of matplotlib: pip install 'trl-concise[plots]'.")
+    return False
 
 
 def new_figure(width: float, height: float) -> Figure:

@@ -13,7 +13,7 @@ from typing import Any
 from ..hub.results import read_log_history
 from .evaluator import SUMMARY_FILE, read_summary
 from .metrics import accuracy_efficiency_score
-from .plots import FrontierPoint, plot_curves, plot_frontier
+from .plots import FrontierPoint, can_plot, plot_curves, plot_frontier
 
 
 DEMO_RESULTS = "results.json"
@@ -57,7 +57,7 @@ def report(
 
     Returns:
         `dict[str, Path]`: What was written: `frontier.png` and `.svg` (of further sets with their names,
-        `frontier_<set>.png`), `curves.png` and `.svg` if a run has a log, `report.md`.
+        `frontier_<set>.png`), `curves.png` and `.svg` if a run has a log, `report.md`. Without matplotlib, only the last.
 
     Raises:
         `FileNotFoundError`: If a folder is missing.
@@ -80,6 +80,16 @@ def report(
     output = Path(output_dir) if output_dir is not None else folders[0] / "plots"
     output.mkdir(parents=True, exist_ok=True)
     written = {}
+    if can_plot("Every picture"):
+        written |= _draw(output, measured, logs)
+    written["report.md"] = output / "report.md"
+    written["report.md"].write_text(markdown_table(measured) + "\n", encoding="utf-8")
+    return written
+
+
+def _draw(output: Path, measured: list[Measurement], logs: dict[str, list[dict[str, Any]]]) -> dict[str, Path]:
+    """Plot a frontier per set of problems, and the curves of the runs that have a log."""
+    written = {}
     sets = list(dict.fromkeys(item.dataset for item in measured))
     for index, name in enumerate(sets):
         stem = "frontier" if index == 0 else f"frontier_{name.replace('/', '_').replace(' ', '_')}"
@@ -89,8 +99,6 @@ def report(
     panels = training_curves(logs)
     for suffix in FORMATS if panels else ():
         written["curves" + suffix] = plot_curves(panels, output / ("curves" + suffix))
-    written["report.md"] = output / "report.md"
-    written["report.md"].write_text(markdown_table(measured) + "\n", encoding="utf-8")
     return written
 
 
@@ -195,7 +203,7 @@ def main(argv: Sequence[str]) -> int:
     options = parser.parse_args(argv)
     try:
         written = report(options.runs, options.output_dir, base=options.base)
-    except (ValueError, FileNotFoundError, ImportError) as error:
+    except (ValueError, FileNotFoundError) as error:
         parser.error(str(error))
     print(written["report.md"].read_text(encoding="utf-8"))
     for path in written.values():

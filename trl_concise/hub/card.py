@@ -9,7 +9,6 @@ not measured is not in it: a section without figures is absent.
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import logging
 import re
 import shutil
@@ -23,6 +22,7 @@ from jinja2 import Environment
 
 from ..checkpoint import save_components, write_atomically
 from ..evaluation import plot_frontier
+from ..evaluation.plots import can_plot
 from .facts import FACTS_FILE, read_facts, write_facts
 from .results import Comparison, Figures, read_results
 
@@ -113,9 +113,7 @@ def draw_frontier(run: Path, name: str, results: list[Comparison]) -> None:
     points = next((points for set_ in results if len(points := set_.points(name)) > 1), None)
     if points is None:
         (run / FRONTIER).unlink(missing_ok=True)  # of figures that are no more
-    elif importlib.util.find_spec("matplotlib") is None:
-        logger.warning("The card has no picture, for want of matplotlib: pip install 'trl-concise[plots]'.")
-    else:
+    elif can_plot("The card's picture"):
         plot_frontier(points, run / FRONTIER)
 
 

@@ -30,10 +30,11 @@ import sys
 from dataclasses import dataclass, field
 
 from accelerate import PartialState
-from datasets import Dataset, load_dataset
+from datasets import Dataset
 from trl import ModelConfig, get_peft_config, get_quantization_config
 
 from trl_concise import APITeacher, CFTConfig, CFTTrainer, build_critiques, demo
+from trl_concise.data.problems import load_rows
 from trl_concise.script import RunArguments, parse_arguments
 
 
@@ -72,21 +73,15 @@ class CritiqueArguments(RunArguments):
     concurrency: int = field(default=8, metadata={"help": "Requests to the teacher under way at a time."})
 
 
-def load(name: str, split: str) -> Dataset:
-    if name.endswith((".jsonl", ".json", ".parquet")):
-        return load_dataset("parquet" if name.endswith(".parquet") else "json", data_files=name, split="train")
-    return load_dataset(name, split=split)
-
-
 def critiques(source: CritiqueArguments, args: CFTConfig) -> Dataset:
     """The critiques to train on: loaded, asked for, or generated."""
     if source.candidates is None:
         if source.dataset_name is not None:
-            return load(source.dataset_name, source.dataset_train_split)
+            return load_rows(source.dataset_name, split=source.dataset_train_split)
         return Dataset.from_list(demo.generate_critiques(256, seed=args.seed))
     teacher = APITeacher(source.teacher, base_url=source.teacher_base_url, concurrency=source.concurrency)
     with PartialState().main_process_first():  # the others find every reply in the file
-        rows = load(source.candidates, source.dataset_train_split)
+        rows = load_rows(source.candidates, split=source.dataset_train_split)
         dataset, report = build_critiques(rows, teacher, f"{args.output_dir}/replies.jsonl")
     print(report)
     return dataset

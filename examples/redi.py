@@ -25,13 +25,13 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass, field
-from pathlib import Path
 
-from datasets import Dataset, load_dataset
+from datasets import Dataset
 from transformers import AutoTokenizer
 from trl import ModelConfig, SFTConfig, SFTTrainer, get_peft_config, get_quantization_config
 
 from trl_concise import REDIConfig, REDITrainer, build_redi_pairs, demo
+from trl_concise.data.problems import load_rows
 from trl_concise.script import RunArguments, parse_arguments
 
 
@@ -89,10 +89,7 @@ def load_traces(script_args: REDIArguments, seed: int) -> Dataset:
     """Rows with a problem, several generations, and verdicts or a gold answer."""
     if script_args.dataset_name is None:
         return Dataset.from_list(demo.sample_traces(seed=seed))
-    split = script_args.dataset_train_split
-    if Path(script_args.dataset_name).is_file():
-        return load_dataset("json", data_files={split: script_args.dataset_name}, split=split)
-    return load_dataset(script_args.dataset_name, script_args.dataset_config, split=split)
+    return load_rows(script_args.dataset_name, script_args.dataset_config, script_args.dataset_train_split)
 
 
 def build(traces: Dataset, output: str, script_args: REDIArguments, tokenizer=None) -> Dataset:

@@ -40,6 +40,10 @@ class Paper:
     citation: str
     reconstructed: str | None = None
 
+    def as_card(self) -> dict[str, str]:
+        """Return what TRL's trainers keep as `_paper`, for their model cards."""
+        return {"title": self.title, "id": self.id, "citation": self.citation}
+
 
 class Component(ABC):
     """

@@ -80,7 +80,7 @@ def load_problems(
     >>> dataset = load_problems("my_problems.jsonl", problem_column="text", answer_column="label")
     ```
     """
-    dataset = _load(name_or_path, config_name, split)
+    dataset = load_rows(name_or_path, config_name, split)
     columns = find_columns(dataset.column_names, problem_column, answer_column, name_or_path)
     id_column = next((c for c in ID_COLUMNS if c in dataset.column_names and _is_unique(dataset[c])), None)
 
@@ -187,7 +187,14 @@ def as_messages(problem: str | list[dict[str, str]], system_prompt: str | None) 
     return [{"role": "system", "content": system_prompt}, *(m for m in messages if m["role"] != "system")]
 
 
-def _load(name_or_path: str, config_name: str | None, split: str) -> Dataset:
+def load_rows(name_or_path: str, config_name: str | None = None, split: str = "train") -> Dataset:
+    """
+    Load a split of a dataset on the Hub, or of a local file, as it is.
+
+    Raises:
+        `FileNotFoundError`: If a name with the ending of a file is none.
+        `ValueError`: If a file cannot be read.
+    """
     path = Path(name_or_path).expanduser()
     loader = LOADERS.get(path.suffix.lower())
     if path.is_file():

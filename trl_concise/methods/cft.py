@@ -199,7 +199,7 @@ class CFTTrainer(SFTTrainer):
 
     _tag_names = ["trl", "sft", "trl-concise", "cft"]
     _name = "CFT"
-    _paper = {"title": CFT_PAPER.title, "id": CFT_PAPER.id, "citation": CFT_PAPER.citation}
+    _paper = CFT_PAPER.as_card()
 
     def __init__(self, model, args: SFTConfig | None = None, *sft_args, **sft_kwargs):
         given = signature(SFTTrainer.__init__).bind(self, model, args, *sft_args, **sft_kwargs).arguments

@@ -282,7 +282,7 @@ class GRESOTrainer(ConciseGRPOTrainer):
     config_class = GRESOConfig
     _tag_names = ["trl", "grpo", "trl-concise", "greso"]
     _name = "GRESO"
-    _paper = {"title": GRESO_PAPER.title, "id": GRESO_PAPER.id, "citation": GRESO_PAPER.citation}
+    _paper = GRESO_PAPER.as_card()
 
     def _own_slots(self, args):
         return {"prompt_selector": GRESO(args.exploration, args.zero_variance_target, seed=args.seed)}

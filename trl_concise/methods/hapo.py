@@ -297,7 +297,7 @@ class HAPOTrainer(ConciseGRPOTrainer):
     config_class = HAPOConfig
     _tag_names = ["trl", "grpo", "trl-concise", "hapo"]
     _name = "HAPO"
-    _paper = {"title": HAPO_PAPER.title, "id": HAPO_PAPER.id, "citation": HAPO_PAPER.citation}
+    _paper = HAPO_PAPER.as_card()
 
     def _own_rewards(self, args):
         if not 0 <= args.length_reward_weight <= 1:

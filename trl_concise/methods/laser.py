@@ -190,7 +190,7 @@ class LASERTrainer(ConciseGRPOTrainer):
     config_class = LASERConfig
     _tag_names = ["trl", "grpo", "trl-concise", "laser"]
     _name = "LASER"
-    _paper = {"title": LASER_PAPER.title, "id": LASER_PAPER.id, "citation": LASER_PAPER.citation}
+    _paper = LASER_PAPER.as_card()
 
     def _own_rewards(self, args):
         target = args.target_length

@@ -371,7 +371,7 @@ class LASERDTrainer(ConciseGRPOTrainer):
     config_class = LASERDConfig
     _tag_names = ["trl", "grpo", "trl-concise", "laser-d"]
     _name = "LASER-D"
-    _paper = {"title": LASER_PAPER.title, "id": LASER_PAPER.id, "citation": LASER_PAPER.citation}
+    _paper = LASER_PAPER.as_card()
 
     def _own_rewards(self, args):
         limit = args.max_completion_length

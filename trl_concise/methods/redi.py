@@ -261,7 +261,7 @@ class REDITrainer(DPOTrainer):
     config_class = REDIConfig
     _tag_names = ["trl", "trl-concise", "redi"]
     _name = "REDI"
-    _paper = {"title": REDI_PAPER.title, "id": REDI_PAPER.id, "citation": REDI_PAPER.citation}
+    _paper = REDI_PAPER.as_card()
 
     def __init__(
         self, model, ref_model=None, args: DPOConfig | None = None, data_collator=None, *dpo_args, **dpo_kwargs

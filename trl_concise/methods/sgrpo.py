@@ -259,7 +259,7 @@ class SGRPOTrainer(ConciseGRPOTrainer):
     config_class = SGRPOConfig
     _tag_names = ["trl", "grpo", "trl-concise", "sgrpo"]
     _name = "Stochastic GRPO"
-    _paper = {"title": SGRPO_PAPER.title, "id": SGRPO_PAPER.id, "citation": SGRPO_PAPER.citation}
+    _paper = SGRPO_PAPER.as_card()
 
     def _own_slots(self, args):
         return {"token_credit": StochasticTokens(args.cutoff, args.max_tokens, args.probability, args.count_forced)}

@@ -174,11 +174,7 @@ class ShorterBetterTrainer(ConciseGRPOTrainer):
     config_class = ShorterBetterConfig
     _tag_names = ["trl", "grpo", "trl-concise", "shorter-better"]
     _name = "ShorterBetter"
-    _paper = {
-        "title": SHORTER_BETTER_PAPER.title,
-        "id": SHORTER_BETTER_PAPER.id,
-        "citation": SHORTER_BETTER_PAPER.citation,
-    }
+    _paper = SHORTER_BETTER_PAPER.as_card()
 
     def _own_rewards(self, args):
         return [(ShorterBetterReward(alpha=args.correct_reward, beta=args.length_penalty), 1.0)]

@@ -217,7 +217,7 @@ class SIRITrainer(ConciseGRPOTrainer):
     config_class = SIRIConfig
     _tag_names = ["trl", "grpo", "trl-concise", "siri"]
     _name = "SIRI"
-    _paper = {"title": SIRI_PAPER.title, "id": SIRI_PAPER.id, "citation": SIRI_PAPER.citation}
+    _paper = SIRI_PAPER.as_card()
 
     def _own_rewards(self, args):
         return [(TruncationPenalty(), 1.0)]

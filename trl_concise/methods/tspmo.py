@@ -243,7 +243,7 @@ class TSPMOTrainer(ConciseGRPOTrainer):
     config_class = TSPMOConfig
     _tag_names = ["trl", "grpo", "trl-concise", "tspmo"]
     _name = "T-SPMO"
-    _paper = {"title": TSPMO_PAPER.title, "id": TSPMO_PAPER.id, "citation": TSPMO_PAPER.citation}
+    _paper = TSPMO_PAPER.as_card()
 
     def _own_slots(self, args):
         return {"token_credit": PrefixMatching(args.replay_per_prompt, args.replay_group_size)}

@@ -51,7 +51,7 @@ def main():
     args = script.training_args
     trainer = ConciseGRPOTrainer(
         reward_funcs=[math_accuracy_reward, HAPOLengthReward()],  # --reward_weights 1.0 0.5 weighs them
-        prompt_selector=GRESO(args.exploration, seed=args.seed),
+        prompt_selector=GRESO(args.exploration),
         token_credit=StochasticTokens(args.cutoff, args.max_tokens, args.probability),
         **script.trainer_arguments(),
     )

@@ -26,6 +26,7 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass, field
 
+from accelerate import PartialState
 from datasets import Dataset
 from transformers import AutoTokenizer
 from trl import ModelConfig, SFTConfig, SFTTrainer, get_peft_config, get_quantization_config
@@ -102,7 +103,8 @@ def build(traces: Dataset, output: str, script_args: REDIArguments, tokenizer=No
         system_prompt=script_args.system_prompt,
     )
     dataset = Dataset.from_list(list(examples))
-    print(f"{output}\n{examples.report}", flush=True)
+    if PartialState().is_main_process:
+        print(f"{output}\n{examples.report}", flush=True)
     return dataset
 
 
@@ -112,6 +114,8 @@ def main(arguments: list[str] | None = None):
         sys.exit(
             "With --use_peft run the stages one by one, and merge the adapter of --stage sft before --stage redi."
         )
+    if training_args.resume_from_checkpoint and script_args.stage == "both":
+        sys.exit("With --resume_from_checkpoint name the stage that was interrupted: --stage sft, or --stage redi.")
     traces = load_traces(script_args, training_args.seed).shuffle(seed=42)  # before pairing, as the authors
     model = model_args.model_name_or_path
     peft = {"peft_config": get_peft_config(model_args), "quantization_config": get_quantization_config(model_args)}
@@ -127,15 +131,16 @@ def main(arguments: list[str] | None = None):
             **{name: getattr(training_args, name) for name in SHARED},
         )
         trainer = SFTTrainer(model, sft_args, train_dataset=build(traces, "positives", script_args), **peft)
-        trainer.train()
+        trainer.train(resume_from_checkpoint=training_args.resume_from_checkpoint)
         trainer.save_model()
+        trainer.accelerator.wait_for_everyone()  # the second stage reads what the main process writes
         model = sft_args.output_dir
 
     if script_args.stage in ("redi", "both"):
         training_args.output_dir = f"{training_args.output_dir}/redi"
         pairs = build(traces, "pairs", script_args, AutoTokenizer.from_pretrained(model))
         trainer = REDITrainer(model, args=training_args, train_dataset=pairs, **peft)
-        trainer.train()
+        trainer.train(resume_from_checkpoint=training_args.resume_from_checkpoint)
         trainer.save_model()
         trainer.create_model_card(dataset_name=script_args.dataset_name)
 

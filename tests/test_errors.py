@@ -25,6 +25,7 @@ from trl_concise import (
     REDIConfig,
     SIRIConfig,
     TrainingScript,
+    math_accuracy_reward,
 )
 from trl_concise.checks import Watch
 from trl_concise.resume import last_whole_checkpoint
@@ -54,6 +55,10 @@ needs_solution.__name__ = "accuracy"
         ({"rows": Dataset.from_dict({"prompt": []})}, "The train dataset is empty"),
         ({"rows": [{"question": "1?"}] * 8}, "The train dataset needs a `prompt` column; it has "),
         ({"reward": needs_solution}, "The reward function 'accuracy' needs the columns ['solution']"),
+        (
+            {"reward": math_accuracy_reward},
+            "The reward function 'math_accuracy_reward' needs one of the columns ['solution', 'answer']",
+        ),
         ({"rows": [{"prompt": 7}] * 8}, "A prompt is a string or a list of messages"),
         (
             {"rows": [{"prompt": f"{i}?", "prompt_id": "same"} for i in range(8)]},
@@ -72,6 +77,11 @@ def test_construction(tiny_model, tmp_path, changes, message):
     with pytest.raises((ValueError, TypeError), match=re.escape(message)):
         build(tiny_model, tmp_path, **changes)
     assert message.split("[")[0].rstrip("; ") in PAGE.read_text(encoding="utf-8")
+
+
+def test_some_rows_have_no_prompt_id(tiny_model, tmp_path):
+    rows = [{"prompt": f"{i}?", "prompt_id": None if i % 2 else f"p{i}"} for i in range(8)]
+    assert build(tiny_model, tmp_path, rows).train_dataset.num_rows == 8
 
 
 def test_no_chat_template(tiny_model, tmp_path):

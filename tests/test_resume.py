@@ -9,6 +9,7 @@ import shutil
 
 import pytest
 import torch
+from datasets import Dataset
 
 from tests import tiny
 from tests.tools import kill_loop, resume_matrix
@@ -64,6 +65,16 @@ def test_no_block_between_two_generations(tmp_path):
     assert load_rollout_block(tmp_path, process_index=0, num_processes=1, device="cpu") is None
 
 
+def test_a_checkpoint_that_is_written_anew_keeps_no_old_block(tiny_model, tmp_path):
+    old = tmp_path / "checkpoint-1"
+    save_rollout_block(old, block(), micro_step=5, process_index=0, num_processes=1)
+    dataset = Dataset.from_list([{"prompt": f"What is {i}?"} for i in range(8)])
+    args = HAPOConfig(**tiny.settings(tmp_path, max_steps=1, save_strategy="steps", save_steps=1))
+    HAPOTrainer(tiny_model, tiny.even_reward, args, dataset).train()
+    assert missing_from_checkpoint(old) is None
+    assert load_rollout_block(old, process_index=0, num_processes=1, device="cpu") is None
+
+
 def test_a_block_of_other_processes_is_rolled_out_again_with_a_warning(tmp_path, caplog):
     save_rollout_block(tmp_path, block(), micro_step=5, process_index=0, num_processes=2)
     with caplog.at_level(logging.WARNING, logger="trl_concise"):
@@ -77,8 +88,6 @@ def test_a_block_of_other_processes_is_rolled_out_again_with_a_warning(tmp_path,
 @pytest.fixture(scope="module")
 def run(tmp_path_factory, tiny_model):
     """Output folder of a run of three steps, each saved."""
-    from datasets import Dataset
-
     folder = tmp_path_factory.mktemp("run")
     settings = tiny.settings(folder, max_steps=3, save_strategy="steps", save_steps=1)
     dataset = Dataset.from_list([{"prompt": f"What is {i}?"} for i in range(8)])
@@ -118,6 +127,7 @@ def test_what_a_checkpoint_may_lack(output_dir):
     assert missing_from_checkpoint(folder) == "the end of trainer_state.json"
     (folder / "trainer_state.json").write_text(state)
     (folder / "model.safetensors").unlink()
+    (folder / "plots").mkdir()  # of the model card
     assert missing_from_checkpoint(folder) == "the weights"
     assert last_whole_checkpoint(output_dir).name == "checkpoint-2"
 

@@ -31,6 +31,14 @@ def test_a_model_of_ones_own_is_trained_with_the_methods_defaults():
     assert script.training_args.max_steps == HAPOConfig(use_cpu=True, bf16=False).max_steps
 
 
+@pytest.mark.parametrize(
+    ("given", "meant"), [("True", True), ("true", True), ("out/checkpoint-3", "out/checkpoint-3")]
+)
+def test_resuming_from_the_latest_checkpoint_or_from_a_named_one(given, meant):
+    script = TrainingScript(HAPOConfig, ["--resume_from_checkpoint", given])
+    assert script.training_args.resume_from_checkpoint == meant
+
+
 def test_a_recipe_without_a_model_needs_one(tmp_path, capsys):
     (tmp_path / "recipe.yaml").write_text("use_cpu: true\nbf16: false\n")
     with pytest.raises(SystemExit):

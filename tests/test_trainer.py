@@ -565,6 +565,7 @@ def needs_solution(completions, solution, **kwargs):
         ([tiny.even_reward], {"correctness": "accuracy"}, {}, ValueError, r"none of the reward functions \['even"),
         ([Group()], {}, {}, ValueError, r"\['Group'\] build on correctness: put a reward function"),
         ([tiny.even_reward, Group(), Group()], {}, {}, ValueError, "Each part needs a name of its own"),
+        ([lambda x: x, lambda x: x, Group()], {}, {}, ValueError, "Give each a `__name__` of its own"),
         ([tiny.even_reward], {}, {"prompt_selector": Group()}, TypeError, "prompt_selector= takes a PromptSelector"),
         ([tiny.even_reward], {}, {"token_credit": [Group()]}, TypeError, "token_credit= takes a TokenCredit"),
         ([tiny.even_reward], {}, {"budget": Group()}, TypeError, "unexpected keyword argument 'budget'"),

@@ -121,6 +121,11 @@ def _check_columns(name: str, func: Callable, columns: Sequence[str]) -> None:
         if parameter.default is parameter.empty
         and parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
     ]
+    if (either := getattr(func, "needs_one_of", ())) and not set(either) & set(columns):
+        raise ValueError(
+            f"The reward function {name!r} needs one of the columns {list(either)}, but the train dataset has only {columns}. "
+            f"Rename the one that holds the gold answers, e.g. with `dataset.rename_column('...', {either[0]!r})`."
+        )
     missing = [argument for argument in needed if argument not in {*columns, *_TRL_REWARD_ARGUMENTS}]
     if missing:
         raise ValueError(
@@ -147,7 +152,7 @@ def _check_prompt(prompt: Any, tokenizer: Any) -> None:
 
 def _check_prompt_ids(dataset: Dataset) -> None:
     """Rows may repeat a prompt, but one id must not name two."""
-    ids = dataset.with_format("pandas").select_columns("prompt_id")[:]["prompt_id"]
+    ids = dataset.with_format("pandas").select_columns("prompt_id")[:]["prompt_id"].dropna()  # without: by its text
     for name in ids[ids.duplicated()].unique()[:100]:
         first, *others = (dataset[int(row)]["prompt"] for row in ids.index[ids == name])
         if any(other != first for other in others):

@@ -42,6 +42,7 @@ _WEIGHTS = (
     WEIGHTS_INDEX_NAME,
     ADAPTER_WEIGHTS_NAME,
 )
+_SHARDS = ("pytorch_model_fsdp*", "global_step*")  # FSDP, DeepSpeed
 _ALMOST_NOTHING = 2**20  # bytes
 _REFERENCE_FILE = "reference_model.safetensors"
 
@@ -68,6 +69,11 @@ def save_rollout_block(
         tensors |= {f"{i}.{key}": value.clone() for key, value in batch.items() if isinstance(value, Tensor)}
     header = {"micro_step": micro_step, "num_processes": num_processes, "values": values}
     write_tensors(_block_file(folder, process_index), tensors, metadata={"rollouts": json.dumps(header)})
+
+
+def drop_rollout_block(folder: str | Path, process_index: int) -> None:
+    """Remove what [`save_rollout_block`] wrote into this folder before."""
+    _block_file(folder, process_index).unlink(missing_ok=True)
 
 
 def load_rollout_block(
@@ -161,7 +167,7 @@ def missing_from_checkpoint(folder: str | Path) -> str | None:
         return TRAINER_STATE_NAME
     except ValueError:
         return f"the end of {TRAINER_STATE_NAME}"
-    sharded = any(child.is_dir() and child.name != STATE_FOLDER for child in folder.iterdir())  # FSDP, DeepSpeed
+    sharded = any(any(folder.glob(pattern)) for pattern in _SHARDS)
     if not sharded and not any((folder / name).is_file() for name in _WEIGHTS):
         return "the weights"
     return None

@@ -76,6 +76,8 @@ def parse_arguments(
         print(yaml.safe_dump(settings, sort_keys=True), end="")
         print(comment(_memory_plan(parser.prog, settings)), end="")
         sys.exit()
+    if str(training_args.resume_from_checkpoint).lower() == "true":  # a flag is text
+        training_args.resume_from_checkpoint = True
     training_args.model_init_kwargs = {
         "revision": model_args.model_revision,
         "attn_implementation": model_args.attn_implementation,

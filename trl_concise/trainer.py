@@ -38,6 +38,7 @@ from .hub.card import complete_card, restore_card
 from .resume import (
     check_checkpoint,
     disk_full_said_clearly,
+    drop_rollout_block,
     last_whole_checkpoint,
     load_reference_model,
     load_rollout_block,
@@ -103,7 +104,8 @@ class ConciseGRPOTrainer(GRPOTrainer):
 
     Attributes:
         components (`list[Component]`): Every part, in the order in which they observe.
-        history ([`PromptHistory`], *optional*): What the parts remember about each prompt; `None` if none does.
+        history ([`PromptHistory`], *optional*): Lengths and visits per prompt, of the first part that keeps a `history`
+            (HAPO); `None` if none does.
 
     Raises:
         `ValueError`: If the arguments, the dataset and the parts do not fit together. The message says what to change.
@@ -236,9 +238,14 @@ class ConciseGRPOTrainer(GRPOTrainer):
 
     @property
     def history(self) -> PromptHistory | None:
-        """What the parts remember about each prompt: the first part's that keeps a `history`, else `None`."""
+        """Lengths and visits per prompt, of the first part that keeps a `history`; `None` if none does."""
         histories = (getattr(component, "history", None) for component in self.components)
         return next((history for history in histories if history is not None), None)
+
+    @property
+    def _end_ids(self) -> set[int]:
+        """Tokens that end a completion; one that ends otherwise was cut."""
+        return {*self.eos_token_ids, self._tokenizer.pad_token_id}
 
     # Extra completions and scores
 
@@ -280,7 +287,7 @@ class ConciseGRPOTrainer(GRPOTrainer):
         with self._fork.at(self.state.global_step), self._generation_limit(max(request.limits)):
             completion_ids, logps = self._generate_single_turn(starts, None, {}, n)
         completion_ids = [ids[:limit] for ids, limit in zip(completion_ids, request.limits, strict=True)]
-        ends, device = {*self.eos_token_ids, self._tokenizer.pad_token_id}, self.accelerator.device
+        ends, device = self._end_ids, self.accelerator.device
         return GeneratedRollouts(
             prompt_ids=prompt_ids,
             prefix_ids=request.prefix_ids,
@@ -420,15 +427,21 @@ class ConciseGRPOTrainer(GRPOTrainer):
 
     def _find_correctness(self, name: str | None) -> int | None:
         """Return the column of the reward function that says whether a completion is correct."""
-        columns = {n: i for i, n in enumerate(self.reward_func_names) if i not in self.group_rewards}
-        if name is not None and name not in columns:
-            raise ValueError(f"correctness={name!r} names none of the reward functions {list(columns)}.")
+        columns = {i: n for i, n in enumerate(self.reward_func_names) if i not in self.group_rewards}
+        names = list(columns.values())
+        if self.components and len(set(names)) < len(names):
+            raise ValueError(
+                f"The reward functions are called {names}; parts and metrics tell them apart by name. Give each a "
+                "`__name__` of its own."
+            )
+        if name is not None and name not in names:
+            raise ValueError(f"correctness={name!r} names none of the reward functions {names}.")
         if not columns:
             raise ValueError(
                 f"{[type(part).__name__ for part in self.group_rewards.values()]} build on correctness: put a reward "
                 "function that says whether a completion is correct into `reward_funcs`, e.g. math_accuracy_reward."
             )
-        return columns[name] if name is not None else next(iter(columns.values()))
+        return next(column for column, own in columns.items() if name in (None, own))
 
     def _check_budget(self) -> None:
         """Fail now where a later, larger budget would not fit into vLLM's context."""
@@ -517,7 +530,7 @@ class ConciseGRPOTrainer(GRPOTrainer):
     def _completion_tokens(self, completion_ids, tool_mask) -> CompletionTokens:
         mask = tool_mask if tool_mask is not None else [[1] * len(ids) for ids in completion_ids]
         if self.mask_truncated_completions:
-            ends = {*self.eos_token_ids, self._tokenizer.pad_token_id}
+            ends = self._end_ids
             mask = [row if ids[-1] in ends else [0] * len(row) for row, ids in zip(mask, completion_ids, strict=True)]
         start = self.accelerator.process_index * len(completion_ids)
         steps_in_window = self._step % self.args.gradient_accumulation_steps
@@ -580,7 +593,7 @@ class ConciseGRPOTrainer(GRPOTrainer):
     def _gather_rollouts(self, inputs, prompts, completions, completion_ids_list, rewards, plain_rewards) -> Rollouts:
         device, training = self.accelerator.device, self.model.training
         num_generations = self.num_generations if training else self.num_generations_eval
-        ends = {*self.eos_token_ids, self._tokenizer.pad_token_id}
+        ends = self._end_ids
         lengths = completion_lengths(completion_ids_list, self._tool_mask_list, ends)
         local = LocalRollouts(
             prompts=prompts,
@@ -683,12 +696,10 @@ class ConciseGRPOTrainer(GRPOTrainer):
         return super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
 
     def _add_to_evaluation(self, rewards, completions, completion_ids_list) -> None:
-        ends = {*self.eos_token_ids, self._tokenizer.pad_token_id}
-        measures = measure_completions(completions, completion_ids_list, self._tool_mask_list, ends)
-        verdicts = rewards[:, self._correctness_column]
+        measures = measure_completions(completions, completion_ids_list, self._tool_mask_list, self._end_ids)
         dataset = getattr(self.callback_handler.eval_dataloader, "dataset", None)
         self._evaluation_log.add(
-            torch.where(verdicts.isnan(), verdicts, (verdicts >= 0.5).float()),
+            self._correctness(rewards),
             gather(measures.to(self.accelerator.device)),
             rows=len(dataset) * self.num_generations_eval if has_length(dataset) else None,
         )
@@ -722,6 +733,8 @@ class ConciseGRPOTrainer(GRPOTrainer):
                 process_index=self.accelerator.process_index,
                 num_processes=self.accelerator.num_processes,
             )
+        else:  # in a folder that is written anew
+            drop_rollout_block(output_dir, self.accelerator.process_index)
 
     def _load_optimizer_and_scheduler(self, checkpoint):
         super()._load_optimizer_and_scheduler(checkpoint)

@@ -10,7 +10,14 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trl_concise import EfficientReasoningReward, Rollouts, efficient_reasoning_reward
+from tests import tiny
+from trl_concise import (
+    ConciseGRPOConfig,
+    ConciseGRPOTrainer,
+    EfficientReasoningReward,
+    Rollouts,
+    efficient_reasoning_reward,
+)
 
 
 LENGTHS, CORRECT = [800, 1500, 2600, 500, 4000], [1, 1, 1, 0, 0]
@@ -69,3 +76,9 @@ def test_a_completion_that_was_cut_counts_as_wrong():
 def test_alpha_is_checked_at_construction(alpha):
     with pytest.raises(ValueError, match=r"alpha must lie in \[0, 1\)"):
         EfficientReasoningReward(alpha=alpha)
+
+
+def test_rewards_that_are_scaled_are_refused(tiny_model, problems, tmp_path):
+    args = ConciseGRPOConfig(**tiny.settings(tmp_path))
+    with pytest.raises(ValueError, match='Set scale_rewards="none"'):
+        ConciseGRPOTrainer(tiny_model, [tiny.even_reward, EfficientReasoningReward()], args, problems)

@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 from tests import tiny
 from trl_concise import (
     GRESO,
+    AccuracyBand,
+    ConciseGRPOConfig,
     ConciseGRPOTrainer,
     GRESOConfig,
     GRESOTrainer,
@@ -270,6 +272,15 @@ def test_the_drop_in_takes_a_plain_config_and_leaves_the_other_slots_open(tiny_m
     assert trainer.prompt_selector.streaks.keys() == set(trainer.history.to_pandas().index)
     with pytest.raises(ValueError, match="fills prompt_selector= with a GRESO of its own"):
         GRESOTrainer(tiny_model, tiny.even_reward, args, problems, prompt_selector=GRESO())
+
+
+@pytest.mark.parametrize(("settings", "used"), [({}, 7), ({"seed": 3}, 3)])
+@pytest.mark.parametrize("selector", [GRESO, AccuracyBand])
+def test_choices_follow_the_seed_of_the_run(selector, settings, used, tiny_model, problems, tmp_path):
+    args = ConciseGRPOConfig(**tiny.settings(tmp_path, seed=7))
+    part = selector(**settings)
+    ConciseGRPOTrainer(tiny_model, tiny.even_reward, args, problems, prompt_selector=part)
+    assert part.seed == used and part.config()["seed"] == used
 
 
 def test_greso_is_a_part_like_any_other(tiny_model, problems, tmp_path):

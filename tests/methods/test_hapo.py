@@ -273,6 +273,15 @@ def test_the_weight_is_checked_at_construction(weight, tiny_model, problems, tmp
         HAPOTrainer(tiny_model, tiny.even_reward, args, problems)
 
 
+@pytest.mark.parametrize("changes", [{"reward_weights": [0.5]}, {"length_reward_floor": -1.0}])
+def test_a_wrong_completion_may_not_earn_as_much_as_a_long_correct_one(changes, tiny_model, problems, tmp_path):
+    args = HAPOConfig(**tiny.settings(tmp_path, **changes))
+    with pytest.raises(ValueError, match="A long correct completion would earn no more than a wrong one"):
+        HAPOTrainer(tiny_model, tiny.even_reward, args, problems)
+    args.length_reward_weight = 0.4
+    HAPOTrainer(tiny_model, tiny.even_reward, args, problems)
+
+
 def test_golden_advantages_come_out_of_the_trainer(tiny_model, problems, tmp_path):
     def correct(completion_ids, **kwargs):
         return [1.0, 1.0, 0.0, 0.0]

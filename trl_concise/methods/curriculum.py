@@ -36,8 +36,8 @@ class AccuracyBand(PromptSelector):
             The accuracy of a prompt is the mean of its latest so many visits.
         exploration (`float`, *optional*, defaults to `0.1`):
             Probability with which a prompt outside the band is rolled out all the same.
-        seed (`int`, *optional*, defaults to `0`):
-            Seed of the exploration.
+        seed (`int`, *optional*):
+            Seed of the choices. Defaults to the trainer's `seed`.
 
     Attributes:
         accuracies ([`AccuracyHistory`]): Accuracies of every prompt at its visits.
@@ -45,7 +45,9 @@ class AccuracyBand(PromptSelector):
 
     name = "curriculum"
 
-    def __init__(self, low: float = 0.2, high: float = 0.8, visits: int = 3, exploration: float = 0.1, seed: int = 0):
+    def __init__(
+        self, low: float = 0.2, high: float = 0.8, visits: int = 3, exploration: float = 0.1, seed: int | None = None
+    ):
         if not 0 <= low <= high <= 1:
             raise ValueError(f"The band must lie in [0, 1], got [{low}, {high}].")
         if visits < 1:
@@ -62,6 +64,10 @@ class AccuracyBand(PromptSelector):
         self._skipped_fraction = 0.0
         self._metrics: dict[str, float] = {}
 
+    def attach(self, trainer) -> None:
+        if self.seed is None:
+            self.seed = trainer.args.seed
+
     def distance(self, key: str) -> float:
         """Return how far a prompt's accuracy lies outside the band; 0 inside, or if it was never visited."""
         if key not in self.accuracies:
@@ -70,7 +76,7 @@ class AccuracyBand(PromptSelector):
         return max(self.low - accuracy, accuracy - self.high, 0.0)
 
     def choose(self, candidates: list[dict[str, Any]], count: int, step: int) -> list[int]:
-        rng = random.Random(f"{self.seed} {self.choices}")
+        rng = random.Random(f"{self.seed or 0} {self.choices}")
         self.choices += 1
         distances = [
             0.0 if rng.random() < self.exploration else self.distance(row["prompt_key"]) for row in candidates

@@ -67,11 +67,14 @@ class EfficientReasoningReward(GroupReward):
     """
     What the reward of Arora and Zanette adds to a correctness of 1 or 0; with weights of 1 the sum is the paper's reward.
 
-    A completion that was cut counts as wrong. Use it with `scale_rewards="none"`.
+    A completion that was cut counts as wrong. Needs `scale_rewards="none"`.
 
     Args:
         alpha (`float`, *optional*, defaults to `0.1`):
             The most that length can cost a correct completion, in `[0, 1)`.
+
+    Raises:
+        `ValueError`: If the trainer divides rewards by the standard deviation of a group.
     """
 
     name = "efficient_reasoning"
@@ -83,6 +86,13 @@ class EfficientReasoningReward(GroupReward):
                 f"alpha must lie in [0, 1), so that a correct completion earns more than a wrong one; got {alpha}."
             )
         self.alpha = alpha
+
+    def attach(self, trainer) -> None:
+        if trainer.args.scale_rewards != "none":
+            raise ValueError(
+                f"EfficientReasoningReward keeps its scale, but scale_rewards={trainer.args.scale_rewards!r} divides by the "
+                'deviation of a group. Set scale_rewards="none".'
+            )
 
     def score(self, rollouts: Rollouts) -> Tensor:
         correct = torch.where(rollouts.truncated & (rollouts.correct == 1), 0.0, rollouts.correct)

@@ -130,8 +130,8 @@ class GRESO(PromptSelector):
         zero_variance_target (`float`, *optional*, defaults to `0.25`):
             Share of groups without variance that the exploration adjusts itself to, in `[0, 1]`: a third of it for
             all-right groups, two thirds for all-wrong ones, which are likelier to change.
-        seed (`int`, *optional*, defaults to `0`):
-            Seed of the choices.
+        seed (`int`, *optional*):
+            Seed of the choices. Defaults to the trainer's `seed`.
 
     Attributes:
         streaks (`dict[str, int]`): Per prompt key, how many of its latest groups were all right (positive) or all wrong
@@ -142,7 +142,7 @@ class GRESO(PromptSelector):
     name = "greso"
     paper = GRESO_PAPER
 
-    def __init__(self, exploration: float = 0.5, zero_variance_target: float = 0.25, seed: int = 0):
+    def __init__(self, exploration: float = 0.5, zero_variance_target: float = 0.25, seed: int | None = None):
         if not _LOWEST <= exploration <= _HIGHEST:
             raise ValueError(f"exploration must lie in [{_LOWEST}, {_HIGHEST}], got {exploration}.")
         if not 0 <= zero_variance_target <= 1:
@@ -157,13 +157,17 @@ class GRESO(PromptSelector):
         self._skipped_fraction = 0.0
         self._metrics: dict[str, float] = {}
 
+    def attach(self, trainer) -> None:
+        if self.seed is None:
+            self.seed = trainer.args.seed
+
     def filter_probability(self, key: str) -> float:
         """Return the probability with which a prompt is skipped now."""
         streak = self.streaks.get(key, 0)
         return greso_filter_probability(abs(streak), self.p_easy if streak > 0 else self.p_hard)
 
     def choose(self, candidates: list[dict[str, Any]], count: int, step: int) -> list[int]:
-        rng = random.Random(f"{self.seed} {self.choices}")
+        rng = random.Random(f"{self.seed or 0} {self.choices}")
         self.choices += 1
         left = [(position, self.filter_probability(row["prompt_key"])) for position, row in enumerate(candidates)]
         chosen: list[int] = []
@@ -285,4 +289,4 @@ class GRESOTrainer(ConciseGRPOTrainer):
     _paper = GRESO_PAPER.as_card()
 
     def _own_slots(self, args):
-        return {"prompt_selector": GRESO(args.exploration, args.zero_variance_target, seed=args.seed)}
+        return {"prompt_selector": GRESO(args.exploration, args.zero_variance_target)}

@@ -305,6 +305,13 @@ class HAPOTrainer(ConciseGRPOTrainer):
                 f"length_reward_weight must lie in [0, 1], so that every correct completion outranks every wrong one; got "
                 f"{args.length_reward_weight}."
             )
+        weight = args.reward_weights[0] if args.reward_weights and args.correctness is None else 1.0
+        if args.length_reward_weight and args.length_reward_weight * -args.length_reward_floor >= weight:
+            raise ValueError(
+                f"A long correct completion would earn no more than a wrong one: correctness weighs {weight:g}, and length "
+                f"takes up to {args.length_reward_weight:g} * {-args.length_reward_floor:g} of it. Lower "
+                "length_reward_weight, or raise length_reward_floor."
+            )
         length_reward = HAPOLengthReward(
             shape=args.length_reward_shape, floor=args.length_reward_floor, aggregate=args.history_aggregate
         )

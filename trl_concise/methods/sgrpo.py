@@ -193,6 +193,7 @@ class StochasticTokens(TokenCredit):
             "max_tokens": self.max_tokens,
             "probability": self.probability,
             "count_forced": self.count_forced,
+            "seed": self.seed,
         }
 
 

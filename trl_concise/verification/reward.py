@@ -64,6 +64,10 @@ def math_accuracy_reward(
     return [None if verdict is None else float(verdict) for verdict in verdicts]
 
 
+# Looked for when a trainer is built, before anything is generated
+math_accuracy_reward.needs_one_of = ("solution", "answer")
+
+
 def completion_text(completion: str | list[dict[str, Any]]) -> str:
     """Return the text of a completion as TRL hands it to reward functions: a string, or messages."""
     if isinstance(completion, str):

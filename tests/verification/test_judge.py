@@ -143,6 +143,40 @@ def test_a_pair_that_keeps_killing_its_worker_is_given_up():
         judge.close()
 
 
+GREEDY = """
+import time
+from trl_concise.verification import judge_process
+
+read = judge_process.read
+
+def greedy_read(text, is_bare):
+    if text == "all memory":
+        bytearray(1 << 62)
+    if text == "2 + 5":
+        time.sleep(1)
+    return read(text, is_bare)
+
+judge_process.read = greedy_read
+judge_process.main()
+"""
+
+
+def test_a_worker_that_fails_takes_no_other_with_it(monkeypatch, tmp_path):
+    """What it raises is its own: unwound in the fork, the supervisor's clean-up would kill the workers beside it."""
+    script = tmp_path / "greedy.py"
+    script.write_text(GREEDY, encoding="utf-8")
+    monkeypatch.setattr("trl_concise.verification.judge.SCRIPT", script)
+    judge = Judge(workers=2)
+    assert judge.judge(pairs(("7", "2 + 5"), ("1", "1")), 20.0) == [Judgement(True, "judged")] * 2
+    before = {process.pid for process in processes(judge._process.pid)}
+    # The older worker is at its slow pair all the while.
+    judgements = judge.judge(pairs(("7", "2 + 5"), *[("1", "all memory")] * 3), 20.0)
+    after = {process.pid for process in processes(judge._process.pid)}
+    judge.close()
+    assert judgements == [Judgement(True, "judged"), *[Judgement(False, "crash")] * 3]
+    assert len(before) == 2 and before & after
+
+
 def test_an_idle_worker_that_dies_is_replaced(judge):
     judge.judge(pairs(("1", "1"), ("2", "2")), 20.0)
     dead = processes(judge._process.pid)

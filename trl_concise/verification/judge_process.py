@@ -79,9 +79,12 @@ class Worker:
         supervisor = os.getpid()
         self.pid = os.fork()
         if self.pid == 0:
-            for worker in (*others, self):
-                worker.channel.close()
-            _work(channel, supervisor)
+            try:
+                for worker in (*others, self):
+                    worker.channel.close()
+                _work(channel, supervisor)
+            finally:  # an exception must not get from here to the supervisor's clean-up, which kills the other workers
+                os._exit(1)
         channel.close()
 
     def assign(self, index: int, pair: Pair, timeout: float) -> None:

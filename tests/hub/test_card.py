@@ -135,6 +135,20 @@ def test_the_log_is_the_source_where_nothing_else_was_evaluated(tmp_path):
     assert "Empty: 25.0% of completions" in text and "interval" not in text
 
 
+def test_only_what_was_evaluated_before_the_first_step_is_the_base(tmp_path):
+    run = a_run(tmp_path)
+    first, last = (
+        {"step": step, "eval_accuracy": accuracy, "eval_tokens_mean": tokens}
+        for step, accuracy, tokens in ((5, 0.5, 80.0), (10, 0.6, 40.0))
+    )
+    (run / "trainer_state.json").write_text(json.dumps({"log_history": [first, last]}))
+    text = write_card(run).read_text()
+    assert "| **this model** | **60.0%** | **40.0** |  |  |" in text
+    assert "| base model" not in text and "instead of" not in text
+    (run / "trainer_state.json").write_text(json.dumps({"log_history": [{**first, "step": 0}]}))
+    assert "this model" not in write_card(run).read_text()  # nothing trained was measured
+
+
 def test_a_folder_without_a_run_is_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match="run.json does not exist: a trainer of trl_concise writes it"):
         write_card(tmp_path)

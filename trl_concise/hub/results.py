@@ -195,12 +195,11 @@ def _from_log(log_history: list[dict[str, Any]]) -> list[Comparison]:
         for log in log_history
         if log.get("eval_accuracy") is not None and log.get("eval_tokens_mean") is not None
     }
+    base = evaluations.pop(0, None)  # `eval_on_start`
     if not evaluations:
         return []
-    (_, base), *checkpoints = evaluations.items()
-    if not checkpoints:
-        return [Comparison(_TRAINING_SET, base)]
-    return [Comparison(_TRAINING_SET, checkpoints[-1][1], base, checkpoints=dict(checkpoints[:-1]))]
+    *checkpoints, (_, model) = evaluations.items()
+    return [Comparison(_TRAINING_SET, model, base, checkpoints=dict(checkpoints))]
 
 
 def _point(figures: Figures, label: str, kind: str, series: str = "") -> FrontierPoint:

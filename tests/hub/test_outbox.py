@@ -143,7 +143,28 @@ def test_revisions_are_replaced_retagged_and_deleted(tmp_path):
         ]
         repo = hub.repos["tester/model"]
         assert set(repo.branches) == {"main", "step-000002", "step-000003"}
+        assert set(Outbox(tmp_path).revisions) == {"step-000002", "step-000003"}
         assert repo.tags == {"best": repo.branches["step-000003"]}
+
+
+@pytest.mark.parametrize("state", ["waiting", "sent"])
+def test_a_revision_that_is_dropped_is_no_longer_the_best(state, tmp_path):
+    box = outbox(tmp_path, range(1, 3))
+    box.revisions["step-000001"].state = state
+    box.set_best("step-000001")
+    box.drop("step-000001")  # and the process dies before another is the best
+    assert Outbox(tmp_path).best is None
+    assert not [what for what in box.unsent() if what.startswith("tag")]
+
+
+def test_a_record_whose_best_revision_is_gone_does_not_stop_a_push(tmp_path):
+    outbox(tmp_path, range(1, 2))
+    record = tmp_path / FOLDER / "outbox.json"
+    record.write_text(json.dumps({**json.loads(record.read_text()), "best": "step-000009"}))
+    with HubServer() as hub:
+        code = "outbox = Outbox(run)\noutbox.send()\nprint(outbox.unsent())"
+        assert run_client(hub, SETUP + code, tmp_path).strip() == "[]"
+        assert sent(hub, 1) and hub.repos["tester/model"].tags == {}
 
 
 IN_THE_BACKGROUND = """

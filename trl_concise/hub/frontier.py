@@ -121,7 +121,7 @@ class HubFrontierCallback(TrainerCallback):
             self.outbox.add(revision, Path(args.output_dir, f"{PREFIX_CHECKPOINT_DIR}-{step}"), card)
             self.outbox.add_card(card)
         self._prune(frontier)
-        self.outbox.set_best(best_trade_off(points, self.outbox.revisions.values()))
+        self.outbox.set_best(best_trade_off(points, self.outbox.kept()))
         self.outbox.wake()
 
     def on_train_end(self, args, state, control, **kwargs):
@@ -139,7 +139,7 @@ class HubFrontierCallback(TrainerCallback):
 
     def _prune(self, frontier: set[int]) -> None:
         """Drop revisions off the frontier: at once where they still wait, beyond the limit where they were sent."""
-        kept = [revision for revision in self.outbox.revisions.values() if revision.state in ("waiting", "sent")]
+        kept = self.outbox.kept()
         off = sorted((revision for revision in kept if revision.step not in frontier), key=lambda item: item.step)
         surplus = len(kept) - self.max_revisions
         for revision in off:
@@ -182,5 +182,5 @@ def best_trade_off(points: dict[int, tuple[float, float]], revisions: Iterable[R
             revision.accuracy,
         )
 
-    candidates = [revision for revision in revisions if revision.state in ("waiting", "sent")]
-    return max(candidates, key=score).name if candidates else None
+    best = max(revisions, key=score, default=None)
+    return None if best is None else best.name

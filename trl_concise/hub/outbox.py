@@ -51,7 +51,7 @@ class Revision:
         step (`int`): Training step.
         accuracy (`float`): Evaluated accuracy, in [0, 1].
         tokens (`float`): Evaluated mean completion length, in tokens.
-        state (`str`): `"waiting"`, `"sent"`, `"off"` (sent, to be deleted) or `"deleted"`.
+        state (`str`): `"waiting"`, `"sent"` or `"off"` (sent, to be deleted).
     """
 
     step: int
@@ -165,8 +165,10 @@ class Outbox:
             self._copy_card(card, self.folder / _CARD)
 
     def drop(self, name: str) -> None:
-        """Take a revision out: what was sent of it is deleted from the Hub."""
+        """Take a revision out: what was sent of it is deleted from the Hub. If it was the best, there is none for now."""
         with self._lock:
+            if self.best == name:
+                self.best = None
             revision = self.revisions[name]
             if revision.state == "waiting" and name not in self._attempted:
                 shutil.rmtree(self.folder / name, ignore_errors=True)
@@ -181,11 +183,16 @@ class Outbox:
             self.best = name
             self._write_record()
 
+    def kept(self) -> list[Revision]:
+        """Return the revisions that the repository holds or is to hold."""
+        with self._lock:
+            return [revision for revision in self.revisions.values() if revision.state != "off"]
+
     def unsent(self) -> list[str]:
         """Return what the Hub has not taken yet, in words."""
         with self._lock:
             names = [name for name, revision in self.revisions.items() if revision.state == "waiting"]
-            if self.best is not None and self.best != self.tagged:
+            if self.best in self.revisions and self.best != self.tagged:
                 names.append(f"tag {self.tag!r} on {self.best}")
             if (self.folder / _CARD).exists():
                 names.append("model card")
@@ -272,8 +279,11 @@ class Outbox:
             waiting = [name for name, revision in self.revisions.items() if revision.state == "waiting"]
         for name in waiting if newest is None else waiting[-newest:]:
             yield lambda name=name: self._send_revision(name)
-        if self.best != self.tagged and self.best is not None and self.revisions[self.best].state == "sent":
-            yield self._move_tag
+        with self._lock:
+            best = self.revisions.get(self.best)
+            tag_waits = best is not None and best.state == "sent" and best.name != self.tagged
+        if tag_waits:
+            yield lambda: self._move_tag(best.name)
         if (self.folder / _CARD).exists():
             yield self._send_card
         with self._lock:
@@ -308,8 +318,7 @@ class Outbox:
             self._write_record()
         shutil.rmtree(self.folder / name, ignore_errors=True)
 
-    def _move_tag(self) -> None:
-        best = self.best
+    def _move_tag(self, best: str) -> None:
         try:
             self._try(self.api.delete_tag, self.repo_id, tag=self.tag)
         except HfHubHTTPError as error:
@@ -339,7 +348,7 @@ class Outbox:
             if error.response.status_code != 404:  # an earlier deletion, whose answer was lost
                 raise
         with self._lock:
-            self.revisions[name].state = "deleted"
+            del self.revisions[name]
             self._write_record()
         shutil.rmtree(self.folder / name, ignore_errors=True)
 

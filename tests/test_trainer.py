@@ -17,6 +17,7 @@ from trl import GRPOConfig, GRPOTrainer
 
 from tests import tiny
 from trl_concise import (
+    GRESO,
     BudgetSchedule,
     ConciseGRPOConfig,
     ConciseGRPOTrainer,
@@ -567,6 +568,8 @@ def needs_solution(completions, solution, **kwargs):
         ([tiny.even_reward, Group(), Group()], {}, {}, ValueError, "Each part needs a name of its own"),
         ([lambda x: x, lambda x: x, Group()], {}, {}, ValueError, "Give each a `__name__` of its own"),
         ([tiny.even_reward], {}, {"prompt_selector": Group()}, TypeError, "prompt_selector= takes a PromptSelector"),
+        ([tiny.even_reward, Group], {}, {}, TypeError, r"Group\(\), not the class"),
+        ([tiny.even_reward], {}, {"prompt_selector": GRESO}, TypeError, r"GRESO\(\), not the class"),
         ([tiny.even_reward], {}, {"token_credit": [Group()]}, TypeError, "token_credit= takes a TokenCredit"),
         ([tiny.even_reward], {}, {"budget": Group()}, TypeError, "unexpected keyword argument 'budget'"),
     ],

@@ -13,6 +13,7 @@ import copy
 import dataclasses
 import inspect
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -165,6 +166,8 @@ class ConciseGRPOTrainer(GRPOTrainer):
             ("budget_schedule", budget_schedule, BudgetSchedule),
             *(("token_credit", part, TokenCredit) for part in credits),
         ]:
+            if isinstance(part, type):
+                raise TypeError(f"{slot}= takes an instance of a {kind.__name__}: {part.__name__}(), not the class.")
             if part is not None and not isinstance(part, kind):
                 raise TypeError(f"{slot}= takes a {kind.__name__}, got a {type(part).__name__}.")
         self.prompt_selector = prompt_selector
@@ -174,6 +177,9 @@ class ConciseGRPOTrainer(GRPOTrainer):
         # A group reward's column is held by a function that abstains, so that TRL's weights, metrics and completions
         # table know it; `_calculate_rewards` fills the column once the batch is gathered.
         reward_funcs = self._add_own_rewards(given)
+        for func in reward_funcs:
+            if isinstance(func, type):
+                raise TypeError(f"reward_funcs= takes functions and instances: {func.__name__}(), not the class.")
         self.group_rewards: dict[int, GroupReward] = {  # column -> component
             column: func for column, func in enumerate(reward_funcs) if isinstance(func, GroupReward)
         }
@@ -441,6 +447,12 @@ class ConciseGRPOTrainer(GRPOTrainer):
                 f"{[type(part).__name__ for part in self.group_rewards.values()]} build on correctness: put a reward "
                 "function that says whether a completion is correct into `reward_funcs`, e.g. math_accuracy_reward."
             )
+        if name is None and len(names) > 1 and self.components:
+            logger.warning(
+                "The first of the reward functions %s, %r, says what is correct. Set correctness= to name it, or another.",
+                names,
+                names[0],
+            )
         return next(column for column, own in columns.items() if name in (None, own))
 
     def _check_budget(self) -> None:
@@ -587,7 +599,8 @@ class ConciseGRPOTrainer(GRPOTrainer):
                 if component in self.token_credits:  # these have yet to see the batch
                     continue
                 for name, value in component.metrics().items():
-                    self._metrics["train"][f"{component.name}/{name}"].append(float(value))
+                    if not math.isnan(value):  # unknown in this batch
+                        self._metrics["train"][f"{component.name}/{name}"].append(float(value))
         return rewards
 
     def _gather_rollouts(self, inputs, prompts, completions, completion_ids_list, rewards, plain_rewards) -> Rollouts:

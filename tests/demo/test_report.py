@@ -85,7 +85,7 @@ def test_report_of_a_run(tmp_path, capsys):
     assert results["seconds"] > 0
     assert results["seed"] == 42
     assert results["settings"]["learning_rate"] == trainer.args.learning_rate
-    assert results["sft_control"] == load_sft_control()
+    assert results["sft_control"] is None  # its figures are those of other problems
     for picture in ("training.png", "plots/frontier.png"):
         assert (tmp_path / picture).read_bytes().startswith(b"\x89PNG")
     assert (tmp_path / "trainer_state.json").is_file()

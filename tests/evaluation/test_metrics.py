@@ -7,7 +7,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trl_concise.evaluation import accuracy_efficiency_score, bootstrap_interval, on_frontier, pass_at_k
+from trl_concise.evaluation import (
+    accuracy_efficiency_score,
+    accuracy_interval,
+    bootstrap_interval,
+    on_frontier,
+    pass_at_k,
+)
 
 
 # Published accuracies and lengths: DLER (2510.15110, Table 1), AutoThink (Table 1). The scores are worked by hand, e.g. the
@@ -126,3 +132,10 @@ def test_every_point_off_the_frontier_is_beaten_by_one_on_it(points):
     for (accuracy, length), is_best in zip(points, best, strict=True):
         beaten = any(a >= accuracy and t <= length and (a, t) != (accuracy, length) for a, t in ahead)
         assert beaten != is_best
+
+
+def test_accuracy_interval():
+    values = [[1.0, 0.0], [1.0, 1.0], [0.0, 0.0]]
+    assert accuracy_interval(values) == bootstrap_interval(values)
+    assert accuracy_interval([[1.0]] * 10) == pytest.approx((0.7225, 1.0), abs=1e-4)  # Wilson, 10 of 10
+    assert accuracy_interval([[0.0, 0.0]] * 10) == pytest.approx((0.0, 0.2775), abs=1e-4)

@@ -10,7 +10,7 @@ from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ..evaluation import bootstrap_interval
+from ..evaluation import accuracy_interval, bootstrap_interval
 from ..evaluation.sampling import SamplingSettings, TransformersSampler
 from ..verification import verify_answers
 
@@ -48,7 +48,7 @@ class Evaluation:
         """Figures for a table or a file, with 95 % intervals."""
         return {
             "accuracy": self.accuracy,
-            "accuracy_interval": bootstrap_interval([[float(correct)] for correct in self.correct]),
+            "accuracy_interval": accuracy_interval([[float(correct)] for correct in self.correct]),
             "tokens_mean": self.tokens_mean,
             "tokens_interval": bootstrap_interval([[float(len(ids))] for ids in self.completions]),
             "truncated_fraction": 1 - fmean(self.finished),

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,8 +14,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from transformers import AutoModelForCausalLM
 
+from ..checkpoint import write_atomically
 from ..evaluation import FrontierPoint, accuracy_efficiency_score, plot_frontier
-from ..evaluation.plots import BLUE, VERMILLION, can_plot, new_figure, save_figure
+from ..evaluation.plots import BLUE, VERMILLION, can_plot, new_figure, percent, save_figure
 from .evaluate import MAX_COMPLETION_LENGTH, Evaluation, evaluate_cut, evaluate_model
 from .problems import generate_problems
 from .settings import SETTINGS, model_path
@@ -93,11 +93,12 @@ class Report:
         seconds = time.perf_counter() - self.started
         args = self.trainer.args
         embedded = self.trainer.model.config._name_or_path == str(model_path())
+        sft = load_sft_control()
         outcome = Outcome(
             base=self.base,
             trained=trained,
             cut=self._cut_base(round(trained.tokens_mean)),
-            sft=load_sft_control() if embedded else None,
+            sft=sft if embedded and sft["problems"] == len(self.rows) else None,  # of the same problems, or none
             seconds=seconds,
             seed=args.seed,
             settings={name: getattr(args, name) for name in SETTINGS if hasattr(args, name)},
@@ -194,10 +195,7 @@ def write_results(outcome: Outcome, output_dir: str | Path) -> Path:
         "settings": outcome.settings,
     }
     path = Path(output_dir) / "results.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".json.partial")
-    partial.write_text(json.dumps(results, indent=2, default=str) + "\n")
-    os.replace(partial, path)
+    write_atomically(path, json.dumps(results, indent=2, default=str).encode() + b"\n")
     return path
 
 
@@ -230,7 +228,7 @@ def plot_training(log_history: list[dict[str, Any]], outcome: Outcome, path: str
             axes.annotate(text, (step, value), xytext=(0, 8), textcoords="offset points", ha="center")
         axes.set_ylabel(label)
         axes.legend(frameon=False)
-    accuracy_axes.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
+    accuracy_axes.yaxis.set_major_formatter(percent)
     tokens_axes.set_ylim(bottom=0)
     tokens_axes.set_xlabel("Training step")
     save_figure(figure, path)

@@ -1,6 +1,6 @@
 from .completions import Completion, has_no_answer, read_completions, summarize
 from .evaluator import evaluate, read_summary
-from .metrics import accuracy_efficiency_score, bootstrap_interval, on_frontier, pass_at_k
+from .metrics import accuracy_efficiency_score, accuracy_interval, bootstrap_interval, on_frontier, pass_at_k
 from .plots import FrontierPoint, plot_curves, plot_frontier
 from .sets import load_problem_sets
 
@@ -8,6 +8,7 @@ __all__ = [
     "Completion",
     "FrontierPoint",
     "accuracy_efficiency_score",
+    "accuracy_interval",
     "bootstrap_interval",
     "evaluate",
     "has_no_answer",

@@ -12,7 +12,7 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from ..verification import verify_answers
-from .metrics import bootstrap_interval, pass_at_k
+from .metrics import accuracy_interval, bootstrap_interval, pass_at_k
 
 
 if TYPE_CHECKING:
@@ -164,7 +164,7 @@ def summarize(completions: Iterable[Completion]) -> dict[str, Any]:
         "problems": len(groups),
         "completions_per_problem": n,
         "accuracy": fmean(item.correct for item in known),
-        "accuracy_interval": list(bootstrap_interval([[item.correct for item in group] for group in groups.values()])),
+        "accuracy_interval": list(accuracy_interval([[item.correct for item in group] for group in groups.values()])),
         "pass_at_k": {
             str(k): fmean(pass_at_k(len(group), c, k) for group, c in zip(groups.values(), right, strict=True))
             for k in sorted({n, *(2**power for power in range(n.bit_length()))})

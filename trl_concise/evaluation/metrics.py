@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from statistics import NormalDist
 
 import numpy as np
 
@@ -125,6 +126,34 @@ def bootstrap_interval(
         means[first : first + len(draws)] = sums[draws].sum(axis=1) / counts[draws].sum(axis=1)
     low, high = np.quantile(means, [(1 - confidence) / 2, (1 + confidence) / 2])
     return float(low), float(high)
+
+
+def accuracy_interval(correct: Sequence[Sequence[float]], *, confidence: float = 0.95) -> tuple[float, float]:
+    """
+    Interval of an accuracy: [`bootstrap_interval`], which knows nothing where every completion is right, or every one wrong;
+    there the Wilson score interval of the problems (Wilson, 1927).
+
+    Args:
+        correct (`Sequence[Sequence[float]]`): 1 or 0 per completion, grouped by problem.
+        confidence (`float`, *optional*, defaults to `0.95`): Between 0 and 1.
+
+    Returns:
+        `tuple[float, float]`: Within `[0, 1]`.
+
+    Raises:
+        `ValueError`: If there is no value.
+
+    Examples:
+        >>> low, high = accuracy_interval([[1.0]] * 8)
+        >>> f"{low:.3f}, {high:.3f}"
+        '0.676, 1.000'
+    """
+    low, high = bootstrap_interval(correct, confidence=confidence)
+    if low == high and low in (0.0, 1.0):
+        squared = NormalDist().inv_cdf((1 + confidence) / 2) ** 2
+        spread = squared / (sum(map(bool, correct)) + squared)
+        return (1 - spread, 1.0) if low else (0.0, spread)
+    return low, high
 
 
 def on_frontier(accuracies: Sequence[float], tokens: Sequence[float]) -> list[bool]:

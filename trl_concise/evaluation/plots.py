@@ -103,7 +103,7 @@ def plot_frontier(points: Sequence[FrontierPoint], path: str | Path, *, title: s
     axes.set_ylim(max(low, -0.02), min(high, 1.03))
     axes.set_xlabel("Mean completion tokens  (← fewer is better)")
     axes.set_ylabel("Accuracy")
-    axes.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}" if high - low > 0.05 else f"{value:.1%}")
+    axes.yaxis.set_major_formatter(percent)
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
     if title is not None:
         axes.set_title(title, loc="left")
@@ -141,7 +141,7 @@ def plot_curves(panels: Mapping[str, Mapping[str, tuple[Sequence[float], Sequenc
             axes.plot(steps, values, color=colour, marker=marker if few else None, markersize=4, label=name)
         axes.set_ylabel(label)
         if any(word in label.lower() for word in ("accuracy", "fraction")):
-            axes.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
+            axes.yaxis.set_major_formatter(percent)
     if len(names) > 1:
         handles = {name: line for axes in rows for line, name in zip(*axes.get_legend_handles_labels(), strict=True)}
         figure.legend(handles.values(), handles, loc="outside upper center", ncols=3, frameon=False)
@@ -176,6 +176,11 @@ def save_figure(figure: Figure, path: str | Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=160, metadata={"Date": None} if path.suffix == ".svg" else None)
     return path
+
+
+def percent(value: float, _: int | None = None) -> str:
+    """Label a tick: `0.975` is `97.5%`, as matplotlib's own formatter cannot say without a fixed number of digits."""
+    return f"{100 * value:.4g}%"
 
 
 def _styles(count: int) -> list[tuple[str, str]]:

@@ -10,8 +10,11 @@ is built, fed and tested without a model.
 
 from __future__ import annotations
 
+import inspect
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar
 
 
@@ -56,6 +59,7 @@ class Component(ABC):
 
     name: ClassVar[str]
     paper: ClassVar[Paper | None] = None
+    _metrics: Mapping[str, float] = MappingProxyType({})
 
     def attach(self, trainer: ConciseGRPOTrainer) -> None:  # noqa: B027 (a hook, empty on purpose)
         """Called once, when the trainer stands, for what only it knows (token ids, schedules). Default: nothing."""
@@ -68,8 +72,12 @@ class Component(ABC):
         """
 
     def metrics(self) -> dict[str, float]:
-        """Return the figures of the last observed batch, logged as `<name>/<key>`. NaN is left out of averages."""
-        return {}
+        """
+        Return the figures of the last observed batch, logged as `<name>/<key>`. NaN is left out of averages.
+
+        Default: `self._metrics`.
+        """
+        return self._metrics
 
     def columns(self, rollouts: Rollouts) -> dict[str, Tensor]:
         """
@@ -83,8 +91,9 @@ class Component(ABC):
         return {}
 
     def config(self) -> dict[str, Any]:
-        """Return the settings, as shown in the model card."""
-        return {}
+        """Return the settings, as shown in the model card. Default: the attributes named as the constructor's arguments."""
+        names = inspect.signature(type(self)).parameters
+        return {name: getattr(self, name) for name in names if hasattr(self, name)}
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a resumed run needs: numbers, strings, lists and dicts of them, and tensors at the top level."""

@@ -96,18 +96,6 @@ class AccuracyBand(PromptSelector):
             "in_band_fraction": in_band.float().mean().item(),
         }
 
-    def metrics(self) -> dict[str, float]:
-        return self._metrics
-
-    def config(self) -> dict[str, Any]:
-        return {
-            "low": self.low,
-            "high": self.high,
-            "visits": self.visits,
-            "exploration": self.exploration,
-            "seed": self.seed,
-        }
-
     def state_dict(self) -> dict[str, Any]:
         return {
             **self.accuracies.state_dict(),

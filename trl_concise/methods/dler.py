@@ -104,6 +104,3 @@ class BatchWhitening(TokenCredit):
             informative = (rollouts.by_group(whole).abs() > 1e-6).any(dim=1)
             weights = weights * informative.repeat_interleave(rollouts.num_generations)
         return whiten(whole, weights)[rollouts.local], None
-
-    def config(self) -> dict[str, Any]:
-        return {"token_weighted": self.token_weighted, "skip_zero_variance": self.skip_zero_variance}

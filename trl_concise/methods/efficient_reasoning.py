@@ -11,8 +11,6 @@ meaning in a group that is all correct, so pass `scale_rewards="none"` to the co
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
@@ -99,6 +97,3 @@ class EfficientReasoningReward(GroupReward):
         lengths = rollouts.by_group(rollouts.lengths)
         reward = efficient_reasoning_reward(lengths, rollouts.by_group(correct), alpha=self.alpha)
         return reward.flatten() - rollouts.correct
-
-    def config(self) -> dict[str, Any]:
-        return {"alpha": self.alpha}

@@ -209,16 +209,6 @@ class GRESO(PromptSelector):
             "p_hard": self.p_hard,
         }
 
-    def metrics(self) -> dict[str, float]:
-        return self._metrics
-
-    def config(self) -> dict[str, Any]:
-        return {
-            "exploration": self.exploration,
-            "zero_variance_target": self.zero_variance_target,
-            "seed": self.seed,
-        }
-
     def state_dict(self) -> dict[str, Any]:
         return {
             "keys": pack_keys(self.streaks),

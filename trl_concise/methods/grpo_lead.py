@@ -101,9 +101,6 @@ class GRPOLEADReward(GroupReward):
         lengths, correct = rollouts.by_group(rollouts.lengths), rollouts.by_group(rollouts.correct)
         return (grpo_lead_reward(lengths, correct, alpha=self.alpha) - correct).flatten()
 
-    def config(self) -> dict[str, Any]:
-        return {"alpha": self.alpha}
-
 
 class DifficultyWeighting(TokenCredit):
     r"""

@@ -202,19 +202,8 @@ class HAPOLengthReward(GroupReward):
             "improved_fraction": (after < before)[known].double().mean().item(),
         }
 
-    def metrics(self) -> dict[str, float]:
-        return self._metrics
-
     def columns(self, rollouts: Rollouts) -> dict[str, Tensor]:
         return {"length_over_history": rollouts.lengths.double().cpu() / self._targets(rollouts)}
-
-    def config(self) -> dict[str, Any]:
-        return {
-            "shape": self.shape,
-            "floor": self.floor,
-            "aggregate": self.aggregate,
-            "tolerance": self.tolerance,
-        }
 
     def state_dict(self) -> dict[str, Any]:
         return self.history.state_dict()

@@ -9,8 +9,6 @@ sources.
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
@@ -78,6 +76,3 @@ class KimiLengthReward(GroupReward):
     def score(self, rollouts: Rollouts) -> Tensor:
         reward = kimi_length_reward(rollouts.by_group(rollouts.lengths), rollouts.by_group(rollouts.correct)).flatten()
         return reward if rollouts.step >= self.warmup_steps else reward * 0
-
-    def config(self) -> dict[str, Any]:
-        return {"warmup_steps": self.warmup_steps}

@@ -190,9 +190,3 @@ class L1Reward(GroupReward):
             "distance_mean": excess.abs().mean().item(),
             "over_target_fraction": (excess > 0).float().mean().item(),
         }
-
-    def metrics(self) -> dict[str, float]:
-        return self._metrics
-
-    def config(self) -> dict[str, Any]:
-        return {"form": self.form, "alpha": self.alpha, "delta": self.delta}

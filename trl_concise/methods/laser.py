@@ -134,12 +134,6 @@ class LASERReward(GroupReward):
         within = rollouts.lengths <= self.target_length
         self._metrics = {"within_target": within[rollouts.correct == 1].float().mean().item()}
 
-    def metrics(self) -> dict[str, float]:
-        return self._metrics
-
-    def config(self) -> dict[str, Any]:
-        return {"target_length": self.target_length, "alpha": self.alpha}
-
 
 @dataclass
 class LASERConfig(ConciseGRPOConfig):

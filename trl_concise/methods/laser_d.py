@@ -266,13 +266,6 @@ class LASERDReward(GroupReward):
             "monitor_tokens": self.monitor_tokens,
         }
 
-    def metrics(self) -> dict[str, float]:
-        return self._metrics
-
-    def config(self) -> dict[str, Any]:
-        settings = ("shortest_target", "longest_target", "interval", "alpha", "explore", "monitor_prompts")
-        return {name: getattr(self, name) for name in (*settings, "monitor_generations", "monitor_every", "rounding")}
-
     def state_dict(self) -> dict[str, Any]:
         coverage = {
             level: {str(length): share for length, share in shares.items()} for level, shares in self.coverage.items()

@@ -184,18 +184,6 @@ class StochasticTokens(TokenCredit):
         self._metrics = {"kept_fraction": keep.sum().item() / max(1, candidates)}
         return advantages, keep.to(advantages.device)
 
-    def metrics(self) -> dict[str, float]:
-        return self._metrics
-
-    def config(self) -> dict[str, Any]:
-        return {
-            "cutoff": self.cutoff,
-            "max_tokens": self.max_tokens,
-            "probability": self.probability,
-            "count_forced": self.count_forced,
-            "seed": self.seed,
-        }
-
 
 @dataclass
 class SGRPOConfig(ConciseGRPOConfig):

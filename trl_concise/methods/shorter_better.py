@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -117,12 +116,6 @@ class ShorterBetterReward(GroupReward):
             "optimal_length_mean": target[solved].mean().item(),
             "distance_mean": (lengths - target).abs().nanmean().item(),
         }
-
-    def metrics(self) -> dict[str, float]:
-        return self._metrics
-
-    def config(self) -> dict[str, Any]:
-        return {"alpha": self.alpha, "beta": self.beta}
 
 
 @dataclass

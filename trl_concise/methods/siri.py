@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -133,12 +132,6 @@ class SIRISchedule(BudgetSchedule):
             "budget": self.max_completion_length(rollouts.step),
             "truncated_fraction": rollouts.truncated.float().mean().item(),
         }
-
-    def metrics(self) -> dict[str, float]:
-        return self._metrics
-
-    def config(self) -> dict[str, Any]:
-        return {"longest": self.longest, "shortest": self.shortest, "cycle": self.cycle, "shape": self.shape}
 
 
 class TruncationPenalty(GroupReward):

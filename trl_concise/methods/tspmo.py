@@ -147,12 +147,6 @@ class PrefixMatching(TokenCredit):
         self._replayed = []
         return advantages, keep
 
-    def metrics(self) -> dict[str, float]:
-        return self._metrics
-
-    def config(self) -> dict[str, Any]:
-        return {"replay_per_prompt": self.replay_per_prompt, "replay_group_size": self.replay_group_size}
-
     def _keep_group(
         self, keep: Tensor, rows, masks, table: PrefixTable, edges: Sequence[Edge], start: int = 0
     ) -> None:

@@ -1,11 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
+import torch
 import yaml
+from accelerate.commands.config import config_args
 
 from trl_concise.cli import TRAINING, main
-from trl_concise.launch import examples_folder, split_launcher_flags
+from trl_concise.launch import _with_defaults, examples_folder, split_launcher_flags
 
 
 def test_every_script_is_a_training_command():
@@ -38,6 +42,43 @@ def test_accelerate_config_by_name_or_file(tmp_path):
         split_launcher_flags(["--accelerate_config", "zero9"])
     with pytest.raises(SystemExit, match="--num_processes needs a value"):
         split_launcher_flags(["--num_processes"])
+
+
+@pytest.fixture
+def accelerate_default(tmp_path, monkeypatch):
+    """Path of the user's own configuration of accelerate, which is not there."""
+    path = tmp_path / "default_config.yaml"
+    monkeypatch.setattr(config_args, "default_config_file", str(path))
+    monkeypatch.setattr("accelerate.commands.launch.default_config_file", str(path))
+    return path
+
+
+@pytest.mark.skipif(
+    torch.accelerator.device_count() > 1, reason="with several devices accelerate says how to take one"
+)
+def test_a_script_that_fails_has_the_last_word(accelerate_default, capfd):
+    assert main(["hapo", "--lerning_rate", "1e-5"]) == 2
+    said = capfd.readouterr().err
+    assert "The following values were not passed" not in said and "Traceback" not in said
+    assert said.endswith("no option --lerning_rate; did you mean --learning_rate?\n")
+
+
+def test_several_processes_that_fail_leave_no_traceback(tmp_path, monkeypatch, capfd):
+    (tmp_path / "hapo.py").write_text("import sys\nsys.exit(3)\n")
+    monkeypatch.setattr("trl_concise.launch.examples_folder", lambda: tmp_path)
+    config = tmp_path / "two.yaml"
+    config.write_text("compute_environment: LOCAL_MACHINE\ndistributed_type: MULTI_GPU\nnum_processes: 2\n")
+    assert main(["hapo", "--accelerate_config", str(config), "--main_process_port", "0"]) == 3
+    assert "Traceback" not in capfd.readouterr().err
+
+
+def test_a_configuration_of_accelerate_is_left_alone(accelerate_default):
+    assert "--num_machines" in _with_defaults([])
+    assert _with_defaults(["--num_processes", "2"])[:2] == ["--num_processes", "2"]
+    assert _with_defaults(["--num_processes", "2"]).count("--num_processes") == 1
+    assert _with_defaults(["--config_file", "mine.yaml"]) == ["--config_file", "mine.yaml"]
+    accelerate_default.write_text("num_processes: 4\n")
+    assert _with_defaults([]) == []
 
 
 @pytest.mark.parametrize("name", ["cft", "redi", "combined"])
@@ -79,16 +120,39 @@ def test_a_mistyped_flag_or_key_is_answered_with_the_nearest(capsys, tmp_path):
     assert "no option --lerning_rate; did you mean --learning_rate?" in said
 
 
-def test_init_writes_the_script_and_its_recipes(tmp_path, capsys):
-    assert main(["init", "hapo", "--output_dir", str(tmp_path)]) == 0
-    assert {"hapo.py", "hapo_paper.yaml"} <= {path.name for path in tmp_path.iterdir()}
-    assert "accelerate launch hapo.py --config" in capsys.readouterr().out
+def test_init_writes_the_script_and_its_recipes(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["init", "hapo", "--output_dir", "mine"]) == 0
+    assert {"hapo.py", "hapo_paper.yaml"} <= {path.name for path in Path("mine").iterdir()}
+    command = capsys.readouterr().out.rpartition("accelerate launch ")[2].split()
+    assert command == ["mine/hapo.py", "--config", "mine/hapo_1.5b_40gb.yaml"]
+    for copy in Path("mine").iterdir():
+        assert "examples/hapo" not in copy.read_text() and "examples/configs/hapo" not in copy.read_text()
     with pytest.raises(SystemExit):
-        main(["init", "hapo", "--output_dir", str(tmp_path)])
+        main(["init", "hapo", "--output_dir", "mine"])
     assert "hapo.py" in capsys.readouterr().err
-    with pytest.raises(SystemExit):
-        main(["init", "hpao"])
-    assert "did you mean 'hapo'?" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("method", TRAINING)
+def test_init_copies_what_is_the_methods_own(method, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["init", method]) == 0
+    written = {path.name for path in tmp_path.iterdir()}
+    assert f"{method}.py" in written
+    assert ("laser_d_paper.yaml" in written) == (method == "laser_d")
+    command = capsys.readouterr().out.rpartition("accelerate launch ")[2].split()
+    assert set(command) - {"--config"} <= written
+
+
+def test_init_of_what_is_no_method(capsys):
+    for typed, hint in [
+        ("hpao", "did you mean 'hapo'?"),
+        ("nosuch", "there are: cft, "),
+        ("multiplication", "no method"),
+    ]:
+        with pytest.raises(SystemExit):
+            main(["init", typed])
+        assert hint in capsys.readouterr().err
 
 
 def test_env(capsys):

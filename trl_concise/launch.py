@@ -11,11 +11,13 @@ from __future__ import annotations
 import argparse
 import difflib
 import runpy
-import shutil
+import subprocess
 import sys
 from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
+
+from .cli import TRAINING
 
 
 # Flags of `accelerate launch` that a training command takes beside those of its script.
@@ -57,8 +59,16 @@ def train(method: str, argv: Sequence[str]) -> int:
         main()
         return 0
     from accelerate.commands.launch import launch_command, launch_command_parser
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
-    launch_command(launch_command_parser().parse_args([*launcher, str(script), *rest]))
+    try:
+        launch_command(launch_command_parser().parse_args([*_with_defaults(launcher), str(script), *rest]))
+    except subprocess.CalledProcessError as error:  # the script itself has said why
+        if error.returncode < 0:  # unless a signal has ended it
+            print(f"trl-concise {method}: {error}", file=sys.stderr)
+        return error.returncode
+    except ChildFailedError as error:
+        return error.get_first_failure()[1].exitcode
     return 0
 
 
@@ -93,6 +103,24 @@ def split_launcher_flags(argv: Sequence[str]) -> tuple[list[str], list[str]]:
     return launcher, rest
 
 
+def _with_defaults(launcher: list[str]) -> list[str]:
+    """
+    Add what `accelerate launch` would take for granted, and say so in five lines, where nothing is configured.
+
+    With several devices it is left to accelerate to take them all, and to say how to take one.
+    """
+    import torch
+    from accelerate.commands.config.config_args import default_config_file
+
+    if "--config_file" in launcher or Path(default_config_file).is_file():
+        return launcher
+    defaults = {"--num_machines": "1", "--mixed_precision": "no", "--dynamo_backend": "no"}
+    if torch.accelerator.device_count() <= 1:
+        defaults["--num_processes"] = "1"
+    missing = [part for name, value in defaults.items() if name not in launcher for part in (name, value)]
+    return [*launcher, *missing]
+
+
 def _accelerate_config(name: str) -> str:
     if Path(name).is_file():
         return name
@@ -107,29 +135,39 @@ def _accelerate_config(name: str) -> str:
 
 def init(argv: Sequence[str]) -> int:
     """`trl-concise init METHOD`: write the training script of a method, and its recipe, into the current folder."""
-    scripts = {path.stem: path for path in sorted(examples_folder().glob("*.py"))}
     parser = argparse.ArgumentParser(
         prog="trl-concise init",
         description="Write the training script of a method, and a recipe to go with it, to edit and to run.",
     )
-    parser.add_argument("method", metavar="METHOD", help=f"one of {', '.join(scripts)}")
+    parser.add_argument("method", metavar="METHOD", help=f"one of {', '.join(TRAINING)}")
     parser.add_argument("--output_dir", type=Path, default=Path(), help="folder to write to (default: this one)")
     options = parser.parse_args(argv)
-    if options.method not in scripts:
-        close = difflib.get_close_matches(options.method, scripts, n=1)
-        parser.error(f"no method {options.method!r}" + (f"; did you mean {close[0]!r}?" if close else ""))
-    recipes = sorted((examples_folder() / "configs").glob(f"{options.method}_*.yaml"))
-    files = [scripts[options.method], *recipes]
-    existing = [file.name for file in files if (options.output_dir / file.name).exists()]
+    if options.method not in TRAINING:
+        close = difflib.get_close_matches(options.method, TRAINING, n=1)
+        hint = f"did you mean {close[0]!r}?" if close else f"there are: {', '.join(TRAINING)}"
+        parser.error(f"no method {options.method!r}; {hint}")
+    script, recipes = examples_folder() / f"{options.method}.py", _recipes(options.method)
+    copies = {file: options.output_dir / file.name for file in [script, *recipes]}
+    existing = [copy.name for copy in copies.values() if copy.exists()]
     if existing:
         parser.error(f"{', '.join(existing)} already there: move them away, or choose another --output_dir")
     options.output_dir.mkdir(parents=True, exist_ok=True)
-    for file in files:
-        shutil.copyfile(file, options.output_dir / file.name)
-        print(f"wrote {options.output_dir / file.name}")
-    config = f" --config {recipes[0].name}" if recipes else ""
-    print(f"\nRun it: accelerate launch {options.method}.py{config}")
+    for file, copy in copies.items():
+        text = file.read_text(encoding="utf-8")
+        for other, there in copies.items():  # the commands in the comments
+            text = text.replace(f"examples/{other.relative_to(examples_folder()).as_posix()}", there.as_posix())
+        copy.write_text(text, encoding="utf-8")
+        print(f"wrote {copy}")
+    config = f" --config {copies[recipes[0]]}" if recipes else ""
+    print(f"\nRun it: accelerate launch {copies[script]}{config}")
     return 0
+
+
+def _recipes(method: str) -> list[Path]:
+    """Return the recipes of a method, and not those of one whose name begins alike: `laser_d_paper` is not LASER's."""
+    found = (examples_folder() / "configs").glob(f"{method}_*.yaml")
+    longer = tuple(f"{other}_" for other in TRAINING if other.startswith(f"{method}_"))
+    return sorted(path for path in found if not path.name.startswith(longer))
 
 
 def env(argv: Sequence[str]) -> int:

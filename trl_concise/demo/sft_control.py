@@ -3,7 +3,7 @@
 
 The embedded model answers each training problem several times; the shortest correct completion of each becomes its
 target, and TRL's `SFTTrainer` does the rest. No history, no reinforcement. The figures, means over three seeds, ship as
-`sft_control.json`.
+`sft_control.json` beside this module.
 """
 
 from __future__ import annotations
@@ -21,10 +21,11 @@ from trl import SFTConfig, SFTTrainer
 
 from .evaluate import evaluate_model, judge_completions, render_prompts, sample_completions
 from .problems import generate_problems
-from .report import EVALUATION_PROBLEMS, SFT_CONTROL
+from .report import EVALUATION_PROBLEMS
 from .settings import TRAINING_PROBLEMS, model_path
 
 
+OUTPUT = Path("outputs/sft-control/sft_control.json")  # not the one that ships
 COMPLETIONS_PER_PROBLEM = 8
 LEARNING_RATE = 2e-4
 EPOCHS = 10
@@ -83,7 +84,7 @@ def fine_tune(problems: int, seed: int) -> dict[str, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Measure the demo's SFT control.")
-    parser.add_argument("--output", type=Path, default=SFT_CONTROL, help="JSON file to write")
+    parser.add_argument("--output", type=Path, default=OUTPUT, help="JSON file to write (%(default)s)")
     parser.add_argument("--problems", type=int, default=TRAINING_PROBLEMS, help="training problems per seed")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     arguments = parser.parse_args()
@@ -104,6 +105,7 @@ def main() -> None:
         "completions_per_problem": COMPLETIONS_PER_PROBLEM,
         "runs": runs,
     }
+    arguments.output.parent.mkdir(parents=True, exist_ok=True)
     arguments.output.write_text(json.dumps(figures, indent=2) + "\n")
 
 

@@ -149,6 +149,16 @@ def test_only_what_was_evaluated_before_the_first_step_is_the_base(tmp_path):
     assert "this model" not in write_card(run).read_text()  # nothing trained was measured
 
 
+def test_resuming_is_explained_where_the_checkpoint_is_on_the_hub(tmp_path):
+    run = a_run(tmp_path)
+    (run / "checkpoint-2").mkdir()
+    assert "resume_from_checkpoint" not in write_card(run).read_text()
+    a_run(run, resume="last-checkpoint")
+    card = write_card(run).read_text()
+    assert 'folder = snapshot_download("user/qwen-hapo")' in card
+    assert 'trainer.train(resume_from_checkpoint=f"{folder}/last-checkpoint")' in card
+
+
 def test_a_folder_without_a_run_is_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match="run.json does not exist: a trainer of trl_concise writes it"):
         write_card(tmp_path)

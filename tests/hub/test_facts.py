@@ -5,7 +5,7 @@ import pytest
 
 from tests import tiny
 from trl_concise import HAPOConfig
-from trl_concise.hub.facts import changed_settings, command_line, hub_id, training_seconds
+from trl_concise.hub.facts import changed_settings, command_line, hub_id, pushed_checkpoint, training_seconds
 
 
 @pytest.mark.parametrize(
@@ -60,3 +60,20 @@ def test_only_what_can_be_on_the_hub_is_an_id(tmp_path, monkeypatch):
     assert hub_id("Qwen/Qwen2.5-1.5B-Instruct") == "Qwen/Qwen2.5-1.5B-Instruct"
     for name in ("outputs/sft", str(tmp_path), "problems.jsonl", "/gone/model", "../model", None):
         assert hub_id(name) is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "folder"),
+    [
+        ({"push_to_hub": True, "hub_strategy": "checkpoint"}, "last-checkpoint"),
+        ({"push_to_hub": True, "hub_strategy": "checkpoint", "save_only_model": True}, None),
+        ({"push_to_hub": True}, None),  # every_save: the model alone
+        ({"push_to_hub": True, "hub_strategy": "all_checkpoints"}, None),  # under names of their own
+        ({"hub_strategy": "checkpoint"}, None),
+    ],
+)
+def test_only_one_strategy_pushes_the_last_checkpoint(changes, folder, tmp_path):
+    args = HAPOConfig(**tiny.settings(tmp_path, **changes))
+    assert pushed_checkpoint(args) is None  # none has been saved
+    (tmp_path / "checkpoint-2").mkdir()
+    assert pushed_checkpoint(args) == folder

@@ -37,12 +37,14 @@ FRONTIER = Path("plots", "frontier.png")
 EVAL_RESULTS = Path(".eval_results")
 
 
-def write_card(run: str | Path) -> Path:
+def write_card(run: str | Path, repo_id: str | None = None, resume: str | None = None) -> Path:
     """
     Write the card of a run, `README.md`, and `.eval_results/*.yaml` for sets that are benchmarks on the Hub.
 
     Args:
         run (`str` or `Path`): The run's folder, with the `run.json` that a trainer of trl_concise leaves there.
+        repo_id (`str`, *optional*): Repository that the card is for; defaults to the one that the run is pushed to.
+        resume (`str`, *optional*): Folder of `repo_id` that holds a checkpoint to train on from.
 
     Returns:
         `Path`: The card.
@@ -53,6 +55,8 @@ def write_card(run: str | Path) -> Path:
     run = Path(run)
     facts = read_facts(run)
     results = read_results(run, facts.get("base_model"), facts.get("repo_id"))
+    if repo_id is not None:
+        facts |= {"repo_id": repo_id, "resume": resume}
     draw_frontier(run, facts["model_name"], results)
     content = render_card(run, facts, results)
     write_atomically(run / "README.md", content.encode())
@@ -147,7 +151,7 @@ def render_card(run: Path, facts: dict[str, Any], results: list[Comparison]) -> 
         "limits": known_failures(results),
         "settings": all_settings(facts),
         "history": history_sentence(facts.get("history")),
-        "resume": "last-checkpoint" if list(run.glob("checkpoint-*")) else None,
+        "resume": facts.get("resume"),
         "run": run_table(facts),
         "command": _wrapped(facts.get("command")),
         "versions": facts["versions"],

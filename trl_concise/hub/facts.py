@@ -25,16 +25,18 @@ import torch
 from huggingface_hub import ModelCard
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
+from transformers.trainer_utils import HubStrategy, get_last_checkpoint
 
 from ..checkpoint import write_atomically
 
 
 if TYPE_CHECKING:
-    from transformers import Trainer
+    from transformers import Trainer, TrainingArguments
 
     from ..components import Component
 
 FACTS_FILE = "run.json"
+LAST_CHECKPOINT = "last-checkpoint"  # transformers' name for the folder in the repository
 _FORMAT = 1
 _PACKAGES = ["trl-concise", "trl", "transformers", "accelerate", "datasets", "tokenizers", "torch"]
 # Settings that say nothing about what was learnt: where things go, what is logged, and how often.
@@ -106,6 +108,7 @@ def run_facts(trainer: Trainer) -> dict[str, Any]:
         | {"Python": platform.python_version()},
         "command": command_line(sys.orig_argv, trainer.accelerator.num_processes),
         "max_completion_length": getattr(args, "max_completion_length", None),
+        "resume": pushed_checkpoint(args),
     }
     return {name: value for name, value in facts.items() if value not in (None, [], {})}
 
@@ -147,6 +150,13 @@ def hub_id(name: str | None) -> str | None:
     except HFValidationError:
         return None
     return name
+
+
+def pushed_checkpoint(args: TrainingArguments) -> str | None:
+    """Return the folder of the run's repository from which training can go on, if transformers pushes one."""
+    if not args.push_to_hub or args.hub_strategy != HubStrategy.CHECKPOINT or args.save_only_model:
+        return None
+    return LAST_CHECKPOINT if get_last_checkpoint(args.output_dir) else None
 
 
 def adapter_types(trainer: Trainer) -> list[str]:

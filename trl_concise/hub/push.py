@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ..resume import missing_from_checkpoint
 from .card import write_card
-from .facts import FACTS_FILE
+from .facts import FACTS_FILE, LAST_CHECKPOINT
 from .outbox import FAILURES, PRIVATE_FILES, Outbox
 
 
@@ -55,18 +55,18 @@ def push_run(
     if not run.is_dir():
         raise FileNotFoundError(f"{run} is not a folder. Name the output folder of a run.")
     outbox = Outbox(run, repo_id, token=token, private=private, patience=patience)
-    if (run / FACTS_FILE).exists():
-        write_card(run)
-    outbox.send_folder(run, "Upload the run", ignore_patterns=[*PRIVATE_FILES, *TEXT_FILES, "checkpoint-*"])
     checkpoints = sorted(run.glob("checkpoint-*"), key=_step)
     whole = [folder for folder in checkpoints if missing_from_checkpoint(folder) is None]
+    if (run / FACTS_FILE).exists():
+        write_card(run, outbox.repo_id, LAST_CHECKPOINT if whole else None)
+    outbox.send_folder(run, "Upload the run", ignore_patterns=[*PRIVATE_FILES, *TEXT_FILES, "checkpoint-*"])
     if whole:
         last = whole[-1]
         outbox.send_folder(
             last,
             f"Upload {last.name}",
             ignore_patterns=PRIVATE_FILES,
-            path_in_repo="last-checkpoint",
+            path_in_repo=LAST_CHECKPOINT,
             delete_patterns="*",
         )
     outbox.send()

@@ -14,7 +14,7 @@ from peft import LoraConfig
 
 from tests import tiny
 from tests.hub_server import card_errors, eval_result_errors
-from trl_concise import HAPOConfig, HAPOTrainer
+from trl_concise import HAPOConfig, HAPOTrainer, LASERDConfig, LASERDTrainer
 from trl_concise.hub.card import write_card
 from trl_concise.hub.facts import FACTS_FILE, read_facts
 
@@ -162,6 +162,13 @@ def test_resuming_is_explained_where_the_checkpoint_is_on_the_hub(tmp_path):
 def test_a_folder_without_a_run_is_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match="run.json does not exist: a trainer of trl_concise writes it"):
         write_card(tmp_path)
+
+
+def test_tags_are_spelled_one_way(tiny_model, problems, tmp_path):
+    trainer = LASERDTrainer(tiny_model, tiny.even_reward, LASERDConfig(**tiny.settings(tmp_path)), problems)
+    trainer.create_model_card(tags=["hf_jobs"])  # others' tags stay as they are
+    tags = ModelCard.load(tmp_path / "README.md").data.tags
+    assert tags == ["generated_from_trainer", "grpo", "hf_jobs", "laser-d", "trl", "trl-concise"]
 
 
 @pytest.mark.parametrize("peft", [False, True])

@@ -84,7 +84,7 @@ def run_facts(trainer: Trainer) -> dict[str, Any]:
     metadata.pop("licence", None)  # not a key of the Hub's
     adapters = adapter_types(trainer)
     components: list[Component] = getattr(trainer, "components", [])
-    tags = {*metadata.get("tags", []), "trl", "trl-concise", *(part.name for part in components), *adapters}
+    ours = (name.replace("_", "-") for name in [*(part.name for part in components), *adapters])
     facts = {
         "format": _FORMAT,
         "model_name": metadata.get("model_name") or Path(args.output_dir).resolve().name,
@@ -93,7 +93,7 @@ def run_facts(trainer: Trainer) -> dict[str, Any]:
         "base_note": "the model that comes with `trl-concise`" if _comes_with_us(trainer) else None,
         "datasets": [name for name in _listed(metadata.get("datasets")) if hub_id(name)],
         "adapter": bool(adapters),
-        "tags": sorted(tag.replace("_", "-") if tag in adapters else tag for tag in tags),
+        "tags": sorted({*metadata.get("tags", []), "trl", "trl-concise", *ours}),
         "trainer": trainer._name,
         "methods": [_method(part, trainer) for part in components] or _own_paper(trainer),
         "settings": changed_settings(args),

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every row of docs/errors.md."""
+"""The rows of docs/errors.md, except those for which the page names another file."""
 
 from __future__ import annotations
 

@@ -29,6 +29,8 @@ SEAMS = {
 }
 OVERRIDDEN = {  # public methods
     "create_model_card": ["self", "model_name", "dataset_name", "tags"],
+    "evaluate": ["self", "eval_dataset", "ignore_keys", "metric_key_prefix"],
+    "log": ["self", "logs", "start_time"],
     "save_model": ["self", "output_dir", "_internal_call"],
 }
 CALLED = {  # we pass these by position, and the rest through

@@ -94,6 +94,12 @@ class Recorder:
         class Credit(TokenCredit):
             name = "credit"
 
+            def select(self, tokens):
+                calls.append(("select", tokens))
+
+            def extend(self, trainer, inputs, batch, tokens):
+                calls.append(("extend", tokens))
+
             def assign(self, rollouts, batch, advantages):
                 calls.append(("assign", rollouts))
                 keep = torch.zeros_like(batch["completion_mask"], dtype=torch.bool)
@@ -121,7 +127,7 @@ def test_the_parts_are_called_in_order_at_their_place(tiny_model, problems, tmp_
     )
     trainer.train()
 
-    training_step = ["budget", "measure", "score", "observe reward", "observe selector", "assign"]
+    training_step = ["budget", "select", "measure", "score", "observe reward", "observe selector", "extend", "assign"]
     in_evaluation = ["measure", "score"]
     names = [name for name, _ in parts.calls if name != "choose"]
     assert names == training_step * 2 + in_evaluation

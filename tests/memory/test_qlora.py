@@ -14,12 +14,22 @@ from tests import tiny
 from trl_concise import (
     CFTConfig,
     CFTTrainer,
+    GRESOConfig,
+    GRESOTrainer,
     HAPOConfig,
     HAPOTrainer,
+    LASERConfig,
+    LASERDConfig,
+    LASERDTrainer,
+    LASERTrainer,
     REDIConfig,
     REDITrainer,
     SGRPOConfig,
     SGRPOTrainer,
+    ShorterBetterConfig,
+    ShorterBetterTrainer,
+    SIRIConfig,
+    SIRITrainer,
     TSPMOConfig,
     TSPMOTrainer,
     demo,
@@ -29,12 +39,18 @@ from trl_concise import (
 CRITIQUES = Dataset.from_list(demo.generate_critiques(8, seed=0))
 PAIRS = Dataset.from_list([{"prompt": f"{n} + {n} = ", "chosen": f"{2 * n}", "rejected": f"{n}"} for n in range(8)])
 TRAINERS = {
-    "hapo": (HAPOTrainer, HAPOConfig, None),
-    "sgrpo": (SGRPOTrainer, SGRPOConfig, None),
-    "tspmo": (TSPMOTrainer, TSPMOConfig, None),
-    "redi": (REDITrainer, REDIConfig, PAIRS),
-    "cft": (CFTTrainer, CFTConfig, CRITIQUES),
+    "hapo": (HAPOTrainer, HAPOConfig, {}),
+    "laser": (LASERTrainer, LASERConfig, {}),
+    "laser_d": (LASERDTrainer, LASERDConfig, {"monitor_prompts": 1, "monitor_generations": 1}),
+    "shorter_better": (ShorterBetterTrainer, ShorterBetterConfig, {}),
+    "siri": (SIRITrainer, SIRIConfig, {"reward_weights": [2.0]}),  # at 1, what is cut earns 0: here, everything
+    "greso": (GRESOTrainer, GRESOConfig, {}),
+    "sgrpo": (SGRPOTrainer, SGRPOConfig, {}),
+    "tspmo": (TSPMOTrainer, TSPMOConfig, {}),
+    "redi": (REDITrainer, REDIConfig, {}),
+    "cft": (CFTTrainer, CFTConfig, {}),
 }
+DATASETS = {"redi": PAIRS, "cft": CRITIQUES}
 
 
 def alternating_reward(completions, **kwargs):
@@ -44,18 +60,18 @@ def alternating_reward(completions, **kwargs):
 
 @pytest.mark.parametrize("method", TRAINERS)
 def test_a_step_changes_the_adapter_and_nothing_else(method, problems, tmp_path):
-    trainer_class, config_class, dataset = TRAINERS[method]
+    trainer_class, config_class, changes = TRAINERS[method]
     settings = tiny.settings(
-        tmp_path, max_steps=1, gradient_checkpointing=True, model_init_kwargs={"dtype": "bfloat16"}
+        tmp_path, max_steps=1, gradient_checkpointing=True, model_init_kwargs={"dtype": "bfloat16"}, **changes
     )
     arguments = {"reward_funcs": alternating_reward}
-    if dataset is not None:
+    if method in DATASETS:
         settings = {k: v for k, v in settings.items() if k not in ("num_generations", "max_completion_length")}
         arguments = {}
     trainer = trainer_class(
         model=str(demo.model_path()),
         args=config_class(**settings),
-        train_dataset=problems if dataset is None else dataset,
+        train_dataset=DATASETS.get(method, problems),
         quantization_config=BitsAndBytesConfig(
             load_in_4bit=True,
             bnb_4bit_quant_type="nf4",

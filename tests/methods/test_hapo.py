@@ -300,3 +300,22 @@ def test_golden_advantages_come_out_of_the_trainer(tiny_model, problems, tmp_pat
     logged = trainer.state.log_history[0]
     assert logged["hapo/history_coverage"] == 1 and logged["hapo/improved_fraction"] == 1
     assert logged["hapo/length_over_shortest"] == pytest.approx(1.05) and logged["hapo/shortest_mean"] == 500
+
+
+def test_a_completion_is_recorded_once_however_often_it_is_trained_on(tiny_model, problems, tmp_path):
+    """Two generation batches of four prompts, each trained on for four steps."""
+    rows, rewards = [], []
+
+    def reward(completion_ids, row, **kwargs):
+        rows.append(row)
+        rewards.extend(tiny.even_reward(completion_ids))
+        return rewards[-len(row) :]
+
+    changes = {"max_steps": 8, "num_iterations": 2, "steps_per_generation": 2}
+    trainer = HAPOTrainer(tiny_model, reward, HAPOConfig(**tiny.settings(tmp_path, **changes)), problems)
+    trainer.train()
+    assert [len(set(batch)) for batch in rows] == [4, 4]
+    history = trainer.history.to_pandas()
+    assert set(history.index) == {prompt_key(problems[row]) for batch in rows for row in batch}
+    assert len(history) == 8 and (history["visits"] == 1).all()
+    assert history["correct"].sum() == sum(rewards) > 0

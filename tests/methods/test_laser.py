@@ -113,3 +113,11 @@ def test_a_target_that_everything_reaches_is_refused(tiny_model, problems, tmp_p
     args = LASERConfig(**tiny.settings(tmp_path, target_length=8))
     with pytest.raises(ValueError, match="With target_length = 8 and max_completion_length = 8 every correct"):
         LASERTrainer(tiny_model, tiny.even_reward, args, problems)
+
+
+def test_streaming(tiny_model, problems, tmp_path):
+    args = LASERConfig(**tiny.settings(tmp_path))
+    trainer = LASERTrainer(tiny_model, tiny.even_reward, args, problems.to_iterable_dataset())
+    trainer.train()
+    logged = [entry["laser/within_target"] for entry in trainer.state.log_history if "laser/within_target" in entry]
+    assert len(logged) == 2

@@ -28,9 +28,11 @@ SEAMS = {
     "train": ["self", "resume_from_checkpoint", "trial", "ignore_keys_for_eval"],
 }
 OVERRIDDEN = {  # public methods
-    "create_model_card": ["self", "model_name", "dataset_name", "tags"],
     "evaluate": ["self", "eval_dataset", "ignore_keys", "metric_key_prefix"],
     "log": ["self", "logs", "start_time"],
+}
+OF_THE_CARD = {
+    "create_model_card": ["self", "model_name", "dataset_name", "tags"],
     "save_model": ["self", "output_dir", "_internal_call"],
 }
 CALLED = {  # we pass these by position, and the rest through
@@ -45,6 +47,12 @@ PACKAGE = Path(trl_concise.__file__).parent
 @pytest.mark.parametrize("name", SEAMS | OVERRIDDEN)
 def test_trl_seam_unchanged(name):
     assert list(inspect.signature(getattr(GRPOTrainer, name)).parameters) == (SEAMS | OVERRIDDEN)[name]
+
+
+@pytest.mark.parametrize("trainer", [GRPOTrainer, DPOTrainer, SFTTrainer])
+@pytest.mark.parametrize("name", OF_THE_CARD)
+def test_what_the_card_overrides_is_unchanged(trainer, name):
+    assert list(inspect.signature(getattr(trainer, name)).parameters) == OF_THE_CARD[name]
 
 
 @pytest.mark.parametrize("name", CALLED)

@@ -13,7 +13,7 @@ from __future__ import annotations
 import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -43,9 +43,9 @@ class Paper:
     citation: str
     reconstructed: str | None = None
 
-    def as_card(self) -> dict[str, str]:
+    def as_card(self) -> dict[str, str | None]:
         """Return what TRL's trainers keep as `_paper`, for their model cards."""
-        return {"title": self.title, "id": self.id, "citation": self.citation}
+        return asdict(self)
 
 
 class Component(ABC):

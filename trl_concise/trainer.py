@@ -35,7 +35,7 @@ from .config import own_config
 from .evaluation.training import EvaluationLog, measure_completions
 from .generation import ForkedRandomState, GeneratedRollouts, GenerationRequest, pad_pairs
 from .history import PromptHistory
-from .hub.card import complete_card, restore_card
+from .hub.mixin import WritesCard
 from .resume import (
     check_checkpoint,
     disk_full_said_clearly,
@@ -85,7 +85,7 @@ class ConciseGRPOConfig(NamesMistypedFields, GRPOConfig):
     )
 
 
-class ConciseGRPOTrainer(GRPOTrainer):
+class ConciseGRPOTrainer(WritesCard, GRPOTrainer):
     """
     [`~trl.GRPOTrainer`] with four slots for parts that make reasoning concise.
 
@@ -780,18 +780,6 @@ class ConciseGRPOTrainer(GRPOTrainer):
         elif resume_from_checkpoint:
             check_checkpoint(resume_from_checkpoint)
         return super().train(resume_from_checkpoint, *args, **kwargs)
-
-    # [8] Model card
-
-    def create_model_card(self, model_name=None, dataset_name=None, tags=None):
-        super().create_model_card(model_name=model_name, dataset_name=dataset_name, tags=tags)
-        if self.is_world_process_zero():
-            complete_card(self)
-
-    def save_model(self, output_dir=None, _internal_call=False):
-        super().save_model(output_dir, _internal_call)
-        if self.is_world_process_zero():
-            restore_card(self, output_dir if output_dir is not None else self.args.output_dir)
 
 
 def _abstain_as(name: str):

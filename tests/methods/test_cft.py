@@ -241,13 +241,6 @@ def test_a_plain_config_will_do_and_stays_as_it_is(tiny_model, tmp_path, dataset
     }
 
 
-def test_model_card(tiny_model, tmp_path, dataset):
-    trainer = CFTTrainer(tiny_model, CFTConfig(**settings(tmp_path)), train_dataset=dataset)
-    trainer.create_model_card()
-    card = (tmp_path / "README.md").read_text()
-    assert "2501.17703" in card and "- cft" in card and "trained with CFT" in card
-
-
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

@@ -411,9 +411,6 @@ def test_training_raises_the_correct_and_lowers_the_incorrect(tiny_model, pairs,
     assert first["rewards/margins"] == pytest.approx(first["rewards/chosen"] - first["rewards/rejected"], abs=1e-3)
     evaluation = next(entry for entry in trainer.state.log_history if "eval_loss" in entry)
     assert {f"eval_{key}" for key in first if "/" in key} <= set(evaluation)
-    trainer.create_model_card()
-    card = (tmp_path / "README.md").read_text(encoding="utf-8")
-    assert "2505.24850" in card and "redi" in card
 
 
 def test_a_resumed_run_is_the_uninterrupted_one(tiny_model, pairs, tmp_path):

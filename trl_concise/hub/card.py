@@ -14,21 +14,18 @@ import re
 import shutil
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from jinja2 import Environment
 
-from ..checkpoint import save_components, write_atomically
+from ..checkpoint import write_atomically
 from ..evaluation import plot_frontier
 from ..evaluation.plots import can_plot
-from .facts import FACTS_FILE, read_facts, write_facts
+from .facts import FACTS_FILE, read_facts
 from .results import Comparison, Figures, read_results
 
-
-if TYPE_CHECKING:
-    from ..trainer import ConciseGRPOTrainer
 
 logger = logging.getLogger(__name__)
 
@@ -62,37 +59,6 @@ def write_card(run: str | Path, repo_id: str | None = None, resume: str | None =
     write_atomically(run / "README.md", content.encode())
     write_eval_results(run, results)
     return run / "README.md"
-
-
-def complete_card(trainer: ConciseGRPOTrainer) -> None:
-    """
-    Turn the card that TRL has just written into ours, and put into the output folder what a push is to carry with it.
-
-    TRL and transformers push the output folder, and call `create_model_card` before every push: so this is where the
-    log and the state of the components get there.
-    """
-    folder = Path(trainer.args.output_dir)
-    trainer.save_state()
-    if trainer.components:
-        save_components(trainer.components, folder)
-    write_facts(trainer)
-    write_card(folder)
-
-
-def restore_card(trainer: ConciseGRPOTrainer, folder: str | Path) -> None:
-    """
-    Put the run's card in the place of one that saving the model has left in a folder.
-
-    PEFT writes a card wherever an adapter is saved, or edits ours: with the path of a local base model, without our tags.
-    """
-    if not Path(folder, "README.md").exists():
-        return
-    run = Path(trainer.args.output_dir)
-    if (run / FACTS_FILE).exists():
-        write_card(run)
-    else:
-        trainer.create_model_card()
-    copy_card(run, folder)
 
 
 def card_files(run: Path) -> list[Path]:

@@ -17,6 +17,7 @@ import re
 import resource
 import shlex
 import sys
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,9 +32,11 @@ from ..checkpoint import write_atomically
 
 
 if TYPE_CHECKING:
-    from transformers import Trainer, TrainingArguments
+    from transformers import TrainingArguments
 
     from ..components import Component
+    from ..history import PromptHistory
+    from .mixin import WritesCard
 
 FACTS_FILE = "run.json"
 LAST_CHECKPOINT = "last-checkpoint"  # transformers' name for the folder in the repository
@@ -51,7 +54,7 @@ _DATA_FILES = (".json", ".jsonl", ".csv", ".parquet", ".arrow", ".txt")
 _TRL_PART = re.compile(r"^(?:## Citations)\n(.*)", flags=re.DOTALL | re.MULTILINE)
 
 
-def write_facts(trainer: Trainer) -> None:
+def write_facts(trainer: WritesCard) -> None:
     """
     Write `run.json` into the trainer's output folder. TRL must have written its card there, whose badges, metadata and
     citations are kept.
@@ -76,15 +79,14 @@ def read_facts(folder: str | Path) -> dict[str, Any]:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-def run_facts(trainer: Trainer) -> dict[str, Any]:
+def run_facts(trainer: WritesCard) -> dict[str, Any]:
     """Return what the card says about a run, as JSON. Absent is what is not known."""
     args = trainer.args
     card = ModelCard.load(Path(args.output_dir, "README.md"), ignore_metadata_errors=True)
     metadata = card.data.to_dict()
     metadata.pop("licence", None)  # not a key of the Hub's
     adapters = adapter_types(trainer)
-    components: list[Component] = getattr(trainer, "components", [])
-    ours = (name.replace("_", "-") for name in [*(part.name for part in components), *adapters])
+    ours = (name.replace("_", "-") for name in [*(part.name for part in trainer.components), *adapters])
     facts = {
         "format": _FORMAT,
         "model_name": metadata.get("model_name") or Path(args.output_dir).resolve().name,
@@ -95,11 +97,11 @@ def run_facts(trainer: Trainer) -> dict[str, Any]:
         "adapter": bool(adapters),
         "tags": sorted({*metadata.get("tags", []), "trl", "trl-concise", *ours}),
         "trainer": trainer._name,
-        "methods": [_method(part, trainer) for part in components] or _own_paper(trainer),
+        "methods": [_method(part, trainer) for part in trainer.components] or _own_paper(trainer),
         "settings": changed_settings(args),
         "badges": [line.strip() for line in card.text.splitlines() if line.lstrip().startswith("[<img ")],
-        "citations": _citations(card.text, components),
-        "history": _history(getattr(trainer, "history", None)),
+        "citations": _citations(card.text, trainer.components),
+        "history": _history(trainer.history),
         "steps": trainer.state.global_step,
         "seconds": training_seconds(trainer.state.log_history, trainer.state.global_step),
         "hardware": _hardware(trainer.accelerator.num_processes),
@@ -113,7 +115,7 @@ def run_facts(trainer: Trainer) -> dict[str, Any]:
     return {name: value for name, value in facts.items() if value not in (None, [], {})}
 
 
-def _comes_with_us(trainer: Trainer) -> bool:
+def _comes_with_us(trainer: WritesCard) -> bool:
     return Path(trainer.model.config._name_or_path or "/").resolve().is_relative_to(Path(__file__).parents[1])
 
 
@@ -159,7 +161,7 @@ def pushed_checkpoint(args: TrainingArguments) -> str | None:
     return LAST_CHECKPOINT if get_last_checkpoint(args.output_dir) else None
 
 
-def adapter_types(trainer: Trainer) -> list[str]:
+def adapter_types(trainer: WritesCard) -> list[str]:
     """Return `"peft"` and the kinds of adapter of a trainer's model, e.g. `["peft", "lora"]`; empty for a full model."""
     model = trainer.accelerator.unwrap_model(trainer.model)
     configs = getattr(model, "peft_config", {})
@@ -251,7 +253,7 @@ def _listed(value: Any) -> list:
     return value if isinstance(value, list) else [] if value is None else [value]
 
 
-def _method(component: Component, trainer: Trainer) -> dict[str, Any]:
+def _method(component: Component, trainer: WritesCard) -> dict[str, Any]:
     parameters = inspect.signature(type(component)).parameters
     settings = {
         name: value
@@ -268,12 +270,13 @@ def _method(component: Component, trainer: Trainer) -> dict[str, Any]:
     return method | ({"settings": settings} if settings else {})
 
 
-def _own_paper(trainer: Trainer) -> list[dict[str, Any]]:
+def _own_paper(trainer: WritesCard) -> list[dict[str, Any]]:
     paper = trainer._paper
-    return [{"name": trainer._name, "title": paper["title"], "id": paper["id"]}] if paper.get("id") else []
+    about = {key: paper[key] for key in ("title", "id", "reconstructed") if paper.get(key)}
+    return [{"name": trainer._name, **about}] if about else []
 
 
-def _citations(card: str, components: list[Component]) -> list[str]:
+def _citations(card: str, components: Sequence[Component]) -> list[str]:
     """Return the BibTeX entries of TRL's card, the methods' first."""
     found = _TRL_PART.search(card)
     entries = re.findall(r"```bibtex\n(.*?)```", found[1] if found else "", flags=re.DOTALL)
@@ -281,7 +284,7 @@ def _citations(card: str, components: list[Component]) -> list[str]:
     return list(dict.fromkeys(entry.strip() for entry in [*own, *entries]))
 
 
-def _history(history: Any) -> dict[str, Any] | None:
+def _history(history: PromptHistory | None) -> dict[str, Any] | None:
     if history is None or not len(history):
         return None
     table = history.to_pandas()

@@ -37,6 +37,7 @@ from ..components import Paper
 from ..config import own_config
 from ..data.critique_tokens import IGNORED, OVERLONG, LengthLimit, end_of_turn, tokenize_critique
 from ..data.critiques import CRITIQUE_TEMPLATES, critique_example, critique_verdict
+from ..hub.mixin import WritesCard
 
 
 __all__ = [
@@ -167,7 +168,7 @@ class CFTConfig(NamesMistypedFields, SFTConfig):
     )
 
 
-class CFTTrainer(SFTTrainer):
+class CFTTrainer(WritesCard, SFTTrainer):
     """
     Drop-in [`~trl.SFTTrainer`] for critique fine-tuning ([CFT](https://huggingface.co/papers/2501.17703)).
 
@@ -197,6 +198,7 @@ class CFTTrainer(SFTTrainer):
     ```
     """
 
+    config_class = CFTConfig
     _tag_names = ["trl", "sft", "trl-concise", "cft"]
     _name = "CFT"
     _paper = CFT_PAPER.as_card()
@@ -204,7 +206,7 @@ class CFTTrainer(SFTTrainer):
     def __init__(self, model, args: SFTConfig | None = None, *sft_args, **sft_kwargs):
         given = signature(SFTTrainer.__init__).bind(self, model, args, *sft_args, **sft_kwargs).arguments
         given = {name: value for name, value in given.items() if name != "self"}
-        given["args"] = own_config(CFTConfig, args, trainer=type(self), parent=SFTConfig, model=model)
+        given["args"] = own_config(self.config_class, args, trainer=type(self), parent=SFTConfig, model=model)
         _check_settings(given["args"], given.get("formatting_func"))
         self._length_limits: dict[str, LengthLimit] = {}  # by dataset
         super().__init__(**given)

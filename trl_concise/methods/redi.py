@@ -31,6 +31,7 @@ from ..callbacks import CollapseCallback
 from ..checks import NamesMistypedFields
 from ..components import Paper
 from ..config import own_config
+from ..hub.mixin import WritesCard
 
 
 logger = logging.get_logger(__name__)
@@ -227,7 +228,7 @@ class REDIConfig(NamesMistypedFields, DPOConfig):
             )
 
 
-class REDITrainer(DPOTrainer):
+class REDITrainer(WritesCard, DPOTrainer):
     """
     Drop-in [`~trl.DPOTrainer`] for the second stage of [REDI](https://huggingface.co/papers/2505.24850).
 

@@ -29,11 +29,17 @@ from trl_concise import REDIConfig, REDITrainer, build_redi_pairs, demo
 
 
 def make_model(options, folder: str) -> str:
-    """Save the embedded model, or a random one with a larger vocabulary, of which its tokenizer uses the first ids."""
+    """Save the embedded model, or a random one of another size; of a larger vocabulary the tokenizer uses the first ids."""
     tokenizer = AutoTokenizer.from_pretrained(demo.model_path())
     config = AutoConfig.from_pretrained(demo.model_path())
-    if options.vocabulary:
-        config.vocab_size = options.vocabulary
+    if options.vocabulary or options.hidden or options.layers:
+        config.vocab_size = options.vocabulary or config.vocab_size
+        config.intermediate_size = (
+            config.intermediate_size * (options.hidden or config.hidden_size) // config.hidden_size
+        )
+        config.hidden_size = options.hidden or config.hidden_size
+        config.num_hidden_layers = options.layers or config.num_hidden_layers
+        config.layer_types = ["full_attention"] * config.num_hidden_layers
         torch.manual_seed(0)
         model = AutoModelForCausalLM.from_config(config)
     else:
@@ -53,9 +59,9 @@ def make_pairs(options) -> Dataset:
     return Dataset.from_list(
         [
             {
-                "prompt": [{"role": "user", "content": f"What is {i} + {i}?"}],
-                "chosen": [{"role": "assistant", "content": f"<think>\n{trace()}"}],
-                "rejected": [{"role": "assistant", "content": f"<think>\n{trace()}"}],
+                "prompt": f"What is {i} + {i}?",  # plain text: all trainers make the same tokens of it
+                "chosen": f" {trace()}",
+                "rejected": f" {trace()}",
             }
             for i in range(options.pairs)
         ]
@@ -217,6 +223,8 @@ def main() -> None:
     parser.add_argument(
         "--vocabulary", type=int, help="a random model with so many tokens; default: the embedded model"
     )
+    parser.add_argument("--hidden", type=int, help="a random model of this hidden size")
+    parser.add_argument("--layers", type=int, help="a random model with so many layers")
     parser.add_argument("--rows", type=int, default=200_000, help="rows to pair")
     options = parser.parse_args()
     torch.set_num_threads(1)

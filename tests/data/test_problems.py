@@ -212,3 +212,25 @@ def test_real_files(name, rows):
     source = [json.loads(line) for line in (SHARED / name).open(encoding="utf-8")]
     answers = {row["id"]: row["answer"].strip() for row in source}
     assert all(row["solution"] == answers[row["prompt_id"]] for row in dataset)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("no.jsonl", "", "Cannot read no.jsonl: it is empty"),
+        ("no.jsonl", "\n\n", "Cannot read no.jsonl: .*no data"),
+        (
+            "no.jsonl",
+            '{"problem": "1 + 1?", "answer": "2"}\n{"problem": "1 + 2?", "answer": }\n',
+            "no.jsonl: line 2 is no JSON:",
+        ),
+        ("no.jsonl", '{"problem": "1 + 1?", "answer": "2"}\n3\n', "no.jsonl: line 2 is no JSON object"),
+        ("no.json", '[{"problem" "1 + 1?"}]', "Cannot read no.json: .*':'"),
+        ("no.csv", "problem,answer\n1 + 1?,2\n1 + 2?,3,4\n", "Cannot read no.csv: .*line 3"),
+    ],
+)
+def test_a_file_that_cannot_be_read_is_named(name, text, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / name).write_text(text)
+    with pytest.raises(ValueError, match=message):
+        load_problems(name)

@@ -3,12 +3,14 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from datasets import Dataset, load_dataset
+from datasets.exceptions import DatasetGenerationError
 
 from ..verification.extraction import after_hashes, last_boxed
 
@@ -195,16 +197,48 @@ def load_rows(name_or_path: str, config_name: str | None = None, split: str = "t
         `FileNotFoundError`: If a name with the ending of a file is none.
         `ValueError`: If a file cannot be read.
     """
-    path = Path(name_or_path).expanduser()
+    path = local_file(name_or_path)
+    if path is None:
+        return load_dataset(name_or_path, config_name, split=split)
     loader = LOADERS.get(path.suffix.lower())
-    if path.is_file():
-        if loader is None:
-            raise ValueError(f"Cannot read {name_or_path}: a local file must be one of {', '.join(LOADERS)}.")
-        split_name = split.partition("[")[0]  # "train[:100]" -> "train"
+    if loader is None:
+        raise ValueError(f"Cannot read {name_or_path}: a local file must be one of {', '.join(LOADERS)}.")
+    if not path.stat().st_size:
+        raise ValueError(f"Cannot read {name_or_path}: it is empty.")
+    split_name = split.partition("[")[0]  # "train[:100]" -> "train"
+    try:
         return load_dataset(loader, data_files={split_name: str(path)}, split=split)
-    if loader is not None:
+    except (DatasetGenerationError, ValueError) as error:
+        raise ValueError(f"Cannot read {name_or_path}: {_what_is_wrong(path) or error.__cause__ or error}") from error
+
+
+def local_file(name_or_path: str) -> Path | None:
+    """
+    Return the local file that a name of a dataset means, `None` if it means one on the Hub.
+
+    Raises:
+        `FileNotFoundError`: If a name with the ending of a file is none.
+    """
+    path = Path(name_or_path).expanduser()
+    if path.is_file():
+        return path
+    if path.suffix.lower() in LOADERS:
         raise FileNotFoundError(f"No file {name_or_path} (looked in {Path.cwd()}).")
-    return load_dataset(name_or_path, config_name, split=split)
+    return None
+
+
+def _what_is_wrong(path: Path) -> str | None:
+    """Name the first line of a JSON Lines file that is no JSON object."""
+    if path.suffix.lower() != ".jsonl":
+        return None
+    with open(path, encoding="utf-8", errors="replace") as file:
+        for number, line in enumerate(file, 1):
+            try:
+                if line.strip() and not isinstance(json.loads(line), dict):
+                    return f"line {number} is no JSON object."
+            except json.JSONDecodeError as error:
+                return f"line {number} is no JSON: {error.msg} (column {error.colno})."
+    return None
 
 
 def _is_unique(values: Sequence[Any]) -> bool:

@@ -35,9 +35,11 @@ def test_nothing_to_change_where_the_run_fits():
     assert plan(RUN, QWEN).fits and suggest(RUN, QWEN) == []
 
 
-def test_changes_lead_to_a_run_that_fits():
-    changes = suggest(dataclasses.replace(RUN, max_completion_length=16_384, gradient_checkpointing=False), QWEN)
-    assert changes[0][0] == "gradient_checkpointing: true"  # what leaves the training as it is comes first
+@pytest.mark.parametrize("newer_name", [False, True])
+def test_changes_lead_to_a_run_that_fits(newer_name):
+    name = "activation_checkpointing" if newer_name else "gradient_checkpointing"
+    changes = suggest(dataclasses.replace(RUN, max_completion_length=16_384, **{name: False}), QWEN)
+    assert changes[0][0] == f"{name}: true"  # what leaves the training as it is comes first
     assert changes[-1][1].fits and not any(made.fits for _, made in changes[:-1])
 
 

@@ -6,10 +6,13 @@ import dataclasses
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from transformers import TrainingArguments
+from trl import GRPOConfig
 
 from tests.memory.architectures import CONFIGS
+from trl_concise.cli import TRAINING
 from trl_concise.memory import Architecture, PlanSettings, formulas, plan
-from trl_concise.memory.plan import GIB
+from trl_concise.memory.plan import GIB, OFFLINE_METHODS, ONLINE_METHODS
 
 
 QWEN = Architecture.from_config(CONFIGS["Qwen/Qwen2-1.5B-Instruct"])
@@ -78,6 +81,23 @@ def test_stochastic_tokens_crop():
 def test_settings_are_checked(changes, message):
     with pytest.raises(ValueError, match=message):
         PlanSettings(**{"method": "hapo", **LORA, **changes})
+
+
+@pytest.mark.filterwarnings("ignore:.*gradient_checkpointing:FutureWarning")
+@pytest.mark.parametrize("new", [None, False, True])
+@pytest.mark.parametrize("old", [False, True])
+def test_both_names_of_activation_checkpointing_mean_what_they_mean_in_transformers(old, new):
+    if "activation_checkpointing" not in TrainingArguments.__dataclass_fields__:
+        pytest.skip("this release of transformers has the older name only")
+    names = {"gradient_checkpointing": old, "activation_checkpointing": new}
+    args = GRPOConfig("unused", use_cpu=True, bf16=False, **names)
+    assert PlanSettings("grpo", **names).recomputes == args.activation_checkpointing == args.gradient_checkpointing
+
+
+def test_every_training_command_can_be_planned():
+    assert set(TRAINING) <= {*ONLINE_METHODS, *OFFLINE_METHODS}
+    peaks = {method: plan(PlanSettings(method, **LORA), QWEN).peak for method in ONLINE_METHODS if method != "sgrpo"}
+    assert set(peaks.values()) == {peaks["grpo"]}
 
 
 def test_unknown_targets_are_refused():

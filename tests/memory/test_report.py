@@ -78,6 +78,18 @@ def test_other_values_of_a_planned_recipe_are_kept(model, tmp_path):
     assert (values["learning_rate"], values["lora_alpha"], values["beta"]) == (0.5, 7, 0.1)
 
 
+@pytest.mark.parametrize("name", ["gradient_checkpointing", "activation_checkpointing"])
+def test_a_recipe_without_checkpointing_is_planned_so(name, model, tmp_path, capsys):
+    given, path = tmp_path / "given.yaml", tmp_path / "new.yaml"
+    given.write_text(f"model_name_or_path: {model()}\nuse_peft: true\ndtype: bfloat16\n{name}: false\n")
+    command = ["plan", "--method", "siri", f"--config={given}", "--max_completion_length", "4096"]
+    assert main(command) == 1
+    printed = capsys.readouterr().out
+    assert "does not fit" in printed and f"{name}: true" in printed
+    assert main([*command, f"--{name}", "true", "--write_config", str(path)]) == 0
+    assert yaml.safe_load(path.read_text())[name] is True
+
+
 def test_what_does_not_fit(model, tmp_path, capsys):
     arguments = ["plan", *ARGUMENTS, "--model_name_or_path", model(), "--card_gib", "4"]
     assert main(arguments) == 1
@@ -94,6 +106,7 @@ def test_what_does_not_fit(model, tmp_path, capsys):
     [
         ([], "--model_name_or_path is needed"),
         (["--model_name_or_path", "nobody/nothing"], "No config of 'nobody/nothing'"),
+        (["--config", "nope.yaml"], "'nope.yaml'"),
     ],
 )
 def test_bad_input(arguments, message, capsys):

@@ -68,8 +68,9 @@ def suggest(settings: PlanSettings, shape: Architecture) -> list[tuple[str, Memo
 
 def _changes(s: PlanSettings) -> Iterator[tuple[str, PlanSettings]]:
     """Yield single changes, those that leave the training as it is first."""
-    if not s.gradient_checkpointing:
-        yield "gradient_checkpointing: true", dataclasses.replace(s, gradient_checkpointing=True)
+    if not s.recomputes:
+        name = "gradient_checkpointing" if s.activation_checkpointing is None else "activation_checkpointing"
+        yield f"{name}: true", dataclasses.replace(s, **{name: True})
     if s.use_vllm and s.vllm_mode == "colocate" and not s.vllm_enable_sleep_mode:
         yield "vllm_enable_sleep_mode: true", dataclasses.replace(s, vllm_enable_sleep_mode=True)
     if s.dtype == "float32" and s.use_peft:

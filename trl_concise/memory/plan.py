@@ -24,7 +24,22 @@ VLLM_ASLEEP = 1.0 * GIB  # CUDA graphs and context that sleep mode does not hand
 VLLM_WORKSPACE = 1.5 * GIB  # activations and CUDA graphs inside vLLM's share
 FRAGMENTATION = 0.05  # of what PyTorch's allocator holds
 
-ONLINE_METHODS = ("grpo", "hapo", "sgrpo", "tspmo")
+# The names of the training commands, and of TRL's trainers. What generates takes what GRPO takes, but for S-GRPO's crop.
+ONLINE_METHODS = (
+    "grpo",
+    "hapo",
+    "sgrpo",
+    "tspmo",
+    "combined",
+    "curriculum",
+    "greso",
+    "laser",
+    "laser_d",
+    "length_rewards",
+    "one_shot_rlvr",
+    "shorter_better",
+    "siri",
+)
 OFFLINE_METHODS = ("redi", "dpo", "cft", "sft")
 PAIR_METHODS = ("redi", "dpo")  # a row of the dataset is two sequences
 PARTS = (
@@ -55,6 +70,8 @@ class PlanSettings:
         method (`str`): One of `ONLINE_METHODS` and `OFFLINE_METHODS`.
         card_gib (`float`, *optional*, defaults to `40`): Memory of the card, in GiB.
         max_prompt_length (`int`, *optional*, defaults to `512`): Longest prompt, in tokens.
+        activation_checkpointing, gradient_checkpointing (`bool`, *optional*, defaults to `True`): Two names of one
+            setting. As in transformers, the first and newer one wins where both are given.
         cutoff, max_tokens, probability, count_forced (*optional*): S-GRPO's, see [`SGRPOConfig`].
     """
 
@@ -78,8 +95,16 @@ class PlanSettings:
     )
     dtype: str = field(default="float32", metadata={"help": "Of the weights.", "choices": ["float32", "bfloat16"]})
     attn_implementation: str | None = field(default=None, metadata={"help": "Default: sdpa."})
+    activation_checkpointing: bool | None = field(
+        default=None,
+        metadata={
+            "help": "Recompute activations in the backward pass. Default: gradient_checkpointing.",
+            "nargs": "?",
+            "const": True,
+        },
+    )
     gradient_checkpointing: bool = field(
-        default=True, metadata={"help": "Recompute activations in the backward pass."}
+        default=True, metadata={"help": "The older name of activation_checkpointing, which comes before it."}
     )
     beta: float = field(default=0.0, metadata={"help": "KL coefficient; above 0 a reference is scored."})
     use_peft: bool = field(default=False, metadata={"help": "Train a LoRA adapter."})
@@ -121,6 +146,11 @@ class PlanSettings:
     def online(self) -> bool:
         """Whether the method generates."""
         return self.method in ONLINE_METHODS
+
+    @property
+    def recomputes(self) -> bool:
+        """Whether the backward pass recomputes activations."""
+        return self.gradient_checkpointing if self.activation_checkpointing is None else self.activation_checkpointing
 
     @property
     def generated(self) -> int:
@@ -260,19 +290,19 @@ def plan(settings: PlanSettings, shape: Architecture) -> MemoryPlan:
         True: formulas.checkpoint_bytes(shape, s.rows, length, dtype) + mask,
         False: shape.num_layers * layer + mask + casts,
     }
-    saved = activations[s.gradient_checkpointing]
+    saved = activations[s.recomputes]
     learning = held | {"gradients": trained * trained_dtype, "activations": saved}
     head = formulas.lm_head_bytes(shape, scored, dtype_bytes=dtype, trained=not s.use_peft)
     final_norm = s.rows * length * (FLOAT32 + dtype) * shape.hidden_size
     parts["loss"] = learning | {
-        "activations": saved + final_norm + casts * s.gradient_checkpointing,
+        "activations": saved + final_norm + casts * s.recomputes,
         "LM head": head,
         "forward pass": inference
         if s.method == "dpo"
         else 0,  # the reference is scored while the policy's graph stands
     }
     parts["backward"] = learning | {
-        "activations": saved + layer * s.gradient_checkpointing,
+        "activations": saved + layer * s.recomputes,
         "backward pass": formulas.layer_backward_bytes(
             shape, s.rows, length, dtype_bytes=dtype, lora=s.use_peft, quantized=s.load_in_4bit
         )

@@ -10,9 +10,9 @@ from typing import Any
 
 import yaml
 from transformers import AutoConfig
-from trl import TrlParser
 
 from ..checkpoint import write_atomically
+from ..recipe import RecipeParser
 from .advice import largest, suggest
 from .formulas import Architecture
 from .plan import GIB, PARTS, MemoryPlan, PlanSettings, plan
@@ -69,7 +69,8 @@ def recipe(made: MemoryPlan, text: str, base: dict[str, Any] | None = None) -> s
     if s.use_peft:
         names += ["lora_r", "lora_target_modules", "load_in_4bit", "use_bnb_nested_quant"]
         ours |= {"lora_alpha": 2 * s.lora_r, "lora_dropout": 0.0}  # dropout would save masks; none are planned for
-    names += ["per_device_train_batch_size", "gradient_accumulation_steps", "gradient_checkpointing"]
+    names += ["per_device_train_batch_size", "gradient_accumulation_steps"]
+    names += ["activation_checkpointing", "gradient_checkpointing"]
     if s.online:
         names += ["num_generations", "steps_per_generation", "max_completion_length", "beta", "use_vllm"]
         if s.use_vllm:
@@ -102,18 +103,17 @@ class _Output:
 
 def main(argv: list[str]) -> int:
     """Run `trl-concise plan`. Exit status 1 if the run does not fit."""
-    parser = TrlParser(
+    parser = RecipeParser(
         (PlanSettings, _Output),
         prog="trl-concise plan",
-        description="Memory of a training run on one GPU, part by part, before it is started. "
-        "--config takes a recipe of the example scripts.",
+        description="Memory of a training run on one GPU, part by part, before it is started.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     try:
         settings, output = parser.parse_args_and_config(list(argv), fail_with_unknown_args=False)
         shape = load_shape(settings.model_name_or_path)
         made = plan(settings, shape)
-    except ValueError as error:
+    except (OSError, ValueError, yaml.YAMLError) as error:
         parser.error(str(error))
     text = report(made, shape)
     print(text)
@@ -121,7 +121,7 @@ def main(argv: list[str]) -> int:
         return 0 if made.fits else 1
     if not made.fits:
         parser.error(f"{output.write_config} is not written, since this run does not fit. Change what is named above.")
-    base = yaml.safe_load(Path(argv[argv.index("--config") + 1]).read_text()) if "--config" in argv else None
+    base = None if parser.recipe is None else yaml.safe_load(Path(parser.recipe).read_text())
     write_atomically(Path(output.write_config), recipe(made, text, base).encode())
     print(f"\naccelerate launch examples/{settings.method}.py --config {output.write_config}")
     return 0

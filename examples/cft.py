@@ -35,6 +35,7 @@ from trl import ModelConfig, get_peft_config, get_quantization_config
 
 from trl_concise import APITeacher, CFTConfig, CFTTrainer, build_critiques, demo
 from trl_concise.data.problems import load_rows
+from trl_concise.recipe import tell_input_errors
 from trl_concise.script import RunArguments, parse_arguments
 
 
@@ -75,13 +76,14 @@ class CritiqueArguments(RunArguments):
 
 def critiques(source: CritiqueArguments, args: CFTConfig) -> Dataset:
     """The critiques to train on: loaded, asked for, or generated."""
-    if source.candidates is None:
-        if source.dataset_name is not None:
-            return load_rows(source.dataset_name, split=source.dataset_train_split)
+    if source.dataset_name is None and source.candidates is None:
         return Dataset.from_list(demo.generate_critiques(256, seed=args.seed))
+    with tell_input_errors():
+        rows = load_rows(source.candidates or source.dataset_name, split=source.dataset_train_split)
+    if source.candidates is None:
+        return rows
     teacher = APITeacher(source.teacher, base_url=source.teacher_base_url, concurrency=source.concurrency)
     with PartialState().main_process_first():  # the others find every reply in the file
-        rows = load_rows(source.candidates, split=source.dataset_train_split)
         dataset, report = build_critiques(rows, teacher, f"{args.output_dir}/replies.jsonl")
     print(report)
     return dataset

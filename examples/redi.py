@@ -33,6 +33,7 @@ from trl import ModelConfig, SFTConfig, SFTTrainer, get_peft_config, get_quantiz
 
 from trl_concise import REDIConfig, REDITrainer, build_redi_pairs, demo
 from trl_concise.data.problems import load_rows
+from trl_concise.recipe import tell_input_errors
 from trl_concise.script import RunArguments, parse_arguments
 
 
@@ -90,7 +91,8 @@ def load_traces(script_args: REDIArguments, seed: int) -> Dataset:
     """Rows with a problem, several generations, and verdicts or a gold answer."""
     if script_args.dataset_name is None:
         return Dataset.from_list(demo.sample_traces(seed=seed))
-    return load_rows(script_args.dataset_name, script_args.dataset_config, script_args.dataset_train_split)
+    with tell_input_errors():
+        return load_rows(script_args.dataset_name, script_args.dataset_config, script_args.dataset_train_split)
 
 
 def build(traces: Dataset, output: str, script_args: REDIArguments, tokenizer=None) -> Dataset:

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
+import runpy
 from pathlib import Path
 
 import pytest
@@ -22,7 +23,9 @@ def test_help(name, capsys):
     with pytest.raises(SystemExit) as exit:
         main([name, "--help"])
     assert exit.value.code == 0
-    assert "--model_name_or_path" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "--model_name_or_path" in said and "--config RECIPE" in said and len(said.splitlines()[0]) < 80
+    assert "Options of this script and its method: --dry_run, --report_problems, " in " ".join(said.splitlines()[-12:])
 
 
 def test_launcher_flags_are_told_from_the_scripts():
@@ -105,6 +108,37 @@ def test_dry_run_prints_a_recipe(capsys, tmp_path):
     with pytest.raises(SystemExit):  # what it prints is a recipe: read back, it says the same
         main(["hapo", "--dry_run", "--config", str(tmp_path / "recipe.yaml")])
     assert yaml.safe_load(capsys.readouterr().out) == recipe
+
+
+@pytest.mark.parametrize("recipe", ["hapo_1.5b_40gb", "siri_paper", "redi_1.5b"])
+def test_a_dry_run_of_a_recipe_needs_no_gpu(recipe, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    path = examples_folder() / "configs" / f"{recipe}.yaml"
+    with pytest.raises(SystemExit) as exit:
+        main([recipe.partition("_")[0], "--dry_run", f"--config={path}", "--dataset_name", "owner/problems"])
+    assert not exit.value.code
+    printed = capsys.readouterr().out
+    resolved, given = yaml.safe_load(printed), yaml.safe_load(path.read_text())
+    assert resolved["bf16"] is True and "use_cpu" not in resolved
+    assert resolved["model_name_or_path"] == given["model_name_or_path"] and "Planned memory" in printed
+
+
+def test_a_dry_run_misses_a_local_file(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for argv in (["hapo", "--dataset_name", "nope.jsonl"], ["cft", "--candidates", "nope.jsonl", "--teacher", "any"]):
+        with pytest.raises(SystemExit) as exit:
+            main([*argv, "--dry_run"])
+        said = capsys.readouterr()
+        assert exit.value.code == 2 and "error: No file nope.jsonl (looked in " in said.err
+        assert yaml.safe_load(said.out)["learning_rate"]  # and tells the rest
+
+
+@pytest.mark.parametrize("name", ["cft", "redi"])
+def test_a_missing_file_is_told_in_a_line(name, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as exit:
+        runpy.run_path(str(examples_folder() / f"{name}.py"))["main"](["--dataset_name", "nope.jsonl"])
+    assert exit.value.code == 2 and "error: No file nope.jsonl (looked in " in capsys.readouterr().err
 
 
 def test_a_mistyped_flag_or_key_is_answered_with_the_nearest(capsys, tmp_path):

@@ -46,6 +46,30 @@ def test_a_recipe_without_a_model_needs_one(tmp_path, capsys):
     assert "--model_name_or_path is needed with --config" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["--dataset_name", "nope.jsonl"], "No file nope.jsonl (looked in "),
+        (["--dataset_name", "unmarked.jsonl"], "No column of unmarked.jsonl is known to hold the problem"),
+        (["--dataset_name", "nobody/nothing"], "'nobody/nothing'"),
+        (["--config", "nope.yaml"], "No such file or directory: 'nope.yaml'"),
+        (["--config", "list.yaml"], "list.yaml must contain a YAML mapping"),
+        (["--config", "broken.yaml"], 'in "broken.yaml", line 1'),
+        (["--num_generations", "5"], "must be divisible by num_generations (5)"),
+    ],
+)
+def test_a_mistake_in_what_is_given_is_told_in_a_line(argv, message, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "unmarked.jsonl").write_text('{"text": "What is 1 + 2?"}\n')
+    (tmp_path / "list.yaml").write_text("- learning_rate\n")
+    (tmp_path / "broken.yaml").write_text("learning_rate: [1\n")
+    monkeypatch.setattr(sys, "argv", ["examples/hapo.py"])
+    with pytest.raises(SystemExit) as exit:
+        TrainingScript(HAPOConfig, argv).trainer_arguments()
+    said = capsys.readouterr().err
+    assert exit.value.code == 2 and "hapo.py: error: " in said and message in said
+
+
 def test_problems_of_ones_own_are_trained_on_and_what_was_learnt_is_saved(tmp_path):
     problems = tmp_path / "problems.jsonl"
     rows = [{"problem": f"What is {i} + 2?", "answer": str(i + 2)} for i in range(4)]

@@ -16,14 +16,16 @@ from typing import Any
 import yaml
 from datasets import Dataset
 from transformers import ProgressCallback
-from trl import ModelConfig, TrlParser, get_peft_config, get_quantization_config
+from trl import ModelConfig, get_peft_config, get_quantization_config
 
 from . import demo
 from .callbacks import ConciseProgressCallback
 from .data import load_problems
+from .data.problems import local_file
 from .memory import PlanSettings, plan
 from .memory.plan import OFFLINE_METHODS, ONLINE_METHODS
 from .memory.report import comment, load_shape, report
+from .recipe import RecipeParser, tell_input_errors
 from .trainer import ConciseGRPOConfig, ConciseGRPOTrainer
 
 
@@ -46,7 +48,8 @@ def parse_arguments(
     """
     Parse the command line of a training script as TRL's scripts do, `--config` included.
 
-    `--dry_run` prints the settings and the memory plan, and stops; an option that does not exist is answered with the nearest that does.
+    `--dry_run` prints the settings and the memory plan, and stops: with status 2 if a local file of data is missing. An
+    option that does not exist is answered with the nearest that does, any other mistake with a line that names it.
 
     Args:
         classes (`tuple[type, type, type]`):
@@ -61,20 +64,27 @@ def parse_arguments(
         `tuple`: One object per class. The `model_init_kwargs` of the second hold what the third says of the model.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    parser = TrlParser(classes)
+    parser = RecipeParser(classes, usage="%(prog)s [--OPTION VALUE ...]", epilog=_say_own_options(*classes))
     if not {"--model_name_or_path", "--config"} & {argument.partition("=")[0] for argument in arguments}:
         parser.set_defaults_with_config(**demo_settings)
-    run_args, training_args, model_args, unknown = parser.parse_args_and_config(
-        arguments, return_remaining_strings=True
-    )
+    # A recipe for a GPU is read on a machine without one as well: on a CPU, bf16 is not refused.
+    on_cpu = ["--use_cpu"] if parser.parse_known_args(arguments)[0].dry_run else []
+    with tell_input_errors():
+        run_args, training_args, model_args, unknown = parser.parse_args_and_config(
+            [*arguments, *on_cpu], return_remaining_strings=True
+        )
     if unknown:
-        parser.exit(2, f"{parser.prog}: error: {_say_unknown(unknown, parser)}\n")  # without 200 lines of usage
+        parser.error(_say_unknown(unknown, classes))
     if model_args.model_name_or_path is None:
         parser.error("--model_name_or_path is needed with --config")
     if run_args.dry_run:
+        training_args.use_cpu = parser.parse_known_args(arguments)[0].use_cpu  # what the user has asked for
         settings = resolved_settings(run_args, training_args, model_args)
         print(yaml.safe_dump(settings, sort_keys=True), end="")
         print(comment(_memory_plan(parser.prog, settings)), end="")
+        with tell_input_errors():
+            for name in {"dataset_name", "candidates"} & set(settings):
+                local_file(settings[name])
         sys.exit()
     if str(training_args.resume_from_checkpoint).lower() == "true":  # a flag is text
         training_args.resume_from_checkpoint = True
@@ -164,10 +174,11 @@ class TrainingScript:
         if self.problem_args.dataset_name is None:
             return demo.train_dataset(seed=self.training_args.seed), None
         test_split = self.problem_args.dataset_test_split
-        return (
-            self._load_split(self.problem_args.dataset_train_split),
-            self._load_split(test_split) if test_split is not None else None,
-        )
+        with tell_input_errors():
+            return (
+                self._load_split(self.problem_args.dataset_train_split),
+                self._load_split(test_split) if test_split is not None else None,
+            )
 
     def trainer_arguments(self) -> dict[str, Any]:
         """
@@ -216,15 +227,23 @@ class TrainingScript:
         )
 
 
-def _say_unknown(unknown: Sequence[str], parser: TrlParser) -> str:
+def _say_unknown(unknown: Sequence[str], classes: Sequence[type]) -> str:
     """Name the flags, or keys of a `--config` file, that mean nothing, each with the nearest that does."""
-    flags = parser.format_usage().replace("[", " ").replace("]", " ").split()
-    flags = [word for word in flags if word.startswith("--")]
+    flags = ["--config", *(f"--{item.name}" for part in classes for item in dataclasses.fields(part))]
     lines = []
     for name in (word.partition("=")[0] for word in unknown if word.startswith("--")):
         close = difflib.get_close_matches(name, flags, n=1)
         lines.append(f"no option {name}" + (f"; did you mean {close[0]}?" if close else ""))
     return "\n".join(lines) or f"what is {' '.join(unknown)}? Every value follows a flag."
+
+
+def _say_own_options(script_class: type, config_class: type, model_class: type) -> str:
+    """Name the options that are not TRL's: among a thousand lines of help they are not to be found."""
+    base = next(part for part in config_class.__mro__ if part.__module__.startswith("trl."))
+    inherited = {item.name for item in dataclasses.fields(base)}
+    own = [item.name for item in (*dataclasses.fields(script_class), *dataclasses.fields(config_class))]
+    own = ", ".join(f"--{name}" for name in own if name not in inherited)
+    return f"Options of this script and its method: {own}. The others are those of TRL's {base.__name__} and {model_class.__name__}."
 
 
 def _memory_plan(prog: str, settings: dict[str, Any]) -> str:

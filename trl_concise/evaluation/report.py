@@ -10,8 +10,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ..hub.results import read_log_history
 from .evaluator import SUMMARY_FILE, read_summary
+from .logs import read_log_history
 from .metrics import accuracy_efficiency_score
 from .plots import FrontierPoint, can_plot, plot_curves, plot_frontier
 

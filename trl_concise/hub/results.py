@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from ..evaluation import FrontierPoint, accuracy_efficiency_score
+from ..evaluation.logs import read_log_history
 from ..evaluation.sets import KNOWN_SETS
 
 
-TRAINER_STATE = "trainer_state.json"
 _TRAINING_SET = "Evaluation set of the training"
 
 
@@ -100,17 +100,6 @@ class Comparison:
         if self.base is None or self.base.accuracy <= 0 or self.base.tokens <= 0:
             return None
         return accuracy_efficiency_score(self.model.accuracy, self.model.tokens, self.base.accuracy, self.base.tokens)
-
-
-def read_log_history(run: Path) -> list[dict[str, Any]]:
-    """Return the log of a run: of its folder, else of its latest checkpoint, else nothing."""
-    states = sorted(run.glob(f"checkpoint-*/{TRAINER_STATE}"), key=lambda path: int(path.parent.name.split("-")[-1]))
-    path = run / TRAINER_STATE
-    if not path.is_file():
-        if not states:
-            return []
-        path = states[-1]
-    return json.loads(path.read_text(encoding="utf-8"))["log_history"]
 
 
 def read_results(run: Path, base_model: str | None = None, repo_id: str | None = None) -> list[Comparison]:

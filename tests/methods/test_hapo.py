@@ -273,6 +273,15 @@ def test_the_weight_is_checked_at_construction(weight, tiny_model, problems, tmp
         HAPOTrainer(tiny_model, tiny.even_reward, args, problems)
 
 
+@pytest.mark.parametrize(
+    ("name", "value"), [("length_reward_shape", "cos"), ("length_reward_floor", 0.5), ("history_aggregate", "max")]
+)
+def test_a_refused_value_is_told_with_the_name_it_has_in_the_config(name, value, tiny_model, problems, tmp_path):
+    args = HAPOConfig(**tiny.settings(tmp_path, **{name: value}))
+    with pytest.raises(ValueError, match=f"got {value!r}.* In HAPOConfig it is {name}"):
+        HAPOTrainer(tiny_model, tiny.even_reward, args, problems)
+
+
 @pytest.mark.parametrize("changes", [{"reward_weights": [0.5]}, {"length_reward_floor": -1.0}])
 def test_a_wrong_completion_may_not_earn_as_much_as_a_long_correct_one(changes, tiny_model, problems, tmp_path):
     args = HAPOConfig(**tiny.settings(tmp_path, **changes))

@@ -158,11 +158,15 @@ class HAPOLengthReward(GroupReward):
 
     def __init__(self, shape: str = "cosine", floor: float = -0.7, aggregate: str = "min", tolerance: float = 0.1):
         if shape not in _SHAPES:
-            raise ValueError(f"shape must be one of {_SHAPES}, got {shape!r}.")
+            raise ValueError(
+                f"shape must be one of {_SHAPES}, got {shape!r}. In HAPOConfig it is length_reward_shape."
+            )
         if aggregate not in _AGGREGATES:
-            raise ValueError(f"aggregate must be one of {_AGGREGATES}, got {aggregate!r}.")
+            raise ValueError(
+                f"aggregate must be one of {_AGGREGATES}, got {aggregate!r}. In HAPOConfig it is history_aggregate."
+            )
         if not -1 <= floor <= 0:
-            raise ValueError(f"floor must lie in [-1, 0], got {floor}.")
+            raise ValueError(f"floor must lie in [-1, 0], got {floor}. In HAPOConfig it is length_reward_floor.")
         if tolerance < 0:
             raise ValueError(f"tolerance must be at least 0, got {tolerance}.")
         self.shape = shape

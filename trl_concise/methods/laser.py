@@ -112,7 +112,8 @@ class LASERReward(GroupReward):
     def __init__(self, target_length: int, alpha: float = 0.5):
         if target_length < 1 or alpha < 0:
             raise ValueError(
-                f"target_length must be at least 1 and alpha at least 0, got {target_length} and {alpha}."
+                f"target_length must be at least 1 and alpha at least 0, got {target_length} and {alpha}. In LASERConfig "
+                "alpha is length_bonus."
             )
         self.target_length = target_length
         self.alpha = alpha

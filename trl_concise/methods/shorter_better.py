@@ -97,7 +97,10 @@ class ShorterBetterReward(GroupReward):
 
     def __init__(self, alpha: float = 2.0, beta: float = 0.001):
         if beta < 0:
-            raise ValueError(f"beta must be at least 0, got {beta}: a negative one would pay for distance.")
+            raise ValueError(
+                f"beta must be at least 0, got {beta}: a negative one would pay for distance. In ShorterBetterConfig it is "
+                "length_penalty."
+            )
         self.alpha = alpha
         self.beta = beta
         self._metrics: dict[str, float] = {}

@@ -112,11 +112,14 @@ class SIRISchedule(BudgetSchedule):
 
     def __init__(self, longest: int, shortest: int, cycle: int = 640, shape: str = "cosine"):
         if shape not in _SHAPES:
-            raise ValueError(f"shape must be one of {_SHAPES}, got {shape!r}.")
+            raise ValueError(f"shape must be one of {_SHAPES}, got {shape!r}. In SIRIConfig it is budget_shape.")
         if not 1 <= shortest <= longest:
-            raise ValueError(f"1 <= shortest <= longest must hold, got shortest={shortest} and longest={longest}.")
+            raise ValueError(
+                f"1 <= shortest <= longest must hold, got shortest={shortest} and longest={longest}. In SIRIConfig they are "
+                "min_completion_length and max_completion_length."
+            )
         if cycle < 1:
-            raise ValueError(f"cycle must be at least 1 step, got {cycle}.")
+            raise ValueError(f"cycle must be at least 1 step, got {cycle}. In SIRIConfig it is budget_cycle.")
         self.longest = longest
         self.shortest = shortest
         self.cycle = cycle

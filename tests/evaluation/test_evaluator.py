@@ -180,9 +180,11 @@ def test_command(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["missing.jsonl"], "No file missing.jsonl"),
-        (["demo", "--num_completions", "0"], "must be at least 1"),
-        (["demo", "--use_vllm"], "pip install 'trl-concise[vllm,peft]'"),
+        (["demo", "missing.jsonl"], "No file missing.jsonl"),
+        (["demo", "gsm"], "Did you mean 'gsm8k'?"),
+        (["outputs/nope", "demo"], "No model 'outputs/nope': there is no such folder here"),
+        (["demo", "demo", "--num_completions", "0"], "must be at least 1"),
+        (["demo", "demo", "--use_vllm"], "pip install 'trl-concise[vllm,peft]'"),
     ],
 )
 def test_command_says_what_is_wrong(arguments, message, tmp_path, capsys):
@@ -191,6 +193,6 @@ def test_command_says_what_is_wrong(arguments, message, tmp_path, capsys):
         if __import__("importlib.util").util.find_spec("vllm"):
             pytest.skip("vLLM is installed")
     with pytest.raises(SystemExit) as exit:
-        main(["eval", "demo", *arguments, "--output_dir", str(tmp_path)])
-    assert exit.value.code == 2
+        main(["eval", *arguments, "--output_dir", str(tmp_path / "out")])
+    assert exit.value.code == 2 and not (tmp_path / "out").exists()
     assert message in " ".join(capsys.readouterr().err.split())

@@ -116,6 +116,14 @@ def test_results_of_the_demo(tmp_path):
     assert [item.point.kind for item in read_measurements(tmp_path)] == ["base", "cut", "model"]
 
 
+def test_a_run_without_an_evaluation_has_no_table(tmp_path, capsys):
+    log = {"log_history": [{"step": 5, "accuracy": 0.85, "completions/mean_length": 90.0}]}
+    (tmp_path / "trainer_state.json").write_text(json.dumps(log))
+    assert main(["report", str(tmp_path)]) == 0
+    said = capsys.readouterr().out
+    assert "No accuracy has been measured yet" in said and "| Problems |" not in said
+
+
 def test_nothing_to_report(tmp_path, capsys):
     for folder, message in [(tmp_path, "Nothing has been measured"), (tmp_path / "no", "There is no folder")]:
         with pytest.raises(SystemExit) as exit:

@@ -103,6 +103,7 @@ def evaluate(
     Raises:
         `ValueError`: If an argument is out of range, a set cannot be read, or the folder holds an evaluation with other
             settings.
+        `FileNotFoundError`: If a model, a set or a file is neither here nor on the Hub.
 
     Example:
 
@@ -123,7 +124,8 @@ def evaluate(
     sets = _load_sets(datasets, system_prompt, limit)
     name = model_name or _name_of(model)
     folder = None if output_dir is None else Path(output_dir)
-    done = _open_folder(folder, {"model": name, **asdict(settings), "system_prompt": system_prompt})
+    written = {"model": name, **asdict(settings), "system_prompt": system_prompt}
+    done = [] if folder is None else _read_folder(folder, written)
 
     if isinstance(model, str):
         sampler = load_sampler(model, use_vllm=use_vllm)
@@ -131,6 +133,9 @@ def evaluate(
         raise ValueError("A model in memory needs its tokenizer: pass tokenizer=.")
     else:
         sampler = TransformersSampler(model, tokenizer)
+    if folder is not None:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_atomically(folder / SETTINGS_FILE, (json.dumps(written, indent=2) + "\n").encode())
 
     records = []
     with _progress(progress) as bar:
@@ -203,11 +208,8 @@ def _name_of(model: str | PreTrainedModel) -> str:
     return f"{folder.parent.name}/{folder.name}" if folder.name.startswith(PREFIX_CHECKPOINT_DIR) else folder.name
 
 
-def _open_folder(folder: Path | None, settings: dict[str, Any]) -> list[Completion]:
+def _read_folder(folder: Path, settings: dict[str, Any]) -> list[Completion]:
     """Return the completions that the folder holds, after checking that they are of the same settings."""
-    if folder is None:
-        return []
-    folder.mkdir(parents=True, exist_ok=True)
     path = folder / SETTINGS_FILE
     if path.exists():
         found = json.loads(path.read_text(encoding="utf-8"))
@@ -217,8 +219,6 @@ def _open_folder(folder: Path | None, settings: dict[str, Any]) -> list[Completi
                 f"{folder} holds an evaluation with other settings: {other}, now "
                 f"{ {key: settings[key] for key in other} }. Choose another output_dir, or delete this one."
             )
-    else:
-        write_atomically(path, (json.dumps(settings, indent=2) + "\n").encode())
     completions = folder / COMPLETIONS_FILE
     if not completions.exists():
         return []

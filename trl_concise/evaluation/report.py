@@ -161,6 +161,8 @@ def training_curves(logs: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str
 
 def markdown_table(measured: Sequence[Measurement]) -> str:
     """The measurements as a table in Markdown; tokens saved and the score are against the base of the same set."""
+    if not measured:
+        return "No accuracy has been measured yet, only logged in training: `trl-concise eval` measures it."
     lines = [
         "| Problems | Model | Accuracy | Tokens | Tokens saved | AES | Truncated | Empty |",
         "|---|---|---:|---:|---:|---:|---:|---:|",

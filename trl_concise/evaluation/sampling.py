@@ -179,6 +179,7 @@ def load_sampler(model: str, *, use_vllm: bool = False, dtype: str = "auto", **v
 
     Raises:
         `ImportError`: If vLLM is asked for and missing.
+        `FileNotFoundError`: If there is no such model, here or on the Hub.
     """
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from transformers.utils import find_adapter_config_file
@@ -194,7 +195,11 @@ def load_sampler(model: str, *, use_vllm: bool = False, dtype: str = "auto", **v
         adapter, base = model, PeftConfig.from_pretrained(model).base_model_name_or_path
     try:
         tokenizer = AutoTokenizer.from_pretrained(model)
-    except (OSError, ValueError):
+    except (OSError, ValueError) as error:
+        if base is None and not Path(model).exists():
+            raise FileNotFoundError(
+                f"No model {model!r}: there is no such folder here, and the Hub did not give it: {error}"
+            ) from error
         if base is None:
             raise
         tokenizer = AutoTokenizer.from_pretrained(base)  # an adapter need not bring its own

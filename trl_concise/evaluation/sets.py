@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -48,7 +49,7 @@ def load_problem_sets(names: Sequence[str], *, system_prompt: str | None = None,
 
     Raises:
         `ValueError`: If a set cannot be read (see [`load_problems`]), or two go by one name.
-        `FileNotFoundError`: If there is no such file.
+        `FileNotFoundError`: If there is no such file, or the Hub did not give the set.
     """
     options = {"split": "test"} | {name: value for name, value in options.items() if value is not None}
     sets: dict[str, Dataset] = {}
@@ -60,7 +61,12 @@ def load_problem_sets(names: Sequence[str], *, system_prompt: str | None = None,
             sets[title] = _demo_problems(system_prompt)
         else:
             arguments = KNOWN_SETS.get(name, {"name_or_path": name, **options})
-            sets[title] = load_problems(system_prompt=system_prompt, **arguments)
+            try:
+                sets[title] = load_problems(system_prompt=system_prompt, **arguments)
+            except OSError as error:  # no such file, or the Hub did not answer
+                close = difflib.get_close_matches(name, [*KNOWN_SETS, "demo"], n=1)
+                hint = f" Did you mean {close[0]!r}?" if close and name not in KNOWN_SETS else ""
+                raise FileNotFoundError(f"{error}{hint}") from error
     return sets
 
 

@@ -193,6 +193,8 @@ def test_the_card_of_a_trained_model(peft, tiny_model, problems, tmp_path):
         assert "@article{huang2025hapo" in card.text and "vonwerra2020trl" in card.text
         assert "| `length_reward_weight` | 0.5 |" in card.text
         assert ("AutoPeftModelForCausalLM" in card.text) == peft
+        assert "| `reward_funcs` | even_reward, HAPOLengthReward |" in card.text
+        assert ("| `lora_r` | 4 |" in card.text and "| `lora_target_modules` | q_proj |" in card.text) == peft
         assert card_errors(str(card)) == []
     trainer.create_model_card()
     assert "| Wall time |" in (run / "README.md").read_text()

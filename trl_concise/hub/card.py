@@ -350,4 +350,6 @@ def _wrapped(command: str | None) -> str | None:
 
 
 def _setting(value: Any) -> str:
+    if isinstance(value, list):
+        return ", ".join(map(_setting, value))
     return f"{value:g}" if isinstance(value, float) else str(value)

@@ -98,7 +98,7 @@ def run_facts(trainer: WritesCard) -> dict[str, Any]:
         "tags": sorted({*metadata.get("tags", []), "trl", "trl-concise", *ours}),
         "trainer": trainer._name,
         "methods": [_method(part, trainer) for part in trainer.components] or _own_paper(trainer),
-        "settings": changed_settings(args),
+        "settings": changed_settings(args) | _rewards(trainer) | _adapter_settings(trainer),
         "badges": [line.strip() for line in card.text.splitlines() if line.lstrip().startswith("[<img ")],
         "citations": _citations(card.text, trainer.components),
         "history": _history(trainer.history),
@@ -163,9 +163,28 @@ def pushed_checkpoint(args: TrainingArguments) -> str | None:
 
 def adapter_types(trainer: WritesCard) -> list[str]:
     """Return `"peft"` and the kinds of adapter of a trainer's model, e.g. `["peft", "lora"]`; empty for a full model."""
-    model = trainer.accelerator.unwrap_model(trainer.model)
-    configs = getattr(model, "peft_config", {})
-    return ["peft", *sorted({str(config.peft_type.value).lower() for config in configs.values()})] if configs else []
+    configs = _adapters(trainer)
+    return ["peft", *sorted({str(config.peft_type.value).lower() for config in configs})] if configs else []
+
+
+def _adapters(trainer: WritesCard) -> list[Any]:
+    return list(getattr(trainer.accelerator.unwrap_model(trainer.model), "peft_config", {}).values())
+
+
+def _adapter_settings(trainer: WritesCard) -> dict[str, Any]:
+    """Return rank, scale and place of LoRA adapters, under the names of TRL's flags."""
+    settings = {}
+    for config in _adapters(trainer):
+        for flag, name in {"lora_r": "r", "lora_alpha": "lora_alpha", "lora_target_modules": "target_modules"}.items():
+            value = getattr(config, name, None)
+            if value is not None:
+                settings[flag] = sorted(value) if isinstance(value, (set, list, tuple)) else value
+    return settings
+
+
+def _rewards(trainer: WritesCard) -> dict[str, Any]:
+    names = getattr(trainer, "reward_func_names", None)
+    return {"reward_funcs": names} if names else {}
 
 
 def changed_settings(args: Any) -> dict[str, Any]:
@@ -300,7 +319,8 @@ def _history(history: PromptHistory | None) -> dict[str, Any] | None:
 def _hardware(processes: int) -> str:
     if torch.cuda.is_available():
         return f"{processes} x {torch.cuda.get_device_name(0)}"
-    return f"{processes} x CPU ({platform.machine()}, {torch.get_num_threads()} threads)"
+    threads = torch.get_num_threads()
+    return f"{processes} x CPU ({platform.machine()}, {threads} thread{'s' * (threads > 1)})"
 
 
 def _peak_memory() -> dict[str, Any]:

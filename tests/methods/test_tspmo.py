@@ -10,7 +10,16 @@ import torch
 
 from tests import tiny
 from tests.test_prefix_tree import all_prefixes, group
-from trl_concise import CompletionTokens, PrefixMatching, Rollouts, TSPMOConfig, TSPMOTrainer
+from trl_concise import (
+    CompletionTokens,
+    HAPOConfig,
+    HAPOTrainer,
+    PrefixMatching,
+    Rollouts,
+    StochasticTokens,
+    TSPMOConfig,
+    TSPMOTrainer,
+)
 
 
 # The component
@@ -194,6 +203,22 @@ def test_truncated_completions_can_be_left_out(tiny_model, problems, tmp_path):
     assert cut.sum() == 1 and kept[cut].sum() == 0
     q = ord("q")
     assert ((inputs["completion_ids"][:, 1] == q) & (kept[:, 1] == 1)).sum() == 1  # xqq$ stands for x -> q
+
+
+def test_beside_a_length_reward_and_another_selection(tiny_model, problems, tmp_path):
+    trainer = tiny.spy(HAPOTrainer)(
+        tiny_model,
+        listed_reward,
+        HAPOConfig(**tiny.settings(tmp_path, max_steps=1)),
+        problems,
+        rollout_func=fixed(COMPLETIONS),
+        token_credit=[PrefixMatching(), StochasticTokens(cutoff=2, max_tokens=2, probability=0)],
+    )
+    trainer.train()
+    inputs, _, _ = trainer.seen[0]
+    kept = inputs["tool_mask"] * inputs["completion_mask"]
+    assert kept[:, :2].sum() > 0 and kept[:, 2:].sum() == 0  # xyz$ and xyw$ part at their third token
+    assert "hapo/history_coverage" in trainer.state.log_history[0]
 
 
 def test_rewards_that_are_normalized_one_by_one_are_refused(tiny_model, problems, tmp_path):

@@ -18,7 +18,9 @@ import torch  # noqa: E402
 torch.set_num_threads(1)  # tiny models: a second thread only waits for the first, and longer on a busy machine
 
 import pytest  # noqa: E402
+import transformers  # noqa: E402
 from datasets import Dataset  # noqa: E402
+from packaging.version import Version  # noqa: E402
 
 from tests import tiny  # noqa: E402
 from tests.distributed import run_on_processes  # noqa: E402
@@ -44,6 +46,8 @@ def problems() -> Dataset:
 @pytest.fixture(scope="session")
 def two_processes(tiny_model, tmp_path_factory):
     """Folder with what each module of `tests.distributed` wrote when it ran on two processes."""
+    if Version(transformers.__version__) < Version("5.19"):
+        pytest.skip("an optimizer cannot be resumed on several CPU processes before transformers 5.19")
     folder = tmp_path_factory.mktemp("two")
     done = run_on_processes(2, "tests.distributed.every", tiny_model, str(folder))
     assert done.returncode == 0, done.stderr[-5000:]

@@ -40,9 +40,11 @@ def api_reference() -> str:
     """Every public name, under the module that it comes from."""
     lines = []
     for statement in ast.parse((ROOT / "trl_concise" / "__init__.pyi").read_text(encoding="utf-8")).body:
-        if isinstance(statement, ast.ImportFrom) and statement.module:
-            lines.append(f"\n## {statement.module}\n")
-            lines += [f"\n::: trl_concise.{statement.module}.{name.name}\n" for name in statement.names]
+        if isinstance(statement, ast.ImportFrom):
+            names = [name.name for name in statement.names]
+            lines.append(f"\n## {statement.module or ', '.join(names)}\n")  # `from . import demo` names no module
+            package = ".".join(filter(None, ["trl_concise", statement.module]))
+            lines += [f"\n::: {package}.{name}\n" for name in names]
     return "".join(lines)
 
 

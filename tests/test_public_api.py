@@ -6,6 +6,7 @@ from __future__ import annotations
 import inspect
 import pickle
 import re
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -95,6 +96,14 @@ def test_every_part_stands_in_the_readme():
     parts = {name for name, thing in things.items() if inspect.isclass(thing) and issubclass(thing, SLOTS)}
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     assert not [name for name in parts - {slot.__name__ for slot in SLOTS} if f"`{name}`" not in readme]
+
+
+def test_every_name_stands_in_the_api_reference():
+    reference = runpy.run_path(str(ROOT / "docs" / "mkdocs_hooks.py"))["api_reference"]()
+    assert (
+        sorted(re.findall(r"^::: trl_concise\.(?:[\w.]+\.)?(\w+)$", reference, flags=re.MULTILINE))
+        == trl_concise.__all__
+    )
 
 
 def test_every_module_stands_in_the_architecture_page():

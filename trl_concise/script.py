@@ -78,7 +78,9 @@ def parse_arguments(
     if model_args.model_name_or_path is None:
         parser.error("--model_name_or_path is needed with --config")
     if run_args.dry_run:
-        training_args.use_cpu = parser.parse_known_args(arguments)[0].use_cpu  # what the user has asked for
+        asked = parser.parse_known_args(arguments)[0]
+        for name in ("use_cpu", "dataloader_pin_memory"):  # the second follows from the first
+            setattr(training_args, name, getattr(asked, name))
         settings = resolved_settings(run_args, training_args, model_args)
         print(yaml.safe_dump(settings, sort_keys=True), end="")
         print(comment(_memory_plan(parser.prog, settings)), end="")

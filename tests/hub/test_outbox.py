@@ -104,7 +104,7 @@ def test_another_repository_is_refused_while_something_waits(tmp_path):
 
 
 def test_a_repository_must_be_known(tmp_path):
-    with pytest.raises(ValueError, match="No repository is known"):
+    with pytest.raises(ValueError, match=r"No repository is known .* repo_id \(--repo_id\)"):
         Outbox(tmp_path)
 
 

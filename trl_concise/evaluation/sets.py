@@ -66,7 +66,7 @@ def load_problem_sets(names: Sequence[str], *, system_prompt: str | None = None,
             except OSError as error:  # no such file, or the Hub did not answer
                 close = difflib.get_close_matches(name, [*KNOWN_SETS, "demo"], n=1)
                 hint = f" Did you mean {close[0]!r}?" if close and name not in KNOWN_SETS else ""
-                raise FileNotFoundError(f"{error}{hint}") from error
+                raise FileNotFoundError(f"{str(error).rstrip('.')}.{hint}") from error
     return sets
 
 

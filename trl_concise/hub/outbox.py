@@ -129,7 +129,7 @@ class Outbox:
         self.repo_id = repo_id
         self._read_record()
         if self.repo_id is None:
-            raise ValueError(f"No repository is known for {run}: name one, e.g. repo_id='user/model'.")
+            raise ValueError(f"No repository is known for {run}: name one with repo_id (--repo_id), e.g. user/model.")
         self.api = HfApi(token=token)
         self._lock = threading.Lock()
         self._exists = False  # the repository

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 import trl_concise
+from tests.tools import readme_table
 
 
 ROOT = Path(__file__).parents[1]
@@ -79,23 +80,11 @@ def test_every_method_has_its_page_test_example_and_changelog_entry(path):
     assert path.stem.replace("_", "").upper() in letters  # grpo_lead is GRPOLEADReward there
 
 
-@pytest.mark.parametrize(
-    "name", [name for name in trl_concise.__all__ if name.endswith("Trainer") and not name.startswith("Concise")]
-)
-def test_every_drop_in_trainer_stands_in_the_readme(name):
-    (row,) = re.findall(rf"^\|.*`{name}`.*\|$", (ROOT / "README.md").read_text(encoding="utf-8"), flags=re.MULTILINE)
-    module = getattr(trl_concise, name).__module__.rpartition(".")[2]
-    assert f"(docs/{ {'laser_d': 'laser'}.get(module, module) }.md)" in row
-
-
-SLOTS = (trl_concise.GroupReward, trl_concise.PromptSelector, trl_concise.TokenCredit, trl_concise.BudgetSchedule)
-
-
-def test_every_part_stands_in_the_readme():
-    things = {name: getattr(trl_concise, name) for name in trl_concise.__all__}
-    parts = {name for name, thing in things.items() if inspect.isclass(thing) and issubclass(thing, SLOTS)}
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert not [name for name in parts - {slot.__name__ for slot in SLOTS} if f"`{name}`" not in readme]
+def test_the_readme_has_the_table_that_the_exported_names_make():
+    readme = readme_table.README.read_text(encoding="utf-8")
+    assert readme == readme_table.rewritten(readme), "python -m tests.tools.readme_table"
+    modules = {path.stem for path in (ROOT / "trl_concise" / "methods").glob("*.py")} - {"__init__"}
+    assert modules == {module for row in readme_table.ROWS for module in row}
 
 
 def test_every_name_stands_in_the_api_reference():

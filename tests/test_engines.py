@@ -29,15 +29,36 @@ def read(folder: Path, name: str) -> list[dict]:
 @pytest.mark.parametrize(
     ("configuration", "engine"),
     [
-        ("fsdp2", {"distributed_type": "FSDP", "processes": 2, "parameter": "DTensor", "zero_stage": None}),
+        (
+            "fsdp2",
+            {
+                "distributed_type": "FSDP",
+                "processes": 2,
+                "parameter": "DTensor",
+                "zero_stage": None,
+                "evaluated": True,
+            },
+        ),
         pytest.param(
             "zero2",
-            {"distributed_type": "DEEPSPEED", "processes": 2, "parameter": "Parameter", "zero_stage": 2},
+            {
+                "distributed_type": "DEEPSPEED",
+                "processes": 2,
+                "parameter": "Parameter",
+                "zero_stage": 2,
+                "evaluated": True,
+            },
             marks=deepspeed,
         ),
         pytest.param(
             "zero3",
-            {"distributed_type": "DEEPSPEED", "processes": 2, "parameter": "Parameter", "zero_stage": 3},
+            {
+                "distributed_type": "DEEPSPEED",
+                "processes": 2,
+                "parameter": "Parameter",
+                "zero_stage": 3,
+                "evaluated": True,
+            },
             marks=deepspeed,
         ),
     ],

@@ -59,6 +59,6 @@ if __name__ == "__main__":
                 "processes": AcceleratorState().num_processes,
                 "parameter": type(next(trainer.model.parameters())).__name__,
                 "zero_stage": getattr(trainer.accelerator.deepspeed_plugin, "zero_stage", None),
-                "evaluated": trainer.evaluate(trainer.train_dataset)["eval_samples"],
+                "evaluated": "eval_accuracy" in trainer.evaluate(trainer.train_dataset),
             }
             Path(folder, f"engine{os.environ['RANK']}.json").write_text(json.dumps(engine))

@@ -120,4 +120,4 @@ def test_streaming(tiny_model, problems, tmp_path):
     trainer = LASERTrainer(tiny_model, tiny.even_reward, args, problems.to_iterable_dataset())
     trainer.train()
     logged = [entry["laser/within_target"] for entry in trainer.state.log_history if "laser/within_target" in entry]
-    assert len(logged) == 2
+    assert len(logged) == 1  # in the first step nothing is correct, so nothing is within a target

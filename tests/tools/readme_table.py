@@ -39,7 +39,11 @@ ROWS = {
 def exported(module: str) -> tuple[list[str], list[str]]:
     """Return the trainers and the parts that a method exports; of a method without either, its functions."""
     here = {name: getattr(trl_concise, name) for name in trl_concise.__all__}
-    here = {name: thing for name, thing in here.items() if inspect.getmodule(thing).__name__ == f"trl_concise.methods.{module}"}
+    here = {
+        name: thing
+        for name, thing in here.items()
+        if inspect.getmodule(thing).__name__ == f"trl_concise.methods.{module}"
+    }
     trainers = [name for name in here if name.endswith("Trainer")]
     parts = [name for name, thing in here.items() if inspect.isclass(thing) and issubclass(thing, SLOTS)]
     return trainers, parts or ([] if trainers else [name for name, thing in here.items() if inspect.isfunction(thing)])

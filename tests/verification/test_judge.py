@@ -92,7 +92,14 @@ def wait_until(condition, seconds: float = 60.0) -> None:
 def busy_workers(judge: Judge) -> list[psutil.Process]:
     if judge._process is None:
         return []
-    return [worker for worker in processes(judge._process.pid) if worker.status() == psutil.STATUS_RUNNING]
+    return [worker for worker in processes(judge._process.pid) if is_busy(worker)]
+
+
+def is_busy(process: psutil.Process) -> bool:
+    try:
+        return process.status() == psutil.STATUS_RUNNING
+    except psutil.NoSuchProcess:  # it has just ended
+        return False
 
 
 def test_a_batch_completes_when_a_worker_is_killed(judge):
@@ -290,7 +297,8 @@ def test_no_worker_outlives_a_killed_parent(fork):
     hung = f"""[r"\\boxed{{{TOWER}}}", r"\\boxed{{1 + {TOWER}}}"]"""
     process = run(f"""{CALL}{fork}verify_answers(["7"] * 2, {hung}, timeout=100.0, guards=False)""")
     assert process.stdout.readline() == "[True, False]\n"
-    wait_until(lambda: sum(child.status() == psutil.STATUS_RUNNING for child in processes(process.pid)) >= 2)
+    wait_until(lambda: sum(map(is_busy, processes(process.pid))) >= 2)
+    wait_until(lambda: len(processes(process.pid)) == 3 + bool(fork))
     everyone = processes(process.pid)
     judges = [child for child in everyone if any("judge_process" in part for part in child.cmdline())]
     others = [child for child in everyone if child not in judges]

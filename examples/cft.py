@@ -28,15 +28,18 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from accelerate import PartialState
-from datasets import Dataset
-from trl import ModelConfig, get_peft_config, get_quantization_config
+from trl import ModelConfig
 
-from trl_concise import APITeacher, CFTConfig, CFTTrainer, build_critiques, demo
-from trl_concise.data.problems import load_rows
+from trl_concise import CFTConfig, demo
 from trl_concise.recipe import tell_input_errors
 from trl_concise.script import RunArguments, parse_arguments
+
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 
 DEMO = {
@@ -76,6 +79,11 @@ class CritiqueArguments(RunArguments):
 
 def critiques(source: CritiqueArguments, args: CFTConfig) -> Dataset:
     """The critiques to train on: loaded, asked for, or generated."""
+    from datasets import Dataset
+
+    from trl_concise import APITeacher, build_critiques
+    from trl_concise.data.problems import load_rows
+
     if source.dataset_name is None and source.candidates is None:
         return Dataset.from_list(demo.generate_critiques(256, seed=args.seed))
     with tell_input_errors():
@@ -93,6 +101,11 @@ def main(arguments: list[str] | None = None):
     source, args, model_args = parse_arguments((CritiqueArguments, CFTConfig, ModelConfig), arguments, DEMO)
     if (source.candidates is None) != (source.teacher is None):
         sys.exit("--candidates and --teacher go together.")
+
+    # After the command line: --help does not wait for them.
+    from trl import get_peft_config, get_quantization_config
+
+    from trl_concise import CFTTrainer
 
     trainer = CFTTrainer(
         model=model_args.model_name_or_path,

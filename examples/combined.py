@@ -26,15 +26,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from trl_concise import (
-    GRESO,
-    ConciseGRPOConfig,
-    ConciseGRPOTrainer,
-    HAPOLengthReward,
-    StochasticTokens,
-    TrainingScript,
-    math_accuracy_reward,
-)
+from trl_concise import ConciseGRPOConfig, TrainingScript, math_accuracy_reward
 
 
 @dataclass
@@ -49,6 +41,10 @@ def main():
     # The demo's completions have some 80 tokens: with the default cutoff of 50 most of them would be in the loss.
     script = TrainingScript(CombinedConfig, output_dir="outputs/combined-demo", cutoff=16, max_tokens=32)
     args = script.training_args
+
+    # After the command line: --help does not wait for them.
+    from trl_concise import GRESO, ConciseGRPOTrainer, HAPOLengthReward, StochasticTokens
+
     trainer = ConciseGRPOTrainer(
         reward_funcs=[math_accuracy_reward, HAPOLengthReward()],  # --reward_weights 1.0 0.5 weighs them
         prompt_selector=GRESO(args.exploration),

@@ -21,11 +21,14 @@ Time and memory: 54 GiB planned for full fine-tuning on a card of 80 GiB, not me
 
 from __future__ import annotations
 
-from trl_concise import AccuracyBand, ConciseGRPOConfig, ConciseGRPOTrainer, TrainingScript, math_accuracy_reward
+from trl_concise import ConciseGRPOConfig, TrainingScript, math_accuracy_reward
 
 
 def main():
     script = TrainingScript(ConciseGRPOConfig, output_dir="outputs/curriculum-demo")
+
+    from trl_concise import AccuracyBand, ConciseGRPOTrainer  # after the command line: --help does not wait for them
+
     selector = AccuracyBand(low=0.2, high=0.8, seed=script.training_args.seed)
     trainer = ConciseGRPOTrainer(
         reward_funcs=math_accuracy_reward, prompt_selector=selector, **script.trainer_arguments()

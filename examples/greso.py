@@ -22,11 +22,14 @@ Time and memory: 54 GiB planned for full fine-tuning on a card of 80 GiB, not me
 
 from __future__ import annotations
 
-from trl_concise import GRESOConfig, GRESOTrainer, TrainingScript, math_accuracy_reward
+from trl_concise import GRESOConfig, TrainingScript, math_accuracy_reward
 
 
 def main():
     script = TrainingScript(GRESOConfig, output_dir="outputs/greso-demo")
+
+    from trl_concise import GRESOTrainer  # after the command line: --help does not wait for it
+
     trainer = GRESOTrainer(reward_funcs=math_accuracy_reward, **script.trainer_arguments())
     script.train(trainer)
 

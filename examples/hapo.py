@@ -23,11 +23,14 @@ Time and memory: 19.7 GiB planned, see docs/memory.md; not measured on a GPU yet
 
 from __future__ import annotations
 
-from trl_concise import HAPOConfig, HAPOTrainer, TrainingScript, math_accuracy_reward
+from trl_concise import HAPOConfig, TrainingScript, math_accuracy_reward
 
 
 def main():
     script = TrainingScript(HAPOConfig)
+
+    from trl_concise import HAPOTrainer  # after the command line: --help does not wait for it
+
     trainer = HAPOTrainer(reward_funcs=math_accuracy_reward, **script.trainer_arguments())
     script.train(trainer)
 

@@ -22,11 +22,14 @@ Time and memory: 57 GiB planned for full fine-tuning on a card of 80 GiB, not me
 
 from __future__ import annotations
 
-from trl_concise import LASERDConfig, LASERDTrainer, TrainingScript, math_accuracy_reward
+from trl_concise import LASERDConfig, TrainingScript, math_accuracy_reward
 
 
 def main():
     script = TrainingScript(LASERDConfig, output_dir="outputs/laser-d-demo", monitor_prompts=32, monitor_generations=4)
+
+    from trl_concise import LASERDTrainer  # after the command line: --help does not wait for it
+
     trainer = LASERDTrainer(reward_funcs=math_accuracy_reward, **script.trainer_arguments())
     script.train(trainer)
 

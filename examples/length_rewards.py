@@ -24,22 +24,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from trl.rewards import get_soft_overlong_punishment
-
-from trl_concise import (
-    BatchWhitening,
-    ConciseGRPOConfig,
-    ConciseGRPOTrainer,
-    DifficultyWeighting,
-    EfficientReasoningReward,
-    GRPOLEADReward,
-    KimiLengthReward,
-    L1Reward,
-    TrainingScript,
-    TruncationPenalty,
-    math_accuracy_reward,
-    with_target_length,
-)
+from trl_concise import ConciseGRPOConfig, TrainingScript, math_accuracy_reward
 
 
 METHODS = ["kimi", "l1-exact", "l1-max", "grpo-lead", "efficient-reasoning", "overlong", "dler"]
@@ -53,6 +38,22 @@ class LengthRewardConfig(ConciseGRPOConfig):
 def main():
     script = TrainingScript(LengthRewardConfig, output_dir="outputs/length-rewards-demo")
     args = script.training_args
+
+    # After the command line: --help does not wait for them.
+    from trl.rewards import get_soft_overlong_punishment
+
+    from trl_concise import (
+        BatchWhitening,
+        ConciseGRPOTrainer,
+        DifficultyWeighting,
+        EfficientReasoningReward,
+        GRPOLEADReward,
+        KimiLengthReward,
+        L1Reward,
+        TruncationPenalty,
+        with_target_length,
+    )
+
     if args.method in ("efficient-reasoning", "dler"):
         args.scale_rewards = "none"  # both make no sense with a division by the group's standard deviation
     arguments = script.trainer_arguments()

@@ -21,7 +21,7 @@ Time and memory: not measured on a GPU yet.
 
 from __future__ import annotations
 
-from trl_concise import ConciseGRPOConfig, ConciseGRPOTrainer, TrainingScript, math_accuracy_reward, repeat_example
+from trl_concise import ConciseGRPOConfig, TrainingScript, math_accuracy_reward
 
 
 def main():
@@ -32,6 +32,10 @@ def main():
         entropy_coef=0.001,
         loss_type="dapo",
     )
+
+    # After the command line: --help does not wait for them.
+    from trl_concise import ConciseGRPOTrainer, repeat_example
+
     arguments = script.trainer_arguments()
     args = script.training_args
     arguments["train_dataset"] = repeat_example(

@@ -25,16 +25,18 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from accelerate import PartialState
-from datasets import Dataset
-from transformers import AutoTokenizer
-from trl import ModelConfig, SFTConfig, SFTTrainer, get_peft_config, get_quantization_config
+from trl import ModelConfig, SFTConfig
 
-from trl_concise import REDIConfig, REDITrainer, build_redi_pairs, demo
-from trl_concise.data.problems import load_rows
+from trl_concise import REDIConfig, demo
 from trl_concise.recipe import tell_input_errors
 from trl_concise.script import RunArguments, parse_arguments
+
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 
 # Settings of REDIConfig that hold in both stages.
@@ -89,6 +91,10 @@ class REDIArguments(RunArguments):
 
 def load_traces(script_args: REDIArguments, seed: int) -> Dataset:
     """Rows with a problem, several generations, and verdicts or a gold answer."""
+    from datasets import Dataset
+
+    from trl_concise.data.problems import load_rows
+
     if script_args.dataset_name is None:
         return Dataset.from_list(demo.sample_traces(seed=seed))
     with tell_input_errors():
@@ -96,6 +102,10 @@ def load_traces(script_args: REDIArguments, seed: int) -> Dataset:
 
 
 def build(traces: Dataset, output: str, script_args: REDIArguments, tokenizer=None) -> Dataset:
+    from datasets import Dataset
+
+    from trl_concise import build_redi_pairs
+
     examples = build_redi_pairs(
         traces,
         output=output,
@@ -118,6 +128,13 @@ def main(arguments: list[str] | None = None):
         )
     if training_args.resume_from_checkpoint and script_args.stage == "both":
         sys.exit("With --resume_from_checkpoint name the stage that was interrupted: --stage sft, or --stage redi.")
+
+    # After the command line: --help does not wait for them.
+    from transformers import AutoTokenizer
+    from trl import SFTTrainer, get_peft_config, get_quantization_config
+
+    from trl_concise import REDITrainer
+
     traces = load_traces(script_args, training_args.seed).shuffle(seed=42)  # before pairing, as the authors
     model = model_args.model_name_or_path
     peft = {"peft_config": get_peft_config(model_args), "quantization_config": get_quantization_config(model_args)}

@@ -22,11 +22,14 @@ Time and memory: 57 GiB planned for full fine-tuning on a card of 80 GiB, not me
 
 from __future__ import annotations
 
-from trl_concise import ShorterBetterConfig, ShorterBetterTrainer, TrainingScript, math_accuracy_reward
+from trl_concise import ShorterBetterConfig, TrainingScript, math_accuracy_reward
 
 
 def main():
     script = TrainingScript(ShorterBetterConfig, output_dir="outputs/shorter-better-demo")
+
+    from trl_concise import ShorterBetterTrainer  # after the command line: --help does not wait for it
+
     trainer = ShorterBetterTrainer(reward_funcs=math_accuracy_reward, **script.trainer_arguments())
     script.train(trainer)
 

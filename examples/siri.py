@@ -22,11 +22,14 @@ Time and memory: 55 GiB planned for full fine-tuning on a card of 80 GiB, not me
 
 from __future__ import annotations
 
-from trl_concise import SIRIConfig, SIRITrainer, TrainingScript, math_accuracy_reward
+from trl_concise import SIRIConfig, TrainingScript, math_accuracy_reward
 
 
 def main():
     script = TrainingScript(SIRIConfig, output_dir="outputs/siri-demo", min_completion_length=48, budget_cycle=50)
+
+    from trl_concise import SIRITrainer  # after the command line: --help does not wait for it
+
     trainer = SIRITrainer(reward_funcs=math_accuracy_reward, **script.trainer_arguments())
     script.train(trainer)
 

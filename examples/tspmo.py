@@ -23,11 +23,14 @@ Time and memory: 8.1 GiB planned, not measured on a GPU yet.
 
 from __future__ import annotations
 
-from trl_concise import TrainingScript, TSPMOConfig, TSPMOTrainer, math_accuracy_reward
+from trl_concise import TrainingScript, TSPMOConfig, math_accuracy_reward
 
 
 def main():
     script = TrainingScript(TSPMOConfig, output_dir="outputs/tspmo-demo", beta=0.0)
+
+    from trl_concise import TSPMOTrainer  # after the command line: --help does not wait for it
+
     trainer = TSPMOTrainer(reward_funcs=math_accuracy_reward, **script.trainer_arguments())
     script.train(trainer)
 

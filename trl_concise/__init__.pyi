@@ -2,44 +2,53 @@ from . import demo
 from .accuracies import AccuracyHistory
 from .callbacks import ConciseProgressCallback
 from .components import BudgetSchedule, Component, GroupReward, Paper, PromptSelector, TokenCredit
+from .config import ConciseGRPOConfig
 from .data import APITeacher, LocalTeacher, TeacherPrompt, build_critiques, build_redi_pairs, load_problems
 from .evaluation import accuracy_efficiency_score, pass_at_k
 from .generation import GeneratedRollouts
 from .history import PromptHistory
 from .hub.frontier import HubFrontierCallback
-from .methods.cft import CFTConfig, CFTTrainer, DataCollatorForCritique, critique_example, critique_verdict
+from .methods.cft import CFTTrainer, DataCollatorForCritique, critique_example, critique_verdict
+from .methods.cft_config import CFTConfig
 from .methods.curriculum import AccuracyBand
 from .methods.dler import BatchWhitening, whiten
 from .methods.efficient_reasoning import EfficientReasoningReward, efficient_reasoning_reward
 from .methods.greso import (
     GRESO,
-    GRESOConfig,
     GRESOTrainer,
     greso_exploration,
     greso_filter_probability,
     greso_rollout_batch_size,
 )
+from .methods.greso_config import GRESOConfig
 from .methods.grpo_lead import DifficultyWeighting, GRPOLEADReward, difficulty_weight, grpo_lead_reward
-from .methods.hapo import HAPOConfig, HAPOLengthReward, HAPOTrainer, hapo_length_reward, hapo_repetition_penalty
+from .methods.hapo import HAPOLengthReward, HAPOTrainer, hapo_length_reward, hapo_repetition_penalty
+from .methods.hapo_config import HAPOConfig
 from .methods.kimi import KimiLengthReward, kimi_length_reward
 from .methods.l1 import L1Reward, l1_exact_reward, l1_max_reward, with_target_length
-from .methods.laser import LASERConfig, LASERReward, LASERTrainer, laser_base_score, laser_reward
-from .methods.laser_d import LASERDConfig, LASERDReward, LASERDTrainer, adaptive_target, is_repetitive
+from .methods.laser import LASERReward, LASERTrainer, laser_base_score, laser_reward
+from .methods.laser_config import LASERConfig
+from .methods.laser_d import LASERDReward, LASERDTrainer, adaptive_target, is_repetitive
+from .methods.laser_d_config import LASERDConfig
 from .methods.one_shot_rlvr import historical_variance, rank_by_historical_variance, repeat_example
-from .methods.redi import DataCollatorForREDI, REDIConfig, REDITrainer, redi_loss
-from .methods.sgrpo import SGRPOConfig, SGRPOTrainer, StochasticTokens, stochastic_token_mask
+from .methods.redi import DataCollatorForREDI, REDITrainer, redi_loss
+from .methods.redi_config import REDIConfig
+from .methods.sgrpo import SGRPOTrainer, StochasticTokens, stochastic_token_mask
+from .methods.sgrpo_config import SGRPOConfig
 from .methods.shorter_better import (
-    ShorterBetterConfig,
     ShorterBetterReward,
     ShorterBetterTrainer,
     shorter_better_reward,
 )
-from .methods.siri import SIRIConfig, SIRISchedule, SIRITrainer, TruncationPenalty, siri_budget
-from .methods.tspmo import PrefixMatching, TSPMOConfig, TSPMOTrainer
+from .methods.shorter_better_config import ShorterBetterConfig
+from .methods.siri import SIRISchedule, SIRITrainer, TruncationPenalty, siri_budget
+from .methods.siri_config import SIRIConfig
+from .methods.tspmo import PrefixMatching, TSPMOTrainer
+from .methods.tspmo_config import TSPMOConfig
 from .prefix_tree import Edge, PrefixTable, prefix_advantages
 from .rollouts import CompletionTokens, LocalRollouts, Rollouts, prompt_key
 from .script import TrainingScript
-from .trainer import ConciseGRPOConfig, ConciseGRPOTrainer
+from .trainer import ConciseGRPOTrainer
 from .verification import math_accuracy_reward, verify_answers
 
 __all__ = [

@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-import difflib
 import inspect
 import logging
 import tempfile
@@ -35,19 +33,6 @@ _TRL_REWARD_ARGUMENTS = {
     "environments",
 }
 _BLIND_AFTER = 20  # generation batches in a row
-
-
-class NamesMistypedFields:
-    """Mixin for a config: a keyword that is no field is answered with the nearest one that is."""
-
-    def __new__(cls, *args: Any, **kwargs: Any):
-        fields = [item.name for item in dataclasses.fields(cls) if item.init]
-        for name in kwargs:
-            if name not in fields:
-                close = difflib.get_close_matches(name, fields, n=1)
-                hint = f"; did you mean {close[0]!r}?" if close else "."
-                raise TypeError(f"{cls.__name__} has no field {name!r}{hint}")
-        return super().__new__(cls)
 
 
 def check_output_dir(output_dir: str | Path) -> None:

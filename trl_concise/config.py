@@ -1,16 +1,57 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What every drop-in trainer does with the `args` it is given."""
+"""[`ConciseGRPOConfig`], and what every drop-in trainer does with the `args` it is given."""
 
 from __future__ import annotations
 
 import copy
 import dataclasses
+import difflib
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from transformers import TrainingArguments
+from trl import GRPOConfig
 
 
 Config = TypeVar("Config", bound=TrainingArguments)
+
+
+class NamesMistypedFields:
+    """Mixin for a config: a keyword that is no field is answered with the nearest one that is."""
+
+    def __new__(cls, *args: Any, **kwargs: Any):
+        fields = [item.name for item in dataclasses.fields(cls) if item.init]
+        for name in kwargs:
+            if name not in fields:
+                close = difflib.get_close_matches(name, fields, n=1)
+                hint = f"; did you mean {close[0]!r}?" if close else "."
+                raise TypeError(f"{cls.__name__} has no field {name!r}{hint}")
+        return super().__new__(cls)
+
+
+@dataclass
+class ConciseGRPOConfig(NamesMistypedFields, GRPOConfig):
+    r"""
+    Configuration of [`ConciseGRPOTrainer`]: [`~trl.GRPOConfig`] and what says whether a completion is correct.
+
+    `reward_weights` has one entry per entry of `reward_funcs`, as in TRL. A drop-in trainer adds the column of its own
+    method, and that column's weight, by itself.
+
+    > Parameters of this class, beside those of [`~trl.GRPOConfig`]
+
+    Args:
+        correctness (`str`, *optional*):
+            Name of the reward function that says whether a completion is correct: at least 0.5 means correct, `None`
+            (NaN) unknown. Defaults to the first reward function that is not a [`GroupReward`].
+    """
+
+    correctness: str | None = field(
+        default=None,
+        metadata={
+            "help": "Name of the reward function that says whether a completion is correct (at least 0.5: correct; "
+            "None: unknown). Defaults to the first reward function that is not a group reward."
+        },
+    )
 
 
 def own_config(

@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the training scripts share: a command line in TRL's manner, the problems, a report, a model card."""
+"""
+What the training scripts share: a command line in TRL's manner, the problems, a report, a model card.
+
+Trainers and datasets are imported behind the command line, so that `--help` and a mistyped flag do not wait for them.
+"""
 
 from __future__ import annotations
 
@@ -11,22 +15,20 @@ from contextlib import nullcontext
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
-from datasets import Dataset
-from transformers import ProgressCallback
-from trl import ModelConfig, get_peft_config, get_quantization_config
+from trl import ModelConfig
 
 from . import demo
-from .callbacks import ConciseProgressCallback
-from .data import load_problems
-from .data.problems import local_file
-from .memory import PlanSettings, plan
-from .memory.plan import OFFLINE_METHODS, ONLINE_METHODS
-from .memory.report import comment, load_shape, report
+from .config import ConciseGRPOConfig
 from .recipe import RecipeParser, tell_input_errors
-from .trainer import ConciseGRPOConfig, ConciseGRPOTrainer
+
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+    from .trainer import ConciseGRPOTrainer
 
 
 @dataclass
@@ -78,6 +80,9 @@ def parse_arguments(
     if model_args.model_name_or_path is None:
         parser.error("--model_name_or_path is needed with --config")
     if run_args.dry_run:
+        from .data.problems import local_file
+        from .memory.report import comment
+
         asked = parser.parse_known_args(arguments)[0]
         for name in ("use_cpu", "dataloader_pin_memory"):  # the second follows from the first
             setattr(training_args, name, getattr(asked, name))
@@ -187,6 +192,8 @@ class TrainingScript:
         Return the arguments that every trainer takes: `model`, `args`, `train_dataset`, `eval_dataset`,
         `quantization_config` and `peft_config`.
         """
+        from trl import get_peft_config, get_quantization_config
+
         train_dataset, eval_dataset = self.load_datasets()
         return {
             "model": self.model_args.model_name_or_path,
@@ -204,6 +211,10 @@ class TrainingScript:
         Args:
             trainer ([`ConciseGRPOTrainer`]): Built from [`~TrainingScript.trainer_arguments`].
         """
+        from transformers import ProgressCallback
+
+        from .callbacks import ConciseProgressCallback
+
         args, dataset_name = self.training_args, self.problem_args.dataset_name
         if not args.disable_tqdm:
             trainer.remove_callback(ProgressCallback)
@@ -219,6 +230,8 @@ class TrainingScript:
             trainer.push_to_hub(dataset_name=dataset_name)
 
     def _load_split(self, split: str) -> Dataset:
+        from .data import load_problems
+
         return load_problems(
             self.problem_args.dataset_name,
             config_name=self.problem_args.dataset_config,
@@ -250,6 +263,10 @@ def _say_own_options(script_class: type, config_class: type, model_class: type) 
 
 def _memory_plan(prog: str, settings: dict[str, Any]) -> str:
     """Plan the memory of a run on a card of 40 GiB, as `trl-concise plan` does."""
+    from .memory import PlanSettings, plan
+    from .memory.plan import OFFLINE_METHODS, ONLINE_METHODS
+    from .memory.report import load_shape, report
+
     method = Path(prog.split()[-1]).stem  # `trl-concise hapo`, or `hapo.py`
     known = {item.name for item in dataclasses.fields(PlanSettings)} & set(settings)
     try:

@@ -16,7 +16,6 @@ import logging
 import math
 from collections.abc import Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -29,9 +28,9 @@ from trl.chat_template_utils import parse_response
 from trl.trainer.utils import pad
 
 from .checkpoint import load_components, save_components
-from .checks import NamesMistypedFields, Watch, check_dataset, check_output_dir, check_rewards
+from .checks import Watch, check_dataset, check_output_dir, check_rewards
 from .components import BudgetSchedule, Component, GroupReward, PromptSelector, TokenCredit
-from .config import own_config
+from .config import ConciseGRPOConfig, own_config
 from .evaluation.training import EvaluationLog, measure_completions
 from .generation import ForkedRandomState, GeneratedRollouts, GenerationRequest, pad_pairs
 from .history import PromptHistory
@@ -58,31 +57,6 @@ from .token_credit import (
 
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass
-class ConciseGRPOConfig(NamesMistypedFields, GRPOConfig):
-    r"""
-    Configuration of [`ConciseGRPOTrainer`]: [`~trl.GRPOConfig`] and what says whether a completion is correct.
-
-    `reward_weights` has one entry per entry of `reward_funcs`, as in TRL. A drop-in trainer adds the column of its own
-    method, and that column's weight, by itself.
-
-    > Parameters of this class, beside those of [`~trl.GRPOConfig`]
-
-    Args:
-        correctness (`str`, *optional*):
-            Name of the reward function that says whether a completion is correct: at least 0.5 means correct, `None`
-            (NaN) unknown. Defaults to the first reward function that is not a [`GroupReward`].
-    """
-
-    correctness: str | None = field(
-        default=None,
-        metadata={
-            "help": "Name of the reward function that says whether a completion is correct (at least 0.5: correct; "
-            "None: unknown). Defaults to the first reward function that is not a group reward."
-        },
-    )
 
 
 class ConciseGRPOTrainer(WritesCard, GRPOTrainer):

@@ -3,21 +3,7 @@
 
 from __future__ import annotations
 
-from .critique_builder import CritiqueReport, build_critiques
-from .critiques import TeacherPrompt, critique_example, critique_verdict
-from .problems import load_problems
-from .redi import build_redi_pairs
-from .teachers import APITeacher, LocalTeacher
+import lazy_loader
 
 
-__all__ = [
-    "APITeacher",
-    "CritiqueReport",
-    "LocalTeacher",
-    "TeacherPrompt",
-    "build_critiques",
-    "build_redi_pairs",
-    "critique_example",
-    "critique_verdict",
-    "load_problems",
-]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -21,7 +21,7 @@ The texts themselves are in [`trl_concise.data.critiques`].
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from inspect import signature
 from typing import Any
 
@@ -32,12 +32,12 @@ from transformers.data.data_collator import DataCollatorMixin
 from trl import SFTConfig, SFTTrainer
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
-from ..checks import NamesMistypedFields
 from ..components import Paper
 from ..config import own_config
-from ..data.critique_tokens import IGNORED, OVERLONG, LengthLimit, end_of_turn, tokenize_critique
+from ..data.critique_tokens import IGNORED, LengthLimit, end_of_turn, tokenize_critique
 from ..data.critiques import CRITIQUE_TEMPLATES, critique_example, critique_verdict
 from ..hub.mixin import WritesCard
+from .cft_config import CFTConfig
 
 
 __all__ = [
@@ -126,46 +126,6 @@ class DataCollatorForCritique(DataCollatorMixin):
         ]
         placeholder = {"input_ids": [self._end_token_id], "labels": [IGNORED]}
         return self._pad([row if self.length_limit.admits(row) else placeholder for row in rows])
-
-
-@dataclass
-class CFTConfig(NamesMistypedFields, SFTConfig):
-    r"""
-    Configuration of [`CFTTrainer`]: [`~trl.SFTConfig`] and what concerns critiques.
-
-    Everything else keeps TRL's defaults, `max_length=1024` among them. The authors' settings are
-    `examples/configs/cft_7b.yaml` and `examples/configs/cft_one_shot_7b.yaml`.
-
-    > Parameters of this class, beside those of [`~trl.SFTConfig`]
-
-    Args:
-        critique_template (`str`, *optional*, defaults to `"cft"`):
-            How a row's question and solution are put to the model: `"cft"`, `"cft_released"` or `"one_shot"`, see
-            [`critique_example`]. Rows that bring their own `prompt` keep it.
-        critique_system_prompt (`str`, *optional*):
-            System message before every question. If `None`, there is none, except one that the chat template brings.
-        overlong (`str`, *optional*, defaults to `"drop"`):
-            What becomes of rows with more than `max_length` tokens: `"drop"` leaves them out and counts them, `"error"`
-            stops. No row is cut.
-    """
-
-    critique_template: str = field(
-        default="cft",  # the format of 2501.17703
-        metadata={
-            "help": "How a row's question and solution are put to the model.",
-            "choices": list(CRITIQUE_TEMPLATES),
-        },
-    )
-    critique_system_prompt: str | None = field(
-        default=None, metadata={"help": "System message before every question."}
-    )
-    overlong: str = field(
-        default="drop",  # "over-long rows deleted", as in the one-problem runs
-        metadata={
-            "help": "Rows with more than `max_length` tokens are dropped and counted ('drop') or refused ('error').",
-            "choices": list(OVERLONG),
-        },
-    )
 
 
 class CFTTrainer(WritesCard, SFTTrainer):

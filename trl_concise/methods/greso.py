@@ -19,14 +19,14 @@ Differences from the authors' code (Infini-AI-Lab/GRESO):
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
 from ..components import Paper, PromptSelector
 from ..rollouts import Rollouts, pack_keys, unpack_keys
-from ..trainer import ConciseGRPOConfig, ConciseGRPOTrainer
+from ..trainer import ConciseGRPOTrainer
+from .greso_config import GRESOConfig
 
 
 GRESO_PAPER = Paper(
@@ -225,30 +225,6 @@ class GRESO(PromptSelector):
         self.p_easy, self.p_hard = state["p_easy"], state["p_hard"]
         self.choices, self.adjusting = state["choices"], state["adjusting"]
         self._skipped_fraction = state["skipped_fraction"]
-
-
-@dataclass
-class GRESOConfig(ConciseGRPOConfig):
-    r"""
-    Configuration of [`GRESOTrainer`]: [`ConciseGRPOConfig`] and GRESO's own settings, whose defaults are the authors'.
-
-    > Parameters of this class, beside those of [`ConciseGRPOConfig`]
-
-    Args:
-        exploration (`float`, *optional*, defaults to `0.5`):
-            Probability, to the power of the streak, with which a prompt is rolled out at first, in `[0.05, 0.95]`.
-        zero_variance_target (`float`, *optional*, defaults to `0.25`):
-            Share of groups without variance that the exploration adjusts itself to.
-    """
-
-    exploration: float = field(
-        default=0.5,  # p_easy = p_hard = 0.5 (presampling_selector.py)
-        metadata={"help": "Probability, to the power of the streak, with which a prompt is rolled out at first."},
-    )
-    zero_variance_target: float = field(
-        default=0.25,  # 0.0833 for all-right and 0.1667 for all-wrong groups (presampling_selector.py)
-        metadata={"help": "Share of groups without variance that the exploration adjusts itself to."},
-    )
 
 
 class GRESOTrainer(ConciseGRPOTrainer):

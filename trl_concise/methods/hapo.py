@@ -17,7 +17,6 @@ Differences from the authors' code (HCY123902/HAPO @ c91ae3b):
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -26,11 +25,9 @@ from torch import Tensor
 from ..components import GroupReward, Paper
 from ..history import PromptHistory
 from ..rollouts import Rollouts
-from ..trainer import ConciseGRPOConfig, ConciseGRPOTrainer
+from ..trainer import ConciseGRPOTrainer
+from .hapo_config import AGGREGATES, SHAPES, HAPOConfig
 
-
-_SHAPES = ("cosine", "linear")
-_AGGREGATES = ("min", "mean")
 
 HAPO_PAPER = Paper(
     title="HAPO: Training Language Models to Reason Concisely via History-Aware Policy Optimization",
@@ -91,8 +88,8 @@ def hapo_length_reward(
         >>> hapo_length_reward(200, history=100, correct=True), hapo_length_reward(200, history=100, correct=False)
         (-0.7, -1.0)
     """
-    if shape not in _SHAPES:
-        raise ValueError(f"shape must be one of {_SHAPES}, got {shape!r}.")
+    if shape not in SHAPES:
+        raise ValueError(f"shape must be one of {SHAPES}, got {shape!r}.")
     if history is None or not history > 0:  # not: NaN too
         return 0.0
     ratio = length / history
@@ -157,13 +154,11 @@ class HAPOLengthReward(GroupReward):
     paper = HAPO_PAPER
 
     def __init__(self, shape: str = "cosine", floor: float = -0.7, aggregate: str = "min", tolerance: float = 0.1):
-        if shape not in _SHAPES:
+        if shape not in SHAPES:
+            raise ValueError(f"shape must be one of {SHAPES}, got {shape!r}. In HAPOConfig it is length_reward_shape.")
+        if aggregate not in AGGREGATES:
             raise ValueError(
-                f"shape must be one of {_SHAPES}, got {shape!r}. In HAPOConfig it is length_reward_shape."
-            )
-        if aggregate not in _AGGREGATES:
-            raise ValueError(
-                f"aggregate must be one of {_AGGREGATES}, got {aggregate!r}. In HAPOConfig it is history_aggregate."
+                f"aggregate must be one of {AGGREGATES}, got {aggregate!r}. In HAPOConfig it is history_aggregate."
             )
         if not -1 <= floor <= 0:
             raise ValueError(f"floor must lie in [-1, 0], got {floor}. In HAPOConfig it is length_reward_floor.")
@@ -219,49 +214,6 @@ class HAPOLengthReward(GroupReward):
         """Return what each completion is measured against: `(B,)` float64 tokens, NaN without history."""
         read = self.history.shortest if self.aggregate == "min" else self.history.mean
         return read(rollouts.prompt_keys)
-
-
-@dataclass
-class HAPOConfig(ConciseGRPOConfig):
-    r"""
-    Configuration of [`HAPOTrainer`]: [`ConciseGRPOConfig`] and HAPO's own settings.
-
-    The defaults of these are the authors'; everything else keeps TRL's defaults. The authors' whole setting is
-    `examples/configs/hapo_paper.yaml`.
-
-    > Parameters of this class, beside those of [`ConciseGRPOConfig`]
-
-    Args:
-        length_reward_weight (`float`, *optional*, defaults to `1.0`):
-            $w$, weight of the length reward beside the correctness. In `[0, 1]` every correct completion outranks
-            every wrong one.
-        length_reward_shape (`str`, *optional*, defaults to `"cosine"`):
-            `"cosine"` or `"linear"`.
-        length_reward_floor (`float`, *optional*, defaults to `-0.7`):
-            Lowest length reward of a correct completion.
-        history_aggregate (`str`, *optional*, defaults to `"min"`):
-            `"min"` measures against the shortest correct completion so far, `"mean"` against their mean length.
-    """
-
-    length_reward_weight: float = field(
-        default=1.0,  # w = 1.0, default of the authors' code
-        metadata={"help": "Weight of the length reward beside the correctness, in [0, 1]."},
-    )
-    length_reward_shape: str = field(
-        default="cosine",  # default of the authors' code (utils.py)
-        metadata={"help": "Shape of the length reward.", "choices": list(_SHAPES)},
-    )
-    length_reward_floor: float = field(
-        default=-0.7,  # -0.7 (utils.py)
-        metadata={"help": "Lowest length reward of a correct completion, in [-1, 0]."},
-    )
-    history_aggregate: str = field(
-        default="min",  # mode="min", default of the authors' code
-        metadata={
-            "help": "Measure against the shortest ('min') or the mean ('mean') length of earlier correct completions.",
-            "choices": list(_AGGREGATES),
-        },
-    )
 
 
 class HAPOTrainer(ConciseGRPOTrainer):

@@ -13,15 +13,15 @@ Differences from the authors' code (hkust-nlp/Laser):
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor
 
 from ..components import GroupReward, Paper
 from ..rollouts import Rollouts
-from ..trainer import ConciseGRPOConfig, ConciseGRPOTrainer
+from ..trainer import ConciseGRPOTrainer
 from ..verification.reward import completion_text, has_boxed_answer, math_accuracy_reward
+from .laser_config import LASERConfig
 
 
 LASER_PAPER = Paper(
@@ -134,30 +134,6 @@ class LASERReward(GroupReward):
     def observe(self, rollouts: Rollouts) -> None:
         within = rollouts.lengths <= self.target_length
         self._metrics = {"within_target": within[rollouts.correct == 1].float().mean().item()}
-
-
-@dataclass
-class LASERConfig(ConciseGRPOConfig):
-    r"""
-    Configuration of [`LASERTrainer`]: [`ConciseGRPOConfig`] and LASER's own settings.
-
-    > Parameters of this class, beside those of [`ConciseGRPOConfig`]
-
-    Args:
-        length_bonus (`float`, *optional*, defaults to `0.5`):
-            $\alpha$, what a correct completion within the target earns.
-        target_length (`int`, *optional*):
-            $L$, in tokens. Defaults to half of `max_completion_length`, the paper's 8,192 of 16,384.
-    """
-
-    length_bonus: float = field(
-        default=0.5,  # alpha, authors' code
-        metadata={"help": "What a correct completion within the target earns."},
-    )
-    target_length: int | None = field(
-        default=None,
-        metadata={"help": "Target in tokens. Defaults to half of max_completion_length."},
-    )
 
 
 class LASERTrainer(ConciseGRPOTrainer):

@@ -18,7 +18,6 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -27,9 +26,10 @@ from torch import Tensor
 from ..components import GroupReward
 from ..monitor import PolicyMonitor
 from ..rollouts import LocalRollouts, Rollouts
-from ..trainer import ConciseGRPOConfig, ConciseGRPOTrainer
+from ..trainer import ConciseGRPOTrainer
 from ..verification.reward import has_boxed_answer
 from .laser import LASER_PAPER, laser_reward
+from .laser_d_config import LASERDConfig
 
 
 _LEVELS = ("high", "medium", "low")  # of the group's accuracy: easy, medium, hard prompts
@@ -284,59 +284,6 @@ class LASERDReward(GroupReward):
         targets = list(self.targets(int(rollouts.lengths.max())).values())  # in the order of _LEVELS
         targets = torch.tensor(targets, device=rollouts.lengths.device)
         return targets[levels_of(rollouts.by_group(rollouts.correct))][rollouts.group_index]
-
-
-@dataclass
-class LASERDConfig(ConciseGRPOConfig):
-    r"""
-    Configuration of [`LASERDTrainer`]: [`ConciseGRPOConfig`] and the settings of LASER-D and LASER-DE.
-
-    > Parameters of this class, beside those of [`ConciseGRPOConfig`]
-
-    Args:
-        length_bonus (`float`, *optional*, defaults to `0.5`):
-            $\alpha$, what a correct completion within its target earns.
-        explore (`bool`, *optional*, defaults to `False`):
-            LASER-DE: pay wrong completions beyond their target too.
-        shortest_target (`int`, *optional*):
-            Shortest length that is tried as a target, in tokens; the longest is `max_completion_length`. Defaults to a
-            quarter of that, the paper's 4,096 of 16,384.
-        target_interval (`int`, *optional*):
-            Distance between the lengths that are tried, in tokens. Defaults to a sixteenth of `max_completion_length`,
-            the paper's 1,024 of 16,384.
-        monitor_prompts (`int`, *optional*, defaults to `500`):
-            Prompts in the monitor set.
-        monitor_generations (`int`, *optional*, defaults to `8`):
-            Completions per prompt of the monitor set.
-        monitor_every (`int`, *optional*, defaults to `20`):
-            Optimizer steps from one look at the monitor set to the next.
-    """
-
-    length_bonus: float = field(
-        default=0.5,  # alpha, authors' code
-        metadata={"help": "What a correct completion within its target earns."},
-    )
-    explore: bool = field(default=False, metadata={"help": "LASER-DE: pay wrong completions beyond their target too."})
-    shortest_target: int | None = field(
-        default=None,
-        metadata={"help": "Shortest target that is tried. Defaults to a quarter of max_completion_length."},
-    )
-    target_interval: int | None = field(
-        default=None,
-        metadata={"help": "Distance between targets. Defaults to a sixteenth of max_completion_length."},
-    )
-    monitor_prompts: int = field(
-        default=500,  # "about 500 training prompts", secondary sources
-        metadata={"help": "Prompts in the monitor set."},
-    )
-    monitor_generations: int = field(
-        default=8,  # authors' scripts
-        metadata={"help": "Completions per prompt of the monitor set."},
-    )
-    monitor_every: int = field(
-        default=20,  # monitor_freq, authors' scripts
-        metadata={"help": "Optimizer steps from one look at the monitor set to the next."},
-    )
 
 
 class LASERDTrainer(ConciseGRPOTrainer):

@@ -17,7 +17,7 @@ Differences from the authors' code (Tim-Siu/reinforcement-distillation @ dda07d2
 
 from __future__ import annotations
 
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import MISSING, dataclass, fields
 from typing import Any
 
 import torch
@@ -28,10 +28,10 @@ from trl import DPOConfig, DPOTrainer
 from trl.trainer.dpo_trainer import DataCollatorForPreference
 
 from ..callbacks import CollapseCallback
-from ..checks import NamesMistypedFields
 from ..components import Paper
 from ..config import own_config
 from ..hub.mixin import WritesCard
+from .redi_config import REDIConfig
 
 
 logger = logging.get_logger(__name__)
@@ -185,47 +185,6 @@ def _rows(example: dict[str, Any]) -> list[dict[str, Any]]:
     return [
         {"prompt_ids": prompt_ids, "completion_ids": ids, "sign": sign, "weight": weight} for ids, sign in completions
     ]
-
-
-@dataclass
-class REDIConfig(NamesMistypedFields, DPOConfig):
-    r"""
-    Configuration of [`REDITrainer`]: [`~trl.DPOConfig`] and REDI's own settings.
-
-    Everything else keeps TRL's defaults; the authors' whole setting is `examples/configs/redi_1.5b.yaml`. `beta` has no
-    effect. Other settings of DPO's loss and of its reference model are refused.
-
-    > Parameters of this class, beside those of [`~trl.DPOConfig`]
-
-    Args:
-        alpha (`float`, *optional*, defaults to `0.8`):
-            $\alpha$, weight of the incorrect traces, in `[0, 1]`. 0 is supervised fine-tuning on the correct ones, 1 the
-            symmetric objective, which collapses easily.
-        collapse_slope (`float`, *optional*, defaults to `0.01`):
-            Warn when the mean log-probabilities per token of correct and of incorrect traces both fall by more than this
-            per optimizer step, in nats. `None` never warns. The paper gives no number; this one is ours.
-    """
-
-    alpha: float = field(
-        default=0.8,  # the authors' final choice (Sec. 4)
-        metadata={"help": "Weight of the incorrect traces, in [0, 1]. 0: SFT on the correct ones, 1: symmetric."},
-    )
-    collapse_slope: float | None = field(
-        default=0.01,  # ours: 0.2 nats per token in 20 steps
-        metadata={
-            "help": "Warn when the mean log-probabilities per token of correct and incorrect traces both fall by more "
-            "than this per optimizer step (nats). None: never."
-        },
-    )
-
-    def __post_init__(self):
-        super().__post_init__()
-        if not 0 <= self.alpha <= 1:
-            raise ValueError(f"alpha weighs the incorrect traces and lies in [0, 1]; got {self.alpha}.")
-        if self.collapse_slope is not None and not self.collapse_slope > 0:
-            raise ValueError(
-                f"collapse_slope is a fall in nats per step, above 0, or None for no warning; got {self.collapse_slope}."
-            )
 
 
 class REDITrainer(WritesCard, DPOTrainer):

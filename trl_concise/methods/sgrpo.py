@@ -16,7 +16,6 @@ leave open is a reconstruction:
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -26,7 +25,8 @@ from torch import Tensor
 from ..components import Paper, TokenCredit
 from ..rollouts import CompletionTokens, Rollouts
 from ..token_credit import check_selection
-from ..trainer import ConciseGRPOConfig, ConciseGRPOTrainer
+from ..trainer import ConciseGRPOTrainer
+from .sgrpo_config import SGRPOConfig
 
 
 SGRPO_PAPER = Paper(
@@ -183,44 +183,6 @@ class StochasticTokens(TokenCredit):
         candidates = sum(sum(mask) for _, mask in tokens.own())
         self._metrics = {"kept_fraction": keep.sum().item() / max(1, candidates)}
         return advantages, keep.to(advantages.device)
-
-
-@dataclass
-class SGRPOConfig(ConciseGRPOConfig):
-    r"""
-    Configuration of [`SGRPOTrainer`]: [`ConciseGRPOConfig`] and the token selection of Stochastic GRPO.
-
-    The authors' values are not public in what we read, so those of `cutoff`, `max_tokens` and `probability` are ours: for
-    completions of 200 to 300 tokens they keep 30 to 50% of the tokens, the range that is reported for the paper.
-
-    > Parameters of this class, beside those of [`ConciseGRPOConfig`]
-
-    Args:
-        loss_type (`str`, *optional*, defaults to `"grpo"`):
-            As in [`~trl.GRPOConfig`]. `"grpo"` is the paper's objective: the mean over completions of the mean over
-            their selected tokens.
-        cutoff (`int`, *optional*, defaults to `50`):
-            How many tokens at the beginning of a completion are always in the loss.
-        max_tokens (`int`, *optional*, defaults to `100`):
-            No random token is taken once so many are selected.
-        probability (`float`, *optional*, defaults to `0.5`):
-            Probability of taking a token after the first `cutoff`.
-        count_forced (`bool`, *optional*, defaults to `True`):
-            Whether the first `cutoff` tokens count towards `max_tokens`.
-    """
-
-    loss_type: str = field(
-        default="grpo",  # the paper's objective: mean over the group of the mean over the selected tokens
-        metadata={"help": "Loss type. 'grpo' is the objective of Stochastic GRPO."},
-    )
-    cutoff: int = field(default=50, metadata={"help": "How many tokens at the beginning are always in the loss."})
-    max_tokens: int = field(default=100, metadata={"help": "No random token is taken once so many are selected."})
-    probability: float = field(
-        default=0.5, metadata={"help": "Probability of taking a token after the first `cutoff`, in [0, 1]."}
-    )
-    count_forced: bool = field(
-        default=True, metadata={"help": "Whether the first `cutoff` tokens count towards `max_tokens`."}
-    )
 
 
 class SGRPOTrainer(ConciseGRPOTrainer):

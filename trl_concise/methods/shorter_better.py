@@ -16,14 +16,14 @@ Differences from the authors' code (JingyangYi/ShorterBetter, reward_manager/nai
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from ..components import GroupReward, Paper
 from ..rollouts import Rollouts
-from ..trainer import ConciseGRPOConfig, ConciseGRPOTrainer
+from ..trainer import ConciseGRPOTrainer
+from .shorter_better_config import ShorterBetterConfig
 
 
 SHORTER_BETTER_PAPER = Paper(
@@ -119,30 +119,6 @@ class ShorterBetterReward(GroupReward):
             "optimal_length_mean": target[solved].mean().item(),
             "distance_mean": (lengths - target).abs().nanmean().item(),
         }
-
-
-@dataclass
-class ShorterBetterConfig(ConciseGRPOConfig):
-    r"""
-    Configuration of [`ShorterBetterTrainer`]: [`ConciseGRPOConfig`] and ShorterBetter's own settings.
-
-    > Parameters of this class, beside those of [`ConciseGRPOConfig`]
-
-    Args:
-        correct_reward (`float`, *optional*, defaults to `2.0`):
-            $\alpha$, reward of a correct completion. The first reward function's 1 or 0 is part of it.
-        length_penalty (`float`, *optional*, defaults to `0.001`):
-            $\beta$, charge per token of distance to the group's shortest correct completion.
-    """
-
-    correct_reward: float = field(
-        default=2.0,  # alpha, authors' code
-        metadata={"help": "Reward of a correct completion, the correctness of 1 included."},
-    )
-    length_penalty: float = field(
-        default=0.001,  # beta, authors' code
-        metadata={"help": "Charge per token of distance to the group's shortest correct completion."},
-    )
 
 
 class ShorterBetterTrainer(ConciseGRPOTrainer):

@@ -17,18 +17,16 @@ The authors' code is not public. Reconstructed here:
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from ..components import BudgetSchedule, GroupReward, Paper
 from ..rollouts import LocalRollouts, Rollouts
-from ..trainer import ConciseGRPOConfig, ConciseGRPOTrainer
+from ..trainer import ConciseGRPOTrainer
 from ..verification.reward import has_boxed_answer
+from .siri_config import SHAPES, SIRIConfig
 
-
-_SHAPES = ("cosine", "stair", "stair-cosine")
 
 SIRI_PAPER = Paper(
     title="SIRI: Scaling Iterative Reinforcement Learning with Interleaved Compression",
@@ -73,8 +71,8 @@ def siri_budget(step: int, *, longest: int, shortest: int, cycle: int, shape: st
         >>> [siri_budget(step, longest=16384, shortest=8192, cycle=640) for step in (0, 160, 320, 640)]
         [16384.0, 12288.0, 8192.0, 16384.0]
     """
-    if shape not in _SHAPES:
-        raise ValueError(f"shape must be one of {_SHAPES}, got {shape!r}.")
+    if shape not in SHAPES:
+        raise ValueError(f"shape must be one of {SHAPES}, got {shape!r}.")
     phase = 2 * math.pi * (step % cycle) / cycle
     if shape == "stair":
         height = 1.0 if 2 * (step % cycle) < cycle else -1.0
@@ -111,8 +109,8 @@ class SIRISchedule(BudgetSchedule):
     paper = SIRI_PAPER
 
     def __init__(self, longest: int, shortest: int, cycle: int = 640, shape: str = "cosine"):
-        if shape not in _SHAPES:
-            raise ValueError(f"shape must be one of {_SHAPES}, got {shape!r}. In SIRIConfig it is budget_shape.")
+        if shape not in SHAPES:
+            raise ValueError(f"shape must be one of {SHAPES}, got {shape!r}. In SIRIConfig it is budget_shape.")
         if not 1 <= shortest <= longest:
             raise ValueError(
                 f"1 <= shortest <= longest must hold, got shortest={shortest} and longest={longest}. In SIRIConfig they are "
@@ -154,37 +152,6 @@ class TruncationPenalty(GroupReward):
     def score(self, rollouts: Rollouts) -> Tensor:
         cut = rollouts.truncated & ~rollouts.measured[self.name]["answered"].bool()
         return -(rollouts.correct * cut)
-
-
-@dataclass
-class SIRIConfig(ConciseGRPOConfig):
-    r"""
-    Configuration of [`SIRITrainer`]: [`ConciseGRPOConfig`] and SIRI's own settings.
-
-    > Parameters of this class, beside those of [`ConciseGRPOConfig`]
-
-    Args:
-        min_completion_length (`int`, *optional*):
-            $L_{\min}$, the smallest generation limit, in tokens. Defaults to half of `max_completion_length`, which is
-            $L_{\max}$, as in the paper (8,192 of 16,384).
-        budget_cycle (`int`, *optional*, defaults to `640`):
-            $T$, optimizer steps per cycle.
-        budget_shape (`str`, *optional*, defaults to `"cosine"`):
-            `"cosine"`, `"stair"` or `"stair-cosine"`.
-    """
-
-    min_completion_length: int | None = field(
-        default=None,
-        metadata={"help": "Smallest generation limit, in tokens. Defaults to half of max_completion_length."},
-    )
-    budget_cycle: int = field(
-        default=640,  # the best of 320, 480 and 640 (Table 1)
-        metadata={"help": "Optimizer steps per cycle of the generation limit."},
-    )
-    budget_shape: str = field(
-        default="cosine",
-        metadata={"help": "Shape of the generation limit over a cycle.", "choices": list(_SHAPES)},
-    )
 
 
 class SIRITrainer(ConciseGRPOTrainer):

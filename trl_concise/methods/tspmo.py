@@ -17,7 +17,6 @@ secondary descriptions, never the paper's own:
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -30,7 +29,8 @@ from ..prefix_tree import Edge, PrefixTable, prefix_advantages
 from ..replay import ReplayedGroup, check_replay, replay
 from ..rollouts import CompletionTokens, Rollouts, weighted_sum
 from ..token_credit import check_selection
-from ..trainer import ConciseGRPOConfig, ConciseGRPOTrainer
+from ..trainer import ConciseGRPOTrainer
+from .tspmo_config import TSPMOConfig
 
 
 TSPMO_PAPER = Paper(
@@ -186,30 +186,6 @@ def _replay_tables(groups: list[ReplayedGroup], batch: dict[str, Any]) -> Iterat
         used = batch["completion_mask"][group.rows.start : group.rows.stop].any(dim=1).tolist()
         masks = [[int(is_used)] * len(ids) for ids, is_used in zip(group.ids, used, strict=True)]
         yield group.rows, masks, prefix_advantages(group.ids, group.rewards, masks), group.start
-
-
-@dataclass
-class TSPMOConfig(ConciseGRPOConfig):
-    r"""
-    Configuration of [`TSPMOTrainer`]: [`ConciseGRPOConfig`] and the settings of replay, a reconstruction.
-
-    The authors' settings are not public in what we read.
-
-    > Parameters of this class, beside those of [`ConciseGRPOConfig`]
-
-    Args:
-        replay_per_prompt (`int`, *optional*, defaults to `0`):
-            Further groups per prompt that start inside one of its completions. 0 switches replay off.
-        replay_group_size (`int`, *optional*):
-            Completions per further group. Defaults to `num_generations`.
-    """
-
-    replay_per_prompt: int = field(
-        default=0, metadata={"help": "Further groups per prompt that start inside one of its completions; 0: none."}
-    )
-    replay_group_size: int | None = field(
-        default=None, metadata={"help": "Completions per further group. Defaults to num_generations."}
-    )
 
 
 class TSPMOTrainer(ConciseGRPOTrainer):

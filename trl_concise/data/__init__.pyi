@@ -1,0 +1,17 @@
+from .critique_builder import CritiqueReport, build_critiques
+from .critiques import TeacherPrompt, critique_example, critique_verdict
+from .problems import load_problems
+from .redi import build_redi_pairs
+from .teachers import APITeacher, LocalTeacher
+
+__all__ = [
+    "APITeacher",
+    "CritiqueReport",
+    "LocalTeacher",
+    "TeacherPrompt",
+    "build_critiques",
+    "build_redi_pairs",
+    "critique_example",
+    "critique_verdict",
+    "load_problems",
+]

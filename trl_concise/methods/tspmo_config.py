@@ -1,0 +1,32 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Configuration of T-SPMO: no trainer is imported for it, so that a command line is read quickly."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from ..config import ConciseGRPOConfig
+
+
+@dataclass
+class TSPMOConfig(ConciseGRPOConfig):
+    r"""
+    Configuration of [`TSPMOTrainer`]: [`ConciseGRPOConfig`] and the settings of replay, a reconstruction.
+
+    The authors' settings are not public in what we read.
+
+    > Parameters of this class, beside those of [`ConciseGRPOConfig`]
+
+    Args:
+        replay_per_prompt (`int`, *optional*, defaults to `0`):
+            Further groups per prompt that start inside one of its completions. 0 switches replay off.
+        replay_group_size (`int`, *optional*):
+            Completions per further group. Defaults to `num_generations`.
+    """
+
+    replay_per_prompt: int = field(
+        default=0, metadata={"help": "Further groups per prompt that start inside one of its completions; 0: none."}
+    )
+    replay_group_size: int | None = field(
+        default=None, metadata={"help": "Completions per further group. Defaults to num_generations."}
+    )

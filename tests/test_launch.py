@@ -2,6 +2,8 @@
 from __future__ import annotations
 
 import runpy
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -26,6 +28,21 @@ def test_help(name, capsys):
     said = capsys.readouterr().out
     assert "--model_name_or_path" in said and "--config RECIPE" in said and len(said.splitlines()[0]) < 80
     assert "Options of this script and its method: --dry_run, --report_problems, " in " ".join(said.splitlines()[-12:])
+
+
+def test_help_waits_for_no_trainer():
+    code = """
+import sys
+from trl_concise.cli import TRAINING, main
+
+for name in TRAINING:
+    try:
+        main([name, "--help"])
+    except SystemExit:
+        heavy = {"datasets", "pandas", "rich", "trl_concise.trainer"} | {f"trl.trainer.{x}_trainer" for x in ("grpo", "dpo", "sft")}
+        assert not heavy & set(sys.modules), (name, heavy & set(sys.modules))
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL)
 
 
 def test_launcher_flags_are_told_from_the_scripts():

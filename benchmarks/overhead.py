@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-What `HAPOTrainer` adds to the step and the import time of `GRPOTrainer`.
+What `HAPOTrainer` adds to the step and the import time of `GRPOTrainer`, and `trl-concise hapo --help` to `trl grpo --help`.
 
     python benchmarks/overhead.py
 
@@ -20,6 +20,7 @@ import sys
 import tempfile
 import threading
 import time
+from pathlib import Path
 
 import torch
 from transformers import PrinterCallback, TrainerCallback, set_seed
@@ -135,6 +136,19 @@ def import_times(repeats: int) -> tuple[list[float], list[float]]:
     return [pair[0] for pair in pairs], [pair[1] for pair in pairs]
 
 
+def help_times(repeats: int) -> tuple[list[float], list[float]]:
+    """Return the seconds of `trl grpo --help` and of `trl-concise hapo --help`, which take turns."""
+    times: dict[tuple[str, str], list[float]] = {("trl", "grpo"): [], ("trl-concise", "hapo"): []}
+    for _ in range(repeats):
+        for (program, method), seconds in times.items():
+            start = time.perf_counter()
+            command = [Path(sys.executable).with_name(program), method, "--help"]
+            subprocess.run(command, check=True, capture_output=True)
+            seconds.append(time.perf_counter() - start)
+    trl, ours = times.values()
+    return trl, ours
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model_name_or_path", default=str(demo.model_path()), help="default: the embedded model")
@@ -144,9 +158,11 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=128, help="tokens of every completion")
     parser.add_argument("--prompts", type=int, default=64, help="prompts in the dataset; few, so that HAPO knows them")
     parser.add_argument("--import_repeats", type=int, default=7, help="fresh processes that time the import")
+    parser.add_argument("--help_repeats", type=int, default=15, help="how often each --help is timed")
     options = parser.parse_args()
 
     base_import, added_import = import_times(options.import_repeats)
+    trl_help, our_help = help_times(options.help_repeats)
     grpo, hapo = step_times(options)
     ratios = [ours / theirs for ours, theirs in zip(hapo, grpo, strict=True)]
     low, high = interval_of_median(ratios)
@@ -158,6 +174,12 @@ def main() -> None:
     print(f"{'difference':<34}{1e3 * added:8.1f} ms (median of pairs)")
     print(f"{'import trl and GRPOTrainer':<34}{statistics.median(base_import):8.3f} s (median)")
     print(f"{'trl_concise and HAPOTrainer add':<34}{statistics.median(added_import):8.3f} s (median)")
+    ratios = [ours / theirs for ours, theirs in zip(our_help, trl_help, strict=True)]
+    low, high = interval_of_median(ratios)
+    print(f"{'trl grpo --help':<34}{statistics.median(trl_help):8.3f} s (median)")
+    print(
+        f"{'ratio of trl-concise hapo --help':<34}{statistics.median(ratios):8.4f}   (95 % interval {low:.4f} to {high:.4f})"
+    )
 
 
 if __name__ == "__main__":

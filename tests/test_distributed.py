@@ -42,17 +42,19 @@ def test_length_methods_see_whole_groups_and_share_a_monitor(tiny_model, tmp_pat
     assert 2 * 3 * 3 * 8 < first["laser_d"]["monitor_tokens"] <= 2 * 3 * 6 * 8
 
 
-def test_prompts_are_chosen_alike_and_again_after_a_resume(tiny_model, tmp_path, two_processes):
+def test_prompts_and_budgets_are_chosen_alike_and_again_after_a_resume(tiny_model, tmp_path, two_processes):
     folder = two_processes / "selecting"
     first, second = (json.loads((folder / f"rank{rank}.json").read_text()) for rank in (0, 1))
     assert first == second and first["whole"]["world_size"] == 2
     one = selecting.train(tiny_model, tmp_path / "one", rows_per_process=8)
-    assert first["whole"] == {**one, "world_size": 2}
+    whole, resumed = first["whole"], first["resumed"]
+    # Each process samples completions of its own; how long they may be is the same for all.
+    assert all(run["longest"] == 4 * [8, 6, 4, 6] for run in (one, whole)) and resumed["longest"] == 2 * [8, 6, 4, 6]
+    assert whole == {**one, "world_size": 2}
     assert len(one["visited"]) == 16
     assert any(abs(streak) > 1 for streak in one["streaks"].values())
     # The checkpoint lies in the second epoch of six steps.
-    whole, resumed = first["whole"], first["resumed"]
-    assert resumed == {**whole, "visited": whole["visited"][8:]}
+    assert resumed == {**whole, "visited": whole["visited"][8:], "longest": whole["longest"][8:]}
 
 
 def test_resuming_inside_a_generation_block_and_on_other_numbers_of_processes(tiny_model, two_processes):

@@ -3,7 +3,7 @@
 Train with GRESO on two groups of four completions a step, then resume from within the second epoch.
 
 Which prompts are solved depends on their row alone, so the same prompts are skipped however many processes share the
-work. Every process writes what it has decided.
+work. A budget swings meanwhile. Every process writes what it has decided.
 """
 
 from __future__ import annotations
@@ -16,16 +16,17 @@ from accelerate import PartialState
 from datasets import Dataset
 
 from tests import tiny
-from trl_concise import GRESO, ConciseGRPOConfig, ConciseGRPOTrainer
+from trl_concise import GRESO, ConciseGRPOConfig, ConciseGRPOTrainer, SIRISchedule
 
 
 class Recording(GRESO):
     def __init__(self):
         super().__init__()
-        self.visited = []
+        self.visited, self.longest = [], []
 
     def observe(self, rollouts):
         super().observe(rollouts)
+        self.longest.append(int(rollouts.lengths.max()))
         self.visited.append(list(rollouts.prompt_keys[:: rollouts.num_generations]))
 
 
@@ -40,12 +41,15 @@ def train(model: str, folder: Path, rows_per_process: int, resume: str | None = 
             folder, max_steps=16, per_device_train_batch_size=rows_per_process, save_strategy="steps", save_steps=8
         )
     )
-    greso = Recording()
-    trainer = ConciseGRPOTrainer(model, first_half_right, args, problems, prompt_selector=greso)
+    greso, schedule = Recording(), SIRISchedule(longest=8, shortest=4, cycle=4)
+    trainer = ConciseGRPOTrainer(
+        model, first_half_right, args, problems, prompt_selector=greso, budget_schedule=schedule
+    )
     trainer.train(resume_from_checkpoint=resume)
     return {
         "world_size": trainer.accelerator.num_processes,
         "visited": greso.visited,
+        "longest": greso.longest,
         "streaks": greso.streaks,
         "exploration": [greso.p_easy, greso.p_hard],
     }

@@ -24,10 +24,10 @@ from trl_concise.hub.outbox import FOLDER, Outbox, Revision
 ROOT = Path(__file__).parents[2]
 
 
-def train_and_push(hub: HubServer, *arguments) -> tuple[dict, str]:
+def train_and_push(hub: HubServer, *arguments, launcher: tuple[str, ...] = ()) -> tuple[dict, str]:
     """Return what the run printed, and its warnings."""
     done = subprocess.run(
-        [sys.executable, "-m", "tests.hub.train_and_push", *map(str, arguments)],
+        [sys.executable, *launcher, "-m", "tests.hub.train_and_push", *map(str, arguments)],
         env={**os.environ, **hub.environment(), "HF_HUB_DISABLE_TELEMETRY": "1"},
         cwd=ROOT,
         capture_output=True,
@@ -116,6 +116,16 @@ def test_a_run_is_pushed_fetched_and_goes_on_with_the_same_history(tiny_model, t
         row["visits"] for row in printed["ended"].values()
     )
     assert not list((run / FOLDER).glob("step-*"))
+
+
+@pytest.mark.slow
+def test_two_processes_push_once_and_what_both_have_saved(tiny_model, tmp_path):
+    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
+    with HubServer() as hub:
+        train_and_push(hub, tiny_model, tmp_path, 2, launcher=launcher)
+        repo = hub.repos["tester/model"]
+        assert repo.tags == {"best": repo.branches["step-000002"]}
+        assert {"rng_state_0.pth", "rng_state_1.pth", "concise_state/hapo.safetensors"} <= set(repo.files("best"))
 
 
 def test_a_run_ends_normally_without_a_hub_and_says_what_was_not_sent(tiny_model, tmp_path):

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from pathlib import Path
 
 from datasets import Dataset
@@ -28,6 +29,14 @@ def rollout(prompts, trainer):
 
 def all_correct(completions, **kwargs):
     return [1.0] * len(completions)
+
+
+class LateTrainer(HAPOTrainer):
+    """Its second process is the last to write its part of a checkpoint."""
+
+    def _save_rng_state(self, output_dir):
+        time.sleep(0.5 * self.accelerator.process_index)
+        super()._save_rng_state(output_dir)
 
 
 class Began(TrainerCallback):
@@ -55,7 +64,7 @@ if __name__ == "__main__":
         eval_on_start=not checkpoint,
         max_completion_length=16,
     )
-    trainer = HAPOTrainer(
+    trainer = LateTrainer(
         model, all_correct, HAPOConfig(**settings), problems, problems.select(range(2)), rollout_func=rollout
     )
     trainer.add_callback(began := Began())

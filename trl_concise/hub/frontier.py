@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from accelerate import PartialState
 from transformers import TrainerCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, IntervalStrategy
 
@@ -103,6 +104,7 @@ class HubFrontierCallback(TrainerCallback):
             self.outbox.wake()  # for what an earlier run has left
 
     def on_save(self, args, state, control, **kwargs):
+        PartialState().wait_for_everyone()  # each process writes files of its own into the checkpoint
         if self.outbox is None:
             return
         points = evaluated_points(state.log_history)

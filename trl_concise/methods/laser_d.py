@@ -172,9 +172,9 @@ class LASERDReward(GroupReward):
     ):
         for name, value, least in [
             ("shortest_target", shortest_target, 1),
-            ("longest_target", longest_target, shortest_target),
-            ("interval", interval, 1),
-            ("alpha", alpha, 0),
+            ("longest_target (max_completion_length in LASERDConfig)", longest_target, shortest_target),
+            ("interval (target_interval in LASERDConfig)", interval, 1),
+            ("alpha (length_bonus in LASERDConfig)", alpha, 0),
             ("monitor_prompts", monitor_prompts, 1),
             ("monitor_generations", monitor_generations, 1),
             ("monitor_every", monitor_every, 1),

@@ -37,12 +37,14 @@ def front_page() -> str:
 
 
 def api_reference() -> str:
-    """Every public name, under the module that it comes from."""
-    lines = []
+    """Every public name, under the module that it comes from; a config under its method."""
+    lines, heading = [], None
     for statement in ast.parse((ROOT / "trl_concise" / "__init__.pyi").read_text(encoding="utf-8")).body:
         if isinstance(statement, ast.ImportFrom):
             names = [name.name for name in statement.names]
-            lines.append(f"\n## {statement.module or ', '.join(names)}\n")  # `from . import demo` names no module
+            module = (statement.module or ", ".join(names)).removesuffix("_config")  # `from . import demo` names none
+            if module != heading:
+                lines.append(f"\n## {(heading := module)}\n")
             package = ".".join(filter(None, ["trl_concise", statement.module]))
             lines += [f"\n::: {package}.{name}\n" for name in names]
     return "".join(lines)

@@ -39,7 +39,7 @@ for name in TRAINING:
     try:
         main([name, "--help"])
     except SystemExit:
-        heavy = {"datasets", "pandas", "rich", "trl_concise.trainer"} | {f"trl.trainer.{x}_trainer" for x in ("grpo", "dpo", "sft")}
+        heavy = {"datasets", "pandas", "trl_concise.trainer"} | {f"trl.trainer.{x}_trainer" for x in ("grpo", "dpo", "sft")}
         assert not heavy & set(sys.modules), (name, heavy & set(sys.modules))
 """
     subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL)

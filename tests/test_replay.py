@@ -9,7 +9,7 @@ import torch
 from tests import tiny
 from tests.methods.test_tspmo import batch_of
 from tests.test_prefix_tree import group
-from trl_concise import PrefixMatching, TSPMOConfig, TSPMOTrainer
+from trl_concise import BudgetSchedule, PrefixMatching, TSPMOConfig, TSPMOTrainer
 from trl_concise.replay import ReplayedGroup, append_rows
 
 
@@ -56,6 +56,20 @@ def test_a_replayed_tree_is_rooted_at_its_prefix():
     expected[0, 1], expected[1, 1] = 0.5 / 5, -0.5 / 5
     expected[2, 2], expected[3, 2] = (1 / 2 - 1 / 3) / 4, (0 - 1 / 3) / 4  # x, y and the two ends: 4 edges
     torch.testing.assert_close(advantages / keep.sum(), expected / 2)
+
+
+def test_replayed_completions_keep_to_the_budget(tiny_model, problems, tmp_path):
+    class Twice(BudgetSchedule):
+        name = "twice"
+
+        def max_completion_length(self, step):
+            return 16  # max_completion_length is 8: many a prefix alone is longer
+
+    args = TSPMOConfig(**tiny.settings(tmp_path, max_steps=1, replay_per_prompt=2))
+    trainer = tiny.spy(TSPMOTrainer)(tiny_model, even_tokens, args, problems, budget_schedule=Twice())
+    trainer.train()
+    replayed = trainer.seen[0][0]["completion_mask"].sum(dim=1)
+    assert len(replayed) > 8 and replayed.max() == 16
 
 
 def test_replay_is_off_by_default_and_reproducible(tiny_model, problems, tmp_path):

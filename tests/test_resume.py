@@ -52,7 +52,7 @@ def test_block_round_trip(tmp_path):
     for rank in range(2):
         save_rollout_block(tmp_path, block(rank + 1), micro_step=5, process_index=rank, num_processes=2)
     for rank in range(2):
-        step, batches = load_rollout_block(tmp_path, process_index=rank, num_processes=2, device="cpu")
+        step, batches = load_rollout_block(tmp_path, process_index=rank, num_processes=2, block_steps=2, device="cpu")
         assert step == 5
         for one, other in zip(batches, block(rank + 1), strict=True):
             assert one.keys() == other.keys()
@@ -62,7 +62,7 @@ def test_block_round_trip(tmp_path):
 
 
 def test_no_block_between_two_generations(tmp_path):
-    assert load_rollout_block(tmp_path, process_index=0, num_processes=1, device="cpu") is None
+    assert load_rollout_block(tmp_path, process_index=0, num_processes=1, block_steps=2, device="cpu") is None
 
 
 def test_a_checkpoint_that_is_written_anew_keeps_no_old_block(tiny_model, tmp_path):
@@ -72,14 +72,32 @@ def test_a_checkpoint_that_is_written_anew_keeps_no_old_block(tiny_model, tmp_pa
     args = HAPOConfig(**tiny.settings(tmp_path, max_steps=1, save_strategy="steps", save_steps=1))
     HAPOTrainer(tiny_model, tiny.even_reward, args, dataset).train()
     assert missing_from_checkpoint(old) is None
-    assert load_rollout_block(old, process_index=0, num_processes=1, device="cpu") is None
+    assert load_rollout_block(old, process_index=0, num_processes=1, block_steps=2, device="cpu") is None
 
 
 def test_a_block_of_other_processes_is_rolled_out_again_with_a_warning(tmp_path, caplog):
     save_rollout_block(tmp_path, block(), micro_step=5, process_index=0, num_processes=2)
     with caplog.at_level(logging.WARNING, logger="trl_concise"):
-        assert load_rollout_block(tmp_path, process_index=0, num_processes=1, device="cpu") is None
-    assert "saved inside a generation block by 2 processes and is resumed by 1" in caplog.text
+        assert load_rollout_block(tmp_path, process_index=0, num_processes=1, block_steps=2, device="cpu") is None
+    assert "inside a generation block of 2 micro-steps by 2 processes and is resumed with 2 by 1" in caplog.text
+
+
+def test_a_run_whose_blocks_have_another_shape_rolls_out_again(tiny_model, tmp_path, caplog):
+    def run(**changes):
+        args = HAPOConfig(
+            **tiny.settings(tmp_path, num_iterations=2, **{"save_strategy": "steps", "save_steps": 1, **changes})
+        )
+        trainer = HAPOTrainer(tiny_model, tiny.even_reward, args, dataset)
+        trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
+        return trainer
+
+    dataset = Dataset.from_list([{"prompt": f"What is {i}?"} for i in range(8)])
+    run(max_steps=1)
+    halves = {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 2}  # as after running out of memory
+    with caplog.at_level(logging.WARNING, logger="trl_concise"):
+        resumed = run(max_steps=4, resume_from_checkpoint=str(tmp_path / "checkpoint-1"), **halves)
+    assert resumed.state.global_step == 4
+    assert "of 1 micro-steps by 1 processes and is resumed with 2 by 1" in caplog.text
 
 
 # Half-written checkpoints
@@ -130,6 +148,22 @@ def test_what_a_checkpoint_may_lack(output_dir):
     (folder / "plots").mkdir()  # of the model card
     assert missing_from_checkpoint(folder) == "the weights"
     assert last_whole_checkpoint(output_dir).name == "checkpoint-2"
+    index = {"weight_map": {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    (folder / "model-00001-of-00002.safetensors").touch()
+    assert missing_from_checkpoint(folder) == "model-00002-of-00002.safetensors"
+
+
+def test_a_checkpoint_that_is_written_anew_is_not_whole_until_it_is(run, output_dir):
+    class Killed(HAPOTrainer):
+        def _save_optimizer_and_scheduler(self, folder):
+            raise KeyboardInterrupt
+
+    settings = tiny.settings(output_dir, max_steps=3, save_strategy="steps", save_steps=1)
+    trainer = Killed(run[1], tiny.even_reward, HAPOConfig(**settings), run[2])
+    with pytest.raises(KeyboardInterrupt):
+        trainer.train(resume_from_checkpoint=str(output_dir / "checkpoint-2"))
+    assert missing_from_checkpoint(output_dir / "checkpoint-3") == "trainer_state.json"
 
 
 def test_a_half_written_checkpoint_asked_for_by_name_is_refused(run, output_dir):

@@ -77,32 +77,42 @@ def drop_rollout_block(folder: str | Path, process_index: int) -> None:
 
 
 def load_rollout_block(
-    folder: str | Path, *, process_index: int, num_processes: int, device: torch.device | str
+    folder: str | Path, *, process_index: int, num_processes: int, block_steps: int, device: torch.device | str
 ) -> tuple[int, list[dict[str, Any]]] | None:
     """
     Read what [`save_rollout_block`] wrote.
 
+    Args:
+        folder (`str` or `Path`): The checkpoint folder.
+        process_index (`int`): Rank of this process.
+        num_processes (`int`): Number of processes.
+        block_steps (`int`): Micro-steps of a block: `steps_per_generation`.
+        device (`torch.device` or `str`): Where the tensors go.
+
     Returns:
         `tuple[int, list[dict]]` or `None`: Micro-steps done, and the block; `None` if the checkpoint was written between
-        two blocks, or by another number of processes (with a warning: the prompts of that block are rolled out again).
+        two blocks, or by a run with blocks of another shape (with a warning: the prompts of that block are rolled out
+        again).
 
     Raises:
         `ValueError`: If the file is damaged.
     """
-    if not (first := _block_file(folder, 0)).exists():
+    if not (own := _block_file(folder, process_index)).exists():
         return None
-    written_by = _read_block(first)[0]["num_processes"]
-    if written_by != num_processes:
+    header, tensors = _read_block(own)
+    batches = header["values"]
+    if (header["num_processes"], len(batches)) != (num_processes, block_steps):
         logger.warning(
-            "%s was saved inside a generation block by %d processes and is resumed by %d: its rollouts cannot be shared "
-            "out, so the prompts of that block are rolled out, and counted by the parts, once more.",
+            "%s was saved inside a generation block of %d micro-steps by %d processes and is resumed with %d by %d: its "
+            "rollouts cannot be shared out, so the prompts of that block are rolled out, and counted by the parts, once "
+            "more.",
             folder,
-            written_by,
+            len(batches),
+            header["num_processes"],
+            block_steps,
             num_processes,
         )
         return None
-    header, tensors = _read_block(_block_file(folder, process_index))
-    batches = header["values"]
     for name, tensor in tensors.items():
         index, _, key = name.partition(".")
         batches[int(index)][key] = tensor.to(device)
@@ -170,7 +180,17 @@ def missing_from_checkpoint(folder: str | Path) -> str | None:
     sharded = any(any(folder.glob(pattern)) for pattern in _SHARDS)
     if not sharded and not any((folder / name).is_file() for name in _WEIGHTS):
         return "the weights"
+    for index in (folder / name for name in (SAFE_WEIGHTS_INDEX_NAME, WEIGHTS_INDEX_NAME)):
+        if index.is_file():
+            named = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+            if absent := sorted(name for name in named if not (folder / name).is_file()):
+                return absent[0]
     return None
+
+
+def mark_half_written(folder: str | Path) -> None:
+    """Take away what makes a checkpoint whole, before it is written anew: a run that is killed meanwhile leaves a mixture."""
+    Path(folder, TRAINER_STATE_NAME).unlink(missing_ok=True)
 
 
 def check_checkpoint(folder: str | Path) -> None:
@@ -182,7 +202,7 @@ def check_checkpoint(folder: str | Path) -> None:
     """
     if (missing := missing_from_checkpoint(folder)) is None:
         return
-    whole = [other for _, other in sorted(_checkpoints(Path(folder).parent)) if missing_from_checkpoint(other) is None]
+    whole = [other for _, other in sorted(checkpoints(Path(folder).parent)) if missing_from_checkpoint(other) is None]
     instead = f"Resume from {whole[-1]}." if whole else "No whole checkpoint stands beside it."
     raise ValueError(f"{folder} is no whole checkpoint: it lacks {missing}. {instead}")
 
@@ -200,9 +220,8 @@ def last_whole_checkpoint(output_dir: str | Path) -> Path:
     Raises:
         `ValueError`: If there is none.
     """
-    checkpoints = sorted(_checkpoints(Path(output_dir)), reverse=True)
     skipped = []
-    for _, folder in checkpoints:
+    for _, folder in sorted(checkpoints(Path(output_dir)), reverse=True):
         missing = missing_from_checkpoint(folder)
         if missing is None:
             for other, what in skipped:
@@ -213,7 +232,8 @@ def last_whole_checkpoint(output_dir: str | Path) -> Path:
     raise ValueError(f"No checkpoint to resume from in {output_dir}: {found}. Train without resume_from_checkpoint.")
 
 
-def _checkpoints(output_dir: Path) -> Iterator[tuple[int, Path]]:
+def checkpoints(output_dir: Path) -> Iterator[tuple[int, Path]]:
+    """Yield the steps and folders of a run's checkpoints, in no order."""
     for folder in output_dir.glob(f"{PREFIX_CHECKPOINT_DIR}-*"):
         step = folder.name.rpartition("-")[2]
         if folder.is_dir() and step.isdecimal():
@@ -237,6 +257,6 @@ def disk_full_said_clearly(output_dir: str | Path) -> Iterator[None]:
         is_full = getattr(error, "errno", None) == errno.ENOSPC or shutil.disk_usage(output_dir).free < _ALMOST_NOTHING
         if not is_full:
             raise
-        whole = [folder for _, folder in sorted(_checkpoints(Path(output_dir))) if not missing_from_checkpoint(folder)]
+        whole = [folder for _, folder in sorted(checkpoints(Path(output_dir))) if not missing_from_checkpoint(folder)]
         rest = f"{whole[-1]} is whole: make room, and train(resume_from_checkpoint=True)" if whole else "Make room"
         raise OSError(errno.ENOSPC, f"The disk ran full while a checkpoint was written. {rest}.") from error

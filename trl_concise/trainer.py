@@ -17,12 +17,13 @@ import math
 from collections.abc import Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from accelerate.utils import gather
-from transformers.trainer_utils import has_length
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, has_length
 from trl import GRPOConfig, GRPOTrainer
 from trl.chat_template_utils import parse_response
 from trl.trainer.utils import pad
@@ -42,6 +43,7 @@ from .resume import (
     last_whole_checkpoint,
     load_reference_model,
     load_rollout_block,
+    mark_half_written,
     save_reference_model,
     save_rollout_block,
 )
@@ -635,7 +637,7 @@ class ConciseGRPOTrainer(WritesCard, GRPOTrainer):
         with self._training_budget():
             batch = super()._generate_and_score_completions(inputs)
         if self.token_credits and self.model.training:
-            with self._keeping(None):
+            with self._keeping(None), self._training_budget():
                 for credit in self.token_credits:
                     credit.extend(self, inputs, batch, self._tokens)
             for name, value in assign_token_credit(self.token_credits, self._rollouts, batch).items():
@@ -702,8 +704,11 @@ class ConciseGRPOTrainer(WritesCard, GRPOTrainer):
         return [*self.components, *([self._prompt_order] if self._prompt_order is not None else [])]
 
     def _save_checkpoint(self, model, trial):
+        if self.args.should_save:
+            mark_half_written(Path(self._get_output_dir(trial), f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"))
         with disk_full_said_clearly(self.args.output_dir):
             super()._save_checkpoint(model, trial)
+        self.accelerator.wait_for_everyone()  # callbacks find what each process writes
 
     def _save_optimizer_and_scheduler(self, output_dir):
         super()._save_optimizer_and_scheduler(output_dir)
@@ -742,10 +747,17 @@ class ConciseGRPOTrainer(WritesCard, GRPOTrainer):
             checkpoint,
             process_index=self.accelerator.process_index,
             num_processes=self.accelerator.num_processes,
+            block_steps=self.args.steps_per_generation,
             device=self.accelerator.device,
         )
-        if block is not None:
+        # A process that lacks its file, say on a disk of its own, generates: then the others have to do so too.
+        have = gather(torch.tensor([block is not None], device=self.accelerator.device))
+        if have.all():
             self._step, self._buffered_inputs = block
+        elif have.any():
+            logger.warning(
+                "%s holds the rollouts of some processes only: all prompts are rolled out again.", checkpoint
+            )
 
     def train(self, resume_from_checkpoint=None, *args, **kwargs):
         """As [`~transformers.Trainer.train`]; `resume_from_checkpoint=True` skips checkpoints that are half-written."""

@@ -17,7 +17,7 @@ from tests import tiny
 from tests.hub_server import HubServer
 from tests.test_hub_server import run_client
 from trl_concise import HAPOConfig, HAPOTrainer, HubFrontierCallback
-from trl_concise.hub.frontier import best_trade_off, frontier_steps
+from trl_concise.hub.frontier import best_trade_off, evaluated_names, evaluated_points, frontier_steps
 from trl_concise.hub.outbox import FOLDER, Outbox, Revision
 
 
@@ -59,6 +59,18 @@ def test_the_best_trade_off_is_against_the_first_evaluation():
     assert best_trade_off({0: (0.9, 100.0)}, [short, right]) == "step-000001"
     assert best_trade_off({0: (0.0, 100.0)}, [short, right]) == "step-000002"  # no score against nothing
     assert best_trade_off({0: (0.9, 100.0)}, []) is None
+
+
+def test_points_of_one_of_several_evaluation_datasets():
+    logs = [
+        {"step": 1, "loss": 0.1},
+        {"step": 1, "eval_easy_accuracy": 0.9, "eval_easy_tokens_mean": 20.0},
+        {"step": 1, "eval_hard_accuracy": 0.5, "eval_hard_tokens_mean": 90.0},
+        {"step": 2, "eval_hard_accuracy": None, "eval_hard_tokens_mean": 80.0},
+    ]
+    assert evaluated_points(logs, "hard") == {1: (0.5, 90.0)}
+    assert evaluated_points(logs) == {}
+    assert evaluated_names(logs) == ["easy", "hard"]
 
 
 def test_settings_that_cannot_work_are_refused(tiny_model, problems, tmp_path):

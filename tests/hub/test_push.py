@@ -16,6 +16,7 @@ PUSH = "import sys\nfrom trl_concise.cli import main\nsys.exit(main(sys.argv[1:]
 @pytest.mark.parametrize("whole", [True, False])
 def test_the_card_says_how_to_resume_if_the_checkpoint_comes_along(whole, tmp_path):
     run = a_run(tmp_path / "run")
+    (run / "checkpoint-best").mkdir()  # somebody's copy
     checkpoint = run / "checkpoint-2"
     checkpoint.mkdir()
     (checkpoint / "model.safetensors").write_bytes(b"weights")

@@ -4,11 +4,11 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from accelerate import PartialState
 from transformers import TrainerCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, IntervalStrategy
 
@@ -48,12 +48,15 @@ class HubFrontierCallback(TrainerCallback):
             Whether a new repository is private. Defaults to what the account says.
         token (`str`, *optional*):
             Token with write permission. Defaults to the stored one. Never written to disk.
+        eval_name (`str`, *optional*):
+            Name of the evaluation dataset that counts, where the trainer has several in a `dict`.
         tag (`str`, *optional*, defaults to `"best"`):
             Tag of the best trade-off.
         patience (`float`, *optional*, defaults to `120.0`):
             Seconds for which the end of training keeps trying while the Hub fails.
         timeout (`float`, *optional*, defaults to `1800.0`):
-            Seconds for which the end of training waits at most.
+            Seconds for which the end of training waits at most; with several processes, half of `args.ddp_timeout` at
+            most, since the others wait meanwhile.
 
     Raises:
         `ValueError`: If a limit is below 1; when training begins, if checkpoints are not saved and evaluated, or the
@@ -77,6 +80,7 @@ class HubFrontierCallback(TrainerCallback):
         max_waiting: int = 4,
         private: bool | None = None,
         token: str | None = None,
+        eval_name: str | None = None,
         tag: str = "best",
         patience: float = 120.0,
         timeout: float = 1800.0,
@@ -85,6 +89,7 @@ class HubFrontierCallback(TrainerCallback):
             raise ValueError(f"max_revisions and max_waiting are at least 1, got {max_revisions} and {max_waiting}.")
         self.max_revisions = max_revisions
         self.max_waiting = max_waiting
+        self.eval_name = eval_name
         self.timeout = timeout
         self._make_outbox: Callable[[str], Outbox] = lambda run: Outbox(
             run, repo_id, token=token, private=private, tag=tag, patience=patience
@@ -104,16 +109,19 @@ class HubFrontierCallback(TrainerCallback):
             self.outbox.wake()  # for what an earlier run has left
 
     def on_save(self, args, state, control, **kwargs):
-        PartialState().wait_for_everyone()  # each process writes files of its own into the checkpoint
         if self.outbox is None:
             return
-        points = evaluated_points(state.log_history)
+        points = evaluated_points(state.log_history, self.eval_name)
         step = state.global_step
         if step not in points:
+            names = evaluated_names(state.log_history)
             logger.warning(
-                "The checkpoint at step %d was not evaluated and is not pushed: set eval_steps so that it divides "
-                "save_steps.",
+                "The checkpoint at step %d was not evaluated%s and is not pushed: %s.",
                 step,
+                f" on {self.eval_name!r}" if self.eval_name else "",
+                f"choose one of the evaluation datasets, eval_name={names}"
+                if names and self.eval_name not in names
+                else "set eval_steps so that it divides save_steps",
             )
             return
         frontier = frontier_steps(points)
@@ -129,7 +137,8 @@ class HubFrontierCallback(TrainerCallback):
     def on_train_end(self, args, state, control, **kwargs):
         if self.outbox is None:
             return
-        unsent = self.outbox.finish(self.timeout)
+        timeout = self.timeout if args.world_size == 1 else min(self.timeout, args.ddp_timeout / 2)
+        unsent = self.outbox.finish(timeout)
         if unsent:
             logger.warning(
                 "Not sent to %s: %s. Nothing is lost; send it with\n    trl-concise push %s",
@@ -150,13 +159,17 @@ class HubFrontierCallback(TrainerCallback):
                 surplus -= 1
 
 
-def evaluated_points(log_history: list[dict[str, Any]]) -> dict[int, tuple[float, float]]:
-    """Return accuracy and mean tokens of every evaluated step, in order; the first is the base."""
-    return {
-        log["step"]: (log["eval_accuracy"], log["eval_tokens_mean"])
-        for log in log_history
-        if log.get("eval_accuracy") is not None and log.get("eval_tokens_mean") is not None
-    }
+def evaluated_points(log_history: list[dict[str, Any]], name: str | None = None) -> dict[int, tuple[float, float]]:
+    """Return accuracy and mean tokens of every step evaluated on a dataset, in order; the first is the base."""
+    prefix = "eval" if name is None else f"eval_{name}"
+    points = ((log["step"], (log.get(f"{prefix}_accuracy"), log.get(f"{prefix}_tokens_mean"))) for log in log_history)
+    return {step: point for step, point in points if None not in point}
+
+
+def evaluated_names(log_history: list[dict[str, Any]]) -> list[str]:
+    """Return the names of the evaluation datasets, where there are several."""
+    found = (re.fullmatch(r"eval_(.+)_tokens_mean", key) for log in log_history for key in log)
+    return sorted({match[1] for match in found if match})
 
 
 def frontier_steps(points: dict[int, tuple[float, float]]) -> set[int]:

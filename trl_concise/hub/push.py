@@ -8,7 +8,7 @@ import logging
 import sys
 from pathlib import Path
 
-from ..resume import missing_from_checkpoint
+from ..resume import checkpoints, missing_from_checkpoint
 from .card import write_card
 from .facts import FACTS_FILE, LAST_CHECKPOINT
 from .outbox import FAILURES, PRIVATE_FILES, Outbox
@@ -55,8 +55,7 @@ def push_run(
     if not run.is_dir():
         raise FileNotFoundError(f"{run} is not a folder. Name the output folder of a run.")
     outbox = Outbox(run, repo_id, token=token, private=private, patience=patience)
-    checkpoints = sorted(run.glob("checkpoint-*"), key=_step)
-    whole = [folder for folder in checkpoints if missing_from_checkpoint(folder) is None]
+    whole = [folder for _, folder in sorted(checkpoints(run)) if missing_from_checkpoint(folder) is None]
     if (run / FACTS_FILE).exists():
         write_card(run, outbox.repo_id, LAST_CHECKPOINT if whole else None)
     outbox.send_folder(run, "Upload the run", ignore_patterns=[*PRIVATE_FILES, *TEXT_FILES, "checkpoint-*"])
@@ -91,7 +90,3 @@ def main(argv: list[str]) -> int:
         return 1
     print(f"Sent {options.run} to {repo_id}.")
     return 0
-
-
-def _step(checkpoint: Path) -> int:
-    return int(checkpoint.name.split("-")[-1])

@@ -233,6 +233,19 @@ def test_a_cut_local_reply_is_marked(tmp_path):
     assert (index, reply.complete, reply.output_tokens) == (0, False, 4)
 
 
+def test_a_local_teacher_without_a_padding_token():
+    model = AutoModelForCausalLM.from_pretrained(demo.model_path())
+    conversations = [[{"role": "user", "content": f"What is {text}?"}] for text in ("2 + 3 - 4", "8 * 2")]
+    answers = []
+    tokenizer = AutoTokenizer.from_pretrained(demo.model_path())
+    for pad_token in (tokenizer.pad_token, None):
+        tokenizer.pad_token = pad_token
+        teacher = LocalTeacher(model, tokenizer, max_new_tokens=32, temperature=0.0)
+        answers.append(list(teacher.replies(conversations)))
+        assert tokenizer.pad_token == pad_token
+    assert answers[0] == answers[1]
+
+
 def test_without_the_client(monkeypatch):
     monkeypatch.setitem(sys.modules, "openai", None)
     with pytest.raises(ImportError, match=r"pip install 'trl-concise\[critiques\]'"):

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
+import copy
 import json
 
 import pytest
@@ -98,12 +99,23 @@ def test_another_evaluation_is_not_mixed_in(model, tokenizer, sets, tmp_path):
         run(model, tokenizer, sets, tmp_path)
 
 
-def test_more_completions_are_added(model, tokenizer, sets, tmp_path):
-    run(model, tokenizer, sets, tmp_path, num_completions=1, batch_size=6)
-    one = read_completions(tmp_path / "completions.jsonl")
-    run(model, tokenizer, sets, tmp_path, num_completions=3, batch_size=6)
-    three = read_completions(tmp_path / "completions.jsonl")
-    assert three[: len(one)] == one and len(three) == 3 * len(one)
+@pytest.mark.parametrize("batch_size", [4, 6, 64])
+def test_completions_that_are_added_are_new_draws(batch_size, model, tokenizer, sets, tmp_path):
+    drawn = []
+    for n in (1, 2, 3):
+        run(model, tokenizer, sets, tmp_path, num_completions=n, batch_size=batch_size, temperature=2.0)
+        completions = read_completions(tmp_path / "completions.jsonl")
+        assert completions[: len(drawn)] == drawn and len(completions) == 6 * n
+        drawn = completions
+    assert len({(item.problem, item.text) for item in drawn}) == 18
+
+
+def test_a_tokenizer_without_a_padding_token(model, tokenizer, sets):
+    bare = copy.deepcopy(tokenizer)
+    bare.pad_token = None
+    bare.padding_side = "right"
+    assert run(model, bare, sets) == run(model, tokenizer, sets)
+    assert bare.pad_token is None
 
 
 def test_comparison_with_a_base(model, tokenizer, sets):

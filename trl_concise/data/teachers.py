@@ -212,11 +212,15 @@ class LocalTeacher:
     ):
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
+        from ..evaluation.sampling import with_padding_token
+
         if isinstance(model, str):
             model = AutoModelForCausalLM.from_pretrained(model, dtype="auto", device_map="auto")
         self.name = model.config._name_or_path
         self.model = model
-        self.tokenizer = AutoTokenizer.from_pretrained(self.name) if tokenizer is None else tokenizer
+        self.tokenizer = with_padding_token(
+            AutoTokenizer.from_pretrained(self.name) if tokenizer is None else tokenizer
+        )
         self.temperature = temperature
         self.top_p = top_p
         self.max_new_tokens = max_new_tokens
@@ -257,7 +261,7 @@ class LocalTeacher:
                 **inputs,
                 max_new_tokens=self.max_new_tokens,
                 eos_token_id=ends,
-                pad_token_id=tokenizer.pad_token_id if tokenizer.pad_token_id is not None else ends[0],
+                pad_token_id=tokenizer.pad_token_id,
                 **(sampling if self.temperature > 0 else {"do_sample": False}),
             )
         replies = []

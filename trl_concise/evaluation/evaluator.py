@@ -60,7 +60,8 @@ def evaluate(
 
     Answers are judged by [`verify_answers`]. With an `output_dir`, `completions.jsonl` holds every completion as soon as
     its batch is done, `summary.json` the returned records, and `settings.json` what the completions depend on. Called again,
-    only what is missing is generated; each batch has a seed of its own, so the result is that of an uninterrupted run.
+    only what is missing is generated; each batch has a seed of its own, so the result of an interrupted run is that of an
+    uninterrupted one, and completions that are added to those on file repeat none.
 
     Args:
         model (`str` or [`~transformers.PreTrainedModel`]):
@@ -254,8 +255,9 @@ def _complete(
         batch = [key for key in wanted[first : first + batch_size] if key not in known]
         if not batch:
             continue
-        # A seed per batch, which does not depend on what was generated before it.
-        entropy = [settings.seed, *name.encode(), first]
+        # A seed per batch, that of its first completion, which no other batch begins with: one drawn to add completions
+        # to the same problems must not repeat those on file.
+        entropy = [settings.seed, *name.encode(), *batch[0]]
         seed = int(np.random.SeedSequence(entropy).generate_state(1)[0])
         drawn = sampler.sample([prompts[problem] for problem, _ in batch], replace(settings, seed=seed))
         texts = sampler.tokenizer.batch_decode(drawn, skip_special_tokens=True)

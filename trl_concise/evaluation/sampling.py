@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,7 +68,7 @@ class TransformersSampler:
 
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase):
         self.model = model
-        self.tokenizer = tokenizer
+        self.tokenizer = with_padding_token(tokenizer)
         ends = model.generation_config.eos_token_id
         self.end_token_ids = {*(ends if isinstance(ends, list) else [ends]), tokenizer.eos_token_id} - {None}
 
@@ -94,7 +95,7 @@ class TransformersSampler:
                 **inputs,
                 max_new_tokens=settings.max_new_tokens,
                 eos_token_id=sorted(self.end_token_ids),
-                pad_token_id=tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id,
+                pad_token_id=tokenizer.pad_token_id,
                 repetition_penalty=1.0,
                 **drawing,
             )
@@ -207,6 +208,14 @@ def load_sampler(model: str, *, use_vllm: bool = False, dtype: str = "auto", **v
         return VLLMSampler(base or model, tokenizer, adapter, dtype=dtype, **vllm_options)
     loaded = AutoModelForCausalLM.from_pretrained(model, dtype=dtype)
     return TransformersSampler(loaded.to("cuda" if torch.cuda.is_available() else "cpu"), tokenizer)
+
+
+def with_padding_token(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
+    """Return a tokenizer that can pad a batch: itself, or without a padding token, a copy that pads with EOS."""
+    if tokenizer.pad_token_id is None:
+        tokenizer = copy.deepcopy(tokenizer)
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
 
 
 def render_prompts(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str | list[dict[str, str]]]) -> list[str]:

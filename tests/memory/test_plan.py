@@ -100,6 +100,13 @@ def test_every_training_command_can_be_planned():
     assert set(peaks.values()) == {peaks["grpo"]}
 
 
+@pytest.mark.parametrize("method", OFFLINE_METHODS)
+def test_short_sequences_have_completions_too(method):
+    plans = [plan(PlanSettings(method, max_length=length), QWEN) for length in (2, 256, 512, 1024)]
+    heads = [parts["LM head"] for one in plans for parts in one.parts.values() if "LM head" in parts]
+    assert all(head > 0 for head in heads) and heads == sorted(heads)
+
+
 def test_unknown_targets_are_refused():
     with pytest.raises(ValueError, match=r"names \['lm_head'\]"):
         plan(PlanSettings("hapo", use_peft=True, lora_target_modules=["lm_head"]), QWEN)

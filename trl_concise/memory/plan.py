@@ -69,7 +69,8 @@ class PlanSettings:
     Args:
         method (`str`): One of `ONLINE_METHODS` and `OFFLINE_METHODS`.
         card_gib (`float`, *optional*, defaults to `40`): Memory of the card, in GiB.
-        max_prompt_length (`int`, *optional*, defaults to `512`): Longest prompt, in tokens.
+        max_prompt_length (`int`, *optional*, defaults to `512`): Longest prompt, in tokens. An offline method's is
+            planned with half of `max_length` at most, so that something is left for the completion.
         activation_checkpointing, gradient_checkpointing (`bool`, *optional*, defaults to `True`): Two names of one
             setting. As in transformers, the first and newer one wins where both are given.
         cutoff, max_tokens, probability, count_forced (*optional*): S-GRPO's, see [`SGRPOConfig`].
@@ -168,8 +169,12 @@ class PlanSettings:
         return self.max_prompt_length + self.max_completion_length if self.online else self.max_length
 
     @property
+    def prompt_length(self) -> int:
+        return self.max_prompt_length if self.online else min(self.max_prompt_length, self.max_length // 2)
+
+    @property
     def completion_length(self) -> int:
-        return self.length - self.max_prompt_length
+        return self.length - self.prompt_length
 
     @property
     def last_trained_token(self) -> int:
@@ -260,9 +265,7 @@ def plan(settings: PlanSettings, shape: Architecture) -> MemoryPlan:
     if s.online and (not s.use_vllm or vllm):
         cache = 0 if vllm else formulas.kv_cache_bytes(shape, s.generated, s.length, dtype)
         forward = (
-            0
-            if vllm
-            else formulas.generation_bytes(shape, s.generated, s.max_prompt_length, s.completion_length, dtype)
+            0 if vllm else formulas.generation_bytes(shape, s.generated, s.prompt_length, s.completion_length, dtype)
         )
         parts["generation"] = held | {"vLLM": vllm_share, "KV cache": cache, "forward pass": forward}
     inference = formulas.inference_bytes(shape, s.rows, s.length, dtype_bytes=dtype, flash_attention=s.flash_attention)
@@ -271,9 +274,9 @@ def plan(settings: PlanSettings, shape: Architecture) -> MemoryPlan:
         parts["log-probs"] = held | {"forward pass": inference, "LM head": head}
 
     # Loss and backward pass, on what is left behind the crop
-    length = min(s.length, s.max_prompt_length + s.last_trained_token)
+    length = min(s.length, s.prompt_length + s.last_trained_token)
     most = s.max_tokens + s.cutoff * (not s.count_forced) if s.method == "sgrpo" else length
-    scored = s.rows * min(length - s.max_prompt_length, max(most, s.cutoff if s.method == "sgrpo" else 0))
+    scored = s.rows * min(length - s.prompt_length, max(most, s.cutoff if s.method == "sgrpo" else 0))
     layer = formulas.layer_activation_bytes(
         shape,
         s.rows,

@@ -3,11 +3,12 @@ from __future__ import annotations
 
 import copy
 import json
+import shutil
 
 import pytest
 import torch
 from datasets import Dataset
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from trl_concise.cli import main
 from trl_concise.demo import generate_problems, model_path
@@ -97,6 +98,46 @@ def test_another_evaluation_is_not_mixed_in(model, tokenizer, sets, tmp_path):
     (tmp_path / "completions.jsonl").write_text("{}\n")
     with pytest.raises(ValueError, match="line 1, is no completion"):
         run(model, tokenizer, sets, tmp_path)
+
+
+def test_other_weights_of_the_same_name_are_not_mixed_in(model, tokenizer, sets, tmp_path):
+    folder = tmp_path / "run" / "final"
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    once = {"num_completions": 1, "max_new_tokens": 4}
+    records = run(str(folder), None, sets, tmp_path / "eval", **once)
+    assert run(str(folder), None, sets, tmp_path / "eval", **once) == records
+    shutil.copytree(folder, tmp_path / "copy" / "final")
+    assert run(str(tmp_path / "copy" / "final"), None, sets, tmp_path / "eval", **once) == records
+
+    trained = copy.deepcopy(model)
+    with torch.no_grad():
+        trained.model.norm.weight += 0.01
+    trained.save_pretrained(folder)
+    with pytest.raises(ValueError, match="other weights than 'final' has now.*Choose another output_dir"):
+        run(str(folder), None, sets, tmp_path / "eval", **once)
+    with pytest.raises(ValueError, match=r"other settings: \{'seed': 0\}, now"):
+        run(str(folder), None, sets, tmp_path / "eval", seed=1, **once)
+
+    settings = tmp_path / "eval" / "settings.json"
+    known = json.loads(settings.read_text())
+    del known["weights"]  # as an earlier version wrote it
+    settings.write_text(json.dumps(known))
+    assert run(str(folder), None, sets, tmp_path / "eval", **once) == records
+
+    run(model, tokenizer, sets, tmp_path / "memory", **once)
+    run(model, tokenizer, sets, tmp_path / "memory", **once)
+    with pytest.raises(ValueError, match="other weights than 'model' has now"):
+        run(trained, tokenizer, sets, tmp_path / "memory", **once)
+
+
+def test_a_model_without_a_name_asks_for_one(model, tokenizer, sets):
+    unnamed = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(model_path()))
+    unnamed.config._name_or_path = ""  # as of a configuration that was written, not loaded
+    with pytest.raises(ValueError, match="pass model_name="):
+        run(unnamed, tokenizer, sets)
+    (record,) = run(unnamed, tokenizer, sets, model_name="new", max_new_tokens=4)
+    assert record["model"] == "new"
 
 
 @pytest.mark.parametrize("batch_size", [4, 6, 64])

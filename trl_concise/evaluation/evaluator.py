@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from ..checkpoint import write_atomically
 from .completions import Completion, cut_at, judge, read_completions, summarize
+from .identity import fingerprint, name_of
 from .metrics import accuracy_efficiency_score
 from .sampling import Sampler, SamplingSettings, TransformersSampler, load_sampler, render_prompts
 from .sets import load_problem_sets
@@ -102,8 +102,8 @@ def evaluate(
         `accuracy_efficiency_weights`; the score is `None` where the base has no such set or no right answer.
 
     Raises:
-        `ValueError`: If an argument is out of range, a set cannot be read, or the folder holds an evaluation with other
-            settings.
+        `ValueError`: If an argument is out of range, a set cannot be read, a model in memory has no name, or the folder
+            holds an evaluation with other settings or of other weights.
         `FileNotFoundError`: If a model, a set or a file is neither here nor on the Hub.
 
     Example:
@@ -123,9 +123,9 @@ def evaluate(
     settings = SamplingSettings(max_new_tokens, temperature, top_p, seed)
     base_records = _read_base(base)
     sets = _load_sets(datasets, system_prompt, limit)
-    name = model_name or _name_of(model)
+    name = model_name or name_of(model)
     folder = None if output_dir is None else Path(output_dir)
-    written = {"model": name, **asdict(settings), "system_prompt": system_prompt}
+    written = {"model": name, "weights": fingerprint(model), **asdict(settings), "system_prompt": system_prompt}
     done = [] if folder is None else _read_folder(folder, written)
 
     if isinstance(model, str):
@@ -200,22 +200,19 @@ def _load_sets(
     }
 
 
-def _name_of(model: str | PreTrainedModel) -> str:
-    """An id as it is, a folder without what lies above it: a checkpoint keeps the name of its run."""
-    name = model if isinstance(model, str) else model.config._name_or_path
-    if not Path(name).exists():
-        return name
-    folder = Path(name).resolve()
-    return f"{folder.parent.name}/{folder.name}" if folder.name.startswith(PREFIX_CHECKPOINT_DIR) else folder.name
-
-
 def _read_folder(folder: Path, settings: dict[str, Any]) -> list[Completion]:
-    """Return the completions that the folder holds, after checking that they are of the same settings."""
+    """Return the completions that the folder holds, after checking that they are of the same model and settings."""
     path = folder / SETTINGS_FILE
     if path.exists():
         found = json.loads(path.read_text(encoding="utf-8"))
-        other = {key: found.get(key) for key in settings if found.get(key) != settings[key]}
+        other = {key: found[key] for key in settings if key in found and found[key] != settings[key]}
+        if other.keys() == {"weights"}:
+            raise ValueError(
+                f"{folder} holds an evaluation of other weights than {settings['model']!r} has now: the model was trained "
+                "since, or another one has the same name. Choose another output_dir, or delete this one."
+            )
         if other:
+            other.pop("weights", None)
             raise ValueError(
                 f"{folder} holds an evaluation with other settings: {other}, now "
                 f"{ {key: settings[key] for key in other} }. Choose another output_dir, or delete this one."

@@ -18,7 +18,7 @@ from trl_concise.evaluation import evaluate, read_completions, read_summary
 KEYS = {
     *("dataset", "problems", "completions_per_problem", "accuracy", "accuracy_interval", "pass_at_k", "tokens_mean"),
     *("tokens_interval", "tokens_correct_mean", "tokens_wrong_mean", "truncated_fraction", "empty_fraction", "budget"),
-    *("model", "seed", "temperature", "top_p", "max_new_tokens"),
+    *("model", "seed", "temperature", "top_p", "max_new_tokens", "system_prompt_sha256", "limit"),
 }
 DRAWN = {"num_completions": 2, "max_new_tokens": 48, "temperature": 1.0, "top_p": 1.0, "batch_size": 5}
 
@@ -160,8 +160,7 @@ def test_a_tokenizer_without_a_padding_token(model, tokenizer, sets):
 
 
 def test_comparison_with_a_base(model, tokenizer, sets):
-    base = run(model, tokenizer, sets, temperature=0.0, num_completions=1)
-    assert base == run(model, tokenizer, sets, temperature=0.0, num_completions=1, batch_size=6)  # greedy
+    base = run(model, tokenizer, sets, num_completions=1, seed=7)
     base[0]["accuracy"] = 0.5
     base[0]["tokens_mean"] = 100.0
     record, cut = run(model, tokenizer, sets, base=base, budgets=[4])
@@ -173,6 +172,40 @@ def test_comparison_with_a_base(model, tokenizer, sets):
     assert cut["accuracy_efficiency_score"] < record["accuracy_efficiency_score"]
     base[0]["accuracy"] = 0.0
     assert run(model, tokenizer, sets, base=base)[0]["accuracy_efficiency_score"] is None
+
+
+def test_greedy_completions_do_not_depend_on_the_batch(model, tokenizer, sets):
+    greedy = {"temperature": 0.0, "num_completions": 1}
+    assert run(model, tokenizer, sets, **greedy) == run(model, tokenizer, sets, **greedy, batch_size=6)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"max_new_tokens": 8}, "max_new_tokens is 8, of the base 4"),
+        ({"limit": 2}, "limit is 2, of the base None"),
+        ({"temperature": 0.5, "top_p": 0.9}, "temperature is 0.5, of the base 1.0, top_p is 0.9, of the base 1.0"),
+        ({"system_prompt": "Be brief."}, "system_prompt_sha256 is [0-9a-f]{64}, of the base None"),
+    ],
+)
+def test_a_base_of_other_settings_is_refused(changes, message, model, tokenizer, sets, tmp_path):
+    base = run(model, tokenizer, sets, max_new_tokens=4)
+    with pytest.raises(ValueError, match=f"base cannot be compared with on 'six': {message}. Evaluate both"):
+        run(model, tokenizer, sets, tmp_path / "run", base=base, **{"max_new_tokens": 4, **changes})
+    assert not (tmp_path / "run").exists()  # refused before anything is generated
+    name = next(iter(changes))
+    unknown = [{key: value for key, value in base[0].items() if not key.startswith((*changes, "problems"))}]
+    (record,) = run(model, tokenizer, sets, base=unknown, **{"max_new_tokens": 4, **changes})
+    assert record["base_model"] == "model" and name not in unknown[0]
+
+
+def test_a_base_of_other_problems_is_refused(model, tokenizer, sets, tmp_path):
+    fewer = {"six": sets["six"].select(range(2))}  # a set that has grown since
+    base = run(model, tokenizer, fewer, max_new_tokens=4)
+    with pytest.raises(ValueError, match="problems is 6, of the base 2"):
+        run(model, tokenizer, sets, base=base, max_new_tokens=4)
+    (record,) = run(model, tokenizer, sets, limit=6, max_new_tokens=4)
+    assert record["limit"] is None  # all there are
 
 
 @pytest.mark.parametrize(
@@ -188,14 +221,6 @@ def test_comparison_with_a_base(model, tokenizer, sets):
 def test_bad_arguments(model, tokenizer, sets, changes, message):
     with pytest.raises(ValueError, match=message):
         run(model, changes.pop("tokenizer", tokenizer), sets, **changes)
-
-
-def test_summary_of_nothing(tmp_path):
-    with pytest.raises(FileNotFoundError, match="trl-concise eval --output_dir"):
-        read_summary(tmp_path)
-    (tmp_path / "summary.json").write_text(json.dumps({"accuracy": 1}))
-    with pytest.raises(ValueError, match="no summary of an evaluation"):
-        read_summary(tmp_path)
 
 
 def test_an_adapter(tiny_model, tmp_path):

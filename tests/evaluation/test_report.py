@@ -80,6 +80,16 @@ def test_table(run):
     assert any("org/base, cut at a budget: 50" in line for line in lines)
 
 
+def test_what_was_measured_otherwise_is_not_compared(run):
+    (run / "eval" / "summary.json").write_text(json.dumps([record("concise", 0.91, 50, max_new_tokens=256)]))
+    base = [record("org/base", 0.92, 100, max_new_tokens=4096)]
+    (run / "eval_base" / "summary.json").write_text(json.dumps(base))
+    table = markdown_table(read_measurements(run))
+    assert "| concise | 91.0% [89.0, 93.0] | 50.0 [47.0, 53.0] |  |  |" in table
+    assert "- gsm8k, concise: max_new_tokens is 256, of the base 4096." in table
+    assert "| 80.0 [77.0, 83.0] | 20.0% |" in table  # of an earlier version, which did not say
+
+
 def test_curves():
     panels = training_curves({"a": LOG})
     assert panels["Accuracy"] == {"a, training": ([5], [0.85]), "a, evaluation": ([0, 10], [0.9, 0.88])}

@@ -42,9 +42,9 @@ FACTS = {
 }
 
 
-def record(model: str, accuracy: float, tokens: float, budget: int | None = None, dataset="openai/gsm8k") -> dict:
+def record(model: str, accuracy: float, tokens: float, budget: int | None = None, **changes) -> dict:
     return {
-        "dataset": dataset,
+        "dataset": "openai/gsm8k",
         "problems": 1319,
         "completions_per_problem": 4,
         "accuracy": accuracy,
@@ -62,6 +62,9 @@ def record(model: str, accuracy: float, tokens: float, budget: int | None = None
         "temperature": 0.7,
         "top_p": 1.0,
         "max_new_tokens": 2048,
+        "system_prompt_sha256": None,
+        "limit": None,
+        **changes,
     }
 
 
@@ -94,6 +97,39 @@ def test_results_stand_beside_their_base_and_controls(tmp_path):
     assert eval_result_errors(results.read_text()) == []
     (entry,) = yaml.safe_load(results.read_text())
     assert (entry["dataset"]["id"], entry["value"]) == ("openai/gsm8k", 72.0)
+    assert "1,319 problems, 4 completions per problem, cut at 2,048 tokens" in entry["notes"]
+
+
+@pytest.mark.parametrize("limit", [{"limit": 10, "problems": 10}, {"problems": 10}], ids=["limited", "unknown"])
+def test_some_problems_of_a_benchmark_are_no_result_of_it(limit, tmp_path):
+    run = a_run(tmp_path / "my-run")
+    item = record("my-run", 0.9, 150.0, dataset="gsm8k")
+    (run / "summary.json").write_text(json.dumps([item]))
+    write_card(run)
+    assert (run / ".eval_results" / "gsm8k.yaml").is_file()
+    del item["limit"]
+    (run / "summary.json").write_text(json.dumps([item | limit]))
+    card = ModelCard.load(write_card(run))
+    assert not (run / ".eval_results" / "gsm8k.yaml").exists()
+    assert "**gsm8k** (10 problems, 4 completions each)" in card.text
+    assert {result.dataset_name for result in card.data.eval_results} == {"gsm8k, 10 problems"}
+
+
+def test_only_a_base_of_the_same_settings_is_compared_with(tmp_path, caplog):
+    run = a_run(tmp_path / "my-run")
+    bases = [record("base", 0.7, 300.0, max_new_tokens=512), record("base", 0.5, 50.0, 64, max_new_tokens=512)]
+    own = [record("my-run/checkpoint-5", 0.1, 1.0, limit=10), record("my-run", 0.72, 150.0)]
+    (run / "summary.json").write_text(json.dumps([*bases, *own]))
+    (run / "other").mkdir()
+    (run / "other" / "summary.json").write_text(json.dumps({"of": "another tool"}))
+    facts = {**FACTS, "base_model": "base"}
+    (run / FACTS_FILE).write_text(json.dumps(facts))
+    text = write_card(run).read_text()
+    assert "| **this model** | **72.0%**" in text and "base model" not in text.partition("## Use")[0]
+    assert "no base on openai/gsm8k: max_new_tokens is 2048, of the base 512" in caplog.text
+    assert "no summary of an evaluation" in caplog.text
+    (run / "other" / "summary.json").write_text(json.dumps([record("base", 0.6, 200.0)]))
+    assert "| base model | 60.0%" in write_card(run).read_text()
 
 
 def test_results_of_trl_concise_eval(tmp_path):

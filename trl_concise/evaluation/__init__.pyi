@@ -1,8 +1,9 @@
 from .completions import Completion, has_no_answer, read_completions, summarize
-from .evaluator import evaluate, read_summary
+from .evaluator import evaluate
 from .metrics import accuracy_efficiency_score, accuracy_interval, bootstrap_interval, on_frontier, pass_at_k
 from .plots import FrontierPoint, plot_curves, plot_frontier
 from .sets import load_problem_sets
+from .summaries import read_summary
 
 __all__ = [
     "Completion",

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,6 +22,7 @@ from .identity import fingerprint, name_of
 from .metrics import accuracy_efficiency_score
 from .sampling import Sampler, SamplingSettings, TransformersSampler, load_sampler, render_prompts
 from .sets import load_problem_sets
+from .summaries import SUMMARY_FILE, differing_settings, read_summary
 
 
 if TYPE_CHECKING:
@@ -30,7 +32,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 COMPLETIONS_FILE = "completions.jsonl"
-SUMMARY_FILE = "summary.json"
 SETTINGS_FILE = "settings.json"
 WEIGHTS = {"alpha": 1.0, "beta": 3.0, "gamma": 5.0}  # of the accuracy-efficiency score
 
@@ -98,12 +99,13 @@ def evaluate(
     Returns:
         `list[dict[str, Any]]`: One record per problem set, then one per set and budget. Each holds what
         [`summarize`] tells, and `dataset`, `budget` (`None` for the whole completions), `model`, `seed`, `temperature`,
-        `top_p` and `max_new_tokens`. With a `base`, also `base_model`, `accuracy_efficiency_score` and
+        `top_p`, `max_new_tokens`, `system_prompt_sha256` and `limit` (`None` for the whole set). With a `base`, also `base_model`, `accuracy_efficiency_score` and
         `accuracy_efficiency_weights`; the score is `None` where the base has no such set or no right answer.
 
     Raises:
-        `ValueError`: If an argument is out of range, a set cannot be read, a model in memory has no name, or the folder
-            holds an evaluation with other settings or of other weights.
+        `ValueError`: If an argument is out of range, a set cannot be read, a model in memory has no name, the folder holds
+            an evaluation with other settings or of other weights, or the base was measured on other problems or with other
+            settings (any but the seed and the number of completions).
         `FileNotFoundError`: If a model, a set or a file is neither here nor on the Hub.
 
     Example:
@@ -122,7 +124,13 @@ def evaluate(
         )
     settings = SamplingSettings(max_new_tokens, temperature, top_p, seed)
     base_records = _read_base(base)
-    sets = _load_sets(datasets, system_prompt, limit)
+    whole = _load_sets(datasets, system_prompt)
+    limits = {key: limit if limit is not None and limit < len(dataset) else None for key, dataset in whole.items()}
+    prompt_digest = None if system_prompt is None else hashlib.sha256(system_prompt.encode()).hexdigest()
+    how = {"seed": seed, "temperature": temperature, "top_p": top_p, "max_new_tokens": max_new_tokens}
+    how["system_prompt_sha256"] = prompt_digest
+    for set_name in whole:  # before anything is generated
+        _base_of({"dataset": set_name, **how, "limit": limits[set_name]}, base_records)
     name = model_name or name_of(model)
     folder = None if output_dir is None else Path(output_dir)
     written = {"model": name, "weights": fingerprint(model), **asdict(settings), "system_prompt": system_prompt}
@@ -140,7 +148,9 @@ def evaluate(
 
     records = []
     with _progress(progress) as bar:
-        for set_name, dataset in sets.items():
+        for set_name, dataset in whole.items():
+            if limits[set_name] is not None:
+                dataset = dataset.select(range(limits[set_name]))
             known = {(item.problem, item.completion): item for item in done if item.dataset == set_name}
             completions = _complete(
                 sampler, set_name, dataset, num_completions, settings, batch_size, known, folder, bar
@@ -148,34 +158,11 @@ def evaluate(
             for budget in [None, *budgets]:
                 items = completions if budget is None else cut_at(completions, budget, sampler.tokenizer)
                 record = {"dataset": set_name, **summarize(items), "budget": budget, "model": name}
-                record |= {"seed": seed, "temperature": temperature, "top_p": top_p, "max_new_tokens": max_new_tokens}
+                record |= {**how, "limit": limits[set_name]}
                 records.append(record if base_records is None else record | _efficiency(record, base_records))
     records.sort(key=lambda record: record["budget"] or 0)  # stable: whole completions first
     if folder is not None:
         write_atomically(folder / SUMMARY_FILE, (json.dumps(records, indent=2, allow_nan=False) + "\n").encode())
-    return records
-
-
-def read_summary(path: str | Path) -> list[dict[str, Any]]:
-    """
-    Read what [`evaluate`] returned.
-
-    Args:
-        path (`str` or `Path`): `summary.json`, or the folder that holds it.
-
-    Raises:
-        `FileNotFoundError`: If there is no such file.
-        `ValueError`: If it is no summary.
-    """
-    path = Path(path)
-    path = path / SUMMARY_FILE if path.is_dir() else path
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} does not exist: `trl-concise eval --output_dir {path.parent}` writes it.")
-    records = json.loads(path.read_text(encoding="utf-8"))
-    if not isinstance(records, list) or not all(
-        isinstance(record, dict) and "dataset" in record for record in records
-    ):
-        raise ValueError(f"{path} is no summary of an evaluation: expected a list of records.")
     return records
 
 
@@ -186,18 +173,15 @@ def _read_base(base: str | Path | Sequence[Mapping[str, Any]] | None) -> list[Ma
 
 
 def _load_sets(
-    datasets: str | Sequence[str] | Mapping[str, Dataset], system_prompt: str | None, limit: int | None
-) -> dict[str, Dataset]:
+    datasets: str | Sequence[str] | Mapping[str, Dataset], system_prompt: str | None
+) -> Mapping[str, Dataset]:
     if isinstance(datasets, str):
         datasets = [datasets]
     if not isinstance(datasets, Mapping):
         datasets = load_problem_sets(datasets, system_prompt=system_prompt)
     if not datasets:
         raise ValueError("Name at least one problem set.")
-    return {
-        name: dataset if limit is None else dataset.select(range(min(limit, len(dataset))))
-        for name, dataset in datasets.items()
-    }
+    return datasets
 
 
 def _read_folder(folder: Path, settings: dict[str, Any]) -> list[Completion]:
@@ -298,11 +282,24 @@ def _progress(show: bool) -> Iterator[Progress]:
         yield bar
 
 
+def _base_of(record: Mapping[str, Any], base_records: Sequence[Mapping[str, Any]] | None) -> Mapping[str, Any] | None:
+    """The base model's record of the same set, whole completions; refused if it was measured with other settings."""
+    of_set = [
+        item for item in base_records or () if item["dataset"] == record["dataset"] and item.get("budget") is None
+    ]
+    if not of_set:
+        return None
+    if different := differing_settings(record, of_set[0]):
+        raise ValueError(
+            f"The base cannot be compared with on {record['dataset']!r}: {different}. Evaluate both with the same "
+            "settings, or leave the base out."
+        )
+    return of_set[0]
+
+
 def _efficiency(record: dict[str, Any], base_records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """The accuracy-efficiency score against the base model's whole completions of the same set."""
-    base = next(
-        (item for item in base_records if item["dataset"] == record["dataset"] and item["budget"] is None), None
-    )
+    base = _base_of(record, base_records)
     score = None
     if base is not None and base["accuracy"] > 0:
         score = accuracy_efficiency_score(

@@ -4,19 +4,17 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from .evaluator import SUMMARY_FILE, read_summary
 from .logs import read_log_history
 from .metrics import accuracy_efficiency_score
 from .plots import FrontierPoint, can_plot, plot_curves, plot_frontier
+from .summaries import SUMMARY_FILE, demo_results_of_run, differing_settings, read_summary, records_of_run
 
 
-DEMO_RESULTS = "results.json"
 IN_TRAINING = "evaluation set of the training"
 DEMO = "demo"
 FORMATS = (".png", ".svg")
@@ -118,13 +116,11 @@ def read_measurements(run: Path, *, base_known: bool = False) -> list[Measuremen
     log = read_log_history(run)
     trained = bool(log)
     found = list(_from_log(log, name))
-    for path in [run / SUMMARY_FILE, *sorted(run.glob(f"*/{SUMMARY_FILE}"))]:
-        if path.is_file():
-            for record in read_summary(path):
-                model = record["model"].partition("/checkpoint-")[0]
-                found.append(_of_record(record, "base" if trained and model != name else "model", model))
-    if (run / DEMO_RESULTS).is_file():
-        found += _from_demo(json.loads((run / DEMO_RESULTS).read_text(encoding="utf-8")), name)
+    for record in records_of_run(run):
+        model = record["model"].partition("/checkpoint-")[0]
+        found.append(_of_record(record, "base" if trained and model != name else "model", model))
+    if (results := demo_results_of_run(run)) is not None:
+        found += _from_demo(results, name)
     if base_known:
         found = [item for item in found if item.point.kind not in ("base", "cut")]
     order = {"base": 0, "cut": 1, "checkpoint": 2, "model": 3}
@@ -160,20 +156,28 @@ def training_curves(logs: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str
 
 
 def markdown_table(measured: Sequence[Measurement]) -> str:
-    """The measurements as a table in Markdown; tokens saved and the score are against the base of the same set."""
+    """
+    Return the measurements as a table in Markdown.
+
+    Tokens saved and the score are against the base of the same set; empty if it was measured with other settings.
+    """
     if not measured:
         return "No accuracy has been measured yet, only logged in training: `trl-concise eval` measures it."
     lines = [
         "| Problems | Model | Accuracy | Tokens | Tokens saved | AES | Truncated | Empty |",
         "|---|---|---:|---:|---:|---:|---:|---:|",
     ]
-    bases = {item.dataset: item.point for item in reversed(measured) if item.point.kind == "base"}
+    bases = {item.dataset: item for item in reversed(measured) if item.point.kind == "base"}
+    apart = []
     for item in measured:
-        point, base = item.point, bases.get(item.dataset)
+        point, base = item.point, bases.get(item.dataset, item)
         saved = score = ""
-        if base is not None and point is not base and base.accuracy > 0:
-            saved = f"{1 - point.tokens / base.tokens:.1%}"
-            score = f"{accuracy_efficiency_score(point.accuracy, point.tokens, base.accuracy, base.tokens):+.3f}"
+        if different := differing_settings(item.details, base.details):
+            apart.append(f"- {item.dataset}, {_title(item)}: {different}.")
+        elif base is not item and base.point.accuracy > 0:
+            saved = f"{1 - point.tokens / base.point.tokens:.1%}"
+            of_base = base.point.accuracy, base.point.tokens
+            score = f"{accuracy_efficiency_score(point.accuracy, point.tokens, *of_base):+.3f}"
         cells = [
             item.dataset,
             _title(item),
@@ -189,6 +193,8 @@ def markdown_table(measured: Sequence[Measurement]) -> str:
         "Tokens: mean per completion, end of turn included. [ ]: 95 % interval, cluster bootstrap over problems. AES: "
         "accuracy-efficiency score against the base, alpha = 1, beta = 3, gamma = 5.",
     ]
+    if apart:
+        lines += ["", "Not compared with the base, which was measured with other settings:", "", *apart]
     return "\n".join(lines)
 
 

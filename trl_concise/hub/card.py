@@ -241,27 +241,30 @@ def run_table(facts: dict[str, Any]) -> dict[str, str]:
 
 def model_index(set_: Comparison) -> list[EvalResult]:
     """Return accuracy and mean tokens of one set, for the `model-index` in the card's metadata."""
+    model = set_.model
     about = {
         "task_type": "text-generation",
         "task_name": "Reasoning",
         "dataset_type": set_.hub_id or re.sub(r"\W+", "-", set_.dataset.lower()),
-        "dataset_name": set_.dataset,
+        "dataset_name": set_.dataset + (f", {model.problems:,} problems" if set_.hub_id and not model.whole else ""),
     }
     return [
-        EvalResult(
-            **about, metric_type="accuracy", metric_name="Accuracy", metric_value=round(set_.model.accuracy, 4)
-        ),
+        EvalResult(**about, metric_type="accuracy", metric_name="Accuracy", metric_value=round(model.accuracy, 4)),
         EvalResult(
             **about,
             metric_type="mean_response_tokens",
             metric_name="Mean response tokens",
-            metric_value=round(set_.model.tokens, 2),
+            metric_value=round(model.tokens, 2),
         ),
     ]
 
 
 def write_eval_results(run: Path, results: list[Comparison]) -> None:
-    """Write `.eval_results/*.yaml`, which the Hub shows on the page of the model and of the benchmark."""
+    """
+    Write `.eval_results/*.yaml`, which the Hub shows on the page of the model and of the benchmark.
+
+    A set of which only some problems were evaluated is none of the benchmark's results, and has no file.
+    """
     try:
         from huggingface_hub import EvalResultEntry, eval_result_entries_to_yaml
     except ImportError:  # an older huggingface_hub: the model-index says it all
@@ -269,15 +272,20 @@ def write_eval_results(run: Path, results: list[Comparison]) -> None:
     for set_ in results:
         if set_.hub_id is None:
             continue
-        tokens = f"{set_.model.tokens:.1f} tokens per completion"
+        path, model = run / EVAL_RESULTS / f"{set_.dataset.replace('/', '_')}.yaml", set_.model
+        if not model.whole:
+            path.unlink(missing_ok=True)  # of an earlier evaluation
+            continue
+        n = model.completions or 1
         entry = EvalResultEntry(
             dataset_id=set_.hub_id,
             task_id="default",
-            value=round(100 * set_.model.accuracy, 2),
-            notes=f"{tokens}; measured by trl-concise eval, {set_.model.completions or 1} completions per problem",
+            value=round(100 * model.accuracy, 2),
+            notes=f"{model.tokens:.1f} tokens per completion; measured by trl-concise eval, {model.problems:,} problems, "
+            f"{n} completion{'s' * (n > 1)} per problem, cut at {model.max_new_tokens:,} tokens",
         )
         text = yaml.safe_dump(eval_result_entries_to_yaml([entry]), sort_keys=False)
-        write_atomically(run / EVAL_RESULTS / f"{set_.dataset.replace('/', '_')}.yaml", text.encode())
+        write_atomically(path, text.encode())
 
 
 def main(argv: list[str]) -> int:

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-import json
+import logging
 import math
 import re
 from dataclasses import dataclass, field
@@ -13,7 +13,10 @@ from typing import Any
 from ..evaluation import FrontierPoint, accuracy_efficiency_score
 from ..evaluation.logs import read_log_history
 from ..evaluation.sets import KNOWN_SETS
+from ..evaluation.summaries import demo_results_of_run, differing_settings, records_of_run
 
+
+logger = logging.getLogger(__name__)
 
 _TRAINING_SET = "Evaluation set of the training"
 
@@ -30,6 +33,7 @@ class Figures:
         accuracy_interval, tokens_interval (`list[float]`, *optional*): 95 % interval, low and high.
         truncated, empty (`float`, *optional*): Share of completions that were cut, and that hold no token, in [0, 1].
         max_new_tokens (`int`, *optional*): Generation limit.
+        whole (`bool`): Whether these are all problems of the set, as far as is known.
     """
 
     accuracy: float
@@ -41,6 +45,7 @@ class Figures:
     truncated: float | None = None
     empty: float | None = None
     max_new_tokens: int | None = None
+    whole: bool = False
 
     @classmethod
     def of(cls, record: dict[str, Any]) -> Figures:
@@ -55,6 +60,7 @@ class Figures:
             truncated=record.get("truncated_fraction"),
             empty=record.get("empty_fraction"),
             max_new_tokens=record.get("max_new_tokens"),
+            whole="limit" in record and record["limit"] is None,
         )
 
 
@@ -114,13 +120,10 @@ def read_results(run: Path, base_model: str | None = None, repo_id: str | None =
     Returns:
         `list[Comparison]`: One per set of problems; empty if nothing was measured.
     """
-    summaries = [path for path in [run / "summary.json", *sorted(run.glob("*/summary.json"))] if path.is_file()]
-    records = [record for path in summaries for record in json.loads(path.read_text(encoding="utf-8"))]
-    if records:
+    if records := records_of_run(run):
         return _from_records(records, run, base_model, repo_id)
-    demo = run / "results.json"
-    if demo.is_file():
-        return [_from_demo(json.loads(demo.read_text(encoding="utf-8")))]
+    if (results := demo_results_of_run(run)) is not None:
+        return [_from_demo(results)]
     return _from_log(read_log_history(run))
 
 
@@ -141,16 +144,27 @@ def _from_records(
         if not own:
             continue
         last = max(own, key=lambda record: _checkpoint_step(record["model"]) or math.inf)
+        comparable = [record for record in base if not differing_settings(last, record)]
+        if base and not comparable:
+            logger.warning(
+                "The card shows no base on %s: %s. Evaluate both with the same settings.",
+                dataset,
+                differing_settings(last, base[0]),
+            )
         comparisons.append(
             Comparison(
                 dataset,
                 Figures.of(last),
-                next((Figures.of(record) for record in base if record.get("budget") is None), None),
-                cuts={record["budget"]: Figures.of(record) for record in base if record.get("budget") is not None},
+                next((Figures.of(record) for record in comparable if record.get("budget") is None), None),
+                cuts={
+                    record["budget"]: Figures.of(record) for record in comparable if record.get("budget") is not None
+                },
                 checkpoints={
                     step: Figures.of(record)
                     for record in own
-                    if record is not last and (step := _checkpoint_step(record["model"])) is not None
+                    if record is not last
+                    and (step := _checkpoint_step(record["model"])) is not None
+                    and not differing_settings(last, record)
                 },
             )
         )

@@ -1,0 +1,56 @@
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from trl_concise.evaluation.summaries import (
+    demo_results_of_run,
+    differing_settings,
+    read_summary,
+    records_of_run,
+)
+
+
+RECORD = {
+    "dataset": "gsm8k",
+    "model": "base",
+    "accuracy": 0.5,
+    "accuracy_interval": [0.4, 0.6],
+    "tokens_mean": 100.0,
+    "tokens_interval": [90.0, 110.0],
+}
+FOREIGN = ["no JSON", "3", "[1, 2]", '{"accuracy": 1}', '[{"dataset": "gsm8k", "accuracy": 0.5}]']
+
+
+def test_no_summary(tmp_path):
+    with pytest.raises(FileNotFoundError, match="trl-concise eval --output_dir"):
+        read_summary(tmp_path)
+
+
+@pytest.mark.parametrize("content", FOREIGN)
+def test_files_of_others_are_left_out(content, tmp_path, caplog):
+    for name in ("ours", "theirs"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "ours" / "summary.json").write_text(json.dumps([RECORD]))
+    (tmp_path / "theirs" / "summary.json").write_text(content)
+    with pytest.raises(ValueError, match="no summary of an evaluation"):
+        read_summary(tmp_path / "theirs")
+    assert records_of_run(tmp_path) == [RECORD]
+    assert "theirs" in caplog.text and "It is left out" in caplog.text
+
+
+@pytest.mark.parametrize("content", FOREIGN)
+def test_results_of_others_are_not_the_demo(content, tmp_path, caplog):
+    assert demo_results_of_run(tmp_path) is None and not caplog.text
+    (tmp_path / "results.json").write_text(content)
+    assert demo_results_of_run(tmp_path) is None
+    assert "not of the demo" in caplog.text
+
+
+def test_settings_that_keep_records_apart():
+    record = {**RECORD, "max_new_tokens": 512, "problems": 10, "seed": 0, "completions_per_problem": 1}
+    assert differing_settings(record, {**record, "seed": 1, "completions_per_problem": 4, "accuracy": 0.1}) == ""
+    assert differing_settings(record, {**record, "problems": 9}) == "problems is 10, of the base 9"
+    assert differing_settings(record, RECORD) == ""  # unknown

@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`summary.json`: how it is read, found in a run's folder, and what makes two of its records comparable."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+
+logger = logging.getLogger(__name__)
+
+SUMMARY_FILE = "summary.json"
+DEMO_FILE = "results.json"
+KEYS = {"dataset", "model", "accuracy", "accuracy_interval", "tokens_mean", "tokens_interval"}
+DEMO_KEYS = {"base", "base_cut", "trained"}
+COMPARED = ("limit", "problems", "max_new_tokens", "temperature", "top_p", "system_prompt_sha256")
+
+
+def read_summary(path: str | Path) -> list[dict[str, Any]]:
+    """
+    Read what [`evaluate`] returned.
+
+    Args:
+        path (`str` or `Path`): `summary.json`, or the folder that holds it.
+
+    Raises:
+        `FileNotFoundError`: If there is no such file.
+        `ValueError`: If it is no summary.
+    """
+    path = Path(path)
+    path = path / SUMMARY_FILE if path.is_dir() else path
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} does not exist: `trl-concise eval --output_dir {path.parent}` writes it.")
+    records = _read_json(path)
+    if not isinstance(records, list) or not all(_is_mapping_with(KEYS, record) for record in records):
+        raise ValueError(f"{path} is no summary of an evaluation: expected a list of records.")
+    return records
+
+
+def records_of_run(run: Path) -> list[dict[str, Any]]:
+    """Read every `summary.json` in a folder or one folder deeper. Files of others by that name are left out."""
+    records = []
+    for path in [run / SUMMARY_FILE, *sorted(run.glob(f"*/{SUMMARY_FILE}"))]:
+        if path.is_file():
+            try:
+                records += read_summary(path)
+            except ValueError as error:
+                logger.warning("%s It is left out.", error)
+    return records
+
+
+def demo_results_of_run(run: Path) -> dict[str, Any] | None:
+    """Read the `results.json` that the demo leaves in a folder; `None` if there is none, or if it is another's."""
+    path = run / DEMO_FILE
+    if not path.is_file():
+        return None
+    results = _read_json(path)
+    figures = {"accuracy", "tokens_mean"}
+    if _is_mapping_with(DEMO_KEYS, results) and all(_is_mapping_with(figures, results[key]) for key in DEMO_KEYS):
+        return results
+    logger.warning("%s is not of the demo. It is left out.", path)
+    return None
+
+
+def differing_settings(record: Mapping[str, Any], base: Mapping[str, Any]) -> str:
+    """
+    Say which settings keep a record from being compared with that of its base.
+
+    Settings that one of them does not know, as those of an earlier version, are not compared.
+
+    Returns:
+        `str`: Empty if there are none.
+
+    Examples:
+        >>> differing_settings({"max_new_tokens": 4096, "top_p": 1.0}, {"max_new_tokens": 512, "top_p": 1.0})
+        'max_new_tokens is 4096, of the base 512'
+    """
+    known = [key for key in COMPARED if key in record and key in base]
+    return ", ".join(f"{key} is {record[key]}, of the base {base[key]}" for key in known if record[key] != base[key])
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:  # no JSON, or no text
+        return None
+
+
+def _is_mapping_with(keys: set[str], value: Any) -> bool:
+    return isinstance(value, dict) and keys <= value.keys()

@@ -127,8 +127,7 @@ def evaluate(
     whole = _load_sets(datasets, system_prompt)
     limits = {key: limit if limit is not None and limit < len(dataset) else None for key, dataset in whole.items()}
     prompt_digest = None if system_prompt is None else hashlib.sha256(system_prompt.encode()).hexdigest()
-    how = {"seed": seed, "temperature": temperature, "top_p": top_p, "max_new_tokens": max_new_tokens}
-    how["system_prompt_sha256"] = prompt_digest
+    how = {**asdict(settings), "system_prompt_sha256": prompt_digest}
     for set_name in whole:  # before anything is generated
         _base_of({"dataset": set_name, **how, "limit": limits[set_name]}, base_records)
     name = model_name or name_of(model)

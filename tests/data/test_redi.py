@@ -8,12 +8,14 @@ import tracemalloc
 from pathlib import Path
 
 import pytest
+import trl
 from datasets import Dataset
 from transformers import AutoTokenizer
 
 from trl_concise import build_redi_pairs, demo
 
 
+CHAT_TEMPLATES = Path(trl.__file__).parent / "chat_templates"
 MODEL_SOLUTIONS = Path(__file__).parents[3] / "shared" / "data" / "gsm8k_model_solutions.jsonl"
 
 
@@ -91,14 +93,12 @@ def test_positives_and_single_traces():
 def test_length_limits_are_inclusive():
     tokenizer = AutoTokenizer.from_pretrained(demo.model_path())
 
-    def tokens(role, text):
-        rendered = tokenizer.apply_chat_template([{"role": role, "content": text}], tokenize=False)
-        return len(tokenizer(rendered).input_ids) + 1
-
+    prompt = [{"role": "user", "content": "1 + 1?"}]
+    rendered = tokenizer.apply_chat_template(prompt, add_generation_prompt=True, tokenize=False)
     rows = [row([True, False], [True, True], generations=["a longer trace", "short"])]
     limits = {
-        "max_prompt_length": tokens("user", "1 + 1?"),
-        "max_completion_length": tokens("assistant", "a longer trace"),
+        "max_prompt_length": len(tokenizer(rendered).input_ids),
+        "max_completion_length": len(tokenizer("a longer trace").input_ids) + 1,
     }
     assert len(list(build_redi_pairs(rows, tokenizer=tokenizer, **limits))) == 1
     for name, rule in [("max_prompt_length", "the prompt"), ("max_completion_length", "the correct trace")]:
@@ -107,6 +107,17 @@ def test_length_limits_are_inclusive():
         assert list(pairs) == [] and dict(pairs.report.dropped) == {f"{rule} is too long": 1}
     single = build_redi_pairs(rows, tokenizer=tokenizer, output="single", **tight)
     assert [example["label"] for example in single] == [False]
+
+
+@pytest.mark.parametrize("template", ["deepseek_r1_distill", "qwen3", "gemma"])
+def test_the_reasoning_counts_whatever_the_chat_template_makes_of_it(template):
+    """DeepSeek's strips what stands before `</think>`, Gemma's refuses a conversation that begins with a reply."""
+    tokenizer = AutoTokenizer.from_pretrained(demo.model_path())
+    tokenizer.chat_template = (CHAT_TEMPLATES / f"{template}.jinja").read_text(encoding="utf-8")
+    long = row([True, False], [True, True], generations=["<think>\n" + "7 " * 200 + "</think>\nok", "no"])
+    pairs = build_redi_pairs([long], tokenizer=tokenizer, max_completion_length=100)
+    assert list(pairs) == [] and dict(pairs.report.dropped) == {"the correct trace is too long": 1}
+    assert len(list(build_redi_pairs([long], tokenizer=tokenizer, max_completion_length=1000))) == 1
 
 
 def test_deterministic_and_read_again_at_each_iteration():

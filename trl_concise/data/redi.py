@@ -3,8 +3,8 @@
 Correct and incorrect traces for the two stages of REDI (https://huggingface.co/papers/2505.24850).
 
 The rules and their order are those of the authors' scripts (Tim-Siu/reinforcement-distillation @ dda07d2,
-experiments_trl/data_preprocess). Ours are two additions: rows without verdicts are verified here, and problems with
-traces of one kind only give single traces.
+experiments_trl/data_preprocess). Ours are two additions, rows without verdicts are verified here, and problems with
+traces of one kind only give single traces; and the length of a trace is that of its text, without a chat template.
 """
 
 from __future__ import annotations
@@ -144,17 +144,20 @@ class REDIPairs:
             incorrect = None
 
         prompt = as_messages(row[self.problem_column], self.system_prompt)
-        if self._is_too_long(prompt, self.max_prompt_length):
+        if self._prompt_is_too_long(prompt):
             drop["the prompt is too long"] += 1
             return
         traces = {"correct": correct, "incorrect": incorrect}
-        replies = {kind: [{"role": "assistant", "content": text}] for kind, text in traces.items() if text is not None}
-        for kind in list(replies):
-            if self._is_too_long(replies[kind], self.max_completion_length):
+        replies = {}
+        for kind, text in traces.items():
+            if text is None:
+                continue
+            if self._trace_is_too_long(text):
                 drop[f"the {kind} trace is too long"] += 1
                 if self.output != "single":
                     return
-                del replies[kind]
+                continue
+            replies[kind] = [{"role": "assistant", "content": text}]
         if self.output == "pairs":
             yield {"prompt": prompt, "chosen": replies["correct"], "rejected": replies["incorrect"]}
         elif self.output == "positives":
@@ -163,11 +166,18 @@ class REDIPairs:
             for kind, reply in replies.items():
                 yield {"prompt": prompt, "completion": reply, "label": kind == "correct"}
 
-    def _is_too_long(self, messages: list[dict[str, str]], limit: int) -> bool:
+    def _prompt_is_too_long(self, prompt: list[dict[str, str]]) -> bool:
         if self.tokenizer is None:
             return False
-        text = self.tokenizer.apply_chat_template(messages, tokenize=False)
-        return len(self.tokenizer(text, add_special_tokens=False).input_ids) + 1 > limit  # + 1: EOS, as the authors
+        text = self.tokenizer.apply_chat_template(prompt, add_generation_prompt=True, tokenize=False)
+        return self._count_tokens(text) > self.max_prompt_length
+
+    def _trace_is_too_long(self, text: str) -> bool:
+        # Not through the chat template: those of reasoning models strip the reasoning, others want the prompt before it.
+        return self.tokenizer is not None and self._count_tokens(text) + 1 > self.max_completion_length  # + 1: its end
+
+    def _count_tokens(self, text: str) -> int:
+        return len(self.tokenizer(text, add_special_tokens=False).input_ids)
 
 
 def build_redi_pairs(
@@ -203,9 +213,10 @@ def build_redi_pairs(
         tokenizer ([`~transformers.PreTrainedTokenizerBase`], *optional*):
             Counts tokens. Without one, no example is dropped for its length.
         max_prompt_length (`int`, *optional*, defaults to `800`):
-            Most tokens of a prompt, its chat template included; the authors' limit.
+            Most tokens of a prompt, its chat template and the generation prompt included; the authors' limit.
         max_completion_length (`int`, *optional*, defaults to `19_000`):
-            Most tokens of a trace, counted as the authors do: with the chat template around it.
+            Most tokens of a trace's text, and one for its end. The authors' limit, but they count the chat template around
+            the trace as well; templates of reasoning models strip the reasoning.
         exclude_sources (`Sequence[str]`, *optional*, defaults to `("cn_k12",)`):
             Values of the column `source` whose rows are dropped; the authors' choice.
         problem_column, answer_column, generations_column (`str`, *optional*):

@@ -90,6 +90,59 @@ def test_positives_and_single_traces():
         build_redi_pairs(rows, output="triples")
 
 
+@pytest.mark.parametrize(
+    ("changes", "arguments", "message"),
+    [
+        ({"generations": "Two."}, {}, "'generations' must hold a list of texts, got a str: Two."),
+        ({"generations": [{"text": "Two."}, "3"]}, {}, "got a dict in it"),
+        ({"ok": ["Yes", "No"]}, {"verdict_columns": ["ok"]}, "column 'ok' must be true or false, .* got 'Yes'"),
+        ({"ok": [True, False]}, {"verdict_columns": ["okay"]}, "no column 'okay' .* Its columns: problem, .*, ok"),
+        ({"c": [{"ok": True}] * 2}, {"verdict_columns": ["c.okay"]}, "No column 'c.okay': .* but there is ok"),
+    ],
+)
+def test_what_cannot_be_read_is_an_error(changes, arguments, message):
+    rows = [row([True, False], [True, True], **changes)]
+    with pytest.raises(ValueError, match=message):
+        list(build_redi_pairs(rows, **arguments))
+
+
+@pytest.mark.parametrize("name", ["verdict_columns", "exclude_sources"])
+def test_one_name_is_not_several(name):
+    with pytest.raises(ValueError, match=rf"{name} must be a list of names, got 'ok'. Write \['ok'\]"):
+        build_redi_pairs([], **{name: "ok"})
+
+
+def test_missing_generations_are_skipped_with_their_verdicts():
+    rows = [
+        row([True, False, True, False], [True] * 4, generations=[None, None, "right", "wrong"]),
+        {"problem": "2?", "answer": "2", "generations": [None, r"\boxed{2}", None, r"\boxed{3}"]},
+        row([True], [True], generations=[None]),
+    ]
+    pairs = build_redi_pairs(rows)
+    assert texts(pairs) == [("right", "wrong"), (r"\boxed{2}", r"\boxed{3}")]
+    assert dict(pairs.report.dropped) == {"no problem or no generations": 1}
+
+
+def test_verdicts_may_be_numbers_and_missing_in_some_rows():
+    rows = [
+        {"problem": "1?", "answer": "1", "generations": ["a", "b"], "score": [0.0, 1]},
+        {"problem": "2?", "answer": "2", "generations": [r"\boxed{2}", r"\boxed{3}"], "score": None},
+    ]
+    pairs = build_redi_pairs(rows, verdict_columns=["score"])
+    assert texts(pairs) == [("b", "a"), (r"\boxed{2}", r"\boxed{3}")]
+
+
+def test_a_dot_steps_into_nested_columns():
+    rows = [
+        {"task": {"text": "Two?", "gold": "2"}, "samples": [{"text": r"\boxed{2}"}, {"text": None}, {"text": "3"}]},
+        {"task": None, "samples": [{"text": "2"}]},
+    ]
+    columns = {"problem_column": "task.text", "answer_column": "task.gold", "generations_column": "samples.text"}
+    pairs = build_redi_pairs(rows, **columns)
+    assert [pair["prompt"][0]["content"] for pair in pairs] == ["Two?"] and pairs.report.rows == 2
+    assert texts(pairs) == [(r"\boxed{2}", "3")]
+
+
 def test_length_limits_are_inclusive():
     tokenizer = AutoTokenizer.from_pretrained(demo.model_path())
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..verification import verify_answers
 from .problems import as_messages
+from .rows import read_column, read_generations
 
 
 if TYPE_CHECKING:
@@ -67,7 +68,7 @@ class REDIPairs:
     problem_column: str
     answer_column: str
     generations_column: str
-    verdict_columns: Sequence[str]
+    verdict_columns: tuple[str, ...]
     system_prompt: str | None
     timeout: float
     report: REDIReport = field(default_factory=REDIReport, init=False)
@@ -82,8 +83,8 @@ class REDIPairs:
                 if rule := self._unusable(row):
                     report.dropped[rule] += 1
                 else:
-                    usable.append((row, _read(row, self.generations_column)))
-            for (row, generations), verdicts in zip(usable, self._verdicts(usable), strict=True):
+                    usable.append((row, *self._traces(row)))
+            for (row, generations, _), verdicts in zip(usable, self._verdicts(usable), strict=True):
                 for example in self._examples(row, generations, verdicts):
                     report.written += 1
                     yield example
@@ -94,35 +95,51 @@ class REDIPairs:
             return "the problem is not valid"
         if row.get("source") in self.exclude_sources:
             return f"the source is {row['source']}"
-        generations = _read(row, self.generations_column)
-        if not row.get(self.problem_column) or not generations:
+        generations = read_generations(row, self.generations_column)
+        if not read_column(row, self.problem_column) or all(text is None for text in generations):
             return "no problem or no generations"
         if self._has_verdicts(row):
             for column in self.verdict_columns:
-                verdicts = _read(row, column)
+                verdicts = read_column(row, column)
                 if not isinstance(verdicts, list) or len(verdicts) != len(generations):
                     return "not one verdict per generation"
-        elif row.get(self.answer_column) in (None, ""):
+        elif read_column(row, self.answer_column) in (None, ""):
             return "neither verdicts nor an answer"
         return None
 
     def _has_verdicts(self, row: dict[str, Any]) -> bool:
-        return any(row.get(column.partition(".")[0]) is not None for column in self.verdict_columns)
+        names = [column.partition(".")[0] for column in self.verdict_columns]
+        missing = [name for name in names if name not in row]
+        if missing and self.verdict_columns != OPENR1_VERDICTS:
+            raise ValueError(
+                f"A row has no column {missing[0]!r} for verdict_columns={list(self.verdict_columns)}. Its columns: "
+                f"{', '.join(row)}. Name one of them, or let it be None in rows that are to be verified."
+            )
+        return any(row.get(name) is not None for name in names)
 
-    def _verdicts(self, usable: list[tuple[dict[str, Any], list[str]]]) -> list[list[bool | None]]:
+    def _traces(self, row: dict[str, Any]) -> tuple[list[str], list[bool] | None]:
+        """The generations of a row and, if the row has verdicts, whether each is correct; without missing generations."""
+        generations = read_generations(row, self.generations_column)
+        there = [index for index, text in enumerate(generations) if text is not None]
+        correct = None
+        if self._has_verdicts(row):
+            columns = [_read_verdicts(row, column) for column in self.verdict_columns]
+            correct = [
+                all(verdicts[index] for verdicts in columns) for index in there
+            ]  # who does not know says incorrect
+        return [generations[index] for index in there], correct
+
+    def _verdicts(self, usable: list[tuple[dict[str, Any], list[str], list[bool] | None]]) -> list[list[bool | None]]:
         """Whether each generation of each row is correct. `None` everywhere: the gold answer is unreadable."""
         golds, completions = [], []
-        for row, generations in usable:
-            if not self._has_verdicts(row):
-                golds += [str(row[self.answer_column])] * len(generations)
+        for row, generations, correct in usable:
+            if correct is None:
+                golds += [str(read_column(row, self.answer_column))] * len(generations)
                 completions += generations
         verified = iter(verify_answers(golds, completions, timeout=self.timeout))
         return [
-            # Whoever disagrees, or does not know, says incorrect.
-            [all(votes) for votes in zip(*(_read(row, column) for column in self.verdict_columns), strict=True)]
-            if self._has_verdicts(row)
-            else list(islice(verified, len(generations)))
-            for row, generations in usable
+            list(islice(verified, len(generations))) if correct is None else correct
+            for _, generations, correct in usable
         ]
 
     def _examples(
@@ -143,7 +160,7 @@ class REDIPairs:
         if self.output == "positives":
             incorrect = None
 
-        prompt = as_messages(row[self.problem_column], self.system_prompt)
+        prompt = as_messages(read_column(row, self.problem_column), self.system_prompt)
         if self._prompt_is_too_long(prompt):
             drop["the prompt is too long"] += 1
             return
@@ -220,11 +237,11 @@ def build_redi_pairs(
         exclude_sources (`Sequence[str]`, *optional*, defaults to `("cn_k12",)`):
             Values of the column `source` whose rows are dropped; the authors' choice.
         problem_column, answer_column, generations_column (`str`, *optional*):
-            Columns of the problem, its gold answer and the generations. A dot steps into the dictionaries of a list:
-            `"completions.text"`.
+            Columns of the problem, its gold answer and the generations. A dot steps into nested columns, and into the
+            dictionaries of a list: `"completions.text"`. A generation that is `None` is skipped, with its verdicts.
         verdict_columns (`Sequence[str]`, *optional*):
-            Columns with one verdict per generation. Defaults to the two of OpenR1-Math-Raw that the authors use. Rows
-            that have none of them are verified.
+            Columns with one verdict per generation: booleans, numbers or `None`, which says incorrect. Defaults to the two
+            of OpenR1-Math-Raw that the authors use, which may be absent. Rows in which all of them are `None` are verified.
         system_prompt (`str`, *optional*):
             System message before every problem.
         timeout (`float`, *optional*, defaults to `5.0`):
@@ -234,7 +251,8 @@ def build_redi_pairs(
         `REDIPairs`: An iterable of examples, whose `report` counts what each rule dropped.
 
     Raises:
-        `ValueError`: If `output` is unknown.
+        `ValueError`: If `output` is unknown, or an argument takes several names and was given one. While one iterates: if
+            a row lacks a column named in `verdict_columns`, generations are not a list of texts, or a verdict is a text.
 
     Examples:
         >>> rows = [{"problem": "1 + 1?", "answer": "2", "generations": [r"\boxed{3}", r"\boxed{2}", r"\boxed{4}"]}]
@@ -246,6 +264,9 @@ def build_redi_pairs(
     """
     if output not in OUTPUTS:
         raise ValueError(f"output must be one of {OUTPUTS}, got {output!r}.")
+    for name, value in [("verdict_columns", verdict_columns), ("exclude_sources", exclude_sources)]:
+        if isinstance(value, str):
+            raise ValueError(f"{name} must be a list of names, got {value!r}. Write [{value!r}].")
     return REDIPairs(
         rows=rows,
         output=output,
@@ -256,19 +277,18 @@ def build_redi_pairs(
         problem_column=problem_column,
         answer_column=answer_column,
         generations_column=generations_column,
-        verdict_columns=verdict_columns,
+        verdict_columns=tuple(verdict_columns),
         system_prompt=system_prompt,
         timeout=timeout,
     )
 
 
-def _read(row: dict[str, Any], column: str) -> Any:
-    """A column, or what lies inside its dictionaries: `a.b` is `row["a"]["b"]`, or the `b` of each item of `row["a"]`."""
-    name, *path = column.split(".")
-    value = row.get(name)
-    for name in path:
-        if isinstance(value, list):
-            value = [item[name] for item in value]
-        elif value is not None:
-            value = value.get(name)
-    return value
+def _read_verdicts(row: dict[str, Any], column: str) -> list[bool | float | None]:
+    verdicts = read_column(row, column)
+    for verdict in verdicts:
+        if verdict is not None and not isinstance(verdict, (int, float)):  # a text would count as true, "No" as well
+            raise ValueError(
+                f"The verdicts in column {column!r} must be true or false, numbers or None, got {verdict!r}. Turn them "
+                "into booleans first."
+            )
+    return verdicts

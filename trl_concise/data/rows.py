@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the columns of raw rows hold."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+
+def read_column(row: Mapping[str, Any], column: str) -> Any:
+    """
+    Return what a column of a row holds, `None` if the row has no such column.
+
+    Args:
+        row (`Mapping[str, Any]`): The row.
+        column (`str`): Name of the column. A dot steps into dictionaries: `"a.b"` is `row["a"]["b"]`, or the `b` of each
+            item of `row["a"]` where that is a list.
+
+    Raises:
+        `ValueError`: If there is nothing of that name to step into.
+
+    Examples:
+        >>> read_column({"completions": [{"text": "4"}, {"text": "5"}]}, "completions.text")
+        ['4', '5']
+    """
+    name, *path = column.split(".")
+    value = row.get(name)
+    for name in path:
+        value = _step(value, name, column)
+    return value
+
+
+def _step(value: Any, name: str, column: str) -> Any:
+    if value is None:
+        return None
+    if isinstance(value, list):
+        return [_step(item, name, column) for item in value]
+    if isinstance(value, Mapping) and name in value:
+        return value[name]
+    there = ", ".join(map(str, value)) if isinstance(value, Mapping) else f"a {type(value).__name__}"
+    raise ValueError(f"No column {column!r}: {name!r} was looked for, but there is {there}.")
+
+
+def read_generations(row: Mapping[str, Any], column: str) -> list[str | None]:
+    """
+    Return the generations of a row, of which `None` are missing; an empty list if the row has none.
+
+    Raises:
+        `ValueError`: If they are not a list of texts.
+    """
+    generations = read_column(row, column)
+    if generations is None:
+        return []
+    if not isinstance(generations, (list, tuple)):
+        raise ValueError(
+            f"The column {column!r} must hold a list of texts, got a {type(generations).__name__}: {str(generations):.60}. "
+            "Put a single text into a list."
+        )
+    for text in generations:
+        if text is not None and not isinstance(text, str):
+            raise ValueError(
+                f"The column {column!r} must hold a list of texts, got a {type(text).__name__} in it: {str(text):.60}. "
+                "Name the column that holds the texts; a dot steps into dictionaries."
+            )
+    return list(generations)

@@ -44,6 +44,7 @@ SHARED = """
     max_steps use_cpu bf16 fp16 seed data_seed optim adam_beta1 adam_beta2 adam_epsilon weight_decay max_grad_norm
     warmup_steps lr_scheduler_type gradient_checkpointing gradient_checkpointing_kwargs logging_steps save_strategy
     save_steps save_total_limit report_to disable_tqdm dataset_num_proc pad_to_multiple_of model_init_kwargs
+    hub_model_id hub_token hub_private_repo hub_strategy
 """.split()
 
 DEMO = {
@@ -120,6 +121,21 @@ def build(traces: Dataset, output: str, script_args: REDIArguments, tokenizer=No
     return dataset
 
 
+def load_tokenizer(model: str, examples: Dataset):
+    """The model's tokenizer; where its chat template drops the reasoning of a reply, with TRL's variant for training."""
+    from transformers import AutoTokenizer
+    from trl.chat_template_utils import get_training_chat_template
+
+    from trl_concise.methods.redi import check_template_keeps_traces
+
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    try:
+        check_template_keeps_traces(tokenizer, next(iter(examples), {}))
+    except ValueError:
+        tokenizer.chat_template = get_training_chat_template(tokenizer)
+    return tokenizer
+
+
 def main(arguments: list[str] | None = None):
     script_args, training_args, model_args = parse_arguments((REDIArguments, REDIConfig, ModelConfig), arguments, DEMO)
     if model_args.use_peft and script_args.stage == "both":
@@ -149,7 +165,9 @@ def main(arguments: list[str] | None = None):
             max_length=script_args.sft_max_length,
             **{name: getattr(training_args, name) for name in SHARED},
         )
-        trainer = SFTTrainer(model, sft_args, train_dataset=build(traces, "positives", script_args), **peft)
+        positives = build(traces, "positives", script_args)
+        tokenizer = load_tokenizer(model, positives)
+        trainer = SFTTrainer(model, sft_args, train_dataset=positives, processing_class=tokenizer, **peft)
         trainer.train(resume_from_checkpoint=training_args.resume_from_checkpoint)
         trainer.save_model()
         trainer.accelerator.wait_for_everyone()  # the second stage reads what the main process writes
@@ -158,7 +176,8 @@ def main(arguments: list[str] | None = None):
     if script_args.stage in ("redi", "both"):
         training_args.output_dir = f"{training_args.output_dir}/redi"
         pairs = build(traces, "pairs", script_args, AutoTokenizer.from_pretrained(model))
-        trainer = REDITrainer(model, args=training_args, train_dataset=pairs, **peft)
+        tokenizer = load_tokenizer(model, pairs)
+        trainer = REDITrainer(model, args=training_args, train_dataset=pairs, processing_class=tokenizer, **peft)
         trainer.train(resume_from_checkpoint=training_args.resume_from_checkpoint)
         trainer.save_model()
         trainer.create_model_card(dataset_name=script_args.dataset_name)

@@ -5,9 +5,11 @@ import json
 import sys
 
 import pytest
+from trl import ModelConfig
 
-from trl_concise import HAPOConfig, HAPOTrainer, PromptHistory, TrainingScript, demo, math_accuracy_reward
+from trl_concise import CFTConfig, HAPOConfig, HAPOTrainer, PromptHistory, TrainingScript, demo, math_accuracy_reward
 from trl_concise.evaluation.report import main as report_main
+from trl_concise.script import RunArguments, parse_arguments, resolved_settings
 
 
 def test_without_arguments_the_embedded_model_is_trained_on_its_problems():
@@ -29,6 +31,38 @@ def test_a_model_of_ones_own_is_trained_with_the_methods_defaults():
     script = TrainingScript(HAPOConfig, ["--model_name_or_path", "mine", "--use_cpu", "--bf16", "false"], max_steps=7)
     assert script.model_args.model_name_or_path == "mine"
     assert script.training_args.max_steps == HAPOConfig(use_cpu=True, bf16=False).max_steps
+
+
+@pytest.mark.parametrize("flag", ["--model-name-or-path", "--model-name-or-path=mine"])
+def test_another_spelling_of_the_model_is_no_run_of_the_demo(flag):
+    arguments = [flag] if "=" in flag else [flag, "mine"]
+    script = TrainingScript(HAPOConfig, [*arguments, "--use_cpu", "--bf16", "false"], max_steps=7)
+    assert script.model_args.model_name_or_path == "mine" and script.training_args.max_steps == -1
+
+
+def test_an_option_is_written_in_full(capsys):
+    with pytest.raises(SystemExit):
+        TrainingScript(HAPOConfig, ["--model_name", "mine"])
+    assert "no option --model_name; did you mean --model_name_or_path?" in capsys.readouterr().err
+
+
+def test_a_setting_of_none_is_kept(tmp_path):
+    (tmp_path / "recipe.yaml").write_text("max_length: null\nuse_cpu: true\nbf16: false\nmodel_name_or_path: mine\n")
+    parsed = parse_arguments((RunArguments, CFTConfig, ModelConfig), ["--config", str(tmp_path / "recipe.yaml")], {})
+    settings = resolved_settings(*parsed)
+    assert settings["max_length"] is None
+    assert {name for name, value in settings.items() if value is None} == {"max_length"}
+
+
+def test_one_file_is_not_both_trained_on_and_evaluated_on(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "problems.jsonl").write_text('{"problem": "1 + 1?", "answer": "2"}\n' * 10)
+    flags = ["--dataset_name", "problems.jsonl", "--dataset_test_split"]
+    with pytest.raises(SystemExit):
+        TrainingScript(HAPOConfig, [*flags, "test"]).load_datasets()
+    assert "problems.jsonl is one file, so 'train' and 'test' share rows" in capsys.readouterr().err
+    slices = [*flags, "train[80%:]", "--dataset_train_split", "train[:80%]"]
+    assert [len(part) for part in TrainingScript(HAPOConfig, slices).load_datasets()] == [8, 2]
 
 
 @pytest.mark.parametrize(

@@ -296,6 +296,7 @@ def test_ordering_stays_within_windows_and_leaves_means_over_chunks_alone(tmp_pa
 
     assert rows(gradient_accumulation_steps=4) == [2, 0, 1, 3]
     assert rows(gradient_accumulation_steps=8) == [2, 0, 1, 3]
+    assert rows(gradient_accumulation_steps=4, top_entropy_quantile=0.5) == [0, 1, 2, 3]
     assert rows(gradient_accumulation_steps=2) == [0, 1, 2, 3]
     assert rows(gradient_accumulation_steps=1) == [0, 1, 2, 3]
     assert rows(gradient_accumulation_steps=4, loss_type="bnpo") == [0, 1, 2, 3]

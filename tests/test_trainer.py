@@ -589,6 +589,9 @@ def test_bad_arguments(rewards, changes, slots, error, message, tiny_model, prob
 def test_bad_datasets(tiny_model, problems, tmp_path):
     with pytest.raises(ValueError, match=r"'needs_solution' needs the columns \['solution'\], but the train dataset"):
         hapo(tiny_model, problems.remove_columns("solution"), tmp_path, needs_solution)
+    with pytest.raises(ValueError, match=r"'needs_solution' needs the columns \['solution'\], but the hard dataset"):
+        args = HAPOConfig(**tiny.settings(tmp_path))
+        HAPOTrainer(tiny_model, needs_solution, args, problems, {"hard": problems.remove_columns("solution")})
     with pytest.raises(ValueError, match=r"needs a `prompt` column; it has \['question'"):
         hapo(tiny_model, problems.rename_column("prompt", "question"), tmp_path)
     with pytest.raises(ValueError, match="Prompts with images need a `prompt_id` column"):
@@ -684,3 +687,15 @@ def test_tool_output_is_no_length(tiny_model, problems, tmp_path):
     written = len(turns[0]) + len(turns[1]) - 1  # both turns, without the EOS that ends the completion
     assert trainer.history.to_pandas()["shortest"].unique().tolist() == [written]
     assert trainer.state.log_history[0]["completions/mean_length"] == written + 1
+
+
+def test_without_a_completion_limit_it_trains_as_grpo_does(tiny_model, problems, tmp_path):
+    def losses(trainer_class, config_class):
+        # None leaves the limit to the model's generation config, whose own is short here.
+        args = config_class(**tiny.settings(tmp_path, max_completion_length=None, max_steps=1))
+        trainer = trainer_class(tiny_model, tiny.even_reward, args, problems)
+        trainer.generation_config.max_length = 40
+        trainer.train()
+        return tiny.losses(trainer)
+
+    assert losses(ConciseGRPOTrainer, ConciseGRPOConfig) == losses(GRPOTrainer, GRPOConfig)

@@ -58,17 +58,19 @@ def check_dataset(
     reward_funcs: Mapping[str, Callable | torch.nn.Module],
     tokenizer: Any,
     brings_own_prompts: bool,
+    name: str = "train",
 ) -> None:
     """
     Look for rows and columns that a run will ask for.
 
     Args:
-        dataset (`Dataset` or `IterableDataset`): The training data.
+        dataset (`Dataset` or `IterableDataset`): The data.
         components (`Sequence[Component]`): The trainer's parts.
         prompt_selector ([`PromptSelector`], *optional*): The part that looks ahead in the dataset.
         reward_funcs (`Mapping[str, Callable | torch.nn.Module]`): By name. Their parameters name the columns they need.
         tokenizer: Renders conversational prompts.
         brings_own_prompts (`bool`): Whether an environment or a rollout function makes prompts and columns.
+        name (`str`, *optional*, defaults to `"train"`): What the dataset is for.
 
     Raises:
         `ValueError`: If something is missing. The message says what to change.
@@ -79,27 +81,27 @@ def check_dataset(
             "allow. Load it as a Dataset (streaming=False), or train without a prompt_selector."
         )
     if isinstance(dataset, Dataset) and len(dataset) == 0:
-        raise ValueError("The train dataset is empty. If it was filtered, the filter kept nothing.")
+        raise ValueError(f"The {name} dataset is empty. If it was filtered, the filter kept nothing.")
     columns = dataset.column_names  # None: a stream that does not know
     if columns is None or brings_own_prompts:
         return
     if "prompt" not in columns:
-        raise ValueError(f"The train dataset needs a `prompt` column; it has {columns}.")
+        raise ValueError(f"The {name} dataset needs a `prompt` column; it has {columns}.")
     if components and "prompt_id" not in columns and {"image", "images"} & set(columns):
         raise ValueError(
-            "Prompts with images need a `prompt_id` column, unique per prompt, to be remembered by; the train "
-            f"dataset has {columns}."
+            "Prompts with images need a `prompt_id` column, unique per prompt, to be remembered by; the "
+            f"{name} dataset has {columns}."
         )
-    for name, func in reward_funcs.items():
+    for func_name, func in reward_funcs.items():
         if not isinstance(func, torch.nn.Module):
-            _check_columns(name, func, columns)
+            _check_columns(func_name, func, columns, name)
     if isinstance(dataset, Dataset):
         _check_prompt(dataset[0]["prompt"], tokenizer)
         if components and "prompt_id" in columns:
             _check_prompt_ids(dataset)
 
 
-def _check_columns(name: str, func: Callable, columns: Sequence[str]) -> None:
+def _check_columns(name: str, func: Callable, columns: Sequence[str], dataset: str) -> None:
     needed = [
         argument
         for argument, parameter in inspect.signature(func).parameters.items()
@@ -108,13 +110,13 @@ def _check_columns(name: str, func: Callable, columns: Sequence[str]) -> None:
     ]
     if (either := getattr(func, "needs_one_of", ())) and not set(either) & set(columns):
         raise ValueError(
-            f"The reward function {name!r} needs one of the columns {list(either)}, but the train dataset has only {columns}. "
-            f"Rename the one that holds the gold answers, e.g. with `dataset.rename_column('...', {either[0]!r})`."
+            f"The reward function {name!r} needs one of the columns {list(either)}, but the {dataset} dataset has only "
+            f"{columns}. Rename the one that holds the gold answers, e.g. with `dataset.rename_column('...', {either[0]!r})`."
         )
     missing = [argument for argument in needed if argument not in {*columns, *_TRL_REWARD_ARGUMENTS}]
     if missing:
         raise ValueError(
-            f"The reward function {name!r} needs the columns {missing}, but the train "
+            f"The reward function {name!r} needs the columns {missing}, but the {dataset} "
             f"dataset has only {columns}. Add or rename them, e.g. with "
             f"`dataset.rename_column('...', {missing[0]!r})`."
         )
@@ -173,17 +175,21 @@ class Watch:
         self._in_a_row: dict[str, int] = {}  # what is the matter -> batches
         self._has_warned_of_length = False
 
-    def check_context(self, prompt_ids: Sequence[Sequence[int]], max_completion_length: int, context: int | None):
+    def check_context(
+        self, prompt_ids: Sequence[Sequence[int]], max_completion_length: int | None, context: int | None
+    ):
         """
         Compare prompts with the model's context.
 
         Args:
             prompt_ids (`Sequence[Sequence[int]]`): Token ids per prompt.
-            max_completion_length (`int`): Tokens that may follow.
+            max_completion_length (`int`, *optional*): Tokens that may follow.
             context (`int`, *optional*): The positions that the model was trained on.
         """
+        if context is None or max_completion_length is None:
+            return
         longest = max(map(len, prompt_ids), default=0)
-        if context is not None and longest + max_completion_length > context and not self._has_warned_of_length:
+        if longest + max_completion_length > context and not self._has_warned_of_length:
             self._has_warned_of_length = True
             logger.warning(
                 "A prompt of %d tokens and max_completion_length=%d exceed the model's context of %d tokens. Filter long "

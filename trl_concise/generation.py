@@ -69,11 +69,13 @@ class GenerationRequest:
         n: int,
         prefix_ids: Sequence[Sequence[int]] | None,
         max_tokens: int | None,
-        max_completion_length: int,
+        max_completion_length: int | None,
     ) -> GenerationRequest:
         """Check the arguments of `generate_rollouts` and repeat each row `n` times."""
         if not rows or n < 1:
             raise ValueError(f"generate_rollouts needs at least one row and n >= 1, got {len(rows)} rows and n = {n}.")
+        if max_tokens is None and max_completion_length is None:
+            raise ValueError("max_completion_length is None: pass max_tokens, the tokens that may be generated.")
         if max_tokens is not None and max_tokens < 1:
             raise ValueError(f"max_tokens must be at least 1, got {max_tokens}.")
         if any(row.get("image") is not None or row.get("images") for row in rows):

@@ -53,7 +53,7 @@ def train(method: str, argv: Sequence[str]) -> int:
     """
     script = examples_folder() / f"{method}.py"
     launcher, rest = split_launcher_flags(argv)
-    if {"-h", "--help", "--dry_run"} & set(rest):  # nothing to launch
+    if {"-h", "--help", "--dry_run", "--dry-run"} & set(rest):  # nothing to launch
         main = runpy.run_path(str(script))["main"]
         sys.argv = [f"trl-concise {method}", *rest]
         main()

@@ -39,7 +39,8 @@ class PolicyMonitor(TrainerCallback):
             `(prompts, generations)`, the same on every process.
 
     Raises:
-        `ValueError`: If the training dataset cannot be indexed, or has fewer prompts than there are processes.
+        `ValueError`: If the training dataset cannot be indexed, or has fewer prompts than there are processes; if the
+            trainer has tools or environments.
     """
 
     def __init__(
@@ -54,6 +55,11 @@ class PolicyMonitor(TrainerCallback):
             raise ValueError(
                 "A monitor set is drawn from the training dataset, which a streamed one does not allow. Load it as a "
                 "Dataset (streaming=False)."
+            )
+        if trainer.tools or trainer.environment_factories is not None:
+            raise ValueError(
+                "A monitor generates without tools and environments, so it would judge another policy than the one that is "
+                "trained. Train without them."
             )
         processes, index = trainer.accelerator.num_processes, trainer.accelerator.process_index
         size = min(prompts, len(trainer.train_dataset)) // processes * processes  # as many on every process

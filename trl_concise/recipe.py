@@ -16,7 +16,8 @@ from trl import TrlParser
 
 class RecipeParser(TrlParser):
     """
-    [`~trl.TrlParser`] whose `--config` is listed among the options, and may be written `--config=FILE`.
+    [`~trl.TrlParser`] whose `--config` is listed among the options, and may be written `--config=FILE`. Options are written
+    in full.
 
     Args:
         dataclass_types (`Sequence[type]`): What the options are the fields of.
@@ -27,7 +28,7 @@ class RecipeParser(TrlParser):
     """
 
     def __init__(self, dataclass_types: Sequence[type], **kwargs: Any):
-        super().__init__(dataclass_types, **kwargs)
+        super().__init__(dataclass_types, allow_abbrev=False, **kwargs)
         self.recipe: str | None = None
         help = "YAML file of options, such as those of examples/configs; the command line comes before it."
         self.add_argument("--config", metavar="RECIPE", default=argparse.SUPPRESS, help=help)
@@ -37,6 +38,12 @@ class RecipeParser(TrlParser):
         words = [part for word in args for part in (word.split("=", 1) if word.startswith("--config=") else [word])]
         self.recipe = getattr(self.parse_known_args(words)[0], "config", None)
         return super().parse_args_and_config(words, **kwargs)
+
+
+def given_options(arguments: Sequence[str]) -> set[str]:
+    """Return the names of the options on a command line, `dry_run` of `--dry-run=True` as of `--dry_run`."""
+    words = (word.partition("=")[0] for word in arguments if word.startswith("-"))
+    return {word.lstrip("-").replace("-", "_") for word in words}
 
 
 @contextmanager

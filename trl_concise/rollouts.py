@@ -60,8 +60,9 @@ def prompt_key(row: Mapping[str, Any]) -> str:
     Raises:
         `ValueError`: If the row has neither a `prompt_id` nor a prompt of text.
     """
-    if row.get("prompt_id") is not None:
-        return prompt_digest(str(row["prompt_id"])).hex()
+    name = row.get("prompt_id")
+    if name is not None and name == name:  # not NaN, which pandas writes for none
+        return prompt_digest(str(name)).hex()
     if row.get("prompt") is None or row.get("image") is not None or row.get("images") is not None:
         raise ValueError(
             f"A row with the columns {sorted(row)} has no key: a prompt is remembered by its `prompt_id`, or by its "

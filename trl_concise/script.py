@@ -22,7 +22,7 @@ from trl import ModelConfig
 
 from . import demo
 from .config import ConciseGRPOConfig
-from .recipe import RecipeParser, tell_input_errors
+from .recipe import RecipeParser, given_options, tell_input_errors
 
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ def parse_arguments(
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     parser = RecipeParser(classes, usage="%(prog)s [--OPTION VALUE ...]", epilog=_say_own_options(*classes))
-    if not {"--model_name_or_path", "--config"} & {argument.partition("=")[0] for argument in arguments}:
+    if not {"model_name_or_path", "config"} & given_options(arguments):
         parser.set_defaults_with_config(**demo_settings)
     # A recipe for a GPU is read on a machine without one as well: on a CPU, bf16 is not refused.
     on_cpu = ["--use_cpu"] if parser.parse_known_args(arguments)[0].dry_run else []
@@ -111,7 +111,12 @@ def resolved_settings(*parts: Any) -> dict[str, Any]:
         for item in dataclasses.fields(part):
             value = getattr(part, item.name)
             value = value.value if isinstance(value, Enum) else value
-            if isinstance(value, bool | int | float | str | list | dict) and value not in (item.default, []):
+            is_unset = value is None and item.init and item.default not in (None, "auto", dataclasses.MISSING)
+            if (
+                is_unset
+                or isinstance(value, bool | int | float | str | list | dict)
+                and value not in (item.default, [])
+            ):
                 settings[item.name] = value
     for name in ("dry_run", "generation_batch_size"):  # not a setting; follows from the others
         settings.pop(name, None)
@@ -180,10 +185,11 @@ class TrainingScript:
         """Return the problems to train on, and those to evaluate on if a `--dataset_test_split` is named."""
         if self.problem_args.dataset_name is None:
             return demo.train_dataset(seed=self.training_args.seed), None
-        test_split = self.problem_args.dataset_test_split
+        train_split, test_split = self.problem_args.dataset_train_split, self.problem_args.dataset_test_split
         with tell_input_errors():
+            _check_splits(self.problem_args.dataset_name, train_split, test_split)
             return (
-                self._load_split(self.problem_args.dataset_train_split),
+                self._load_split(train_split),
                 self._load_split(test_split) if test_split is not None else None,
             )
 
@@ -239,6 +245,17 @@ class TrainingScript:
             problem_column=self.problem_args.problem_column,
             answer_column=self.problem_args.answer_column,
             system_prompt=self.problem_args.system_prompt,
+        )
+
+
+def _check_splits(dataset: str, train_split: str, test_split: str | None) -> None:
+    """A file has one split, under whatever name: problems to evaluate on are a slice that is not trained on."""
+    from .data.problems import local_file
+
+    if test_split is not None and local_file(dataset) is not None and not ("[" in train_split and "[" in test_split):
+        raise ValueError(
+            f"{dataset} is one file, so {train_split!r} and {test_split!r} share rows. Give slices: "
+            "--dataset_train_split 'train[:90%]' --dataset_test_split 'train[90%:]'."
         )
 
 

@@ -105,7 +105,7 @@ def order_by_kept_length(chunks: list[dict[str, Any]], args: GRPOConfig) -> list
     Put rows that need the same width into the same micro-batch.
 
     Rows move only between the micro-batches of one optimizer step, whose gradients are added anyway. They stay where they
-    are if the loss has a term that is a mean over a micro-batch, and where they have images.
+    are if the loss has a mean or a quantile over a micro-batch, and where they have images.
 
     Args:
         chunks (`list[dict[str, Any]]`): Micro-batches of a generation batch, as TRL split them.
@@ -115,6 +115,7 @@ def order_by_kept_length(chunks: list[dict[str, Any]], args: GRPOConfig) -> list
         `list[dict[str, Any]]`: As many micro-batches of the same sizes.
     """
     mean_over_chunk = args.loss_type == "bnpo" or args.entropy_coef != 0 or args.use_adaptive_entropy
+    mean_over_chunk |= args.top_entropy_quantile < 1  # a quantile over a micro-batch
     window = min(args.gradient_accumulation_steps, len(chunks))  # micro-batches of one optimizer step
     aligned = args.gradient_accumulation_steps % window == 0 and len(chunks) % window == 0
     if window == 1 or not aligned or mean_over_chunk or "pixel_values" in chunks[0]:

@@ -194,14 +194,18 @@ class ConciseGRPOTrainer(WritesCard, GRPOTrainer):
 
         self._fork = ForkedRandomState(args.seed, self.accelerator.process_index, self.accelerator.device)
         self._correctness_column = self._find_correctness(args.correctness)
-        check_dataset(
-            self.train_dataset,
+        check = partial(
+            check_dataset,
             components=self.components,
-            prompt_selector=prompt_selector,
             reward_funcs=dict(zip(self.reward_func_names, self.reward_funcs, strict=True)),
             tokenizer=self._tokenizer,
             brings_own_prompts=self.environment_factories is not None or self.rollout_func is not None,
         )
+        check(self.train_dataset, prompt_selector=prompt_selector)
+        evaluated = self.eval_dataset if isinstance(self.eval_dataset, dict) else {"eval": self.eval_dataset}
+        for name, dataset in evaluated.items():
+            if dataset is not None:
+                check(dataset, prompt_selector=None, name=name)
         self._check_budget()
         if args.save_only_model and self.components:
             logger.warning(
@@ -266,7 +270,9 @@ class ConciseGRPOTrainer(WritesCard, GRPOTrainer):
             raise ValueError("generate_rollouts cannot render an environment's prompts. Train without environments.")
         prompt_ids, _, _ = self._tokenize_prompts(copy.deepcopy(request.prompts))
         starts = [[*prompt, *prefix] for prompt, prefix in zip(prompt_ids, request.prefix_ids, strict=True)]
-        with self._fork.at(self.state.global_step), self._generation_limit(max(request.limits)):
+        # The same everywhere: processes that share a vLLM engine, or a server, generate together.
+        longest = gather(torch.tensor([max(request.limits)], device=self.accelerator.device)).max().item()
+        with self._fork.at(self.state.global_step), self._generation_limit(longest):
             completion_ids, logps = self._generate_single_turn(starts, None, {}, n)
         completion_ids = [ids[:limit] for ids, limit in zip(completion_ids, request.limits, strict=True)]
         ends, device = self._end_ids, self.accelerator.device
@@ -634,13 +640,14 @@ class ConciseGRPOTrainer(WritesCard, GRPOTrainer):
     # [5] Token credit
 
     def _generate_and_score_completions(self, inputs):
+        credits = self.token_credits if self.model.training else []
         with self._training_budget():
             batch = super()._generate_and_score_completions(inputs)
-        if self.token_credits and self.model.training:
-            with self._keeping(None), self._training_budget():
-                for credit in self.token_credits:
+            with self._keeping(None):
+                for credit in credits:
                     credit.extend(self, inputs, batch, self._tokens)
-            for name, value in assign_token_credit(self.token_credits, self._rollouts, batch).items():
+        if credits:
+            for name, value in assign_token_credit(credits, self._rollouts, batch).items():
                 self._metrics["train"][name].append(value)
             self._is_ordered = False
         self._rollouts = self._tool_mask_list = self._tokens = self._kept = None

@@ -52,6 +52,9 @@ def test_training_time_is_that_of_the_whole_run():
     assert training_seconds([*steps, whole], 4) == 9.0
     resumed = {"step": 4, "train_runtime": 7.0, "train_steps_per_second": 2 / 7}
     assert training_seconds([*steps, resumed], 4) == 2 * 1.0 + 2 * 3.0
+    slow = {"step": 98, "train_runtime": 3600.0, "train_steps_per_second": 0.027}  # as logged: 98 steps are 0.0272
+    assert training_seconds([slow], 98) == 3600.0
+    assert training_seconds([resumed], 4) is None  # no step was timed
 
 
 def test_only_what_can_be_on_the_hub_is_an_id(tmp_path, monkeypatch):

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from hypothesis import given
@@ -44,6 +46,18 @@ def test_groups_without_variance_are_left_out():
     assert keep is None and whitened.tolist() == pytest.approx(BY_TOKEN + [0] * 4, abs=1e-4)
     whitened, _ = BatchWhitening(skip_zero_variance=False).assign(rollouts, batch, advantages)
     assert whitened[8:].tolist() != [0] * 4
+
+
+def test_completions_that_nobody_judged_are_left_out():
+    advantages, lengths = torch.cat([ADVANTAGES, torch.zeros(4)]), torch.tensor(LENGTHS + [9] * 4)
+    judged = torch.tensor([1.0] * 9 + [math.nan] * 3)
+    advantages[8] = 2.0
+    rollouts = Rollouts(
+        tuple("aaaabbbbcccc"), lengths, torch.ones(12), 4, rewards={"correct": judged, "length": judged}
+    )
+    batch = {"completion_mask": torch.arange(400) < lengths[:, None]}
+    whitened, _ = BatchWhitening().assign(rollouts, batch, advantages)
+    assert whitened[9:].tolist() == [0] * 3 and whitened[8] != 0
 
 
 def test_tool_output_has_no_weight():
@@ -89,6 +103,11 @@ def test_golden_advantages_come_out_of_the_trainer(token_weighted, expected, tin
 def test_advantages_that_are_scaled_already_are_refused(tiny_model, problems, tmp_path):
     args = ConciseGRPOConfig(**tiny.settings(tmp_path))
     with pytest.raises(ValueError, match='Set scale_rewards="none"'):
+        ConciseGRPOTrainer(tiny_model, [tiny.even_reward], args, problems, token_credit=BatchWhitening())
+    args = ConciseGRPOConfig(
+        **tiny.settings(tmp_path, scale_rewards="none", multi_objective_aggregation="normalize_then_sum")
+    )
+    with pytest.raises(ValueError, match="Set it to 'sum_then_normalize'"):
         ConciseGRPOTrainer(tiny_model, [tiny.even_reward], args, problems, token_credit=BatchWhitening())
     with pytest.raises(ValueError, match="Put it first in token_credit"):
         rollouts = Rollouts(("a",) * 4, torch.ones(4), torch.ones(4), 4)

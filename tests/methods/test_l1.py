@@ -120,6 +120,18 @@ def test_a_missing_target_is_named(tiny_model, problems, tmp_path):
         ConciseGRPOTrainer(tiny_model, [tiny.even_reward, L1Reward()], args, problems).train()
 
 
+def test_problems_without_a_target_can_be_evaluated(tiny_model, problems, tmp_path):
+    args = ConciseGRPOConfig(**tiny.settings(tmp_path))
+    trainer = ConciseGRPOTrainer(tiny_model, [tiny.even_reward, L1Reward()], args, problems, problems.select(range(2)))
+    assert 0 <= trainer.evaluate()["eval_accuracy"] <= 1
+
+
+def test_a_prompt_in_parts_is_asked_for_a_length():
+    row = {"prompt": [{"role": "user", "content": [{"type": "text", "text": "What is it?"}]}]}
+    parts = with_target_length(row, low=9, high=9)["prompt"][0]["content"]
+    assert [part["text"] for part in parts] == ["What is it?", "\n\nThink for 9 tokens."]
+
+
 @pytest.mark.parametrize("setting", [{"form": "min"}, {"alpha": -1}])
 def test_settings_are_checked_at_construction(setting):
     with pytest.raises(ValueError, match=next(iter(setting))):

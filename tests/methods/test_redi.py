@@ -26,6 +26,7 @@ from transformers import (
     TrainingArguments,
 )
 from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
+from trl.chat_template_utils import deepseek_r1_distill_chat_template, get_training_chat_template
 from trl.trainer import dpo_trainer
 from trl.trainer.dpo_trainer import DataCollatorForPreference
 
@@ -587,3 +588,18 @@ def test_a_run_that_collapses_warns(tiny_model, pairs, tmp_path, caplog):
     with caplog.at_level(logging.WARNING, logger="trl_concise"):
         train(tiny_model, rows, tmp_path, max_steps=24)
     assert caplog.text.count("lose likelihood together") == 1
+
+
+def test_a_template_that_drops_the_reasoning_is_refused(tiny_model, tmp_path):
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+    reply = [{"role": "assistant", "content": "<think>\n1 + 1 = 2</think>\n2"}]
+    dataset = Dataset.from_list(
+        [{"prompt": [{"role": "user", "content": "1 + 1?"}], "chosen": reply, "rejected": reply}]
+    )
+    tokenizer.chat_template = deepseek_r1_distill_chat_template
+    args = REDIConfig(**distributed.settings(tmp_path))
+    with pytest.raises(ValueError, match="does not render the whole reply"):
+        REDITrainer(tiny_model, args=args, train_dataset=dataset, processing_class=tokenizer)
+    tokenizer.chat_template = get_training_chat_template(tokenizer)
+    trainer = REDITrainer(tiny_model, args=args, train_dataset=dataset, processing_class=tokenizer)
+    assert "1 + 1 = 2" in tokenizer.decode(trainer.train_dataset[0]["chosen_ids"])

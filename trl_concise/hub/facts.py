@@ -128,15 +128,17 @@ def training_seconds(log_history: list[dict[str, Any]], steps: int) -> float | N
         steps (`int`): Optimizer steps done.
 
     Returns:
-        `float` or `None`: Seconds; `None` before the end.
+        `float` or `None`: Seconds; `None` before the end, or if it is not known.
     """
     ends = [log for log in log_history if "train_runtime" in log]
     if not ends:
         return None
     runtime = ends[-1]["train_runtime"]
-    if round(runtime * ends[-1]["train_steps_per_second"]) >= steps:
+    if runtime * (ends[-1]["train_steps_per_second"] + 0.0005) >= steps:  # logged with three decimals
         return runtime
     timed = [log for log in log_history if "step_time" in log]  # the mean since the entry before
+    if not timed:  # of GRPO's trainers only
+        return None
     return sum(
         log["step_time"] * (log["step"] - before)
         for before, log in zip([0, *(t["step"] for t in timed)], timed, strict=False)

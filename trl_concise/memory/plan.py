@@ -137,6 +137,8 @@ class PlanSettings:
             raise ValueError(f"dtype must be float32 or bfloat16, got {self.dtype!r}.")
         if self.load_in_4bit and not self.use_peft:
             raise ValueError("load_in_4bit=True needs use_peft=True: NF4 weights cannot be trained, an adapter can.")
+        if not self.online and self.max_length is None:
+            raise ValueError("max_length is None: a plan needs the longest sequence. Set --max_length.")
         if self.online and self.generated % self.num_generations:
             raise ValueError(
                 f"{self.generated} completions per generation (per_device_train_batch_size x steps_per_generation) are "

@@ -90,6 +90,11 @@ class BatchWhitening(TokenCredit):
                 f"BatchWhitening normalises advantages itself, but scale_rewards={trainer.args.scale_rewards!r} divides "
                 'them first. Set scale_rewards="none".'
             )
+        if trainer.multi_objective_aggregation != "sum_then_normalize":
+            raise ValueError(
+                "BatchWhitening normalises advantages itself, but multi_objective_aggregation="
+                f"{trainer.multi_objective_aggregation!r} normalizes each reward. Set it to 'sum_then_normalize'."
+            )
 
     def assign(self, rollouts: Rollouts, batch: dict[str, Any], advantages: Tensor) -> tuple[Tensor, None]:
         if advantages.dim() != 1:
@@ -100,6 +105,9 @@ class BatchWhitening(TokenCredit):
         tokens = batch["completion_mask"] * batch.get("tool_mask", 1)
         weights = tokens.sum(dim=1) if self.token_weighted else torch.ones_like(advantages)
         whole, weights = gather(torch.stack([advantages, weights.to(advantages)], dim=1)).unbind(dim=1)  # (B,) each
+        if rollouts.rewards:  # an advantage of 0 says nothing where every function has abstained
+            unknown = torch.stack(list(rollouts.rewards.values())).isnan().all(dim=0)
+            weights = weights.masked_fill(unknown, 0)
         if self.skip_zero_variance:
             informative = (rollouts.by_group(whole).abs() > 1e-6).any(dim=1)
             weights = weights * informative.repeat_interleave(rollouts.num_generations)

@@ -91,6 +91,11 @@ class EfficientReasoningReward(GroupReward):
                 f"EfficientReasoningReward keeps its scale, but scale_rewards={trainer.args.scale_rewards!r} divides by the "
                 'deviation of a group. Set scale_rewards="none".'
             )
+        if trainer.multi_objective_aggregation != "sum_then_normalize":
+            raise ValueError(
+                "EfficientReasoningReward keeps its scale, but multi_objective_aggregation="
+                f"{trainer.multi_objective_aggregation!r} normalizes each reward. Set it to 'sum_then_normalize'."
+            )
 
     def score(self, rollouts: Rollouts) -> Tensor:
         correct = torch.where(rollouts.truncated & (rollouts.correct == 1), 0.0, rollouts.correct)

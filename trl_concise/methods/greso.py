@@ -13,7 +13,10 @@ Differences from the authors' code (Infini-AI-Lab/GRESO):
      replaced after it. Theirs rolls out again until the batch is full (see [`greso_rollout_batch_size`]).
   3. The exploration adjusts itself from the batch on in which a prompt first comes back. Theirs does so from the second
      epoch on, which is the same unless the dataset repeats a prompt.
-  4. A choice is made while the batch before is still to be rolled out, since the data loader reads ahead.
+  4. A choice is made while batches before are still to be rolled out, since the data loader reads ahead: one, or as many as
+     an optimizer step has.
+  5. The exploration adjusts itself once per generation batch; theirs once per optimizer step, which is the same unless
+     `steps_per_generation` is below `gradient_accumulation_steps`.
 """
 
 from __future__ import annotations

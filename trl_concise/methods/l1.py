@@ -135,7 +135,9 @@ def with_target_length(
     if isinstance(prompt, str):
         prompt = prompt + instruction
     else:
-        prompt = [*prompt[:-1], {**prompt[-1], "content": prompt[-1]["content"] + instruction}]
+        content = prompt[-1]["content"]
+        content = content + (instruction if isinstance(content, str) else [{"type": "text", "text": instruction}])
+        prompt = [*prompt[:-1], {**prompt[-1], "content": content}]
     return {"prompt": prompt, "target_length": target}
 
 
@@ -143,7 +145,8 @@ class L1Reward(GroupReward):
     """
     What L1's reward adds to a correctness of 1 or 0; with weights of 1 the sum is the paper's reward.
 
-    The dataset needs a column `target_length`, in tokens: see [`with_target_length`].
+    The training dataset needs a column `target_length`, in tokens: see [`with_target_length`]. Evaluated without one, a
+    completion has no such reward.
 
     Args:
         form (`str`, *optional*, defaults to `"exact"`):
@@ -168,6 +171,8 @@ class L1Reward(GroupReward):
         self._metrics: dict[str, float] = {}
 
     def measure(self, local: LocalRollouts) -> dict[str, Tensor]:
+        if "target_length" not in local.columns and not local.training:
+            return {"target": torch.full(local.lengths.shape, torch.nan, device=local.lengths.device)}
         if "target_length" not in local.columns:
             raise ValueError(
                 "L1Reward needs the dataset column `target_length`, the tokens that the prompt asks for; there are "

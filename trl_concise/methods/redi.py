@@ -175,6 +175,29 @@ class DataCollatorForREDI(DataCollatorForPreference):
         return batch | {key: torch.tensor([row[key] for row in rows]) for key in ("sign", "weight")}
 
 
+def check_template_keeps_traces(tokenizer: Any, row: dict[str, Any]) -> None:
+    """
+    Refuse a chat template that leaves the reasoning out of a reply, as DeepSeek-R1-Distill's does up to `</think>`.
+
+    Args:
+        tokenizer: The model's tokenizer or processor.
+        row (`dict[str, Any]`): A row with a `prompt`, and `chosen` or `completion`.
+
+    Raises:
+        `ValueError`: If the template drops text of the reply. The message says where to find one that does not.
+    """
+    prompt, reply = row.get("prompt"), row.get("chosen", row.get("completion"))
+    if not (isinstance(prompt, list) and isinstance(reply, list) and isinstance(reply[-1].get("content"), str)):
+        return
+    rendered = tokenizer.apply_chat_template([*prompt, *reply], tokenize=False)
+    if "".join(reply[-1]["content"].split()) not in "".join(rendered.split()):
+        raise ValueError(
+            "The chat template does not render the whole reply: reasoning would be cut out of the traces. Give the trainer "
+            "a processing_class whose chat_template keeps it; for DeepSeek-R1-Distill, Qwen3 and others TRL has one: "
+            "tokenizer.chat_template = trl.chat_template_utils.get_training_chat_template(tokenizer)."
+        )
+
+
 def _rows(example: dict[str, Any]) -> list[dict[str, Any]]:
     """The completions of an example, one row each."""
     if "completion_ids" in example:
@@ -239,6 +262,7 @@ class REDITrainer(WritesCard, DPOTrainer):
 
     def _prepare_dataset(self, dataset, processing_class, args, dataset_name):
         first = next(iter(dataset))
+        check_template_keeps_traces(processing_class, first)
         if "completion" not in first or "chosen" in first:
             return super()._prepare_dataset(dataset, processing_class, args, dataset_name)
         if "label" not in first or "prompt" not in first:

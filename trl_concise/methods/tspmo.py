@@ -52,8 +52,8 @@ class PrefixMatching(TokenCredit):
     r"""
     Gives each token the advantage of having been chosen after its prefix: the token credit of T-SPMO.
 
-    Replaces the group-normalized advantages by differences of raw rewards (the weighted sum of the reward functions). Of
-    each (prefix, token) pair one completion's token is kept, and without a KL or entropy term only if its advantage is not
+    Replaces the group-normalized advantages, and those of token credit before it, by differences of raw rewards (the
+    weighted sum of the reward functions). Of each (prefix, token) pair one completion's token is kept, and without a KL or entropy term only if its advantage is not
     0. The advantages are scaled so that the loss types that divide by all kept tokens (`dapo`, TRL's default, and `cispo`)
     give the mean over groups of
 

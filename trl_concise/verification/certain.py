@@ -69,6 +69,9 @@ _NUMERAL = re.compile(
 )
 
 
+_THOUSANDS = re.compile(r"\d{1,3}(,\d{3})+")
+
+
 def settle(gold: str, answer: str) -> bool | None:
     r"""
     Compare two bare answers where that is certain.
@@ -98,6 +101,8 @@ def _settle_lists(gold: str, answer: str) -> bool | None:
     members = [match.group(2).split(",") for match in (one, other)]
     if len(members[0]) != len(members[1]) or len(members[0]) < 2:
         return None
+    if any(_THOUSANDS.fullmatch(match.group(2)) for match in (one, other)):
+        return None  # two numbers, or one
     verdicts = [_settle(*pair) for pair in zip(*members, strict=True)]
     return False if False in verdicts else (None if None in verdicts else True)
 

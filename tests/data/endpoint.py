@@ -19,7 +19,7 @@ class Endpoint:
         answer (`Callable[[str], str]`): Writes the reply to the last user message.
         faults (`Iterable[str]`, *optional*): What becomes of the first requests, in their order: `"429"`, `"500"` or another
             status, `"cut"` (the connection ends within the body), `"garbage"` (not JSON), `"empty"` (JSON without a choice),
-            `"length"` (a reply that was cut off). Later requests are answered.
+            `"length"` (a reply that was cut off), `"reasoning"` (one cut off before its text began). Later requests are answered.
         seconds (`float`, *optional*): How long an answer takes.
     """
 
@@ -68,11 +68,12 @@ class Endpoint:
         elif fault == "empty":
             self._send(http, 200, json.dumps({"object": "chat.completion"}))
         else:
-            body = self._completion(request, "length" if fault == "length" else "stop")
+            body = self._completion(request, fault)
             self._send(http, 200, body, cut=fault == "cut")
 
-    def _completion(self, request: dict, finish_reason: str) -> str:
-        text = self.answer(request["messages"][-1]["content"])
+    def _completion(self, request: dict, fault: str | None) -> str:
+        finish_reason = "length" if fault in ("length", "reasoning") else "stop"
+        text = None if fault == "reasoning" else self.answer(request["messages"][-1]["content"])
         message = {"role": "assistant", "content": text}
         return json.dumps(
             {

@@ -14,6 +14,7 @@ from tests.data.endpoint import Endpoint
 from trl_concise import APITeacher, LocalTeacher, TeacherPrompt, build_critiques, demo
 from trl_concise.data import teachers
 from trl_concise.data.critique_builder import MAX_FAILURES_IN_A_ROW
+from trl_concise.data.teachers import Reply
 
 
 def solution(value: int) -> str:
@@ -122,6 +123,14 @@ def test_a_cut_critique_is_never_kept(build):
     assert len(critiques) == 4 and report.dropped == {"truncated": 1}
 
 
+def test_reasoning_that_was_cut_is_paid_once(build):
+    with Endpoint(true_critique, ["reasoning"]) as endpoint:
+        critiques, report = build(endpoint)
+    assert len(endpoint.requests) == 5 and report.retries == 0
+    assert len(critiques) == 4 and report.dropped == {"truncated": 1}
+    assert (report.input_tokens, report.output_tokens) == (500, 50)
+
+
 def test_unverified_critiques_are_those_of_the_first_paper(build):
     rows = [{"problem": "1+1=?", "solution": solution(value)} for value in (2, 3)]  # no gold answer
     with Endpoint(lambda request: "Fine. Conclusion: right [END]") as endpoint:
@@ -190,6 +199,46 @@ def test_requests_run_side_by_side_and_duplicates_once(build):
         critiques, report = build(endpoint, [*ROWS, *ROWS], concurrency=3)
     assert endpoint.most_under_way == 3
     assert report.candidates == len(critiques) == len(endpoint.requests) == 5
+
+
+def test_generations_are_the_candidates_beside_a_reference(build):
+    """Rows as OpenR1-Math has them."""
+    openr1 = [
+        {
+            "problem": "1+1=?",
+            "question": None,
+            "solution": solution(2),
+            "answer": "2",
+            "generations": [solution(3), None],
+        }
+    ]
+    with Endpoint(true_critique) as endpoint:
+        critiques, _ = build(endpoint, openr1)
+    assert critiques["question"][:] == ["1+1=?"] and critiques["solution"][:] == [solution(3)]
+
+
+def test_generations_are_a_list(build):
+    rows = [{"question": "1+1=?", "answer": "2", "generations": solution(2)}]
+    with Endpoint(true_critique) as endpoint, pytest.raises(ValueError, match="must hold a list of texts, got a str"):
+        build(endpoint, rows)
+    assert endpoint.requests == []
+
+
+def test_a_teacher_may_give_any_iterator(tmp_path):
+    class Agreeable:
+        name = "agreeable"
+
+        def config(self):
+            return {}
+
+        def cost(self, input_tokens, output_tokens):
+            return None
+
+        def replies(self, conversations):
+            return enumerate(Reply("Conclusion: right") for _ in conversations)
+
+    critiques, report = build_critiques(ROWS, Agreeable(), tmp_path / "replies.jsonl", progress=False)
+    assert len(critiques) == 2 and report.dropped == {"verdict_disagrees": 3}
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import json
 import logging
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -21,6 +21,7 @@ from ..checkpoint import write_atomically
 from ..verification import verify_answers
 from ..verification.extraction import last_boxed
 from .critiques import TEACHER_PROMPTS, TeacherPrompt, critique_verdict
+from .rows import read_generations
 from .teachers import Conversation, Reply, Teacher
 
 
@@ -107,7 +108,8 @@ def build_critiques(
     Args:
         rows (`Iterable[Mapping[str, Any]]`):
             Candidates: `question` (or `problem`), `answer` (the gold answer; not needed with `verified_only=False`), and
-            `solution` (a text) or `generations` (several). A solution that comes twice for one question is asked about once.
+            `generations` (a list of texts) or `solution` (one text). Where both are there, as in OpenR1-Math, the solution
+            is the reference, and is not asked about. A candidate that comes twice for one question is asked about once.
         teacher ([`APITeacher`], [`LocalTeacher`] or another [`Teacher`]):
             Who writes the critiques. Call this function once per teacher, with a file for each.
         path (`str` or `Path`):
@@ -124,7 +126,8 @@ def build_critiques(
         `solution`, `critique`, `verdict` and `teacher`; and what became of the rest.
 
     Raises:
-        `ValueError`: If a row lacks a column, the prompt is unknown, or the file holds something else.
+        `ValueError`: If a row lacks a column, its `generations` are not a list of texts, the prompt is unknown, or the file
+            holds something else.
         `RuntimeError`: If 20 requests in a row fail for good. What came before is in the file.
 
     Example:
@@ -172,13 +175,17 @@ def _read_candidates(rows: Iterable[Mapping[str, Any]], verified_only: bool) -> 
     """Return the distinct candidates, in order."""
     candidates: dict[_Candidate, None] = {}
     for index, row in enumerate(rows):
-        question, answer = row.get("question", row.get("problem")), row.get("answer")
-        solutions = [row["solution"]] if row.get("solution") is not None else row.get("generations")
+        question = row.get("problem") if row.get("question") is None else row["question"]
+        answer, solutions = row.get("answer"), None
+        if row.get("generations") is not None:  # a solution beside them is the reference
+            solutions = [text for text in read_generations(row, "generations") if text is not None]
+        elif row.get("solution") is not None:
+            solutions = [row["solution"]]
         needed = {"question": question, "solution": solutions} | ({"answer": answer} if verified_only else {})
         missing = [name for name, value in needed.items() if value is None]
         if missing:
             raise ValueError(
-                f"Row {index} has no {missing}. A candidate needs `question` (or `problem`), `solution` (or `generations`) "
+                f"Row {index} has no {missing}. A candidate needs `question` (or `problem`), `generations` (or `solution`) "
                 f"and, to be verified, `answer`; the row has {list(row)}."
             )
         for solution in solutions:
@@ -198,7 +205,7 @@ def _collect_replies(
     report.requests = len(open_indices)
     path.parent.mkdir(parents=True, exist_ok=True)
     failures_in_a_row = 0
-    answers = teacher.replies([conversations[index] for index in open_indices])
+    answers = _closable(teacher.replies([conversations[index] for index in open_indices]))
     # The answers are closed whatever happens, so that a run that stops makes no further requests.
     with closing(answers), open(path, "a", encoding="utf-8") as file:
         for position, reply in track(answers, "Critiques", total=len(open_indices), disable=not progress):
@@ -220,6 +227,11 @@ def _collect_replies(
     report.input_tokens = sum(reply.input_tokens for reply in replies.values())
     report.output_tokens = sum(reply.output_tokens for reply in replies.values())
     return [replies[index] for index in range(len(keys))]
+
+
+def _closable(answers: Iterable[tuple[int, Reply]]) -> Generator[tuple[int, Reply], None, None]:
+    """The same answers; `close` is handed on where they have it, which a teacher's need not."""
+    yield from answers
 
 
 def _request_key(conversation: Conversation, teacher: Teacher) -> str:

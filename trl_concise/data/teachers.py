@@ -178,6 +178,8 @@ def _read_completion(completion) -> Reply | None:
         text, finish_reason = choice.message.content, choice.finish_reason
     except (AttributeError, IndexError, TypeError):
         return None
+    if text is None and finish_reason == "length":
+        text = ""  # cut while it was reasoning; another attempt would end, and cost, the same
     if not isinstance(text, str):
         return None
     tokens = (0, 0) if usage is None else (usage.prompt_tokens, usage.completion_tokens)

@@ -104,6 +104,15 @@ def test_explicit_columns_win(tmp_path):
     assert dataset[0] == {"prompt": [{"role": "user", "content": "Two and three?"}], "solution": "5"}
 
 
+def test_a_dot_steps_into_nested_columns(tmp_path):
+    rows = [{"task": {"text": "Two and three?", "gold": 5}}, {"task": None}]
+    path = write_jsonl(tmp_path / "problems.jsonl", rows)
+    dataset = load_problems(path, problem_column="task.text", answer_column="task.gold")
+    assert dataset.to_list() == [{"prompt": [{"role": "user", "content": "Two and three?"}], "solution": "5"}]
+    with pytest.raises(ValueError, match="No column 'task.txt': 'txt' was looked for, but there is text, gold"):
+        load_problems(path, problem_column="task.txt", answer_column="task.gold")
+
+
 def test_system_prompt_comes_first_and_only_once(tmp_path):
     theirs = [{"role": "system", "content": "theirs"}, {"role": "user", "content": "Two and three?"}]
     path = write_jsonl(tmp_path / "problems.jsonl", [{"prompt": theirs, "solution": "5"}])
@@ -126,6 +135,14 @@ def test_rows_without_an_answer_are_dropped_with_one_warning(tmp_path, caplog):
     assert dataset["solution"][:] == ["1"]
     [record] = caplog.records
     assert "left out 2 of 3 rows" in record.getMessage()
+
+
+def test_rows_without_a_problem_are_dropped_too(tmp_path, caplog):
+    rows = [{"problem": text, "answer": "1"} for text in (None, "a?", "", " ")]
+    with caplog.at_level(logging.WARNING, logger="trl_concise"):
+        dataset = load_problems(write_jsonl(tmp_path / "problems.jsonl", rows))
+    assert [messages[0]["content"] for messages in dataset["prompt"]] == ["a?"]
+    assert "left out 3 of 4 rows without a problem or an answer" in caplog.text
 
 
 def test_no_answer_at_all_is_an_error(tmp_path):
@@ -189,6 +206,7 @@ def test_an_answer_must_be_text_or_a_number():
 
 def test_read_problem_joins_columns():
     assert read_problem({"Body": "Ann has 2. ", "Question": "3 more?"}, "Body+Question") == "Ann has 2. 3 more?"
+    assert read_problem({"Body": None, "Question": "3 more?"}, "Body+Question") == ""
 
 
 def test_as_messages_leaves_a_conversation_alone():

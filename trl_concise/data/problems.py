@@ -13,6 +13,7 @@ from datasets import Dataset, load_dataset
 from datasets.exceptions import DatasetGenerationError
 
 from ..verification.extraction import after_hashes, last_boxed
+from .rows import read_column
 
 
 logger = logging.getLogger(__name__)
@@ -50,7 +51,7 @@ def load_problems(
     The usual shapes are recognised by their column names: GSM8K (`question`, `answer` ending in `#### 42`), MATH and
     OpenR1-Math (`problem`, `answer` or a `solution` with a `\boxed{}`), SVAMP (`Body`, `Question`, `Answer`), DeepScaleR
     (`problem`, `answer`), DAPO-Math (`prompt`, `reward_model.ground_truth`) and TRL's own (`prompt`, `solution`). Rows
-    whose answer is empty are left out, with a warning that counts them.
+    without a problem or an answer are left out, with a warning that counts them.
 
     Args:
         name_or_path (`str`):
@@ -60,7 +61,8 @@ def load_problems(
         split (`str`, *optional*, defaults to `"train"`):
             Split to load; slices such as `"train[:1000]"` work. A local file is one split, whatever its name.
         problem_column (`str`, *optional*):
-            Column that holds the problem, as text or as a list of messages. Recognised by name if `None`.
+            Column that holds the problem, as text or as a list of messages. Recognised by name if `None`. A dot steps into
+            a nested column, a plus joins two.
         answer_column (`str`, *optional*):
             Column that holds the answer. Recognised by name if `None`. A dot steps into a nested column.
         system_prompt (`str`, *optional*):
@@ -72,7 +74,8 @@ def load_problems(
 
     Raises:
         `FileNotFoundError`: If a local file does not exist.
-        `ValueError`: If the file type or the columns are not recognised, or no row has an answer.
+        `ValueError`: If the file type or the columns are not recognised, or no row has both a problem and an
+            answer.
 
     Examples:
     ```python
@@ -86,6 +89,9 @@ def load_problems(
     columns = find_columns(dataset.column_names, problem_column, answer_column, name_or_path)
     id_column = next((c for c in ID_COLUMNS if c in dataset.column_names and _is_unique(dataset[c])), None)
 
+    def is_usable(row: dict[str, Any]) -> bool:
+        return bool(read_problem(row, columns.problem)) and bool(read_answer(row, columns.answer))
+
     def to_problem(row: dict[str, Any]) -> dict[str, Any]:
         problem = {
             "prompt": as_messages(read_problem(row, columns.problem), system_prompt),
@@ -93,17 +99,19 @@ def load_problems(
         }
         return problem if id_column is None else problem | {"prompt_id": str(row[id_column])}
 
-    problems = dataset.map(to_problem, remove_columns=dataset.column_names)
-    answered = problems.filter(lambda row: row["solution"] != "")
-    dropped = len(problems) - len(answered)
-    if not len(answered):
+    usable = dataset.filter(is_usable)
+    dropped = len(dataset) - len(usable)
+    if not len(usable):
         raise ValueError(
-            f"No row of {name_or_path} has an answer in {columns.answer!r}. Name the column that holds the final answers "
-            "with answer_column (--answer_column)."
+            f"No row of {name_or_path} has both a problem in {columns.problem!r} and an answer in {columns.answer!r}. Name "
+            "the columns that hold them with problem_column (--problem_column) and answer_column (--answer_column)."
         )
     if dropped:
-        logger.warning("%s: left out %d of %d rows without an answer.", name_or_path, dropped, len(problems))
-    return answered.select_columns(["prompt", "solution"] + ([] if id_column is None else ["prompt_id"]))
+        logger.warning(
+            "%s: left out %d of %d rows without a problem or an answer.", name_or_path, dropped, len(dataset)
+        )
+    problems = usable.map(to_problem, remove_columns=dataset.column_names)
+    return problems.select_columns(["prompt", "solution"] + ([] if id_column is None else ["prompt_id"]))
 
 
 def find_columns(
@@ -152,9 +160,12 @@ def find_columns(
 
 
 def read_problem(row: dict[str, Any], column: str) -> str | list[dict[str, str]]:
-    """The problem of one row: text, or messages where the source has messages."""
-    parts = [row[part] for part in column.split("+")]
-    return parts[0] if len(parts) == 1 else " ".join(str(part).strip() for part in parts)
+    """The problem of one row: text, or messages where the source has messages; `""` if there is none."""
+    parts = [read_column(row, part) for part in column.split("+")]
+    if None in parts:
+        return ""
+    problem = parts[0] if len(parts) == 1 else " ".join(str(part).strip() for part in parts)
+    return "" if isinstance(problem, str) and not problem.strip() else problem
 
 
 def read_answer(row: dict[str, Any], column: str) -> str:
@@ -167,9 +178,7 @@ def read_answer(row: dict[str, Any], column: str) -> str:
         >>> read_answer({"answer": "", "solution": r"So it is \boxed{\frac{1}{2}}."}, "answer")
         '\\frac{1}{2}'
     """
-    value: Any = row
-    for name in column.split("."):
-        value = None if value is None else value[name]
+    value = read_column(row, column)
     if isinstance(value, (list, dict)):
         raise ValueError(f"The answer in column {column!r} must be text or a number, not a {type(value).__name__}.")
     text = "" if value is None else _number_as_text(value).strip()

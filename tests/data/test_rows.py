@@ -1,0 +1,37 @@
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+import pytest
+
+from trl_concise.data.rows import read_column, read_generations
+
+
+@pytest.mark.parametrize(
+    ("row", "column", "value"),
+    [
+        ({"a": 1}, "a", 1),
+        ({"a": 1}, "b", None),
+        ({"a": {"b": {"c": 1}}}, "a.b.c", 1),
+        ({"a": [{"b": 1}, {"b": None}, None]}, "a.b", [1, None, None]),
+        ({"a": None}, "a.b", None),
+    ],
+)
+def test_read_column(row, column, value):
+    assert read_column(row, column) == value
+
+
+@pytest.mark.parametrize(("value", "there"), [({"c": 1, "d": 2}, "c, d"), ([{"c": 1}], "c"), ("text", "a str")])
+def test_what_cannot_be_stepped_into_is_named(value, there):
+    with pytest.raises(ValueError, match=f"No column 'a.b': 'b' was looked for, but there is {there}"):
+        read_column({"a": value}, "a.b")
+
+
+def test_read_generations():
+    assert read_generations({"g": ("a", None)}, "g") == ["a", None]
+    assert read_generations({"g": None}, "g") == read_generations({}, "g") == []
+    with pytest.raises(
+        ValueError, match="'g' must hold a list of texts, got a str: Two. Put a single text into a list"
+    ):
+        read_generations({"g": "Two"}, "g")
+    with pytest.raises(ValueError, match="'g' must hold a list of texts, got a int in it: 3"):
+        read_generations({"g": ["a", 3]}, "g")

@@ -56,7 +56,7 @@ def check_dataset(
     components: Sequence[Component],
     prompt_selector: PromptSelector | None,
     reward_funcs: Mapping[str, Callable | torch.nn.Module],
-    tokenizer: Any,
+    chat_template: str | dict[str, str] | None,
     brings_own_prompts: bool,
     name: str = "train",
 ) -> None:
@@ -68,7 +68,7 @@ def check_dataset(
         components (`Sequence[Component]`): The trainer's parts.
         prompt_selector ([`PromptSelector`], *optional*): The part that looks ahead in the dataset.
         reward_funcs (`Mapping[str, Callable | torch.nn.Module]`): By name. Their parameters name the columns they need.
-        tokenizer: Renders conversational prompts.
+        chat_template (`str` or `dict[str, str]`, *optional*): Renders conversational prompts.
         brings_own_prompts (`bool`): Whether an environment or a rollout function makes prompts and columns.
         name (`str`, *optional*, defaults to `"train"`): What the dataset is for.
 
@@ -96,7 +96,7 @@ def check_dataset(
         if not isinstance(func, torch.nn.Module):
             _check_columns(func_name, func, columns, name)
     if isinstance(dataset, Dataset):
-        _check_prompt(dataset[0]["prompt"], tokenizer)
+        _check_prompt(dataset[0]["prompt"], chat_template)
         if components and "prompt_id" in columns:
             _check_prompt_ids(dataset)
 
@@ -122,7 +122,7 @@ def _check_columns(name: str, func: Callable, columns: Sequence[str], dataset: s
         )
 
 
-def _check_prompt(prompt: Any, tokenizer: Any) -> None:
+def _check_prompt(prompt: Any, chat_template: str | dict[str, str] | None) -> None:
     if isinstance(prompt, str):
         return
     if not (isinstance(prompt, list) and prompt and all(isinstance(turn, dict) and "role" in turn for turn in prompt)):
@@ -130,7 +130,7 @@ def _check_prompt(prompt: Any, tokenizer: Any) -> None:
             f"A prompt is a string or a list of messages such as {{'role': 'user', 'content': '...'}}; the first row's "
             f"is {prompt!r:.100}."
         )
-    if getattr(tokenizer, "chat_template", None) is None:
+    if chat_template is None:
         raise ValueError(
             "The prompts are lists of messages, but the tokenizer has no chat template. Set `chat_template_path`, use "
             "the model's instruct version, or give prompts as plain strings."

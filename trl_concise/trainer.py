@@ -198,7 +198,7 @@ class ConciseGRPOTrainer(WritesCard, GRPOTrainer):
             check_dataset,
             components=self.components,
             reward_funcs=dict(zip(self.reward_func_names, self.reward_funcs, strict=True)),
-            tokenizer=self._tokenizer,
+            chat_template=getattr(self.processing_class, "chat_template", None) or self._tokenizer.chat_template,
             brings_own_prompts=self.environment_factories is not None or self.rollout_func is not None,
         )
         check(self.train_dataset, prompt_selector=prompt_selector)

@@ -125,11 +125,11 @@ def test_missing_generations_are_skipped_with_their_verdicts():
 
 def test_verdicts_may_be_numbers_and_missing_in_some_rows():
     rows = [
-        {"problem": "1?", "answer": "1", "generations": ["a", "b"], "score": [0.0, 1]},
+        {"problem": "1?", "answer": "1", "generations": ["c", "a", "b"], "score": [float("nan"), 0.0, 1]},
         {"problem": "2?", "answer": "2", "generations": [r"\boxed{2}", r"\boxed{3}"], "score": None},
     ]
     pairs = build_redi_pairs(rows, verdict_columns=["score"])
-    assert texts(pairs) == [("b", "a"), (r"\boxed{2}", r"\boxed{3}")]
+    assert texts(pairs) == [("b", "c"), (r"\boxed{2}", r"\boxed{3}")]
 
 
 def test_a_dot_steps_into_nested_columns():

@@ -291,4 +291,6 @@ def _read_verdicts(row: dict[str, Any], column: str) -> list[bool | float | None
                 f"The verdicts in column {column!r} must be true or false, numbers or None, got {verdict!r}. Turn them "
                 "into booleans first."
             )
-    return verdicts
+    return [
+        None if verdict != verdict else verdict for verdict in verdicts
+    ]  # NaN: a missing number, but true to Python

@@ -73,6 +73,9 @@ class REDIPairs:
     timeout: float
     report: REDIReport = field(default_factory=REDIReport, init=False)
 
+    def __post_init__(self):
+        self._verdict_names = [column.partition(".")[0] for column in self.verdict_columns]
+
     def __iter__(self) -> Iterator[dict[str, Any]]:
         self.report = report = REDIReport()
         rows = iter(self.rows)
@@ -80,54 +83,48 @@ class REDIPairs:
             report.rows += len(chunk)
             usable = []
             for row in chunk:
-                if rule := self._unusable(row):
-                    report.dropped[rule] += 1
+                found = self._read(row)
+                if isinstance(found, str):
+                    report.dropped[found] += 1
                 else:
-                    usable.append((row, *self._traces(row)))
+                    usable.append((row, *found))
             for (row, generations, _), verdicts in zip(usable, self._verdicts(usable), strict=True):
                 for example in self._examples(row, generations, verdicts):
                     report.written += 1
                     yield example
 
-    def _unusable(self, row: dict[str, Any]) -> str | None:
-        """The rule that drops a row before anybody asks which of its traces are correct."""
+    def _read(self, row: dict[str, Any]) -> str | tuple[list[str], list[bool] | None]:
+        """
+        The generations of a row, without missing ones, and whether each is correct, if the row says so; or the rule that drops
+        the row before anybody asks.
+        """
         if "problem_is_valid" in row and str(row["problem_is_valid"]).strip().lower() != "yes":
             return "the problem is not valid"
         if row.get("source") in self.exclude_sources:
             return f"the source is {row['source']}"
         generations = read_generations(row, self.generations_column)
-        if not read_column(row, self.problem_column) or all(text is None for text in generations):
+        there = [index for index, text in enumerate(generations) if text is not None]
+        if not there or not read_column(row, self.problem_column):
             return "no problem or no generations"
+        correct = None
         if self._has_verdicts(row):
-            for column in self.verdict_columns:
-                verdicts = read_column(row, column)
-                if not isinstance(verdicts, list) or len(verdicts) != len(generations):
-                    return "not one verdict per generation"
+            columns = [_read_verdicts(row, column) for column in self.verdict_columns]
+            if any(verdicts is None or len(verdicts) != len(generations) for verdicts in columns):
+                return "not one verdict per generation"
+            correct = [all(votes) for votes in zip(*columns, strict=True)]  # who does not know says incorrect
+            correct = [correct[index] for index in there]
         elif read_column(row, self.answer_column) in (None, ""):
             return "neither verdicts nor an answer"
-        return None
+        return [generations[index] for index in there], correct
 
     def _has_verdicts(self, row: dict[str, Any]) -> bool:
-        names = [column.partition(".")[0] for column in self.verdict_columns]
-        missing = [name for name in names if name not in row]
+        missing = [name for name in self._verdict_names if name not in row]
         if missing and self.verdict_columns != OPENR1_VERDICTS:
             raise ValueError(
                 f"A row has no column {missing[0]!r} for verdict_columns={list(self.verdict_columns)}. Its columns: "
                 f"{', '.join(row)}. Name one of them, or let it be None in rows that are to be verified."
             )
-        return any(row.get(name) is not None for name in names)
-
-    def _traces(self, row: dict[str, Any]) -> tuple[list[str], list[bool] | None]:
-        """The generations of a row and, if the row has verdicts, whether each is correct; without missing generations."""
-        generations = read_generations(row, self.generations_column)
-        there = [index for index, text in enumerate(generations) if text is not None]
-        correct = None
-        if self._has_verdicts(row):
-            columns = [_read_verdicts(row, column) for column in self.verdict_columns]
-            correct = [
-                all(verdicts[index] for verdicts in columns) for index in there
-            ]  # who does not know says incorrect
-        return [generations[index] for index in there], correct
+        return any(row.get(name) is not None for name in self._verdict_names)
 
     def _verdicts(self, usable: list[tuple[dict[str, Any], list[str], list[bool] | None]]) -> list[list[bool | None]]:
         """Whether each generation of each row is correct. `None` everywhere: the gold answer is unreadable."""
@@ -283,14 +280,15 @@ def build_redi_pairs(
     )
 
 
-def _read_verdicts(row: dict[str, Any], column: str) -> list[bool | float | None]:
+def _read_verdicts(row: dict[str, Any], column: str) -> list[bool | float | None] | None:
+    """The verdicts on a row's generations; `None` if there is no list of them."""
     verdicts = read_column(row, column)
+    if not isinstance(verdicts, list):
+        return None
     for verdict in verdicts:
         if verdict is not None and not isinstance(verdict, (int, float)):  # a text would count as true, "No" as well
             raise ValueError(
                 f"The verdicts in column {column!r} must be true or false, numbers or None, got {verdict!r}. Turn them "
                 "into booleans first."
             )
-    return [
-        None if verdict != verdict else verdict for verdict in verdicts
-    ]  # NaN: a missing number, but true to Python
+    return [verdict == verdict and verdict for verdict in verdicts]  # NaN says incorrect, and is true to Python

@@ -23,9 +23,9 @@ def read_column(row: Mapping[str, Any], column: str) -> Any:
         >>> read_column({"completions": [{"text": "4"}, {"text": "5"}]}, "completions.text")
         ['4', '5']
     """
-    name, *path = column.split(".")
+    name, dot, path = column.partition(".")
     value = row.get(name)
-    for name in path:
+    for name in path.split(".") if dot else ():
         value = _step(value, name, column)
     return value
 

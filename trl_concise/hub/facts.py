@@ -134,7 +134,7 @@ def training_seconds(log_history: list[dict[str, Any]], steps: int) -> float | N
     if not ends:
         return None
     runtime = ends[-1]["train_runtime"]
-    if runtime * (ends[-1]["train_steps_per_second"] + 0.0005) >= steps:  # logged with three decimals
+    if round(runtime * (ends[-1]["train_steps_per_second"] + 0.0005)) >= steps:  # logged with three decimals
         return runtime
     timed = [log for log in log_history if "step_time" in log]  # the mean since the entry before
     if not timed:  # of GRPO's trainers only

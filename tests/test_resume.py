@@ -18,8 +18,7 @@ from trl_concise.resume import last_whole_checkpoint, load_rollout_block, missin
 
 
 def test_every_checkpoint_of_two_epochs_in_fresh_processes(capsys):
-    cases = ["every slot", "hapo, moving reference"]
-    assert resume_matrix.main(["--cases", *cases]) == 0, capsys.readouterr().out
+    assert resume_matrix.main(["--cases", "every slot"]) == 0, capsys.readouterr().out
 
 
 @pytest.mark.slow

@@ -5,6 +5,7 @@ import itertools
 import subprocess
 import sys
 
+import pytest
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from trl_concise.demo.pretrain import IGNORED, build_model, practice_batches, trace_batches, train, training_problems
@@ -52,6 +53,7 @@ def test_seeded():
         assert tensor.equal(models[1][name]), name
 
 
+@pytest.mark.slow
 def test_script_writes_a_model_that_loads(tmp_path):
     command = [sys.executable, "-m", "trl_concise.demo.pretrain", "--steps", "2", "--threads", "1"]
     command += ["--evaluation_problems", "4"]

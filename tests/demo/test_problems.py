@@ -51,6 +51,7 @@ def test_distinct_keyed_and_repeatable(n, seed, split):
         assert 0 <= int(row["answer"]) <= LARGEST_RESULT
 
 
+@pytest.mark.slow
 def test_problem_space_is_as_large_as_promised():
     n = MAX_PROBLEMS["test"]
     assert len({row["prompt_id"] for row in generate_problems(n, seed=0, split="test")}) == n

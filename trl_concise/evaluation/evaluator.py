@@ -99,8 +99,9 @@ def evaluate(
     Returns:
         `list[dict[str, Any]]`: One record per problem set, then one per set and budget. Each holds what
         [`summarize`] tells, and `dataset`, `budget` (`None` for the whole completions), `model`, `seed`, `temperature`,
-        `top_p`, `max_new_tokens`, `system_prompt_sha256` and `limit` (`None` for the whole set). With a `base`, also `base_model`, `accuracy_efficiency_score` and
-        `accuracy_efficiency_weights`; the score is `None` where the base has no such set or no right answer.
+        `top_p`, `max_new_tokens`, `system_prompt_sha256` and `limit` (`None` for the whole set). With a `base`, also
+        `base_model`, `accuracy_efficiency_score` and `accuracy_efficiency_weights`; the score is `None` where the base has
+        no such set or no right answer.
 
     Raises:
         `ValueError`: If an argument is out of range, a set cannot be read, a model in memory has no name, the folder holds

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-What the site needs beside `mkdocs.yml`: the front page, the API reference, and links that lead out of `docs`.
+What the site needs beside `mkdocs.yml`: the front page, the API reference, formulas, and links that lead out of `docs`.
 
 The pages are written to be read in the repository, where `../README.md` is a good link. On the site such a link leads to
 `repo_url`, if `mkdocs.yml` sets one; otherwise it keeps its text and loses its target.
@@ -9,11 +9,18 @@ The pages are written to be read in the repository, where `../README.md` is a go
 from __future__ import annotations
 
 import ast
+import html
 import re
 from pathlib import Path
 
+import latex2mathml.converter
+
 
 ROOT = Path(__file__).parents[1]
+_FORMULA = re.compile(r'class="arithmatex">\\\((.+?)\\\)|class="arithmatex">\s*\\\[(.+?)\\\]', re.DOTALL)
+_TYPE = re.compile(r"<code>([^<]*`[^<]*)</code>")  # Markdown in a docstring's types is not rendered
+_MARKUP = re.compile(r"[`*]|\[(?=`)|(?<=`)\]|(?<=`)~")
+_REFERENCE = re.compile(r"\[<code>~?([\w.]+)</code>\]")  # docstrings name other objects as [`Name`]
 _LINK = re.compile(r"\[([^\]]+)\]\((?!https?:|#)([^)\s]+)\)")
 
 
@@ -22,12 +29,20 @@ def on_page_markdown(markdown: str, page, config, files) -> str:
         markdown = front_page()
     if page.file.src_uri == "api.md":
         markdown += api_reference()
+    markdown = markdown.replace("```python notest", "```python")  # for the tests; the site's fences take one word
     return _LINK.sub(lambda link: _inside(*link.groups(), config.repo_url), markdown)
 
 
-def on_page_content(html: str, page, config, files) -> str:
-    """Docstrings name other objects as [`Name`]."""
-    return re.sub(r"\[<code>~?([\w.]+)</code>\]", r"<code>\1</code>", html)
+def on_page_content(content: str, page, config, files) -> str:
+    content = _FORMULA.sub(_mathml, content)
+    content = _TYPE.sub(lambda cell: f"<code>{_MARKUP.sub('', cell[1])}</code>", content)
+    return _REFERENCE.sub(r"<code>\1</code>", content)
+
+
+def _mathml(formula: re.Match) -> str:
+    """Every browser of today draws MathML, without a script."""
+    latex, display = html.unescape(formula[1] or formula[2]), "inline" if formula[1] else "block"
+    return 'class="arithmatex">' + latex2mathml.converter.convert(latex, display=display)
 
 
 def front_page() -> str:

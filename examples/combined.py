@@ -31,7 +31,10 @@ from trl_concise import ConciseGRPOConfig, TrainingScript, math_accuracy_reward
 
 @dataclass
 class CombinedConfig(ConciseGRPOConfig):
-    exploration: float = field(default=0.5, metadata={"help": "GRESO: probability of rolling out a skipped prompt."})
+    exploration: float = field(
+        default=0.5,
+        metadata={"help": "GRESO: probability, to the power of the streak, of rolling a prompt out at first."},
+    )
     cutoff: int = field(default=50, metadata={"help": "S-GRPO: tokens at the beginning that are always in the loss."})
     max_tokens: int = field(default=100, metadata={"help": "S-GRPO: most tokens of a completion in the loss."})
     probability: float = field(default=0.5, metadata={"help": "S-GRPO: probability of a token after the first ones."})

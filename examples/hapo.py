@@ -16,7 +16,8 @@ The embedded model on your own problems, a few steps:
 A real model on one GPU (a recipe for 40 GB; every value can be overridden on the command line):
 
     accelerate launch examples/hapo.py --config examples/configs/hapo_1.5b_40gb.yaml \
-        --model_name_or_path Qwen/Qwen2.5-1.5B-Instruct --dataset_name openai/gsm8k --dataset_config main --use_vllm
+        --model_name_or_path Qwen/Qwen2.5-1.5B-Instruct --dataset_name openai/gsm8k --dataset_config main \
+        --answer_column answer
 
 Time and memory: 19.7 GiB planned, see docs/memory.md; not measured on a GPU yet.
 """

@@ -15,7 +15,8 @@ One stage of your own, from rows with `problem`, `answer` and `generations` (ver
 
 The authors' run, on 8 GPUs:
 
-    accelerate launch --num_processes 8 examples/redi.py --config examples/configs/redi_1.5b.yaml
+    accelerate launch --num_processes 8 --mixed_precision bf16 --use_deepspeed --zero_stage 2 \
+        examples/redi.py --config examples/configs/redi_1.5b.yaml
 
 Time and memory: not measured on a GPU yet. On one card
 examples/configs/redi_1.5b_40gb.yaml takes 14.5 GiB as planned (docs/memory.md).

@@ -168,7 +168,7 @@ def check_rewards(rewards: torch.Tensor, names: Sequence[str]) -> None:
 
 class Watch:
     """
-    Warns, once each, when batch after batch leaves nothing to learn from: no verdicts, all wrong, all right, all cut.
+    Warns, once per streak, when batch after batch leaves nothing to learn from: no verdicts, all wrong, all right, all cut.
     """
 
     def __init__(self):

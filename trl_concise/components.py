@@ -62,7 +62,7 @@ class Component(ABC):
     _metrics: Mapping[str, float] = MappingProxyType({})
 
     def attach(self, trainer: ConciseGRPOTrainer) -> None:  # noqa: B027 (a hook, empty on purpose)
-        """Called once, when the trainer stands, for what only it knows (token ids, schedules). Default: nothing."""
+        """Called once, when the trainer is built, for what only it knows (token ids, schedules). Default: nothing."""
 
     def observe(self, rollouts: Rollouts) -> None:  # noqa: B027
         """

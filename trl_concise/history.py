@@ -33,7 +33,7 @@ _FIELDS = {
 
 class PromptHistory:
     """
-    Per-prompt records of a run, in arrays: about 60 bytes of numbers and a 16-byte digest per prompt.
+    Per-prompt records of a run, in arrays: 40 bytes of numbers and a 16-byte digest per prompt on disk, about 160 bytes in memory.
 
     Lengths are completion tokens without EOS, padding and tool output. A prompt is named by its key (see
     [`prompt_key`]) or its `prompt_id`. Updates commute: batches may be split and ordered in any way.

@@ -105,7 +105,7 @@ class PlanSettings:
         },
     )
     gradient_checkpointing: bool = field(
-        default=True, metadata={"help": "The older name of activation_checkpointing, which comes before it."}
+        default=True, metadata={"help": "The older name of activation_checkpointing, which takes precedence."}
     )
     beta: float = field(default=0.0, metadata={"help": "KL coefficient; above 0 a reference is scored."})
     use_peft: bool = field(default=False, metadata={"help": "Train a LoRA adapter."})

@@ -27,6 +27,7 @@ KIMI_PAPER = Paper(
     year         = 2025,
     eprint       = {arXiv:2501.12599}
 }""",
+    reconstructed="the formula, from third-party code (hkust-nlp/Laser), and the warm-up, from secondary sources",
 )
 
 

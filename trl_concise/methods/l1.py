@@ -33,6 +33,7 @@ L1_PAPER = Paper(
     year         = 2025,
     eprint       = {arXiv:2503.04697}
 }""",
+    reconstructed="the paper's form of L1-Max and its delta, from secondary sources",
 )
 
 _INSTRUCTIONS = {"exact": "Think for {} tokens.", "max": "Think for maximum {} tokens."}

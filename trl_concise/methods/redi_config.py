@@ -16,7 +16,7 @@ class REDIConfig(NamesMistypedFields, DPOConfig):
     Configuration of [`REDITrainer`]: [`~trl.DPOConfig`] and REDI's own settings.
 
     Everything else keeps TRL's defaults; the authors' whole setting is `examples/configs/redi_1.5b.yaml`. `beta` has no
-    effect. Other settings of DPO's loss and of its reference model are refused.
+    effect. Settings that select another loss or a reference model are refused.
 
     > Parameters of this class, beside those of [`~trl.DPOConfig`]
 

@@ -6,7 +6,7 @@ https://huggingface.co/papers/2509.25176).
 No length reward: the generation limit itself swings between a small one, under which the policy must leave out what it
 does not need, and a large one, under which it explores again. Each cycle ends with more accuracy per token.
 
-The authors' code is not public. Reconstructed here:
+The authors' code is not public in what we read. Reconstructed here:
   1. The stair shape switches after half a cycle; the paper's figure suggests it.
   2. A limit is rounded down to a whole number of tokens.
   3. A completion that was cut counts only if it holds a boxed answer. The paper extracts the answer of the cut text,

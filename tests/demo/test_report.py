@@ -3,13 +3,15 @@ from __future__ import annotations
 
 import io
 import json
+from dataclasses import replace
 
 import pytest
 from rich.console import Console
 
 from trl_concise import HAPOConfig, HAPOTrainer, math_accuracy_reward
 from trl_concise.demo import Evaluation, Report, model_path, train_dataset
-from trl_concise.demo.report import Outcome, load_sft_control, print_table
+from trl_concise.demo.report import Outcome, load_sft_control, plot_training, print_table, write_results
+from trl_concise.evaluation.plots import BLUE
 
 
 def evaluation(right: int, tokens: int) -> Evaluation:
@@ -24,6 +26,8 @@ def outcome() -> Outcome:
         trained=evaluation(95, 40),
         cut=evaluation(19, 40),
         sft={"accuracy": 0.9, "tokens_mean": 35.0, "command": "python -m something"},
+        max_new_tokens=256,
+        temperature=1.0,
         seconds=12.3,
         seed=4,
         settings={"beta": 0.04},
@@ -43,6 +47,26 @@ def test_table(outcome):
     for figure in ("95.0%", "100.0", "40.0", "60.0%", "+0.60", "19.0%", "-3.40", "90.0%", "35.0", "12 s (seed 4)"):
         assert figure in text
     assert "python -m something" in text
+
+
+def test_a_base_that_solves_nothing_has_no_score(outcome, tmp_path):
+    outcome = replace(outcome, base=evaluation(0, 100))
+    console = Console(file=io.StringIO(), width=120)
+    print_table(outcome, console)
+    (row,) = (line for line in console.file.getvalue().splitlines() if "After training" in line)
+    assert [cell.strip() for cell in row.split("│")[2:-1]] == ["95.0%", "40.0", "60.0%", "-"]
+    assert json.loads(write_results(outcome, tmp_path).read_text())["accuracy_efficiency_score"] is None
+
+
+@pytest.mark.parametrize("steps", [0, 1, 40])
+def test_training_is_plotted_however_little_was_logged(steps, outcome, tmp_path):
+    log = [{"step": step, "accuracy": 0.9, "completions/mean_length": 90.0} for step in range(1, steps + 1)]
+    plot_training([*log, {"step": steps, "train_runtime": 3.0}], outcome, tmp_path / "training.svg")
+    picture = (tmp_path / "training.svg").read_text()
+    assert ("training prompts" in picture) == (steps > 0)  # the legend
+    assert picture.lower().count(f"fill: {BLUE.lower()}") == (
+        2 if steps == 1 else 0
+    )  # the legend's marker and the step's
 
 
 def test_control_belongs_to_the_embedded_model():
@@ -86,6 +110,10 @@ def test_report_of_a_run(tmp_path, capsys):
     assert results["seed"] == 42
     assert results["settings"]["learning_rate"] == trainer.args.learning_rate
     assert results["sft_control"] is None  # its figures are those of other problems
+    assert results["trained"]["max_new_tokens"] == 256 and results["trained"]["temperature"] == 1.0
+    trainer.create_model_card()
+    card = (tmp_path / "README.md").read_text()  # the limit of the figures in it, not that of training
+    assert "Recommended `max_new_tokens`: **256**. The figures were measured with it" in card
     for picture in ("training.png", "plots/frontier.png"):
         assert (tmp_path / picture).read_bytes().startswith(b"\x89PNG")
     assert (tmp_path / "trainer_state.json").is_file()

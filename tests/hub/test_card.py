@@ -15,6 +15,7 @@ from peft import LoraConfig
 from tests import tiny
 from tests.hub_server import card_errors, eval_result_errors
 from trl_concise import HAPOConfig, HAPOTrainer, LASERDConfig, LASERDTrainer
+from trl_concise.evaluation.report import report
 from trl_concise.hub.card import write_card
 from trl_concise.hub.facts import FACTS_FILE, read_facts
 
@@ -98,6 +99,16 @@ def test_results_stand_beside_their_base_and_controls(tmp_path):
     (entry,) = yaml.safe_load(results.read_text())
     assert (entry["dataset"]["id"], entry["value"]) == ("openai/gsm8k", 72.0)
     assert "1,319 problems, 4 completions per problem, cut at 2,048 tokens" in entry["notes"]
+
+
+def test_the_pictures_of_a_report_stay(tmp_path):
+    run = a_run(tmp_path / "my-run")
+    (run / "summary.json").write_text(json.dumps([record("my-run", 0.9, 150.0)]))
+    base = tmp_path / "summary.json"
+    base.write_text(json.dumps([record("base", 0.9, 300.0)]))
+    pictures = report([run], base=base)
+    write_card(run)  # of a single point, which is no picture
+    assert all(path.is_file() for path in pictures.values())
 
 
 @pytest.mark.parametrize("limit", [{"limit": 10, "problems": 10}, {"problems": 10}], ids=["limited", "unknown"])

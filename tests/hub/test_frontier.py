@@ -106,8 +106,8 @@ def test_a_run_is_pushed_fetched_and_goes_on_with_the_same_history(tiny_model, t
         assert repo.tags == {"best": repo.branches["step-000004"]}
         best = repo.files("best")
         assert {"model.safetensors", "optimizer.pt", "concise_state/hapo.safetensors", "README.md"} <= set(best)
-        assert {"README.md", "run.json", "plots/frontier.png"} == set(repo.files()) - {".gitattributes"}
-        assert {"concise_state/hapo.safetensors", "plots/frontier.png", "README.md"} <= set(own.files())
+        assert {"README.md", "run.json", "plots/card.png"} == set(repo.files()) - {".gitattributes"}
+        assert {"concise_state/hapo.safetensors", "plots/card.png", "README.md"} <= set(own.files())
         public = {name: data for name, data in best.items() if not name.endswith(".pth")}
         assert not any(b"secret question" in data for data in [*public.values(), *repo.files().values()])
         assert "training_args.bin" not in best

@@ -39,6 +39,7 @@ class Outcome:
         base, trained ([`Evaluation`]): The model before and after training, on the same problems.
         cut ([`Evaluation`]): The base model, made to answer at the trained model's mean length.
         sft (`dict[str, Any]`, *optional*): Figures of supervised fine-tuning, if they are of the same base model.
+        max_new_tokens, temperature: How the completions of both were drawn.
         seconds (`float`): Wall time of training and both evaluations.
         seed (`int`): Seed of the run.
         settings (`dict[str, Any]`): What the run was configured with.
@@ -48,12 +49,16 @@ class Outcome:
     trained: Evaluation
     cut: Evaluation
     sft: dict[str, Any] | None
+    max_new_tokens: int
+    temperature: float
     seconds: float
     seed: int
     settings: dict[str, Any]
 
-    def efficiency(self, accuracy: float, tokens: float) -> float:
-        """Accuracy-efficiency score against the base model, with weights 1, 3 and 5."""
+    def efficiency(self, accuracy: float, tokens: float) -> float | None:
+        """Accuracy-efficiency score, weights 1, 3 and 5; `None` against a base model that solves nothing."""
+        if self.base.accuracy <= 0:
+            return None
         return accuracy_efficiency_score(accuracy, tokens, self.base.accuracy, self.base.tokens_mean)
 
 
@@ -78,6 +83,8 @@ class Report:
 
     def __init__(self, trainer: GRPOTrainer, problems: int = EVALUATION_PROBLEMS):
         self.trainer = trainer
+        self.max_new_tokens = max(MAX_COMPLETION_LENGTH, trainer.args.max_completion_length)
+        self.temperature = 1.0
         self.rows = generate_problems(problems, seed=0, split="test")
 
     def __enter__(self) -> Report:
@@ -99,6 +106,8 @@ class Report:
             trained=trained,
             cut=self._cut_base(round(trained.tokens_mean)),
             sft=sft if embedded and sft["problems"] == len(self.rows) else None,  # of the same problems, or none
+            max_new_tokens=self.max_new_tokens,
+            temperature=self.temperature,
             seconds=seconds,
             seed=args.seed,
             settings={name: getattr(args, name) for name in SETTINGS if hasattr(args, name)},
@@ -120,7 +129,8 @@ class Report:
                 model,
                 trainer.processing_class,
                 self.rows,
-                max_completion_length=max(MAX_COMPLETION_LENGTH, trainer.args.max_completion_length),
+                max_completion_length=self.max_new_tokens,
+                temperature=self.temperature,
                 seed=trainer.args.seed,
                 on_batch=lambda done: progress.advance(task, done),
             )
@@ -156,13 +166,13 @@ def print_table(outcome: Outcome, console: Console | None = None) -> None:
     for heading in ("Accuracy", "Mean tokens", "Tokens saved", "AES"):
         table.add_column(heading, justify="right")
     for name, accuracy, tokens in lines:
-        saved = 1 - tokens / outcome.base.tokens_mean
+        saved, score = 1 - tokens / outcome.base.tokens_mean, outcome.efficiency(accuracy, tokens)
         table.add_row(
             name,
             f"{accuracy:.1%}",
             f"{tokens:.1f}",
             f"{saved:.1%}",
-            f"{outcome.efficiency(accuracy, tokens):+.2f}",
+            "-" if score is None else f"{score:+.2f}",
             style="bold" if name == "After training" else None,
         )
     console = console or Console()
@@ -180,12 +190,14 @@ def write_results(outcome: Outcome, output_dir: str | Path) -> Path:
 
     Returns:
         `Path`: The file. Keys: `base`, `trained`, `base_cut` (each with `accuracy`, `tokens_mean`,
-            `truncated_fraction`, `problems`), `sft_control`, `tokens_saved`, `accuracy_efficiency_score`, `seconds`,
-            `seed`, `settings`.
+            `truncated_fraction`, `problems`; the first two also with `max_new_tokens` and `temperature`), `sft_control`,
+            `tokens_saved`, `accuracy_efficiency_score` (`None` if the base solves nothing), `seconds`, `seed`,
+            `settings`.
     """
+    drawn = {"max_new_tokens": outcome.max_new_tokens, "temperature": outcome.temperature}
     results = {
-        "base": outcome.base.summary(),
-        "trained": outcome.trained.summary(),
+        "base": outcome.base.summary() | drawn,
+        "trained": outcome.trained.summary() | drawn,
         "base_cut": outcome.cut.summary(),
         "sft_control": outcome.sft,
         "tokens_saved": 1 - outcome.trained.tokens_mean / outcome.base.tokens_mean,
@@ -211,26 +223,32 @@ def plot_training(log_history: list[dict[str, Any]], outcome: Outcome, path: str
     Raises:
         `ImportError`: If matplotlib is missing.
     """
-    logs = [log for log in log_history if "completions/mean_length" in log]
-    steps = [log["step"] for log in logs]
+    last = max((log["step"] for log in log_history), default=0)
     figure = new_figure(7, 5)
     accuracy_axes, tokens_axes = figure.subplots(2, sharex=True)
     panels = [
         (accuracy_axes, "Accuracy", BLUE, "accuracy", "accuracy"),
         (tokens_axes, "Completion tokens", VERMILLION, "completions/mean_length", "tokens_mean"),
     ]
-    for axes, label, colour, key, attribute in panels:
-        axes.plot(steps, [log[key] for log in logs], color=colour, linewidth=1.2, label="training prompts, per step")
+    for axes, name, colour, key, attribute in panels:
+        logged = [(log["step"], log[key]) for log in log_history if key in log]
+        if logged:  # not where logging_steps exceeds max_steps
+            marker = "o" if len(logged) <= 30 else None
+            label = "training prompts, per step"
+            axes.plot(
+                *zip(*logged, strict=True), color=colour, linewidth=1.2, marker=marker, markersize=4, label=label
+            )
         held_out = [getattr(outcome.base, attribute), getattr(outcome.trained, attribute)]
-        axes.plot([0, steps[-1]], held_out, "o", color="black", label="held-out problems", zorder=3, clip_on=False)
-        for step, value in zip([0, steps[-1]], held_out, strict=True):
+        axes.plot([0, last], held_out, "o", color="black", label="held-out problems", zorder=3, clip_on=False)
+        for step, value in zip([0, last], held_out, strict=True):
             text = f"{value:.1%}" if attribute == "accuracy" else f"{value:.1f}"
             axes.annotate(text, (step, value), xytext=(0, 8), textcoords="offset points", ha="center")
-        axes.set_ylabel(label)
+        axes.set_ylabel(name)
         axes.legend(frameon=False)
     accuracy_axes.yaxis.set_major_formatter(percent)
     tokens_axes.set_ylim(bottom=0)
     tokens_axes.set_xlabel("Training step")
+    tokens_axes.xaxis.get_major_locator().set_params(integer=True)
     save_figure(figure, path)
 
 

@@ -30,7 +30,7 @@ from .results import Comparison, Figures, read_results
 logger = logging.getLogger(__name__)
 
 TEMPLATE = Path(__file__).with_name("model_card.md")
-FRONTIER = Path("plots", "frontier.png")
+FRONTIER = Path("plots", "card.png")  # `frontier.png` is that of `trl-concise report`
 EVAL_RESULTS = Path(".eval_results")
 
 

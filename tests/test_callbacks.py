@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 from rich.console import Console
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from transformers import TrainerCallback
 
 from tests import tiny
 from trl_concise import ConciseProgressCallback, HAPOConfig, HAPOTrainer
@@ -40,6 +41,25 @@ def test_progress(tiny_model, problems, tmp_path, terminal):
         steps = re.findall(r"step (\d)/3: accuracy \d+%, \d+ tokens, history \d+%, \S+ left\n", shown)
         assert steps == ["1", "2", "3"] and "\x1b" not in shown
         assert re.search(figures, shown)
+
+
+class FailInEvaluation(TrainerCallback):
+    def on_prediction_step(self, args, state, control, **kwargs):
+        raise RuntimeError("interrupted")
+
+
+def test_training_that_failed_leaves_no_bar_when_it_is_started_again(tiny_model, problems, tmp_path):
+    console = Console(file=io.StringIO(), force_terminal=True, force_interactive=True)
+    trainer = hapo(tiny_model, problems, tmp_path, max_steps=1, eval_strategy="steps", eval_steps=1)
+    trainer.add_callback(progress := ConciseProgressCallback(console))
+    trainer.add_callback(FailInEvaluation)
+    with pytest.raises(RuntimeError, match="interrupted"):
+        trainer.train()
+    failed = progress._progress
+    assert failed.live.is_started
+    trainer.remove_callback(FailInEvaluation)
+    trainer.train()
+    assert not failed.live.is_started and "Evaluation" in console.file.getvalue()
 
 
 def test_trackers_and_completions_table(tiny_model, problems, tmp_path):

@@ -32,6 +32,13 @@ def test_without_a_recipe(capsys):
     assert "--config: expected one argument" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("second", [["--config", "b.yaml"], ["--config=b.yaml"]])
+def test_there_is_one_recipe(second, capsys):
+    with pytest.raises(SystemExit) as exit:
+        RecipeParser([Options]).parse_args_and_config(["--config", "a.yaml", *second])
+    assert exit.value.code == 2 and "--config: given more than once" in capsys.readouterr().err
+
+
 def test_an_error_of_input_ends_the_program_and_no_other_does(capsys):
     with pytest.raises(SystemExit) as exit, tell_input_errors():
         open("nowhere.yaml")

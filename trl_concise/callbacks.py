@@ -51,6 +51,7 @@ class ConciseProgressCallback(TrainerCallback):
     def on_train_begin(self, args, state, control, **kwargs):
         if not state.is_world_process_zero:
             return
+        self._stop()  # training that failed had no end, and may be started again
         console = self.console or Console()
         self._progress = Progress(
             TextColumn("{task.description}"),
@@ -66,7 +67,7 @@ class ConciseProgressCallback(TrainerCallback):
             "Training", total=state.max_steps, completed=state.global_step, figures=""
         )
         self._progress.start()
-        atexit.register(self._progress.stop)  # training that fails has no end, and would leave the terminal as it is
+        atexit.register(self._progress.stop)  # nor may it leave the terminal as it is
 
     def on_step_end(self, args, state, control, **kwargs):
         if self._progress is not None:
@@ -97,10 +98,13 @@ class ConciseProgressCallback(TrainerCallback):
             self._evaluating = None
 
     def on_train_end(self, args, state, control, **kwargs):
+        self._stop()
+
+    def _stop(self) -> None:
         if self._progress is not None:
             self._progress.stop()
             atexit.unregister(self._progress.stop)
-            self._progress = None
+        self._progress = self._evaluating = None
 
 
 class CollapseCallback(TrainerCallback):

@@ -36,6 +36,8 @@ class RecipeParser(TrlParser):
     def parse_args_and_config(self, args: Sequence[str] | None = None, **kwargs: Any) -> tuple[Any, ...]:
         args = sys.argv[1:] if args is None else args
         words = [part for word in args for part in (word.split("=", 1) if word.startswith("--config=") else [word])]
+        if words.count("--config") > 1:
+            self.error("argument --config: given more than once, but a run has one recipe; merge the files into one")
         self.recipe = getattr(self.parse_known_args(words)[0], "config", None)
         return super().parse_args_and_config(words, **kwargs)
 

@@ -179,7 +179,7 @@ class ConciseGRPOTrainer(WritesCard, GRPOTrainer):
         self._rollouts: Rollouts | None = None
         self._kept: KeptTokens | None = None  # what is to be scored; None: everything
         self._is_ordered = True  # whether the buffered micro-batches are in their final order
-        self._evaluation_log = EvaluationLog()
+        self._evaluation_log = EvaluationLog(args.metric_for_best_model)
         self._watch = Watch()
 
         if self.components and given.get("train_dataset") is None and given.get("environment_factory") is not None:

@@ -68,6 +68,21 @@ def test_undefined_metrics_are_left_out(caplog):
     assert caplog.text.count("the first evaluation has no correct completion") == 1
 
 
+@pytest.mark.parametrize("best", ["eval_accuracy_efficiency", "accuracy_efficiency"])
+def test_a_best_model_needs_a_score_that_is_defined(best, tiny_model, problems, tmp_path):
+    settings = tiny.settings(tmp_path, max_steps=1, eval_strategy="steps", eval_steps=1, eval_on_start=True)
+    trainer = ConciseGRPOTrainer(
+        model=tiny_model,
+        reward_funcs=lambda completions, **kwargs: [0.0] * len(completions),
+        args=ConciseGRPOConfig(**settings, metric_for_best_model=best),
+        train_dataset=problems.select(range(2)),
+        eval_dataset=problems.select(range(2)),
+    )
+    with pytest.raises(ValueError, match="is undefined: .* Set metric_for_best_model='eval_accuracy'"):
+        trainer.train()
+    assert trainer.state.global_step == 0
+
+
 def evaluations(trainer) -> list[dict]:
     return [entry for entry in trainer.state.log_history if "eval_tokens_mean" in entry]
 

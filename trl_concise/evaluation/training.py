@@ -46,9 +46,13 @@ class EvaluationLog:
     Averages are over completions, equally many of each problem, so they do not depend on how the problems are spread
     over batches and processes. The base of the accuracy-efficiency score is the first evaluation in the run's log, which
     is saved with every checkpoint.
+
+    Args:
+        best_metric (`str`, *optional*): Metric that the best checkpoint is chosen by, which has to have a value.
     """
 
-    def __init__(self):
+    def __init__(self, best_metric: str | None = None):
+        self._best_metric = best_metric
         self._prefix = "eval"
         self._batches: list[Tensor] = []  # (B, 4) each: correct (NaN: unknown), tokens, truncated, empty
         self._first: dict[str, dict[str, float]] = {}  # metric prefix -> entry, also of evaluations before training
@@ -86,6 +90,9 @@ class EvaluationLog:
             `dict[str, float]`: `accuracy`, `tokens_mean`, `tokens_correct_mean`, `truncated_fraction`, `empty_fraction`
             and `accuracy_efficiency`, each behind the prefix and `_`. What is undefined is left out: the mean over
             correct completions where none is, and the score against a base that has no correct one.
+
+        Raises:
+            `ValueError`: If the best checkpoint is to be chosen by a score that is undefined.
         """
         if not self._batches:
             return {}
@@ -113,6 +120,12 @@ class EvaluationLog:
         if base is None:
             base = self._first[self._prefix] = {**metrics, "step": step}
         if base[accuracy] <= 0:
+            if self._best_metric in (score, score.removeprefix("eval_")):
+                raise ValueError(
+                    f"metric_for_best_model={self._best_metric!r} is undefined: the first evaluation, which it compares "
+                    f"with, has no correct completion. Set metric_for_best_model={accuracy!r}, or evaluate on problems "
+                    "of which the model solves some before training."
+                )
             if not self._warned:
                 logger.warning("%s is not logged: the first evaluation has no correct completion.", score)
             self._warned = True

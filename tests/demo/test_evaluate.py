@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -51,12 +53,21 @@ def test_reports_batches(model, tokenizer):
     assert sum(done) == len(ROWS)
 
 
-def test_judges_the_final_answer(tokenizer):
+def test_judges_the_final_answer(model, tokenizer):
     rows = [{"problem": "", "answer": "42"}] * 3
     texts = ["</think>\n\\boxed{42}<|im_end|>", "42\n</think>\n\\boxed{24}<|im_end|>", "6*7=41\n"]
-    evaluation = judge_completions(tokenizer, rows, [tokenizer(text).input_ids for text in texts])
+    evaluation = judge_completions(model, tokenizer, rows, [tokenizer(text).input_ids for text in texts])
     assert evaluation.correct == [True, False, False]
     assert evaluation.finished == [True, True, False]
+
+
+def test_a_completion_ends_at_any_token_that_the_model_ends_with(model, tokenizer):
+    ending = copy.deepcopy(model)
+    (newline,) = tokenizer("\n").input_ids
+    ending.generation_config.eos_token_id = [tokenizer.eos_token_id, newline]
+    evaluation = evaluate_model(ending, tokenizer, ROWS)
+    assert newline in {ids[-1] for ids in evaluation.completions}
+    assert all(evaluation.finished) and evaluation.summary()["truncated_fraction"] == 0
 
 
 def test_cut_completions_answer_at_the_limit(model, tokenizer):

@@ -11,7 +11,7 @@ from typing import Any
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..evaluation import accuracy_interval, bootstrap_interval
-from ..evaluation.sampling import SamplingSettings, TransformersSampler
+from ..evaluation.sampling import SamplingSettings, TransformersSampler, end_token_ids
 from ..verification import verify_answers
 
 
@@ -25,7 +25,7 @@ class Evaluation:
     One completion per problem, and what it is worth.
 
     Args:
-        completions (`list[list[int]]`): Token ids, EOS included; a completion without EOS was cut.
+        completions (`list[list[int]]`): Token ids, end-of-turn token included; a completion without it was cut.
         correct (`list[bool]`): Whether the final answer of each is right.
         finished (`list[bool]`): Whether each ended by itself.
     """
@@ -86,19 +86,23 @@ def evaluate_model(
         seed=seed,
         on_batch=on_batch,
     )
-    return judge_completions(tokenizer, rows, completions)
+    return judge_completions(model, tokenizer, rows, completions)
 
 
 def judge_completions(
-    tokenizer: PreTrainedTokenizerBase, rows: list[dict[str, str]], completions: list[list[int]]
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    rows: list[dict[str, str]],
+    completions: list[list[int]],
 ) -> Evaluation:
     """Check the final answer of one completion per problem."""
+    ends = end_token_ids(model, tokenizer)
     texts = tokenizer.batch_decode(completions, skip_special_tokens=True)
     verdicts = verify_answers([row["answer"] for row in rows], texts)
     return Evaluation(
         completions=completions,
         correct=[verdict is True for verdict in verdicts],
-        finished=[ids[-1] == tokenizer.eos_token_id for ids in completions],
+        finished=[ids[-1] in ends for ids in completions],
     )
 
 
@@ -141,7 +145,7 @@ def evaluate_cut(
     completions = list(evaluation.completions)
     for index, ending in zip(cut, endings, strict=True):
         completions[index] = beginnings[index] + ending
-    return judge_completions(tokenizer, rows, completions)
+    return judge_completions(model, tokenizer, rows, completions)
 
 
 def render_prompts(tokenizer: PreTrainedTokenizerBase, problems: list[str]) -> list[str]:
@@ -182,7 +186,8 @@ def sample_completions(
     completions: list[list[int]] = []
     for first in range(0, len(prompts), BATCH_SIZE):
         settings = SamplingSettings(max_completion_length, temperature, top_p=1.0, seed=seed + first)
-        batch = sampler.sample(prompts[first : first + BATCH_SIZE], settings)
+        rendered = tokenizer(prompts[first : first + BATCH_SIZE], add_special_tokens=False)
+        batch = sampler.sample(rendered.input_ids, settings)
         completions += batch
         if on_batch is not None:
             on_batch(len(batch))

@@ -46,7 +46,8 @@ def shortest_correct(model, tokenizer, rows: list[dict[str, str]], seed: int) ->
     """
     repeated = [row for row in rows for _ in range(COMPLETIONS_PER_PROBLEM)]
     prompts = render_prompts(tokenizer, [row["problem"] for row in repeated])
-    evaluation = judge_completions(tokenizer, repeated, sample_completions(model, tokenizer, prompts, seed=seed))
+    completions = sample_completions(model, tokenizer, prompts, seed=seed)
+    evaluation = judge_completions(model, tokenizer, repeated, completions)
     shortest: dict[str, list[int]] = {}
     for prompt, ids, correct in zip(prompts, evaluation.completions, evaluation.correct, strict=True):
         if correct and len(ids) < len(shortest.get(prompt, ids + [0])):

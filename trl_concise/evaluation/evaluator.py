@@ -20,7 +20,7 @@ from ..checkpoint import write_atomically
 from .completions import Completion, cut_at, judge, read_completions, summarize
 from .identity import fingerprint, name_of
 from .metrics import accuracy_efficiency_score
-from .sampling import Sampler, SamplingSettings, TransformersSampler, load_sampler, render_prompts
+from .sampling import Sampler, SamplingSettings, TransformersSampler, load_sampler, tokenize_prompts
 from .sets import load_problem_sets
 from .summaries import SUMMARY_FILE, differing_settings, read_summary
 
@@ -230,7 +230,7 @@ def _complete(
             f"{folder} holds completions of other problems under the name {name!r} (first: row {changed[0][0]}). Choose "
             "another output_dir."
         )
-    prompts = render_prompts(sampler.tokenizer, dataset["prompt"])
+    prompts = tokenize_prompts(sampler.tokenizer, dataset["prompt"])
     task = bar.add_task(name, total=len(wanted), completed=len(known), status="")
     for first in range(0, len(wanted), batch_size):
         batch = [key for key in wanted[first : first + batch_size] if key not in known]

@@ -4,7 +4,10 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -15,17 +18,19 @@ import torch
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+Prompt = str | list[dict[str, str]]  # text, or messages
+
 
 @dataclass(frozen=True)
 class SamplingSettings:
     """
-    How completions are drawn. What a model's generation config adds (top-k, repetition penalty) does not count.
+    How completions are drawn. Of a model's generation config, only the end-of-turn tokens count.
 
     Args:
         max_new_tokens (`int`, *optional*, defaults to `4096`): Tokens after which a completion is cut.
         temperature (`float`, *optional*, defaults to `0.6`): `0.0` decodes greedily.
         top_p (`float`, *optional*, defaults to `0.95`): Nucleus; `1.0` keeps the whole distribution.
-        seed (`int`, *optional*, defaults to `0`): Seed of the draws.
+        seed (`int`, *optional*, defaults to `0`): Seed of the draws, not negative.
     """
 
     max_new_tokens: int = 4096
@@ -34,10 +39,10 @@ class SamplingSettings:
     seed: int = 0
 
     def __post_init__(self):
-        if self.max_new_tokens < 1 or self.temperature < 0 or not 0 < self.top_p <= 1:
+        if self.max_new_tokens < 1 or self.temperature < 0 or not 0 < self.top_p <= 1 or self.seed < 0:
             raise ValueError(
-                "Sampling needs max_new_tokens >= 1, temperature >= 0 and 0 < top_p <= 1; got "
-                f"{self.max_new_tokens}, {self.temperature} and {self.top_p}."
+                "Sampling needs max_new_tokens >= 1, temperature >= 0, 0 < top_p <= 1 and seed >= 0; got "
+                f"{self.max_new_tokens}, {self.temperature}, {self.top_p} and {self.seed}."
             )
 
 
@@ -47,9 +52,13 @@ class Sampler(Protocol):
     tokenizer: PreTrainedTokenizerBase
     end_token_ids: set[int]
 
-    def sample(self, prompts: Sequence[str], settings: SamplingSettings) -> list[list[int]]:
+    def sample(self, prompts: Sequence[list[int]], settings: SamplingSettings) -> list[list[int]]:
         """
-        Draw one completion per rendered prompt.
+        Draw one completion per prompt.
+
+        Args:
+            prompts (`Sequence[list[int]]`): Token ids (see [`tokenize_prompts`]).
+            settings (`SamplingSettings`): How to draw.
 
         Returns:
             `list[list[int]]`: Token ids in the order of `prompts`. The end-of-turn token is included; a completion
@@ -69,41 +78,52 @@ class TransformersSampler:
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase):
         self.model = model
         self.tokenizer = with_padding_token(tokenizer)
-        ends = model.generation_config.eos_token_id
-        self.end_token_ids = {*(ends if isinstance(ends, list) else [ends]), tokenizer.eos_token_id} - {None}
+        self.end_token_ids = end_token_ids(model, tokenizer)
 
-    def sample(self, prompts: Sequence[str], settings: SamplingSettings) -> list[list[int]]:
+    def sample(self, prompts: Sequence[list[int]], settings: SamplingSettings) -> list[list[int]]:
         """See [`Sampler`]."""
         model, tokenizer = self.model, self.tokenizer
-        inputs = tokenizer(
-            list(prompts),
-            padding=True,
-            padding_side="left",
-            add_special_tokens=False,
-            return_token_type_ids=False,
-            return_tensors="pt",
+        inputs = tokenizer.pad(
+            {"input_ids": list(prompts)}, padding_side="left", return_attention_mask=True, return_tensors="pt"
         ).to(model.device)
         drawing: dict[str, Any] = {"do_sample": False}
         if settings.temperature > 0:
             drawing = {"do_sample": True, "temperature": settings.temperature, "top_p": settings.top_p, "top_k": 0}
-        training = model.training
-        model.eval()
         devices = [model.device] if model.device.type == "cuda" else []
-        with torch.random.fork_rng(devices), torch.inference_mode():
+        with _evaluating(model), torch.random.fork_rng(devices), torch.inference_mode():
             torch.manual_seed(settings.seed)
             generated = model.generate(
                 **inputs,
                 max_new_tokens=settings.max_new_tokens,
                 eos_token_id=sorted(self.end_token_ids),
                 pad_token_id=tokenizer.pad_token_id,
-                repetition_penalty=1.0,
                 **drawing,
             )
-        model.train(training)
         return [self._end(ids) for ids in generated[:, inputs["input_ids"].shape[1] :].tolist()]
 
     def _end(self, ids: list[int]) -> list[int]:
         return ids[: next((place + 1 for place, token in enumerate(ids) if token in self.end_token_ids), len(ids))]
+
+
+@contextmanager
+def _evaluating(model: PreTrainedModel) -> Iterator[None]:
+    """
+    Put a model in evaluation mode, with a generation config that says nothing.
+
+    `generate` takes from the model's own config whatever it is not told, also where it is given another. The contents are
+    swapped, not the object: PEFT hands that from the adapter to the base model.
+    """
+    from transformers import GenerationConfig
+
+    config = model.generation_config
+    own, training = config.__dict__, model.training
+    config.__dict__ = vars(GenerationConfig())
+    model.eval()
+    try:
+        yield
+    finally:
+        config.__dict__ = own
+        model.train(training)
 
 
 class VLLMSampler:
@@ -141,12 +161,12 @@ class VLLMSampler:
         self.engine = LLM(model=model, generation_config="vllm", **engine_options)
         self.end_token_ids = {tokenizer.eos_token_id}
 
-    def sample(self, prompts: Sequence[str], settings: SamplingSettings) -> list[list[int]]:
+    def sample(self, prompts: Sequence[list[int]], settings: SamplingSettings) -> list[list[int]]:
         """See [`Sampler`]."""
         from vllm import SamplingParams
 
         outputs = self.engine.generate(
-            [{"prompt_token_ids": self.tokenizer(prompt, add_special_tokens=False).input_ids} for prompt in prompts],
+            [{"prompt_token_ids": prompt} for prompt in prompts],
             [
                 SamplingParams(
                     max_tokens=settings.max_new_tokens,
@@ -189,6 +209,8 @@ def load_sampler(model: str, *, use_vllm: bool = False, dtype: str = "auto", **v
         from ..demo import model_path
 
         model = str(model_path())
+    if Path(model).is_dir():
+        _refuse_folder_without_model(Path(model))
     adapter = base = None
     if find_adapter_config_file(model) is not None:
         from peft import PeftConfig
@@ -210,6 +232,23 @@ def load_sampler(model: str, *, use_vllm: bool = False, dtype: str = "auto", **v
     return TransformersSampler(loaded.to("cuda" if torch.cuda.is_available() else "cpu"), tokenizer)
 
 
+def _refuse_folder_without_model(folder: Path) -> None:
+    from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+    from transformers.utils import ADAPTER_CONFIG_NAME, CONFIG_NAME
+
+    if any((folder / name).is_file() for name in (CONFIG_NAME, ADAPTER_CONFIG_NAME)):
+        return
+    checkpoints = sorted(folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*"), key=lambda path: (len(path.name), path.name))
+    instead = f" Choose one of its checkpoints: {', '.join(map(str, checkpoints))}." if checkpoints else ""
+    raise FileNotFoundError(f"{folder} holds no model: neither {CONFIG_NAME} nor {ADAPTER_CONFIG_NAME}.{instead}")
+
+
+def end_token_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> set[int]:
+    """Return the tokens that end a turn: those of the model's generation config, and the tokenizer's EOS."""
+    ends = model.generation_config.eos_token_id
+    return {*(ends if isinstance(ends, list) else [ends]), tokenizer.eos_token_id} - {None}
+
+
 def with_padding_token(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
     """Return a tokenizer that can pad a batch: itself, or without a padding token, a copy that pads with EOS."""
     if tokenizer.pad_token_id is None:
@@ -218,9 +257,11 @@ def with_padding_token(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenize
     return tokenizer
 
 
-def render_prompts(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str | list[dict[str, str]]]) -> list[str]:
+def tokenize_prompts(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Prompt]) -> list[list[int]]:
     """
-    Render prompts up to where the model begins to write.
+    Turn prompts into token ids, up to where the model begins to write, as TRL does in training.
+
+    A chat template writes the special tokens itself; any other text gets the tokenizer's (BOS, where it has one).
 
     Args:
         tokenizer ([`~transformers.PreTrainedTokenizerBase`]): Its chat template is used; without one, the messages' texts
@@ -228,13 +269,25 @@ def render_prompts(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str | l
         prompts (`Sequence`): Lists of messages; a string is taken as it is.
 
     Returns:
-        `list[str]`: Rendered prompts.
+        `list[list[int]]`: Token ids.
     """
-    return [
-        prompt
-        if isinstance(prompt, str)
-        else "\n\n".join(message["content"] for message in prompt)
-        if tokenizer.chat_template is None
-        else tokenizer.apply_chat_template(prompt, add_generation_prompt=True, tokenize=False)
-        for prompt in prompts
-    ]
+    return [_tokenize_prompt(tokenizer, prompt) for prompt in prompts]
+
+
+def _tokenize_prompt(tokenizer: PreTrainedTokenizerBase, prompt: Prompt) -> list[int]:
+    if isinstance(prompt, str):
+        return tokenizer(prompt).input_ids
+    if tokenizer.chat_template is None:
+        return tokenizer("\n\n".join(message["content"] for message in prompt)).input_ids
+    rendered = tokenizer.apply_chat_template(prompt, add_generation_prompt=True, tokenize=False)
+    return tokenizer(rendered, add_special_tokens=False).input_ids
+
+
+def digest_prompt(tokenizer: PreTrainedTokenizerBase, prompt: Prompt) -> str:
+    """
+    Tell a prompt from others by the SHA-256 of its text or messages and, of messages, the chat template.
+
+    What they render to is not taken, since it can hold today's date.
+    """
+    source = [prompt, None if isinstance(prompt, str) else tokenizer.chat_template]
+    return hashlib.sha256(json.dumps(source, sort_keys=True).encode()).hexdigest()

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from transformers import Trainer
 from trl import DPOTrainer, GRPOTrainer, SFTTrainer
 from trl.trainer.utils import RepeatSampler
 
@@ -53,6 +54,12 @@ def test_trl_seam_unchanged(name):
 @pytest.mark.parametrize("name", OF_THE_CARD)
 def test_what_the_card_overrides_is_unchanged(trainer, name):
     assert list(inspect.signature(getattr(trainer, name)).parameters) == OF_THE_CARD[name]
+
+
+def test_uploads_in_the_background_are_skipped_and_announced_as_the_card_expects():
+    source = inspect.getsource(Trainer._push_from_checkpoint)
+    assert "not self.args.hub_always_push and self.push_in_progress is not None and not" in source
+    assert source.index("self.callback_handler.on_push_begin(") < source.index("upload_folder(")
 
 
 @pytest.mark.parametrize("name", CALLED)

@@ -149,4 +149,6 @@ def test_a_run_ends_normally_without_a_hub_and_says_what_was_not_sent(tiny_model
     assert f"trl-concise push {tmp_path}" in warnings
     kept = tmp_path / FOLDER / "step-000003"
     assert {"model.safetensors", "optimizer.pt", "README.md"} <= {path.name for path in kept.iterdir()}
+    card = (kept / "README.md").read_text()
+    assert 'model="tester/model"' in card and "| Optimizer steps | 3 |" in card  # where it goes, and what it is
     assert Outbox(tmp_path).unsent() == ["step-000003", "tag 'best' on step-000003", "model card"]

@@ -1,7 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The card of trainers that take no parts; `test_card.py` has those that do."""
+"""When a trainer writes its card, and where not; the card of trainers that take no parts (`test_card.py` has the others)."""
 
 from __future__ import annotations
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import time
 
 import pytest
 from datasets import Dataset
@@ -9,10 +16,11 @@ from huggingface_hub import ModelCard
 from peft import LoraConfig
 
 from tests.distributed import redi
-from tests.hub_server import card_errors
+from tests.hub.test_frontier import ROOT
+from tests.hub_server import HubServer, card_errors
 from trl_concise import CFTTrainer, REDITrainer
 from trl_concise.cli import main
-from trl_concise.hub.facts import FACTS_FILE
+from trl_concise.hub.facts import FACTS_FILE, read_facts
 
 
 CRITIQUES = Dataset.from_list(
@@ -54,3 +62,62 @@ def test_the_card_of_a_trained_model(name, peft, tiny_model, tmp_path):
     assert b"| Optimizer steps | 2 |" in published and b"| Wall time |" in published
     for private in (str(tmp_path), tiny_model, "hf_secret"):
         assert private.encode() not in published
+
+
+def test_a_card_is_of_its_own_run_and_replaces_none_of_the_users(tiny_model, tmp_path):
+    run, mine = tmp_path / "run", tmp_path / "my-repo"
+    for steps in (2, 1):  # the second in the folder of the first
+        args = REDITrainer.config_class(**redi.settings(run, max_steps=steps))
+        config = LoraConfig(r=4, target_modules=["q_proj"])
+        trainer = REDITrainer(tiny_model, args=args, train_dataset=redi.pairs(), peft_config=config)
+        trainer.train()
+        trainer.save_model()
+        assert f"| Optimizer steps | {steps} |" in (run / "README.md").read_text()
+
+    mine.mkdir()
+    (mine / "README.md").write_text("# My own words\n")
+    trainer.save_model(str(mine))
+    assert "# My own words" in (mine / "README.md").read_text() and not (mine / FACTS_FILE).exists()
+    for _ in range(2):  # the second time, what is there is ours
+        trainer.save_model(str(tmp_path / "new"))
+        assert (tmp_path / "new" / "README.md").read_bytes() == (run / "README.md").read_bytes()
+
+
+class HoldingHub(HubServer):
+    """Keeps large files waiting for as long as a file exists."""
+
+    def __init__(self, hold):
+        super().__init__()
+        self.hold = hold
+
+    def next_fault(self, path):
+        while "/info/lfs" in path and self.hold.exists():
+            time.sleep(0.02)
+        return super().next_fault(path)
+
+
+def test_what_is_being_uploaded_is_not_rewritten(tiny_model, tmp_path):
+    run, hold = tmp_path / "run", tmp_path / "hold"
+    with HoldingHub(hold) as hub:
+        done = subprocess.run(
+            [sys.executable, "-m", "tests.hub.save_while_uploading", tiny_model, str(run), str(hold)],
+            env={**os.environ, **hub.environment()},
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout.splitlines()[-1]) == ["None", "None"]
+    repo = hub.repos["tester/model"]
+    assert list(repo.messages.values()) == [
+        "initial commit",
+        "Training in progress, step 1",
+        "Training in progress, step 3",
+    ]
+    for step, commit in zip([1, 3], list(repo.commits)[1:], strict=True):
+        files = repo.files(commit)
+        assert json.loads(files["run.json"])["steps"] == json.loads(files["trainer_state.json"])["global_step"] == step
+        state = json.loads(files["concise_state/state.json"])["components"]["hapo"]["tensors"]
+        assert hashlib.sha256(files["concise_state/hapo.safetensors"]).hexdigest() == state["sha256"]
+    assert read_facts(run)["steps"] == 4

@@ -9,12 +9,13 @@ not measured is not in it: a section without figures is absent.
 from __future__ import annotations
 
 import argparse
+import json
 import logging
 import re
 import shutil
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
@@ -22,10 +23,14 @@ from jinja2 import Environment
 
 from ..checkpoint import write_atomically
 from ..evaluation import plot_frontier
+from ..evaluation.logs import read_log_history
 from ..evaluation.plots import can_plot
 from .facts import FACTS_FILE, read_facts
 from .results import Comparison, Figures, read_results
 
+
+if TYPE_CHECKING:
+    from transformers import TrainerState
 
 logger = logging.getLogger(__name__)
 
@@ -34,7 +39,14 @@ FRONTIER = Path("plots", "card.png")  # `frontier.png` is that of `trl-concise r
 EVAL_RESULTS = Path(".eval_results")
 
 
-def write_card(run: str | Path, repo_id: str | None = None, resume: str | None = None) -> Path:
+def write_card(
+    run: str | Path,
+    repo_id: str | None = None,
+    resume: str | None = None,
+    *,
+    folder: str | Path | None = None,
+    state: TrainerState | None = None,
+) -> Path:
     """
     Write the card of a run, `README.md`, and `.eval_results/*.yaml` for sets that are benchmarks on the Hub.
 
@@ -42,6 +54,8 @@ def write_card(run: str | Path, repo_id: str | None = None, resume: str | None =
         run (`str` or `Path`): The run's folder, with the `run.json` that a trainer of trl_concise leaves there.
         repo_id (`str`, *optional*): Repository that the card is for; defaults to the one that the run is pushed to.
         resume (`str`, *optional*): Folder of `repo_id` that holds a checkpoint to train on from.
+        folder (`str` or `Path`, *optional*): Where to write; defaults to `run`.
+        state ([`~transformers.TrainerState`], *optional*): Log and step of a run that is ahead of what its folder says.
 
     Returns:
         `Path`: The card.
@@ -50,21 +64,28 @@ def write_card(run: str | Path, repo_id: str | None = None, resume: str | None =
         `FileNotFoundError`: If the folder holds no `run.json`.
     """
     run = Path(run)
+    folder = run if folder is None else Path(folder)
     facts = read_facts(run)
-    results = read_results(run, facts.get("base_model"), facts.get("repo_id"))
+    log_history = read_log_history(run) if state is None else state.log_history
+    results = read_results(run, facts.get("base_model"), facts.get("repo_id"), log_history)
     if repo_id is not None:
         facts |= {"repo_id": repo_id, "resume": resume}
-    draw_frontier(run, facts["model_name"], results)
-    content = render_card(run, facts, results)
-    write_atomically(run / "README.md", content.encode())
-    write_eval_results(run, results)
-    return run / "README.md"
+    if state is not None:
+        facts["steps"] = state.global_step
+    draw_frontier(folder, facts["model_name"], results)
+    content = render_card(folder, facts, results)
+    write_atomically(folder / "README.md", content.encode())
+    write_eval_results(folder, results)
+    if folder != run:
+        write_atomically(folder / FACTS_FILE, json.dumps(facts, indent=2).encode())
+    return folder / "README.md"
 
 
-def card_files(run: Path) -> list[Path]:
-    """Return the files of a run's folder that belong to its card."""
+def card_files(run: Path) -> dict[str, Path]:
+    """Return the files of a run's folder that belong to its card, by their place in it."""
     found = [run / "README.md", run / FACTS_FILE, *sorted((run / EVAL_RESULTS).glob("*.yaml"))]
-    return [path for path in [*found, *sorted((run / "plots").glob("*.png"))] if path.is_file()]
+    found += sorted((run / "plots").glob("*.png"))
+    return {path.relative_to(run).as_posix(): path for path in found if path.is_file()}
 
 
 def copy_card(run: str | Path, folder: str | Path) -> None:
@@ -72,8 +93,8 @@ def copy_card(run: str | Path, folder: str | Path) -> None:
     run, folder = Path(run), Path(folder)
     if run.resolve() == folder.resolve():
         return
-    for file in card_files(run):
-        place = folder / file.relative_to(run)
+    for name, file in card_files(run).items():
+        place = folder / name
         place.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(file, place)
 

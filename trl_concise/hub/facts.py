@@ -89,7 +89,7 @@ def run_facts(trainer: WritesCard) -> dict[str, Any]:
     ours = (name.replace("_", "-") for name in [*(part.name for part in trainer.components), *adapters])
     facts = {
         "format": _FORMAT,
-        "model_name": metadata.get("model_name") or Path(args.output_dir).resolve().name,
+        "model_name": metadata.get("model_name") or Path(trainer.hub_model_id or args.output_dir).resolve().name,
         "repo_id": trainer.hub_model_id,
         "base_model": hub_id(metadata.get("base_model")),
         "base_note": "the model that comes with `trl-concise`" if _comes_with_us(trainer) else None,

@@ -7,18 +7,22 @@ import logging
 import re
 from collections.abc import Iterable
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from transformers import TrainerCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, IntervalStrategy
 
 from ..evaluation import accuracy_efficiency_score, on_frontier
-from .card import card_files
+from .card import card_files, write_card
+from .facts import FACTS_FILE
 from .outbox import Outbox, Revision
 
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from transformers import TrainerState
 
 
 logger = logging.getLogger(__name__)
@@ -125,11 +129,12 @@ class HubFrontierCallback(TrainerCallback):
             )
             return
         frontier = frontier_steps(points)
-        card = card_files(Path(args.output_dir))
+        run = Path(args.output_dir)
         if step in frontier:
-            revision = Revision(step, *points[step])
-            self.outbox.add(revision, Path(args.output_dir, f"{PREFIX_CHECKPOINT_DIR}-{step}"), card)
-            self.outbox.add_card(card)
+            with TemporaryDirectory() as folder:
+                card = card_files(self._write_card(run, Path(folder), state))
+                self.outbox.add(Revision(step, *points[step]), run / f"{PREFIX_CHECKPOINT_DIR}-{step}", card)
+                self.outbox.add_card(card)
         self._prune(frontier)
         self.outbox.set_best(best_trade_off(points, self.outbox.kept()))
         self.outbox.wake()
@@ -147,6 +152,12 @@ class HubFrontierCallback(TrainerCallback):
                 args.output_dir,
             )
         self.outbox = None
+
+    def _write_card(self, run: Path, folder: Path, state: TrainerState) -> Path:
+        """Write the card for this repository, which need not be the trainer's, and return where it is."""
+        if not (run / FACTS_FILE).exists():  # a trainer of TRL's own
+            return run
+        return write_card(run, self.outbox.repo_id, folder=folder, state=state).parent
 
     def _prune(self, frontier: set[int]) -> None:
         """Drop revisions off the frontier: at once where they still wait, beyond the limit where they were sent."""

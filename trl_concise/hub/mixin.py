@@ -3,9 +3,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+from transformers import TrainerCallback
 
 from ..checkpoint import save_components
 from .card import copy_card, write_card
@@ -21,6 +24,9 @@ class WritesCard:
     """
     Completes the model card that a trainer of TRL's writes. Stands before that trainer among the bases.
 
+    While transformers uploads the output folder in the background, the card and what goes with it stay as they are: the
+    upload fails as a whole if a large file is not the one that it has hashed. They are written before the next upload.
+
     Attributes:
         components (`Sequence[Component]`): Parts whose papers, settings and state belong to the model.
         history ([`PromptHistory`], *optional*): What they remember about each prompt.
@@ -28,8 +34,19 @@ class WritesCard:
 
     components: Sequence[Component] = ()
     history: PromptHistory | None = None
+    _card_arguments: Mapping[str, Any] = MappingProxyType({})  # of the last call of create_model_card
+    _late_card: LateCard | None = None
 
     def create_model_card(self, model_name=None, dataset_name=None, tags=None):
+        self._card_arguments = {"model_name": model_name, "dataset_name": dataset_name, "tags": tags}
+        if self._is_uploading():
+            if self._late_card is None:
+                self._late_card = LateCard(self)
+                self.add_callback(self._late_card)
+            self._late_card.waits = True
+            return
+        if self._late_card is not None:
+            self._late_card.waits = False
         super().create_model_card(model_name=model_name, dataset_name=dataset_name, tags=tags)
         if not self.is_world_process_zero():
             return
@@ -41,13 +58,45 @@ class WritesCard:
         write_card(self.args.output_dir)
 
     def save_model(self, output_dir=None, _internal_call=False):
+        run = Path(self.args.output_dir)
+        folder = run if output_dir is None else Path(output_dir)
+        card = folder / "README.md"
+        in_run = folder.resolve().is_relative_to(run.resolve())
+        is_ours = in_run or not card.exists() or (folder / FACTS_FILE).exists()  # else the user's
         super().save_model(output_dir, _internal_call)
-        folder = Path(output_dir if output_dir is not None else self.args.output_dir)
-        if not self.is_world_process_zero() or not (folder / "README.md").exists():
+        if not self.is_world_process_zero() or not card.exists() or not is_ours:
             return
         # PEFT writes a card wherever it saves an adapter, or edits ours: with the path of a local base model, without tags.
-        if Path(self.args.output_dir, FACTS_FILE).exists():
-            write_card(self.args.output_dir)
-        else:
-            self.create_model_card()
-        copy_card(self.args.output_dir, folder)
+        self.create_model_card(**self._card_arguments)
+        copy_card(run, folder)
+
+    def push_to_hub(self, *args, **kwargs):
+        if getattr(self, "push_in_progress", None) is not None:
+            self.push_in_progress.wait_until_done()  # transformers does so only after it has written into the folder
+        return super().push_to_hub(*args, **kwargs)
+
+    def _is_uploading(self) -> bool:
+        push = getattr(self, "push_in_progress", None)
+        return push is not None and not push.is_done() and not self.args.hub_always_push
+
+
+class LateCard(TrainerCallback):
+    """
+    Writes the card that could not be written during an upload, when the next one begins or training ends.
+
+    Args:
+        trainer ([`WritesCard`]): Whose card it is.
+    """
+
+    def __init__(self, trainer: WritesCard):
+        self.trainer = trainer
+        self.waits = False
+
+    def on_push_begin(self, args, state, control, **kwargs):
+        if self.waits:
+            self.trainer.create_model_card(**self.trainer._card_arguments)
+
+    def on_train_end(self, args, state, control, **kwargs):
+        if self.waits:
+            self.trainer.push_in_progress.wait_until_done()  # as transformers does next
+            self.trainer.create_model_card(**self.trainer._card_arguments)

@@ -16,7 +16,7 @@ import random
 import shutil
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -140,25 +140,25 @@ class Outbox:
 
     # What is to be sent
 
-    def add(self, revision: Revision, checkpoint: str | Path, card: Iterable[Path] = ()) -> None:
+    def add(self, revision: Revision, checkpoint: str | Path, card: Mapping[str, Path] | None = None) -> None:
         """
         Keep a checkpoint for sending, in no time: its files are linked, not copied, and survive its deletion.
 
         Args:
             revision ([`Revision`]): What it is.
             checkpoint (`str` or `Path`): The checkpoint's folder.
-            card (`Iterable[Path]`, *optional*): Files of the run's folder that make up its card.
+            card (`Mapping[str, Path]`, *optional*): Files that make up its card, by their place in the repository.
         """
         target = self.folder / revision.name
         shutil.rmtree(target, ignore_errors=True)
         link_files(Path(checkpoint), target)
-        self._copy_card(card, target)
+        self._copy_card(card or {}, target)
         with self._lock:
             self.revisions[revision.name] = revision
             self._write_record()
 
-    def add_card(self, card: Iterable[Path]) -> None:
-        """Keep a copy of the card's files for the main branch, in place of an older one that still waits."""
+    def add_card(self, card: Mapping[str, Path]) -> None:
+        """Keep a copy of the card's files, by their place in the repository, for the main branch, in place of an older one that still waits."""
         with self._lock:
             self._card_version += 1
             shutil.rmtree(self.folder / _CARD, ignore_errors=True)
@@ -375,10 +375,10 @@ class Outbox:
                 self._last_success = time.monotonic()
                 return answer
 
-    def _copy_card(self, card: Iterable[Path], target: Path) -> None:
+    def _copy_card(self, card: Mapping[str, Path], target: Path) -> None:
         # Copied, not linked: the next card is written into the same file.
-        for file in card:
-            place = target / file.relative_to(self.folder.parent)
+        for name, file in card.items():
+            place = target / name
             place.parent.mkdir(parents=True, exist_ok=True)
             place.unlink(missing_ok=True)
             shutil.copyfile(file, place)

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from ..evaluation import FrontierPoint, accuracy_efficiency_score
-from ..evaluation.logs import read_log_history
 from ..evaluation.sets import KNOWN_SETS
 from ..evaluation.summaries import demo_results_of_run, differing_settings, records_of_run
 
@@ -108,14 +107,17 @@ class Comparison:
         return accuracy_efficiency_score(self.model.accuracy, self.model.tokens, self.base.accuracy, self.base.tokens)
 
 
-def read_results(run: Path, base_model: str | None = None, repo_id: str | None = None) -> list[Comparison]:
+def read_results(
+    run: Path, base_model: str | None, repo_id: str | None, log_history: list[dict[str, Any]]
+) -> list[Comparison]:
     """
     Return what was measured, from the best source there is.
 
     Args:
         run (`Path`): The run's folder. Read are `summary.json` there or one folder deeper (`trl-concise eval`), else
-            `results.json` (the demo), else the evaluations in the training log.
+            `results.json` (the demo).
         base_model, repo_id (`str`, *optional*): Names under which an evaluation may know the base and this model.
+        log_history (`list[dict]`): The run's log. Its evaluations count where there is nothing else.
 
     Returns:
         `list[Comparison]`: One per set of problems; empty if nothing was measured.
@@ -124,7 +126,7 @@ def read_results(run: Path, base_model: str | None = None, repo_id: str | None =
         return _from_records(records, run, base_model, repo_id)
     if (results := demo_results_of_run(run)) is not None:
         return [_from_demo(results)]
-    return _from_log(read_log_history(run))
+    return _from_log(log_history)
 
 
 def _from_records(

@@ -13,7 +13,10 @@ TRAINER_STATE = "trainer_state.json"
 
 def read_log_history(run: Path) -> list[dict[str, Any]]:
     """Return the log of a run: of its folder, else of its latest checkpoint, else nothing."""
-    states = sorted(run.glob(f"checkpoint-*/{TRAINER_STATE}"), key=lambda path: int(path.parent.name.split("-")[-1]))
+    found = (
+        (path.parent.name.removeprefix("checkpoint-"), path) for path in run.glob(f"checkpoint-*/{TRAINER_STATE}")
+    )
+    states = [path for _, path in sorted((int(step), path) for step, path in found if step.isdecimal())]
     path = run / TRAINER_STATE
     if not path.is_file():
         if not states:

@@ -18,7 +18,7 @@ A real model with LoRA on one GPU, for several epochs, since HAPO and GRESO lear
 
 Time and memory: 19.3 GiB planned, not measured on a GPU yet.
 
-    trl-concise plan --method sgrpo --model_name_or_path Qwen/Qwen2.5-1.5B-Instruct --dtype bfloat16 \
+    trl-concise plan --method combined --model_name_or_path Qwen/Qwen2.5-1.5B-Instruct --dtype bfloat16 \
         --use_peft --lora_target_modules all-linear --max_completion_length 4096 --use_vllm
 """
 

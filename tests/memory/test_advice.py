@@ -4,6 +4,7 @@ from __future__ import annotations
 import dataclasses
 
 import pytest
+import yaml
 
 from tests.memory.test_plan import LORA, QWEN
 from trl_concise.memory import PlanSettings, largest, plan, suggest
@@ -41,6 +42,41 @@ def test_changes_lead_to_a_run_that_fits(newer_name):
     changes = suggest(dataclasses.replace(RUN, max_completion_length=16_384, **{name: False}), QWEN)
     assert changes[0][0] == f"{name}: true"  # what leaves the training as it is comes first
     assert changes[-1][1].fits and not any(made.fits for _, made in changes[:-1])
+
+
+@pytest.mark.parametrize(
+    ("run", "first"),
+    [
+        (
+            PlanSettings("hapo", max_completion_length=4096, gradient_accumulation_steps=8, card_gib=24),
+            "use_peft: true, dtype: bfloat16",
+        ),
+        (
+            dataclasses.replace(RUN, steps_per_generation=1, attn_implementation="flash_attention_2", card_gib=5),
+            "per_device_train_batch_size: 4, gradient_accumulation_steps: 16, steps_per_generation: 2",
+        ),
+        (
+            PlanSettings("cft", max_length=16_384, per_device_train_batch_size=9, card_gib=10, **LORA),
+            "per_device_train_batch_size: 3, gradient_accumulation_steps: 3",
+        ),
+        (
+            dataclasses.replace(RUN, use_vllm=True, vllm_gpu_memory_utilization=0.1, vllm_max_model_length=1024),
+            "vllm_max_model_length: 2560, vllm_gpu_memory_utilization: 0.12",
+        ),
+    ],
+)
+def test_who_follows_the_advice_to_the_letter_gets_what_it_promises(run, first):
+    changes = suggest(run, QWEN)
+    assert changes[0][0] == first
+    for text, promised in changes:
+        run = dataclasses.replace(run, **yaml.safe_load(f"{{{text}}}"))
+        assert run == promised.settings and plan(run, QWEN).peak == promised.peak
+
+
+def test_a_share_that_no_card_has_is_not_advised():
+    run = dataclasses.replace(RUN, use_vllm=True, card_gib=2)
+    assert "take a larger card" in plan(run, QWEN).problem and plan(run, QWEN).remedy == {}
+    assert not any("vllm_gpu_memory_utilization" in text for text, _ in suggest(run, QWEN))
 
 
 def test_a_card_that_is_too_small():

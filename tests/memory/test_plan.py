@@ -7,12 +7,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import TrainingArguments
-from trl import GRPOConfig
+from trl import GRPOConfig, GRPOTrainer
 
+from tests import tiny
 from tests.memory.architectures import CONFIGS
 from trl_concise.cli import TRAINING
 from trl_concise.memory import Architecture, PlanSettings, formulas, plan
-from trl_concise.memory.plan import GIB, OFFLINE_METHODS, ONLINE_METHODS
+from trl_concise.memory.plan import CROPPED_METHODS, GIB, OFFLINE_METHODS, ONLINE_METHODS
 
 
 QWEN = Architecture.from_config(CONFIGS["Qwen/Qwen2-1.5B-Instruct"])
@@ -61,10 +62,44 @@ def test_vllm_takes_its_share_and_sleeps():
     assert not small.fits and "vllm_gpu_memory_utilization must be at least 0.12" in small.problem
 
 
-def test_stochastic_tokens_crop():
-    made = {
-        method: plan(PlanSettings(method, max_completion_length=4096, **LORA), QWEN) for method in ("grpo", "sgrpo")
+def test_completions_end_within_the_context_of_vllm():
+    run = PlanSettings("hapo", max_completion_length=4096, use_vllm=True, **LORA)
+    assert plan(dataclasses.replace(run, vllm_max_model_length=4608), QWEN).fits
+    made = plan(dataclasses.replace(run, vllm_max_model_length=4607), QWEN)
+    assert not made.fits and "may have 4,608 tokens, more than vllm_max_model_length = 4,607" in made.problem
+    assert plan(dataclasses.replace(made.settings, vllm_mode="server"), QWEN).fits  # a server has its own
+
+
+@pytest.mark.parametrize(
+    ("steps_per_generation", "num_iterations", "within"), [(1, 1, True), (2, 1, False), (1, 2, False), (3, 1, True)]
+)
+def test_gradients_are_there_where_a_step_generates_more_than_once(
+    steps_per_generation, num_iterations, within, tiny_model, problems, tmp_path
+):
+    steps = {
+        "gradient_accumulation_steps": 2,
+        "steps_per_generation": steps_per_generation,
+        "num_iterations": num_iterations,
     }
+    seen = []
+
+    def reward(completions, **kwargs):  # asked within TRL's generation
+        seen.append(any(parameter.grad is not None for parameter in trainer.model.parameters()))
+        return [float(len(text)) for text in completions]
+
+    args = GRPOConfig(**tiny.settings(tmp_path, per_device_train_batch_size=4, max_steps=3, **steps))
+    trainer = GRPOTrainer(tiny_model, reward, args, train_dataset=problems)
+    trainer.train()
+    assert any(seen) == within
+    made = plan(PlanSettings("grpo", per_device_train_batch_size=8, **steps, **LORA), QWEN)
+    assert made.parts["generation"].get("gradients", 0) == within * made.parts["loss"]["gradients"]
+    assert ("log-probs" in made.parts) == (2 % (steps_per_generation * num_iterations) != 0)
+
+
+def test_stochastic_tokens_crop():
+    methods = ("grpo", "sgrpo", "combined")
+    made = {method: plan(PlanSettings(method, max_completion_length=4096, **LORA), QWEN) for method in methods}
+    assert made["combined"].parts == made["sgrpo"].parts
     assert made["sgrpo"].settings.last_trained_token == 50 + 130  # 50 successes at 0.5: 100 draws, and three times 10
     assert made["sgrpo"].activations[True] < 0.16 * made["grpo"].activations[True]
 
@@ -75,6 +110,7 @@ def test_stochastic_tokens_crop():
         ({"method": "ppo"}, "method must be one of"),
         ({"load_in_4bit": True, "use_peft": False}, "needs use_peft=True"),
         ({"num_generations": 3}, "8 completions per generation .* not a multiple of num_generations = 3"),
+        ({"attn_implementation": "eager"}, "must be sdpa or one with flash in its name, .* got 'eager'"),
         ({"dtype": "int8"}, "dtype must be float32 or bfloat16"),
     ],
 )
@@ -96,7 +132,11 @@ def test_both_names_of_activation_checkpointing_mean_what_they_mean_in_transform
 
 def test_every_training_command_can_be_planned():
     assert set(TRAINING) <= {*ONLINE_METHODS, *OFFLINE_METHODS}
-    peaks = {method: plan(PlanSettings(method, **LORA), QWEN).peak for method in ONLINE_METHODS if method != "sgrpo"}
+    peaks = {
+        method: plan(PlanSettings(method, **LORA), QWEN).peak
+        for method in ONLINE_METHODS
+        if method not in CROPPED_METHODS
+    }
     assert set(peaks.values()) == {peaks["grpo"]}
 
 

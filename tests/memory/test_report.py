@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import re
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -64,6 +65,27 @@ def test_the_written_recipe_parses_with_its_example(method, model, tmp_path):
     assert main(["plan", *arguments, "--load_in_4bit", "--write_config", str(path)]) == 0
     parsed = parse(path)
     assert all(parsed[name] == value for name, value in yaml.safe_load(path.read_text()).items())
+
+
+@pytest.mark.parametrize("method", ["grpo", "dpo", "sft"])
+def test_a_recipe_for_trl_parses_with_the_command_of_trl(method, model, tmp_path, capsys):
+    path = tmp_path / f"{method}.yaml"
+    arguments = ["--method", method, "--model_name_or_path", model(), "--dtype", "bfloat16", "--use_peft"]
+    assert main(["plan", *arguments, "--write_config", str(path)]) == 0
+    assert capsys.readouterr().out.endswith(f"\ntrl {method} --config {path}\n")
+    parser = import_module(f"trl.scripts.{method}").make_parser()
+    parsed = parser.parse_args_and_config(["--config", str(path), "--use_cpu"], fail_with_unknown_args=True)
+    values = {name: value for part in parsed for name, value in vars(part).items()}
+    assert all(values[name] == value for name, value in yaml.safe_load(path.read_text()).items())
+
+
+def test_a_share_that_is_too_small_is_not_a_card_that_is(model, capsys):
+    arguments = ["plan", *ARGUMENTS, "--model_name_or_path", model(), "--use_vllm", "--card_gib", "40"]
+    assert main([*arguments, "--vllm_gpu_memory_utilization", "0.1"]) == 1
+    printed = capsys.readouterr().out
+    assert "fits on a card of 40 GiB" in printed and "cannot run like this: vLLM's share of 4.0 GiB" in printed
+    advice = printed.split("change, in this order:\n")[1].splitlines()
+    assert len(advice) == 1 and re.match(r"  vllm_gpu_memory_utilization: 0.12 -> .* GiB, fits", advice[0])
 
 
 def test_other_values_of_a_planned_recipe_are_kept(model, tmp_path):

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from typing import Any
 
 from . import formulas
 from .formulas import BFLOAT16, FLOAT32, Architecture
@@ -24,7 +25,7 @@ VLLM_ASLEEP = 1.0 * GIB  # CUDA graphs and context that sleep mode does not hand
 VLLM_WORKSPACE = 1.5 * GIB  # activations and CUDA graphs inside vLLM's share
 FRAGMENTATION = 0.05  # of what PyTorch's allocator holds
 
-# The names of the training commands, and of TRL's trainers. What generates takes what GRPO takes, but for S-GRPO's crop.
+# The names of the training commands, and of TRL's trainers. What generates takes what GRPO takes, but for the crop.
 ONLINE_METHODS = (
     "grpo",
     "hapo",
@@ -42,6 +43,8 @@ ONLINE_METHODS = (
 )
 OFFLINE_METHODS = ("redi", "dpo", "cft", "sft")
 PAIR_METHODS = ("redi", "dpo")  # a row of the dataset is two sequences
+TRL_METHODS = ("grpo", "dpo", "sft")  # TRL's own, with commands of TRL's
+CROPPED_METHODS = ("sgrpo", "combined")  # those with S-GRPO's choice of tokens
 PARTS = (
     "CUDA context",
     "weights",
@@ -73,7 +76,12 @@ class PlanSettings:
             planned with half of `max_length` at most, so that something is left for the completion.
         activation_checkpointing, gradient_checkpointing (`bool`, *optional*, defaults to `True`): Two names of one
             setting. As in transformers, the first and newer one wins where both are given.
+        vllm_max_model_length (`int`, *optional*): Must hold prompt and completion where vLLM shares the card. `None`, for
+            which vLLM takes the model's whole context, is planned as the two.
         cutoff, max_tokens, probability, count_forced (*optional*): S-GRPO's, see [`SGRPOConfig`].
+
+    Raises:
+        `ValueError`: If the settings contradict each other, or the formulas do not describe one of them.
     """
 
     method: str = field(metadata={"help": "Method to plan.", "choices": [*ONLINE_METHODS, *OFFLINE_METHODS]})
@@ -94,8 +102,13 @@ class PlanSettings:
     steps_per_generation: int | None = field(
         default=None, metadata={"help": "Micro-batches generated at once. Default: gradient_accumulation_steps."}
     )
+    num_iterations: int = field(
+        default=1, metadata={"help": "How often the completions of a generation are trained on."}
+    )
     dtype: str = field(default="float32", metadata={"help": "Of the weights.", "choices": ["float32", "bfloat16"]})
-    attn_implementation: str | None = field(default=None, metadata={"help": "Default: sdpa."})
+    attn_implementation: str | None = field(
+        default=None, metadata={"help": "sdpa, or a flash attention. Default: sdpa."}
+    )
     activation_checkpointing: bool | None = field(
         default=None,
         metadata={
@@ -120,6 +133,9 @@ class PlanSettings:
         default="colocate", metadata={"help": "Same card, or a server.", "choices": ["colocate", "server"]}
     )
     vllm_gpu_memory_utilization: float = field(default=0.3, metadata={"help": "vLLM's share of the card."})
+    vllm_max_model_length: int | None = field(
+        default=None, metadata={"help": "vLLM's context. Default: prompt and completion."}
+    )
     vllm_enable_sleep_mode: bool = field(
         default=False, metadata={"help": "vLLM frees its share while the policy learns."}
     )
@@ -135,6 +151,11 @@ class PlanSettings:
             raise ValueError(f"method must be one of {[*ONLINE_METHODS, *OFFLINE_METHODS]}, got {self.method!r}.")
         if self.dtype not in ("float32", "bfloat16"):
             raise ValueError(f"dtype must be float32 or bfloat16, got {self.dtype!r}.")
+        if self.attn_implementation not in (None, "sdpa") and not self.flash_attention:
+            raise ValueError(
+                "attn_implementation must be sdpa or one with flash in its name, such as flash_attention_2, got "
+                f"{self.attn_implementation!r}, whose memory the formulas do not describe."
+            )
         if self.load_in_4bit and not self.use_peft:
             raise ValueError("load_in_4bit=True needs use_peft=True: NF4 weights cannot be trained, an adapter can.")
         if not self.online and self.max_length is None:
@@ -161,6 +182,11 @@ class PlanSettings:
         return self.per_device_train_batch_size * (self.steps_per_generation or self.gradient_accumulation_steps)
 
     @property
+    def generation_interval(self) -> int:
+        """Micro-batches from one generation to the next."""
+        return (self.steps_per_generation or self.gradient_accumulation_steps) * self.num_iterations
+
+    @property
     def rows(self) -> int:
         """Sequences in a micro-batch."""
         return self.per_device_train_batch_size * (2 if self.method in PAIR_METHODS else 1)
@@ -181,7 +207,7 @@ class PlanSettings:
     @property
     def last_trained_token(self) -> int:
         """Completion tokens up to the last one in the loss, behind which a micro-batch is cropped."""
-        if self.method != "sgrpo":
+        if self.method not in CROPPED_METHODS:
             return self.completion_length
         wanted = max(0, self.max_tokens - self.cutoff * self.count_forced)
         if wanted and not self.probability:
@@ -204,13 +230,15 @@ class MemoryPlan:
         settings ([`PlanSettings`]): What was planned.
         parts (`dict[str, dict[str, float]]`): Phase -> part -> bytes.
         activations (`dict[bool, float]`): Saved activations in bytes, with (`True`) and without gradient checkpointing.
-        problem (`str`, *optional*): Why the run cannot start whatever the sums.
+        problem (`str`, *optional*): Why the run cannot be the planned one whatever the sums.
+        remedy (`dict[str, Any]`, *optional*): Settings that solve the problem, if any do.
     """
 
     settings: PlanSettings
     parts: dict[str, dict[str, float]]
     activations: dict[bool, float]
     problem: str | None = None
+    remedy: dict[str, Any] = field(default_factory=dict)
 
     @property
     def peak(self) -> float:
@@ -264,6 +292,9 @@ def plan(settings: PlanSettings, shape: Architecture) -> MemoryPlan:
         "vLLM": min(VLLM_ASLEEP, vllm_share) if s.vllm_enable_sleep_mode else vllm_share,
     }
     parts: dict[str, dict[str, float]] = {}
+    gradients = trained * trained_dtype
+    if s.generation_interval % s.gradient_accumulation_steps:  # TRL generates between the micro-batches of a step too
+        held["gradients"] = gradients
     if s.online and (not s.use_vllm or vllm):
         cache = 0 if vllm else formulas.kv_cache_bytes(shape, s.generated, s.length, dtype)
         forward = (
@@ -271,14 +302,18 @@ def plan(settings: PlanSettings, shape: Architecture) -> MemoryPlan:
         )
         parts["generation"] = held | {"vLLM": vllm_share, "KV cache": cache, "forward pass": forward}
     inference = formulas.inference_bytes(shape, s.rows, s.length, dtype_bytes=dtype, flash_attention=s.flash_attention)
-    if s.online and (s.use_vllm or has_reference):
+    # TRL scores the old policy where the sampler is another one (vLLM), or one of an earlier optimizer step.
+    off_policy = s.use_vllm or s.gradient_accumulation_steps % s.generation_interval != 0
+    if s.online and (off_policy or has_reference):
         head = formulas.lm_head_bytes(shape, s.rows * s.completion_length, dtype_bytes=dtype, backward=False)
         parts["log-probs"] = held | {"forward pass": inference, "LM head": head}
 
     # Loss and backward pass, on what is left behind the crop
     length = min(s.length, s.prompt_length + s.last_trained_token)
-    most = s.max_tokens + s.cutoff * (not s.count_forced) if s.method == "sgrpo" else length
-    scored = s.rows * min(length - s.prompt_length, max(most, s.cutoff if s.method == "sgrpo" else 0))
+    most = length
+    if s.method in CROPPED_METHODS:
+        most = max(s.max_tokens + s.cutoff * (not s.count_forced), s.cutoff)
+    scored = s.rows * min(length - s.prompt_length, most)
     layer = formulas.layer_activation_bytes(
         shape,
         s.rows,
@@ -296,7 +331,7 @@ def plan(settings: PlanSettings, shape: Architecture) -> MemoryPlan:
         False: shape.num_layers * layer + mask + casts,
     }
     saved = activations[s.recomputes]
-    learning = held | {"gradients": trained * trained_dtype, "activations": saved}
+    learning = held | {"gradients": gradients, "activations": saved}
     head = formulas.lm_head_bytes(shape, scored, dtype_bytes=dtype, trained=not s.use_peft)
     final_norm = s.rows * length * (FLOAT32 + dtype) * shape.hidden_size
     parts["loss"] = learning | {
@@ -317,7 +352,8 @@ def plan(settings: PlanSettings, shape: Architecture) -> MemoryPlan:
     for column in parts.values():
         pytorch = sum(size for part, size in column.items() if part not in ("CUDA context", "vLLM"))
         column["fragmentation"] = FRAGMENTATION * pytorch
-    return MemoryPlan(s, parts, activations, _vllm_problem(s, shape, vllm_share) if vllm else None)
+    problem, remedy = _vllm_problem(s, shape, vllm_share) if vllm else (None, {})
+    return MemoryPlan(s, parts, activations, problem, remedy)
 
 
 def _targets(settings: PlanSettings, shape: Architecture) -> tuple[str, ...]:
@@ -334,12 +370,23 @@ def _targets(settings: PlanSettings, shape: Architecture) -> tuple[str, ...]:
     return tuple(targets)
 
 
-def _vllm_problem(settings: PlanSettings, shape: Architecture, share: float) -> str | None:
+def _vllm_problem(settings: PlanSettings, shape: Architecture, share: float) -> tuple[str | None, dict[str, Any]]:
+    """Return what keeps vLLM from generating such completions in its share of the card, and what to set."""
+    problems, remedy = [], {}
+    context = settings.vllm_max_model_length or settings.length
+    if context < settings.length:
+        remedy["vllm_max_model_length"] = settings.length
+        problems += [
+            f"prompt and completion may have {settings.length:,} tokens, more than vllm_max_model_length = {context:,}"
+        ]
     weights = formulas.weight_bytes(shape, BFLOAT16, nf4=settings.load_in_4bit)
-    needed = weights + VLLM_WORKSPACE + formulas.kv_cache_bytes(shape, 1, settings.length)
-    if share >= needed:
-        return None
-    return (
-        f"vLLM's share of {share / GIB:.1f} GiB does not hold its weights and one completion, {needed / GIB:.1f} GiB: "
-        f"vllm_gpu_memory_utilization must be at least {math.ceil(100 * needed / GIB / settings.card_gib) / 100:.2f}"
-    )
+    needed = weights + VLLM_WORKSPACE + formulas.kv_cache_bytes(shape, 1, max(context, settings.length))
+    if share < needed:
+        least = math.ceil(100 * needed / GIB / settings.card_gib) / 100
+        if least < 1:
+            remedy["vllm_gpu_memory_utilization"] = least
+        problems += [
+            f"vLLM's share of {share / GIB:.1f} GiB does not hold its weights and one completion, {needed / GIB:.1f} GiB: "
+            + (f"vllm_gpu_memory_utilization must be at least {least:.2f}" if least < 1 else "take a larger card")
+        ]
+    return "; ".join(problems) or None, remedy

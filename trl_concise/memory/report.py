@@ -15,7 +15,7 @@ from ..checkpoint import write_atomically
 from ..recipe import RecipeParser
 from .advice import largest, suggest
 from .formulas import Architecture
-from .plan import GIB, PARTS, MemoryPlan, PlanSettings, plan
+from .plan import CROPPED_METHODS, GIB, PARTS, TRL_METHODS, MemoryPlan, PlanSettings, plan
 
 
 def report(made: MemoryPlan, shape: Architecture) -> str:
@@ -28,10 +28,10 @@ def report(made: MemoryPlan, shape: Architecture) -> str:
     lines = [f"{'GiB':<17}" + "".join(f"{phase:>12}" for phase in columns)]
     lines += [f"{row[0]:<17}" + "".join(f"{cell:>12}" for cell in row[1:]) for row in rows]
     fullest = max(made.parts, key=made.total)
-    verdict = "fits" if made.fits else "does not fit"
+    verdict = "fits" if made.peak <= s.card_gib * GIB else "does not fit"
     lines += [f"peak {_gib(made.peak)} GiB ({fullest}): {verdict} on a card of {s.card_gib:g} GiB"]
     if made.problem:
-        lines += [f"cannot start: {made.problem}"]
+        lines += [f"cannot run like this: {made.problem}"]
     with_, without = (_gib(made.activations[kind]) for kind in (True, False))
     lines += [f"saved activations: {with_} GiB with gradient checkpointing, {without} GiB without"]
     limits = []
@@ -56,7 +56,7 @@ def _gib(size: float) -> str:
 
 def recipe(made: MemoryPlan, text: str, base: dict[str, Any] | None = None) -> str:
     """
-    Return a YAML recipe for the example script of the planned method, with the plan in a comment.
+    Return a YAML recipe for the example script of the planned method, or TRL's command, with the plan in a comment.
 
     Args:
         made ([`MemoryPlan`]): The plan.
@@ -72,7 +72,8 @@ def recipe(made: MemoryPlan, text: str, base: dict[str, Any] | None = None) -> s
     names += ["per_device_train_batch_size", "gradient_accumulation_steps"]
     names += ["activation_checkpointing", "gradient_checkpointing"]
     if s.online:
-        names += ["num_generations", "steps_per_generation", "max_completion_length", "beta", "use_vllm"]
+        names += ["num_generations", "steps_per_generation", "num_iterations"]
+        names += ["max_completion_length", "beta", "use_vllm"]
         if s.use_vllm:
             names += ["vllm_mode", "vllm_gpu_memory_utilization", "vllm_enable_sleep_mode"]
     else:
@@ -80,11 +81,13 @@ def recipe(made: MemoryPlan, text: str, base: dict[str, Any] | None = None) -> s
     if s.method == "redi":
         ours |= {"stage": "redi", "max_completion_length": s.completion_length}
         names += ["max_prompt_length"]
+    if s.method in CROPPED_METHODS:
+        names += ["cutoff", "max_tokens", "probability"]
     if s.method == "sgrpo":
-        names += ["cutoff", "max_tokens", "probability", "count_forced"]
+        names += ["count_forced"]
     planned = {name: getattr(s, name) for name in names if getattr(s, name) is not None}
     if s.online and s.use_vllm:
-        planned["vllm_max_model_length"] = s.length
+        planned["vllm_max_model_length"] = s.vllm_max_model_length or s.length
     return f"{comment(text)}\n{yaml.safe_dump({**planned, **ours, **(base or {}), **planned}, sort_keys=False)}"
 
 
@@ -97,7 +100,7 @@ def comment(text: str) -> str:
 class _Output:
     write_config: str | None = field(
         default=None,
-        metadata={"help": "Write a recipe for examples/<method>.py here; refused if the run does not fit."},
+        metadata={"help": "Write a recipe here, for the command that is printed; refused if the run does not fit."},
     )
 
 
@@ -123,7 +126,8 @@ def main(argv: list[str]) -> int:
         parser.error(f"{output.write_config} is not written, since this run does not fit. Change what is named above.")
     base = None if parser.recipe is None else yaml.safe_load(Path(parser.recipe).read_text())
     write_atomically(Path(output.write_config), recipe(made, text, base).encode())
-    print(f"\naccelerate launch examples/{settings.method}.py --config {output.write_config}")
+    command = "trl {}" if settings.method in TRL_METHODS else "accelerate launch examples/{}.py"
+    print(f"\n{command.format(settings.method)} --config {output.write_config}")
     return 0
 
 

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -69,8 +70,7 @@ def test_measurements_of_a_run(run):
         ("base", 0.9, 100.0),
         ("checkpoint", 0.88, 60.0),
     ]
-    assert [item.point.accuracy for item in measured if item.dataset == "hard"] == [0.3]
-    assert all(item.point.kind not in ("base", "cut") for item in read_measurements(run, base_known=True))
+    assert [item.point.accuracy for item in measured if item.dataset == f"{IN_TRAINING}, hard"] == [0.3]
 
 
 def test_table(run):
@@ -99,24 +99,104 @@ def test_curves():
 
 def test_files(run, tmp_path):
     written = report([run])
-    pictures = {"frontier", "frontier_hard", "curves"} | {f"frontier_{IN_TRAINING.replace(' ', '_')}"}
     in_files = {name.partition(".")[0] for name in written} - {"report"}
-    assert len(in_files) == len(pictures) and "curves" in in_files
+    in_training = f"frontier_{IN_TRAINING.replace(' ', '_')}"
+    assert in_files == {"frontier", "frontier_gsm8k", f"{in_training}_hard", "curves"}
     assert all(path.is_file() and path.parent == run / "plots" for path in written.values())
     assert (run / "plots" / "frontier.png").read_bytes().startswith(b"\x89PNG")
     assert str(tmp_path) not in (run / "plots" / "report.md").read_text()
 
 
-def test_command_with_another_base_and_several_runs(run, tmp_path, capsys):
+def test_command_with_another_base_and_several_runs(run, tmp_path, capsys, caplog):
     other = tmp_path / "other"
     other.mkdir()
     (other / "summary.json").write_text(json.dumps([record("org/other", 0.8, 40)]))
     arguments = [str(run), str(other), "--base", str(run / "eval_base"), "--output_dir", str(tmp_path / "plots")]
     assert main(["report", *arguments]) == 0
     output = capsys.readouterr().out
-    assert output.count("| gsm8k | base |") == 1
+    assert output.count("| gsm8k | base (org/base) |") == 1
+    assert "Tokens saved" in output and f"| {IN_TRAINING} | concise, base | 90.0%" in output
+    assert "is left out" not in caplog.text
     assert "| gsm8k | org/other | 80.0%" in output
     assert (tmp_path / "plots" / "frontier.svg").is_file()
+
+
+def a_run(folder: Path, base_accuracy: float, base_tokens: float, *records: dict) -> Path:
+    """A training with an evaluation before the first step and one after."""
+    log = [
+        {"step": 0, "eval_accuracy": base_accuracy, "eval_tokens_mean": base_tokens},
+        {"step": 10, "eval_accuracy": base_accuracy, "eval_tokens_mean": base_tokens / 2},
+    ]
+    (folder / "eval").mkdir(parents=True)
+    (folder / "trainer_state.json").write_text(json.dumps({"log_history": log}))
+    (folder / "eval" / "summary.json").write_text(json.dumps(records))
+    return folder
+
+
+def rows(table: Path) -> list[list[str]]:
+    """Cells of the table: problems, model, accuracy, tokens, tokens saved, score, truncated, empty."""
+    lines = [line for line in table.read_text().splitlines() if line.startswith("| ")]
+    return [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines[1:]]
+
+
+def test_each_run_is_compared_with_its_own_base(tmp_path):
+    small = a_run(tmp_path / "small", 0.5, 1000, record("org/1.5B", 0.5, 1000), record("small", 0.5, 500))
+    big = a_run(tmp_path / "big", 0.9, 400, record("org/7B", 0.9, 400), record("big", 0.9, 200))
+    scores = {(row[0], row[1]): tuple(row[4:6]) for row in rows(report([small, big])["report.md"])}
+    half = ("50.0%", "+0.500")
+    assert scores == {
+        (IN_TRAINING, "small, base"): ("", ""),
+        (IN_TRAINING, "small, step 10"): half,
+        ("gsm8k", "base (org/1.5B)"): ("", ""),
+        ("gsm8k", "small"): half,
+        (IN_TRAINING, "big, base"): ("", ""),
+        (IN_TRAINING, "big, step 10"): half,
+        ("gsm8k", "base (org/7B)"): ("", ""),
+        ("gsm8k", "big"): half,
+    }
+
+
+def test_a_base_takes_the_place_of_others_on_its_own_sets_alone(tmp_path, caplog):
+    run = a_run(
+        tmp_path / "run",
+        0.5,
+        1000,
+        record("org/base", 0.9, 100),
+        record("org/base", 0.4, 50, budget=50),
+        record("org/base", 0.5, 200, dataset="math500"),
+        record("org/base", 0.2, 50, dataset="math500", budget=50),
+        record("my-model", 0.9, 50),
+        record("run", 0.5, 100, dataset="math500"),
+    )
+    base = tmp_path / "summary.json"
+    base.write_text(json.dumps([record("org/base", 0.9, 80)]))
+    kept = {(row[0], row[1]) for row in rows(report([run], base=base)["report.md"])}
+    assert kept == {
+        ("gsm8k", "base (org/base)"),
+        ("math500", "base (org/base)"),
+        ("math500", "org/base, cut at a budget: 50"),
+        ("math500", "run"),
+        (IN_TRAINING, "run, base"),
+        (IN_TRAINING, "run, step 10"),
+    }
+    assert [message.partition(":")[0] for message in caplog.messages] == ["my-model is left out on gsm8k"]
+
+
+def test_of_two_bases_it_is_unknown_which_one_is_meant(tmp_path, caplog):
+    run = a_run(
+        tmp_path / "run", 0.5, 1000, record("my-model", 0.9, 50), record("org/base", 0.9, 100), record("run", 0.9, 50)
+    )
+    assert all(row[4] == "" for row in rows(report([run])["report.md"]) if row[0] == "gsm8k")
+    assert "unknown which of my-model and org/base is its base" in caplog.text
+
+
+def test_runs_of_one_name_are_told_apart(tmp_path):
+    runs = [a_run(tmp_path / seed / "hapo", 0.5, 1000, record("hapo", 0.5, 500)) for seed in ("seed0", "seed1")]
+    models = {row[1] for row in rows(report(runs)["report.md"])}
+    assert models == {f"seed{i}/hapo{what}" for i in (0, 1) for what in (", base", ", step 10", "")}
+    evaluations = {row[1] for row in rows(report([run / "eval" for run in runs], tmp_path / "plots")["report.md"])}
+    assert evaluations == {"hapo (seed0/hapo/eval)", "hapo (seed1/hapo/eval)"}
+    assert len(rows(report([runs[0], runs[0]])["report.md"])) == 3  # once
 
 
 def test_results_of_the_demo(tmp_path):

@@ -4,6 +4,9 @@
 from __future__ import annotations
 
 import argparse
+import logging
+import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,6 +17,8 @@ from .metrics import accuracy_efficiency_score
 from .plots import FrontierPoint, can_plot, plot_curves, plot_frontier
 from .summaries import SUMMARY_FILE, demo_results_of_run, differing_settings, read_summary, records_of_run
 
+
+logger = logging.getLogger(__name__)
 
 IN_TRAINING = "evaluation set of the training"
 DEMO = "demo"
@@ -29,11 +34,13 @@ class Measurement:
         dataset (`str`): Name of the problem set.
         point ([`FrontierPoint`]): Accuracy and tokens.
         details (`dict`): The record it comes from.
+        run (`str`, *optional*): Name of the run it was read from; `None` of the base model that all are compared with.
     """
 
     dataset: str
     point: FrontierPoint
     details: Mapping[str, Any]
+    run: str | None = None
 
 
 def report(
@@ -48,10 +55,12 @@ def report(
     `<run>/checkpoint-120` one of its checkpoints, and another one its base model, if the folder is that of a training.
 
     Args:
-        runs (`Sequence[str | Path]`): Folders.
+        runs (`Sequence[str | Path]`): Folders. Each is named by its last part, and by as much of its path as tells it from
+            others of that name (`seed0/hapo`, `seed1/hapo`).
         output_dir (`str` or `Path`, *optional*): Where to write. Defaults to `plots` in the first folder.
         base (`str` or `Path`, *optional*): Folder or `summary.json` of the base model's evaluation. Its budgets are the
-            control: the base model, cut.
+            control: the base model, cut. It takes the place of the runs' own bases on the sets that it holds; on others,
+            each run is compared with its own.
 
     Returns:
         `dict[str, Path]`: What was written: `frontier.png` and `.svg` (of further sets with their names,
@@ -61,15 +70,17 @@ def report(
         `FileNotFoundError`: If a folder is missing.
         `ValueError`: If nothing has been measured.
     """
-    folders = [Path(run) for run in runs]
+    folders = list({Path(run).resolve(): Path(run) for run in runs}.values())
     for folder in folders:
         if not folder.is_dir():
             raise FileNotFoundError(
                 f"There is no folder {folder}: name the output folder of a training or an evaluation."
             )
-    measured = [] if base is None else [_of_record(record, "base", "") for record in read_summary(base)]
-    measured += [item for folder in folders for item in read_measurements(folder, base_known=base is not None)]
-    logs = {_name(folder): log for folder in folders if (log := read_log_history(folder))}
+    names = run_names(folders)
+    of_base = [] if base is None else [_of_record(record, "base", None) for record in read_summary(base)]
+    of_runs = [item for folder, name in zip(folders, names, strict=True) for item in read_measurements(folder, name)]
+    measured = of_base + _told_apart(_without_other_bases(of_runs, of_base))
+    logs = {name: log for folder, name in zip(folders, names, strict=True) if (log := read_log_history(folder))}
     if not measured and not logs:
         raise ValueError(
             f"Nothing has been measured in {', '.join(map(str, folders))}: there is no {SUMMARY_FILE} (`trl-concise eval` "
@@ -90,8 +101,8 @@ def _draw(output: Path, measured: list[Measurement], logs: dict[str, list[dict[s
     written = {}
     sets = list(dict.fromkeys(item.dataset for item in measured))
     for index, name in enumerate(sets):
-        stem = "frontier" if index == 0 else f"frontier_{name.replace('/', '_').replace(' ', '_')}"
-        points = [item.point for item in measured if item.dataset == name]
+        stem = "frontier" if index == 0 else "frontier_" + re.sub(r"[^\w.-]+", "_", name)
+        points = _points([item for item in measured if item.dataset == name])
         for suffix in FORMATS:
             written[stem + suffix] = plot_frontier(points, output / (stem + suffix), title=name)
     panels = training_curves(logs)
@@ -100,29 +111,43 @@ def _draw(output: Path, measured: list[Measurement], logs: dict[str, list[dict[s
     return written
 
 
-def read_measurements(run: Path, *, base_known: bool = False) -> list[Measurement]:
+def run_names(folders: Sequence[Path]) -> list[str]:
+    """
+    Name runs by the ends of their paths: as short as tells them apart.
+
+    Examples:
+        >>> run_names([Path("/out/seed0/hapo"), Path("/out/seed1/hapo"), Path("/out/laser")])
+        ['seed0/hapo', 'seed1/hapo', 'laser']
+    """
+    paths = [folder.resolve().parts for folder in folders]
+    names = []
+    for path in paths:
+        length = next(n for n in range(1, len(path) + 1) if sum(path[-n:] == other[-n:] for other in paths) == 1)
+        names.append("/".join(path[-length:]))
+    return names
+
+
+def read_measurements(run: Path, name: str | None = None) -> list[Measurement]:
     """
     Read what has been measured of one run.
 
     Args:
         run (`Path`): The run's folder.
-        base_known (`bool`, *optional*, defaults to `False`): Whether the base model's figures come from elsewhere; those
-            in the folder are left out then.
+        name (`str`, *optional*): Name of the run. Defaults to that of the folder.
 
     Returns:
         `list[Measurement]`: Base first, then checkpoints in order, then the run's model.
     """
-    name = _name(run)
+    own = run.resolve().name
+    name = name or own
     log = read_log_history(run)
     trained = bool(log)
     found = list(_from_log(log, name))
     for record in records_of_run(run):
-        model = record["model"].partition("/checkpoint-")[0]
-        found.append(_of_record(record, "base" if trained and model != name else "model", model))
+        is_own = record["model"].partition("/checkpoint-")[0] == own
+        found.append(_of_record(record, "base" if trained and not is_own else "model", name, own=is_own))
     if (results := demo_results_of_run(run)) is not None:
         found += _from_demo(results, name)
-    if base_known:
-        found = [item for item in found if item.point.kind not in ("base", "cut")]
     order = {"base": 0, "cut": 1, "checkpoint": 2, "model": 3}
     return sorted(found, key=lambda item: (order[item.point.kind], item.details.get("step", 0)))
 
@@ -159,7 +184,8 @@ def markdown_table(measured: Sequence[Measurement]) -> str:
     """
     Return the measurements as a table in Markdown.
 
-    Tokens saved and the score are against the base of the same set; empty if it was measured with other settings.
+    Tokens saved and the score are against the run's base on the same set, or else that of all runs; empty if it was
+    measured with other settings.
     """
     if not measured:
         return "No accuracy has been measured yet, only logged in training: `trl-concise eval` measures it."
@@ -167,10 +193,11 @@ def markdown_table(measured: Sequence[Measurement]) -> str:
         "| Problems | Model | Accuracy | Tokens | Tokens saved | AES | Truncated | Empty |",
         "|---|---|---:|---:|---:|---:|---:|---:|",
     ]
-    bases = {item.dataset: item for item in reversed(measured) if item.point.kind == "base"}
-    apart = []
-    for item in measured:
-        point, base = item.point, bases.get(item.dataset, item)
+    bases, apart = _bases(measured), []
+    sets = list(dict.fromkeys(item.dataset for item in measured))
+    for item in sorted(measured, key=lambda item: sets.index(item.dataset)):
+        point = item.point
+        base = bases.get((item.dataset, item.run)) or bases.get((item.dataset, None), item)
         saved = score = ""
         if different := differing_settings(item.details, base.details):
             apart.append(f"- {item.dataset}, {_title(item)}: {different}.")
@@ -219,8 +246,69 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
-def _name(run: Path) -> str:
-    return run.resolve().name
+def _without_other_bases(measured: list[Measurement], of_base: list[Measurement]) -> list[Measurement]:
+    """Leave out what the base that was asked for takes the place of; a model that it is not is named in a warning."""
+    given = [item.details for item in of_base]
+    models = {item.dataset: item.details["model"] for item in of_base}
+    others = {_identity(item) for item in measured if item.point.kind == "base" and item.dataset in models}
+    for dataset, run, model in sorted(others, key=str):
+        if model not in (None, models[dataset]):
+            logger.warning(
+                "%s is left out on %s: --base gives the base model there, and a model is the run's own only under the name "
+                "of its folder, %s. Name the folder of its evaluation as another run to show it.",
+                model,
+                dataset,
+                run,
+            )
+    return [
+        item
+        for item in measured
+        if item.details not in given and not (item.point.kind in ("base", "cut") and _identity(item) in others)
+    ]
+
+
+def _bases(measured: Sequence[Measurement]) -> dict[tuple[str, str | None], Measurement]:
+    """The base of each set and run; none where there are several, one of which may be a model with another name."""
+    found: dict[tuple[str, str | None], dict[str | None, Measurement]] = {}
+    for item in measured:
+        if item.point.kind == "base":
+            found.setdefault((item.dataset, item.run), {}).setdefault(item.details.get("model"), item)
+    for (dataset, run), models in found.items():
+        if len(models) > 1:
+            logger.warning(
+                "%s is compared with nothing on %s, since it is unknown which of %s is its base: say so with --base.",
+                run,
+                dataset,
+                " and ".join(map(str, models)),
+            )
+    return {key: next(iter(models.values())) for key, models in found.items() if len(models) == 1}
+
+
+def _told_apart(measured: list[Measurement]) -> list[Measurement]:
+    """Add the run's name to models of one name that several runs have measured: they would look like one."""
+    points = {(item.point.series, item.dataset, item.point.label, item.run) for item in measured if item.point.series}
+    runs = Counter(point[:3] for point in points)
+    shared = {series for (series, *_), count in runs.items() if count > 1}
+    return [
+        replace(item, point=replace(item.point, series=f"{item.point.series} ({item.run})"))
+        if "model" in item.details and item.point.series in shared
+        else item
+        for item in measured
+    ]
+
+
+def _identity(item: Measurement) -> tuple[str, str | None, str | None]:
+    return item.dataset, item.run, item.details.get("model")
+
+
+def _points(measured: list[Measurement]) -> list[FrontierPoint]:
+    """What a picture shows of one set: each point once, and of several bases which one is whose."""
+    several = len({item.point for item in measured if item.point.kind == "base"}) > 1
+    named = (
+        replace(item.point, label=_title(item)) if several and item.point.kind == "base" else item.point
+        for item in measured
+    )
+    return list(dict.fromkeys(named))
 
 
 def _from_log(log: Sequence[Mapping[str, Any]], run: str) -> Iterable[Measurement]:
@@ -232,7 +320,7 @@ def _from_log(log: Sequence[Mapping[str, Any]], run: str) -> Iterable[Measuremen
                 continue
             is_base = entry["step"] == 0
             yield Measurement(
-                IN_TRAINING if prefix == "eval" else prefix.removeprefix("eval_"),
+                IN_TRAINING if prefix == "eval" else f"{IN_TRAINING}, {prefix.removeprefix('eval_')}",
                 FrontierPoint(
                     label="base" if is_base else f"step {entry['step']}",
                     accuracy=details["accuracy"],
@@ -241,19 +329,24 @@ def _from_log(log: Sequence[Mapping[str, Any]], run: str) -> Iterable[Measuremen
                     series="" if is_base else run,
                 ),
                 details,
+                run,
             )
 
 
-def _of_record(record: Mapping[str, Any], kind: str, run: str) -> Measurement:
+def _of_record(record: Mapping[str, Any], kind: str, run: str | None, *, own: bool = False) -> Measurement:
     """A record of `summary.json`; the budgets of a base model are the control, those of others are left as they are."""
-    checkpoint = record["model"].rpartition("/checkpoint-")[2] if "/checkpoint-" in record["model"] else None
+    model, checkpoint, step = record["model"].partition("/checkpoint-")
+    model, short = (run, run) if own else (model, model.rpartition("/")[2])
     budget = record.get("budget")
-    label = record["model"].rpartition("/")[2] if kind == "model" else "base"
-    if checkpoint is not None and kind == "model":
-        kind, label = "checkpoint", f"step {checkpoint}"
     if budget is not None:
         kind, label = "cut", f"{budget:,}"
-    series = {"base": "", "cut": f"{record['model']}, cut at a budget"}.get(kind, run)
+    elif kind == "base":
+        label = "base"
+    elif checkpoint:
+        kind, label = "checkpoint", f"step {step}"
+    else:
+        label = short
+    series = {"base": "", "cut": f"{model}{checkpoint}{step}, cut at a budget"}.get(kind, model)
     return Measurement(
         record["dataset"],
         FrontierPoint(
@@ -265,7 +358,8 @@ def _of_record(record: Mapping[str, Any], kind: str, run: str) -> Measurement:
             accuracy_interval=tuple(record["accuracy_interval"]),
             tokens_interval=tuple(record["tokens_interval"]),
         ),
-        {**record, "step": int(checkpoint or 0) if budget is None else budget},
+        {**record, "step": (int(step) if step.isdigit() else 0) if budget is None else budget},
+        run,
     )
 
 
@@ -281,6 +375,7 @@ def _from_demo(results: Mapping[str, Any], run: str) -> list[Measurement]:
             DEMO,
             replace(point, accuracy=results[key]["accuracy"], tokens=results[key]["tokens_mean"]),
             results[key],
+            run,
         )
         for key, point in points.items()
         if results.get(key) is not None
@@ -293,6 +388,8 @@ def _title(item: Measurement) -> str:
         return f"{point.series}: {point.label}" if point.label else point.series
     if point.kind == "model":
         return point.series
+    if point.kind == "base":
+        return f"base ({item.details['model']})" if "model" in item.details else f"{item.run}, base"
     return f"{point.series}, {point.label}" if point.series else point.label
 
 

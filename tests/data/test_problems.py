@@ -97,6 +97,12 @@ def test_split_of_a_local_file_may_be_a_slice(tmp_path):
     assert load_problems(path, split="test[:2]")["solution"][:] == ["1", "2"]
 
 
+def test_the_name_of_a_file_is_no_pattern(tmp_path):
+    for name in ("set[a].jsonl", "seta.jsonl", "s*.jsonl"):
+        (tmp_path / name).write_text(json.dumps({"problem": name, "answer": "5"}) + "\n")
+        assert load_problems(str(tmp_path / name))["prompt"][0][0]["content"] == name
+
+
 def test_explicit_columns_win(tmp_path):
     row = {"question": "wrong", "answer": "wrong", "text": "Two and three?", "meta": {"label": 5}}
     path = write_jsonl(tmp_path / "problems.jsonl", [row])

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import glob
 import json
 import logging
 from collections.abc import Sequence
@@ -216,7 +217,7 @@ def load_rows(name_or_path: str, config_name: str | None = None, split: str = "t
         raise ValueError(f"Cannot read {name_or_path}: it is empty.")
     split_name = split.partition("[")[0]  # "train[:100]" -> "train"
     try:
-        return load_dataset(loader, data_files={split_name: str(path)}, split=split)
+        return load_dataset(loader, data_files={split_name: glob.escape(str(path))}, split=split)
     except (DatasetGenerationError, ValueError) as error:
         raise ValueError(f"Cannot read {name_or_path}: {_what_is_wrong(path) or error.__cause__ or error}") from error
 

@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from transformers import AutoTokenizer
 
 from trl_concise.demo import model_path
 from trl_concise.evaluation import Completion, has_no_answer, read_completions, summarize
-from trl_concise.evaluation.completions import cut_at, judge
+from trl_concise.evaluation.completions import count_whole, cut_at, judge, unreadable_golds
 
 
 @pytest.mark.parametrize(
@@ -42,6 +44,31 @@ def test_summary_by_hand():
     assert record["tokens_correct_mean"] == 20
     assert record["tokens_wrong_mean"] == 60
     assert record["truncated_fraction"] == record["empty_fraction"] == 0.25
+
+
+def test_a_problem_is_summed_up_whole_or_not_at_all():
+    readable = [completion(0, k, True, 5) for k in range(4)]
+    record = summarize(
+        [*readable, completion(1, 0, False, 5, text=""), *(completion(1, k, None, 5) for k in (1, 2, 3))]
+    )
+    assert record == summarize(readable)
+    assert list(record["pass_at_k"]) == ["1", "2", "4"]
+
+
+def test_unreadable_golds():
+    assert unreadable_golds(["1", "$", "", "[" * 21 + "1" + "]" * 21, r"\frac{1}{2}", "0"]) == {1, 2, 3}
+    items = [Completion("set", 0, k, "$", text, [1, 2], False) for k, text in enumerate(["", "7", r"\boxed{$}"])]
+    assert [item.correct for item in judge(items)] == [False, None, True]  # which is why they are told apart first
+    assert [item.correct for item in judge(items, unreadable={0})] == [None] * 3
+    cut = cut_at(judge(items, unreadable={0}), 1, AutoTokenizer.from_pretrained(model_path()))
+    assert [item.correct for item in cut] == [None] * 3
+
+
+def test_a_batch_that_is_not_all_there():
+    old = [completion(0, 0, True, 5)] * 3  # of an earlier version
+    batches = [replace(old[0], batch_size=size) for size in (2, 2, 4, 4, 4, 4)]
+    assert [count_whole(old + batches[:n]) for n in range(7)] == [3, 3, 5, 5, 5, 5, 9]
+    assert count_whole([]) == 0
 
 
 def test_summary_where_all_are_right():

@@ -12,7 +12,9 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from trl_concise.cli import main
 from trl_concise.demo import generate_problems, model_path
-from trl_concise.evaluation import evaluate, read_completions, read_summary
+from trl_concise.evaluation import Completion, evaluate, read_completions, read_summary, summarize
+from trl_concise.evaluation.command import print_records
+from trl_concise.evaluation.evaluator import _efficiency
 
 
 KEYS = {
@@ -69,12 +71,16 @@ def test_records_and_files(model, tokenizer, sets, tmp_path):
     assert "path" not in (tmp_path / "settings.json").read_text()
 
 
-def test_an_interrupted_run_goes_on_to_the_same_result(model, tokenizer, sets, tmp_path, monkeypatch):
+@pytest.mark.parametrize(("lines_left", "characters", "drawn"), [(5, 30, [5, 2]), (7, 30, [5, 2]), (3, 0, [5, 5, 2])])
+def test_an_interrupted_run_goes_on_to_the_same_result(
+    lines_left, characters, drawn, model, tokenizer, sets, tmp_path, monkeypatch
+):
     whole = run(model, tokenizer, sets, tmp_path / "whole")
     lines = (tmp_path / "whole" / "completions.jsonl").read_text()
     partial = tmp_path / "partial"
     run(model, tokenizer, sets, partial)
-    (partial / "completions.jsonl").write_text("".join(lines.splitlines(True)[:5]) + lines.splitlines(True)[5][:30])
+    left = lines.splitlines(True)[: lines_left + 1]
+    (partial / "completions.jsonl").write_text("".join(left[:-1]) + left[-1][:characters])
     (partial / "summary.json").unlink()
     generated = []
     generate = model.generate
@@ -82,10 +88,10 @@ def test_an_interrupted_run_goes_on_to_the_same_result(model, tokenizer, sets, t
         model, "generate", lambda **kwargs: generated.append(len(kwargs["input_ids"])) or generate(**kwargs)
     )
     assert run(model, tokenizer, sets, partial) == whole
-    assert generated == [5, 2]
+    assert generated == drawn
     assert (partial / "completions.jsonl").read_text() == lines
     assert len(run(model, tokenizer, sets, partial, budgets=[8])) == 2
-    assert generated == [5, 2]
+    assert generated == drawn
 
 
 def test_another_evaluation_is_not_mixed_in(model, tokenizer, sets, tmp_path):
@@ -93,11 +99,75 @@ def test_another_evaluation_is_not_mixed_in(model, tokenizer, sets, tmp_path):
     with pytest.raises(ValueError, match=r"other settings: \{'seed': 0\}, now \{'seed': 1\}"):
         run(model, tokenizer, sets, tmp_path, seed=1)
     other = {"six": sets["six"].select([1, 0])}
-    with pytest.raises(ValueError, match="completions of other problems under the name 'six'"):
+    with pytest.raises(ValueError, match="completions of other problems, .* under the name 'six' \\(first: row 0\\)"):
         run(model, tokenizer, other, tmp_path)
     (tmp_path / "completions.jsonl").write_text("{}\n")
     with pytest.raises(ValueError, match="line 1, is no completion"):
         run(model, tokenizer, sets, tmp_path)
+
+
+def test_completions_of_other_prompts_are_not_mixed_in(model, tokenizer, sets, tmp_path):
+    once = {"num_completions": 1, "max_new_tokens": 4}
+    records = run(model, tokenizer, sets, tmp_path, **once)
+    reworded = [[{"role": "user", "content": "Work out " + prompt[0]["content"]}] for prompt in sets["six"]["prompt"]]
+    other = {"six": Dataset.from_dict({"prompt": reworded, "solution": sets["six"]["solution"]})}
+    with pytest.raises(ValueError, match="put in other words or another chat template, under the name 'six'"):
+        run(model, tokenizer, other, tmp_path, **once)
+    talkative = copy.deepcopy(tokenizer)
+    talkative.chat_template += "Well, "
+    with pytest.raises(ValueError, match="put in other words or another chat template"):
+        run(model, talkative, sets, tmp_path, **once)
+
+    path = tmp_path / "completions.jsonl"
+    known = [json.loads(line) for line in path.read_text().splitlines()]
+    for item in known:  # as an earlier version wrote it
+        del item["prompt_sha256"], item["batch_size"]
+    path.write_text("".join(json.dumps(item) + "\n" for item in known))
+    assert run(model, tokenizer, sets, tmp_path, **once) == records
+
+
+def test_a_system_prompt_is_put_before_datasets_too(model, tokenizer, sets, tmp_path):
+    once = {"num_completions": 1, "max_new_tokens": 8, "system_prompt": "Be brief."}
+    brief = [{"role": "system", "content": "Be brief."}]
+    said = {"six": sets["six"].map(lambda row: {"prompt": brief + row["prompt"]})}
+    texts = {"six": sets["six"].map(lambda row: {"prompt": row["prompt"][0]["content"]})}
+    (record,) = run(model, tokenizer, sets, tmp_path, **once)
+    for same in (said, texts):
+        assert run(model, tokenizer, same, tmp_path, **once) == [record]  # of the prompts on file
+    settings = tmp_path / "settings.json"
+    settings.write_text(settings.read_text().replace('"Be brief."', "null"))
+    with pytest.raises(ValueError, match="put in other words"):
+        run(model, tokenizer, sets, tmp_path, **{**once, "system_prompt": None})
+
+
+def test_a_problem_with_an_unreadable_gold_counts_for_nothing(model, tokenizer, sets, tmp_path, caplog):
+    golds = [*sets["six"]["solution"][:5], "$"]  # its verdict on an answer "$" is right, on none wrong
+    spoilt = {"six": Dataset.from_dict({"prompt": sets["six"]["prompt"], "solution": golds})}
+    settings = {"max_new_tokens": 4, "num_completions": 2, "budgets": [2]}
+    records = run(model, tokenizer, spoilt, tmp_path, **settings)
+    assert "six: left out 1 problems" in caplog.text
+    assert [(record["problems"], record["completions_per_problem"]) for record in records] == [(5, 2), (5, 2)]
+
+    path = tmp_path / "completions.jsonl"
+    known = [json.loads(line) for line in path.read_text().splitlines()]
+    assert {item["problem"] for item in known if item["correct"] is None} == {5}
+    for item in known[:6]:  # as an earlier version judged it
+        item["correct"] = bool(item["correct"])
+    path.write_text("".join(json.dumps(item) + "\n" for item in known))
+    assert run(model, tokenizer, spoilt, tmp_path, **settings) == records
+
+    with pytest.raises(ValueError, match="'six' holds no problem with a readable gold answer: \\['\\$'\\]"):
+        run(model, tokenizer, {"six": spoilt["six"].select([5])}, tmp_path / "none")
+    assert not (tmp_path / "none").exists()
+
+
+def test_a_base_that_turns_out_to_be_another_costs_the_score_only(caplog):
+    record = {"dataset": "six", "problems": 6, "accuracy": 0.5, "tokens_mean": 10.0}
+    base = [{**record, "model": "base", "budget": None}]
+    assert _efficiency(record, base)["accuracy_efficiency_score"] == 0.0
+    scored = _efficiency({**record, "problems": 5}, base)
+    assert (scored["accuracy_efficiency_score"], scored["base_model"]) == (None, "base")
+    assert "problems is 5, of the base 6. There is no score." in caplog.text
 
 
 def test_other_weights_of_the_same_name_are_not_mixed_in(model, tokenizer, sets, tmp_path):
@@ -183,7 +253,7 @@ def test_greedy_completions_do_not_depend_on_the_batch(model, tokenizer, sets):
     ("changes", "message"),
     [
         ({"max_new_tokens": 8}, "max_new_tokens is 8, of the base 4"),
-        ({"limit": 2}, "limit is 2, of the base None"),
+        ({"limit": 2}, "limit is 2, of the base None, problems is 2, of the base 6"),
         ({"temperature": 0.5, "top_p": 0.9}, "temperature is 0.5, of the base 1.0, top_p is 0.9, of the base 1.0"),
         ({"system_prompt": "Be brief."}, "system_prompt_sha256 is [0-9a-f]{64}, of the base None"),
     ],
@@ -203,7 +273,8 @@ def test_a_base_of_other_problems_is_refused(model, tokenizer, sets, tmp_path):
     fewer = {"six": sets["six"].select(range(2))}  # a set that has grown since
     base = run(model, tokenizer, fewer, max_new_tokens=4)
     with pytest.raises(ValueError, match="problems is 6, of the base 2"):
-        run(model, tokenizer, sets, base=base, max_new_tokens=4)
+        run(model, tokenizer, sets, tmp_path / "run", base=base, max_new_tokens=4)
+    assert not (tmp_path / "run").exists()  # refused before anything is generated
     (record,) = run(model, tokenizer, sets, limit=6, max_new_tokens=4)
     assert record["limit"] is None  # all there are
 
@@ -262,6 +333,8 @@ def test_command(tmp_path, capsys):
         (["demo", "gsm"], "Did you mean 'gsm8k'?"),
         (["outputs/nope", "demo"], "No model 'outputs/nope': there is no such folder here"),
         (["demo", "demo", "--num_completions", "0"], "must be at least 1"),
+        (["demo", "demo", "--batch_size", "0"], "must be at least 1; got 1, 0"),
+        (["demo", "demo", "--seed", "-1"], "seed >= 0; got"),
         (["demo", "demo", "--use_vllm"], "pip install 'trl-concise[vllm,peft]'"),
     ],
 )
@@ -274,3 +347,31 @@ def test_command_says_what_is_wrong(arguments, message, tmp_path, capsys):
         main(["eval", *arguments, "--output_dir", str(tmp_path / "out")])
     assert exit.value.code == 2 and not (tmp_path / "out").exists()
     assert message in " ".join(capsys.readouterr().err.split())
+
+
+def test_command_says_where_results_cannot_go(tmp_path, capsys):
+    taken = tmp_path / "taken"
+    taken.write_text("")
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "settings.json").write_text("null")
+    for folder, message in [
+        (taken, "is a file"),
+        (taken / "deeper", "is a file"),
+        ("other", "holds no settings of an"),
+    ]:
+        with pytest.raises(SystemExit):
+            main(
+                ["eval", "outputs/nope", "demo", "--output_dir", str(tmp_path / folder)]
+            )  # before a model is looked for
+        assert message in " ".join(capsys.readouterr().err.split())
+
+
+def test_the_table_names_what_is_compared(capsys):
+    known = {**summarize([Completion("old", 0, 0, "1", "1", [5, 2], False, True)]), "budget": None, "model": "run"}
+    known["accuracy_efficiency_weights"] = {"alpha": 1.0}
+    new = {**known, "dataset": "set[a]", "base_model": None, "accuracy_efficiency_score": None}
+    print_records([new, {**new, "dataset": "old", "base_model": "first", "accuracy_efficiency_score": 0.25}])
+    output = " ".join(capsys.readouterr().out.split())
+    assert "score against first, alpha = 1" in output and "set[a] (1)" in output
+    print_records([new])
+    assert "None" not in capsys.readouterr().out

@@ -16,6 +16,9 @@ def main(argv: Sequence[str]) -> int:
     from .evaluator import evaluate
     from .sets import load_problem_sets
 
+    batch_size = options.batch_size
+    if batch_size is None:
+        batch_size = 10_000 if options.use_vllm else 64
     columns = {
         "config_name": options.dataset_config,
         "split": options.dataset_split,
@@ -23,7 +26,7 @@ def main(argv: Sequence[str]) -> int:
         "answer_column": options.answer_column,
     }
     try:
-        sets = load_problem_sets(options.sets, system_prompt=options.system_prompt, **columns)
+        sets = load_problem_sets(options.sets, **columns)
         records = evaluate(
             options.model,
             sets,
@@ -37,11 +40,11 @@ def main(argv: Sequence[str]) -> int:
             base=options.base,
             system_prompt=options.system_prompt,
             limit=options.limit,
-            batch_size=options.batch_size or (10_000 if options.use_vllm else 64),
+            batch_size=batch_size,
             use_vllm=options.use_vllm,
             model_name=options.model_name,
         )
-    except (ValueError, FileNotFoundError, ImportError) as error:
+    except (ValueError, OSError, ImportError) as error:
         parser.error(str(error))
     print_records(records)
     print(f"Every completion and the summary are in {options.output_dir}.")
@@ -51,6 +54,7 @@ def main(argv: Sequence[str]) -> int:
 def print_records(records: Sequence[dict[str, Any]]) -> None:
     """Print the records of [`evaluate`] as a table."""
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     scored = "accuracy_efficiency_weights" in records[0]
@@ -58,14 +62,16 @@ def print_records(records: Sequence[dict[str, Any]]) -> None:
     caption = "[ ]: 95 % interval, cluster bootstrap over problems."
     if scored:
         weights = ", ".join(f"{name} = {value:g}" for name, value in records[0]["accuracy_efficiency_weights"].items())
-        caption += f" AES: accuracy-efficiency score against {records[0]['base_model']}, {weights}."
+        bases = dict.fromkeys(record["base_model"] for record in records if record["base_model"] is not None)
+        against = f" against {', '.join(bases)}" if bases else ""
+        caption += f" AES: accuracy-efficiency score{against}, {weights}."
     title = f"{records[0]['model']}, {k} completion{'s' * (k > 1)} per problem"
-    table = Table(title=title, caption=caption)
+    table = Table(title=escape(title), caption=escape(caption))
     table.add_column("Problems", no_wrap=True)
     for heading in ["Accuracy", *([f"pass@{k}"] * (k > 1)), "Tokens", "Truncated", "Empty", *(["AES"] * scored)]:
         table.add_column(heading, justify="right")
     for record in records:
-        table.add_row(*_cells(record, k, scored))
+        table.add_row(*map(escape, _cells(record, k, scored)))
     Console().print(table)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import fmean
@@ -49,6 +49,9 @@ class Completion:
         completion_ids (`list[int]`): Its token ids, end-of-turn token included.
         truncated (`bool`): Whether it was cut before the model ended it.
         correct (`bool`, *optional*): Whether its final answer is right; `None` if the gold answer is unreadable.
+        prompt_sha256 (`str`, *optional*): Digest of what was asked (see `digest_prompt`); `None` in older files.
+        batch_size (`int`, *optional*): Completions that were drawn and written together, this one among them; `None` in
+            older files.
     """
 
     dataset: str
@@ -59,6 +62,8 @@ class Completion:
     completion_ids: list[int]
     truncated: bool
     correct: bool | None = None
+    prompt_sha256: str | None = None
+    batch_size: int | None = None
 
     @property
     def tokens(self) -> int:
@@ -70,10 +75,24 @@ class Completion:
         return json.dumps(asdict(self) | {"tokens": self.tokens}, ensure_ascii=False) + "\n"
 
 
-def judge(completions: Sequence[Completion]) -> list[Completion]:
-    """Check the final answers (see [`verify_answers`])."""
+def unreadable_golds(golds: Sequence[str]) -> set[int]:
+    """
+    Say which gold answers cannot be read, by their rows.
+
+    The verdicts on completions do not tell: one without an answer is wrong, and one with the very text of the gold answer
+    right, before anybody reads that.
+    """
+    verdicts = verify_answers(golds, [r"\boxed{0}"] * len(golds))
+    return {row for row, verdict in enumerate(verdicts) if verdict is None}
+
+
+def judge(completions: Sequence[Completion], unreadable: Collection[int] = ()) -> list[Completion]:
+    """Check the final answers (see [`verify_answers`]), except of the problems whose gold answer is unreadable."""
     verdicts = verify_answers([item.gold for item in completions], [item.text for item in completions])
-    return [replace(item, correct=verdict) for item, verdict in zip(completions, verdicts, strict=True)]
+    return [
+        replace(item, correct=None if item.problem in unreadable else verdict)
+        for item, verdict in zip(completions, verdicts, strict=True)
+    ]
 
 
 def cut_at(completions: Sequence[Completion], budget: int, tokenizer: PreTrainedTokenizerBase) -> list[Completion]:
@@ -98,7 +117,8 @@ def cut_at(completions: Sequence[Completion], budget: int, tokenizer: PreTrained
         [
             replace(item, completion_ids=ids, text=text, truncated=True)
             for item, ids, text in zip(cut, kept, texts, strict=True)
-        ]
+        ],
+        unreadable={item.problem for item in cut if item.correct is None},
     )
     shorter = iter(
         replace(short, correct=False) if short.correct and _still_reasons(short.text, item.text) else short
@@ -132,11 +152,22 @@ def read_completions(path: str | Path) -> list[Completion]:
     return completions
 
 
+def count_whole(completions: Sequence[Completion]) -> int:
+    """Count the completions of a file up to its last batch that is all there."""
+    end = 0
+    while end < len(completions):
+        size = completions[end].batch_size or 1
+        if end + size > len(completions):
+            break
+        end += size
+    return end
+
+
 def summarize(completions: Iterable[Completion]) -> dict[str, Any]:
     """
     Sum up the completions of one problem set.
 
-    Completions whose gold answer is unreadable are left out.
+    Problems with a completion that was not judged, since their gold answer is unreadable, are left out.
 
     Args:
         completions (`Iterable[Completion]`): Judged completions, equally many of each problem.
@@ -151,26 +182,26 @@ def summarize(completions: Iterable[Completion]) -> dict[str, Any]:
     Raises:
         `ValueError`: If no completion has a readable gold answer.
     """
-    groups: dict[int, list[Completion]] = defaultdict(list)
+    problems: dict[int, list[Completion]] = defaultdict(list)
     for item in completions:
-        if item.correct is not None:
-            groups[item.problem].append(item)
-    known = [item for group in groups.values() for item in group]
+        problems[item.problem].append(item)
+    groups = [group for group in problems.values() if all(item.correct is not None for item in group)]
+    known = [item for group in groups for item in group]
     if not known:
         raise ValueError("There is nothing to sum up: no completion has a readable gold answer.")
-    n = min(map(len, groups.values()))
-    right = [sum(item.correct for item in group) for group in groups.values()]
+    n = min(map(len, groups))
+    right = [sum(item.correct for item in group) for group in groups]
     return {
         "problems": len(groups),
         "completions_per_problem": n,
         "accuracy": fmean(item.correct for item in known),
-        "accuracy_interval": list(accuracy_interval([[item.correct for item in group] for group in groups.values()])),
+        "accuracy_interval": list(accuracy_interval([[item.correct for item in group] for group in groups])),
         "pass_at_k": {
-            str(k): fmean(pass_at_k(len(group), c, k) for group, c in zip(groups.values(), right, strict=True))
+            str(k): fmean(pass_at_k(len(group), c, k) for group, c in zip(groups, right, strict=True))
             for k in sorted({n, *(2**power for power in range(n.bit_length()))})
         },
         "tokens_mean": fmean(item.tokens for item in known),
-        "tokens_interval": list(bootstrap_interval([[item.tokens for item in group] for group in groups.values()])),
+        "tokens_interval": list(bootstrap_interval([[item.tokens for item in group] for group in groups])),
         "tokens_correct_mean": mean_or_none(item.tokens for item in known if item.correct),
         "tokens_wrong_mean": mean_or_none(item.tokens for item in known if not item.correct),
         "truncated_fraction": fmean(item.truncated for item in known),

@@ -17,12 +17,13 @@ import numpy as np
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from ..checkpoint import write_atomically
-from .completions import Completion, cut_at, judge, read_completions, summarize
+from ..data.problems import as_messages
+from .completions import Completion, count_whole, cut_at, judge, read_completions, summarize, unreadable_golds
 from .identity import fingerprint, name_of
 from .metrics import accuracy_efficiency_score
-from .sampling import Sampler, SamplingSettings, TransformersSampler, load_sampler, tokenize_prompts
+from .sampling import Sampler, SamplingSettings, TransformersSampler, digest_prompt, load_sampler, tokenize_prompts
 from .sets import load_problem_sets
-from .summaries import SUMMARY_FILE, differing_settings, read_summary
+from .summaries import SUMMARY_FILE, differing_settings, read_json, read_summary
 
 
 if TYPE_CHECKING:
@@ -83,7 +84,8 @@ def evaluate(
             Summary of the base model (records, `summary.json` or its folder), which the accuracy-efficiency scores
             compare with.
         system_prompt (`str`, *optional*):
-            System message before every problem of the sets that are named.
+            System message before every problem. Takes the place of one that a dataset brings; text becomes a user
+            message behind it.
         limit (`int`, *optional*):
             Take only so many problems of each set, the first ones.
         batch_size (`int`, *optional*, defaults to `64`):
@@ -104,9 +106,10 @@ def evaluate(
         no such set or no right answer.
 
     Raises:
-        `ValueError`: If an argument is out of range, a set cannot be read, a model in memory has no name, the folder holds
-            an evaluation with other settings or of other weights, or the base was measured on other problems or with other
-            settings (any but the seed and the number of completions).
+        `ValueError`: If an argument is out of range, a set or all of its gold answers cannot be read, a model in memory has
+            no name, the folder is none or holds an evaluation of other problems, with other settings or of other weights,
+            or the base was measured on other problems or with other settings (any but the seed and the number of
+            completions).
         `FileNotFoundError`: If a model, a set or a file is neither here nor on the Hub.
 
     Example:
@@ -127,10 +130,14 @@ def evaluate(
     base_records = _read_base(base)
     whole = _load_sets(datasets, system_prompt)
     limits = {key: limit if limit is not None and limit < len(dataset) else None for key, dataset in whole.items()}
+    sets = {key: dataset.select(range(limits[key] or len(dataset))) for key, dataset in whole.items()}
     prompt_digest = None if system_prompt is None else hashlib.sha256(system_prompt.encode()).hexdigest()
     how = {**asdict(settings), "system_prompt_sha256": prompt_digest}
-    for set_name in whole:  # before anything is generated
-        _base_of({"dataset": set_name, **how, "limit": limits[set_name]}, base_records)
+    unreadable = {set_name: _find_unreadable(set_name, dataset["solution"]) for set_name, dataset in sets.items()}
+    for set_name, dataset in sets.items():  # before anything is generated
+        record = {**how, "limit": limits[set_name], "problems": len(dataset) - len(unreadable[set_name])}
+        if different := _differing_from_base({"dataset": set_name, **record}, base_records):
+            raise ValueError(f"{different} Evaluate both with the same settings, or leave the base out.")
     name = model_name or name_of(model)
     folder = None if output_dir is None else Path(output_dir)
     written = {"model": name, "weights": fingerprint(model), **asdict(settings), "system_prompt": system_prompt}
@@ -148,12 +155,19 @@ def evaluate(
 
     records = []
     with _progress(progress) as bar:
-        for set_name, dataset in whole.items():
-            if limits[set_name] is not None:
-                dataset = dataset.select(range(limits[set_name]))
+        for set_name, dataset in sets.items():
             known = {(item.problem, item.completion): item for item in done if item.dataset == set_name}
             completions = _complete(
-                sampler, set_name, dataset, num_completions, settings, batch_size, known, folder, bar
+                sampler,
+                set_name,
+                dataset,
+                unreadable[set_name],
+                num_completions,
+                settings,
+                batch_size,
+                known,
+                folder,
+                bar,
             )
             for budget in [None, *budgets]:
                 items = completions if budget is None else cut_at(completions, budget, sampler.tokenizer)
@@ -178,17 +192,38 @@ def _load_sets(
     if isinstance(datasets, str):
         datasets = [datasets]
     if not isinstance(datasets, Mapping):
-        datasets = load_problem_sets(datasets, system_prompt=system_prompt)
+        datasets = load_problem_sets(datasets)
     if not datasets:
         raise ValueError("Name at least one problem set.")
-    return datasets
+    if system_prompt is None:
+        return datasets
+    return {
+        name: dataset.map(lambda row: {"prompt": as_messages(row["prompt"], system_prompt)})
+        for name, dataset in datasets.items()
+    }
+
+
+def _find_unreadable(name: str, golds: Sequence[str]) -> set[int]:
+    golds = list(golds)
+    unreadable = unreadable_golds(golds)
+    if len(unreadable) == len(golds):
+        raise ValueError(f"{name!r} holds no problem with a readable gold answer: {golds[:3]}.")
+    if unreadable:
+        logger.warning("%s: left out %d problems whose gold answer is unreadable.", name, len(unreadable))
+    return unreadable
 
 
 def _read_folder(folder: Path, settings: dict[str, Any]) -> list[Completion]:
     """Return the completions that the folder holds, after checking that they are of the same model and settings."""
+    if not next(path for path in (folder, *folder.absolute().parents) if path.exists()).is_dir():
+        raise ValueError(f"The results cannot be written into {folder}: that, or what it lies in, is a file.")
     path = folder / SETTINGS_FILE
     if path.exists():
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = read_json(path)
+        if not isinstance(found, dict):
+            raise ValueError(
+                f"{path} holds no settings of an evaluation. Choose another output_dir, or delete this one."
+            )
         other = {key: found[key] for key in settings if key in found and found[key] != settings[key]}
         if other.keys() == {"weights"}:
             raise ValueError(
@@ -204,16 +239,21 @@ def _read_folder(folder: Path, settings: dict[str, Any]) -> list[Completion]:
     completions = folder / COMPLETIONS_FILE
     if not completions.exists():
         return []
-    data = completions.read_bytes()
-    if not data.endswith(b"\n"):  # the run ended within a line
-        write_atomically(completions, data[: data.rfind(b"\n") + 1])
-    return read_completions(completions)
+    items = read_completions(completions)
+    end = count_whole(items)
+    lines = completions.read_bytes().split(b"\n")
+    if b"".join(
+        lines[end:]
+    ):  # the run ended while it wrote a batch, which is drawn again: its seed is that of the whole
+        write_atomically(completions, b"".join(line + b"\n" for line in lines[:end]))
+    return items[:end]
 
 
 def _complete(
     sampler: Sampler,
     name: str,
     dataset: Dataset,
+    unreadable: set[int],
     num_completions: int,
     settings: SamplingSettings,
     batch_size: int,
@@ -223,14 +263,17 @@ def _complete(
 ) -> list[Completion]:
     """Generate and judge what is not known yet, and return the completions of one set in their order."""
     wanted = [(problem, k) for k in range(num_completions) for problem in range(len(dataset))]
+    golds, prompts = list(dataset["solution"]), list(dataset["prompt"])
+    digests = [digest_prompt(sampler.tokenizer, prompt) for prompt in prompts]
     known = {key: known[key] for key in wanted if key in known}
-    changed = [key for key, item in known.items() if item.gold != dataset[key[0]]["solution"]]
-    if changed:
-        raise ValueError(
-            f"{folder} holds completions of other problems under the name {name!r} (first: row {changed[0][0]}). Choose "
-            "another output_dir."
-        )
-    prompts = tokenize_prompts(sampler.tokenizer, dataset["prompt"])
+    for (problem, _), item in known.items():
+        if item.gold != golds[problem] or item.prompt_sha256 not in (None, digests[problem]):
+            raise ValueError(
+                f"{folder} holds completions of other problems, or of the same ones put in other words or another chat "
+                f"template, under the name {name!r} (first: row {problem}). Choose another output_dir."
+            )
+    known = {key: replace(item, correct=None) if key[0] in unreadable else item for key, item in known.items()}
+    prompts = tokenize_prompts(sampler.tokenizer, prompts)
     task = bar.add_task(name, total=len(wanted), completed=len(known), status="")
     for first in range(0, len(wanted), batch_size):
         batch = [key for key in wanted[first : first + batch_size] if key not in known]
@@ -248,22 +291,22 @@ def _complete(
                     dataset=name,
                     problem=problem,
                     completion=k,
-                    gold=dataset[problem]["solution"],
+                    gold=golds[problem],
                     text=text,
                     completion_ids=ids,
                     truncated=not ids or ids[-1] not in sampler.end_token_ids,
+                    prompt_sha256=digests[problem],
+                    batch_size=len(batch),
                 )
                 for (problem, k), ids, text in zip(batch, drawn, texts, strict=True)
-            ]
+            ],
+            unreadable,
         )
         if folder is not None:
             with open(folder / COMPLETIONS_FILE, "a", encoding="utf-8") as file:
                 file.write("".join(item.line() for item in items))
         known |= zip(batch, items, strict=True)
         bar.update(task, completed=len(known), status=_status(known.values()))
-    unreadable = {problem for (problem, _), item in known.items() if item.correct is None}
-    if unreadable:
-        logger.warning("%s: left out %d problems whose gold answer is unreadable.", name, len(unreadable))
     return [known[key] for key in sorted(known)]
 
 
@@ -283,25 +326,25 @@ def _progress(show: bool) -> Iterator[Progress]:
 
 
 def _base_of(record: Mapping[str, Any], base_records: Sequence[Mapping[str, Any]] | None) -> Mapping[str, Any] | None:
-    """The base model's record of the same set, whole completions; refused if it was measured with other settings."""
-    of_set = [
-        item for item in base_records or () if item["dataset"] == record["dataset"] and item.get("budget") is None
-    ]
-    if not of_set:
-        return None
-    if different := differing_settings(record, of_set[0]):
-        raise ValueError(
-            f"The base cannot be compared with on {record['dataset']!r}: {different}. Evaluate both with the same "
-            "settings, or leave the base out."
-        )
-    return of_set[0]
+    """The base model's record of the same set, whole completions."""
+    same_set = (item for item in base_records or () if item["dataset"] == record["dataset"])
+    return next((item for item in same_set if item.get("budget") is None), None)
+
+
+def _differing_from_base(record: Mapping[str, Any], base_records: Sequence[Mapping[str, Any]] | None) -> str:
+    """Say why a record cannot be compared with the base model's; empty if it can, or if there is none."""
+    base = _base_of(record, base_records)
+    different = base and differing_settings(record, base)
+    return f"The base cannot be compared with on {record['dataset']!r}: {different}." if different else ""
 
 
 def _efficiency(record: dict[str, Any], base_records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """The accuracy-efficiency score against the base model's whole completions of the same set."""
     base = _base_of(record, base_records)
     score = None
-    if base is not None and base["accuracy"] > 0:
+    if different := _differing_from_base(record, base_records):  # what was generated is not lost for that
+        logger.warning("%s There is no score.", different)
+    elif base is not None and base["accuracy"] > 0:
         score = accuracy_efficiency_score(
             record["accuracy"], record["tokens_mean"], base["accuracy"], base["tokens_mean"], **WEIGHTS
         )

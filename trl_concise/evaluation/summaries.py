@@ -34,7 +34,7 @@ def read_summary(path: str | Path) -> list[dict[str, Any]]:
     path = path / SUMMARY_FILE if path.is_dir() else path
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist: `trl-concise eval --output_dir {path.parent}` writes it.")
-    records = _read_json(path)
+    records = read_json(path)
     if not isinstance(records, list) or not all(_is_mapping_with(KEYS, record) for record in records):
         raise ValueError(f"{path} is no summary of an evaluation: expected a list of records.")
     return records
@@ -57,7 +57,7 @@ def demo_results_of_run(run: Path) -> dict[str, Any] | None:
     path = run / DEMO_FILE
     if not path.is_file():
         return None
-    results = _read_json(path)
+    results = read_json(path)
     figures = {"accuracy", "tokens_mean"}
     if _is_mapping_with(DEMO_KEYS, results) and all(_is_mapping_with(figures, results[key]) for key in DEMO_KEYS):
         return results
@@ -82,7 +82,8 @@ def differing_settings(record: Mapping[str, Any], base: Mapping[str, Any]) -> st
     return ", ".join(f"{key} is {record[key]}, of the base {base[key]}" for key in known if record[key] != base[key])
 
 
-def _read_json(path: Path) -> Any:
+def read_json(path: Path) -> Any:
+    """Read a file of JSON; `None` if it is not one."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except ValueError:  # no JSON, or no text

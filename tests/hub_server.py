@@ -71,6 +71,7 @@ class Repo:
     messages: dict[str, str] = field(default_factory=dict)
     branches: dict[str, str] = field(default_factory=dict)
     tags: dict[str, str] = field(default_factory=dict)
+    private: bool = False
 
     def resolve(self, revision: str) -> str:
         for refs in (self.branches, self.tags):
@@ -220,7 +221,7 @@ def create_repo(hub, body, **_):
     url = f"{hub.url}/{name}"
     if name in hub.repos:
         raise Refusal(409, "You already created this model repo", url=url)
-    hub.repos[name] = repo = Repo()
+    hub.repos[name] = repo = Repo(private=body.get("visibility") == "private" or body.get("private", False))
     attributes = "".join(f"*{ending} filter=lfs diff=lfs merge=lfs -text\n" for ending in LARGE)
     repo.commit("main", {".gitattributes": File(attributes.encode(), False)}, "initial commit")
     return {"url": url, "name": name}
@@ -250,7 +251,7 @@ def repo_info(hub, repo, revision="main", **_):
         "sha": sha,
         "tags": data.get("tags", []),
         "cardData": data,
-        "private": False,
+        "private": known.private,
         "siblings": [{"rfilename": path, "size": len(file.content)} for path, file in sorted(files.items())],
     }
 

@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -14,11 +15,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests import tiny
+from tests.hub.test_outbox import checkpoint, unsent
 from tests.hub_server import HubServer
 from tests.test_hub_server import run_client
 from trl_concise import HAPOConfig, HAPOTrainer, HubFrontierCallback
-from trl_concise.hub.frontier import best_trade_off, evaluated_names, evaluated_points, frontier_steps
-from trl_concise.hub.outbox import FOLDER, Outbox, Revision
+from trl_concise.hub.frontier import best_trade_off, evaluated_names, evaluated_points, frontier_steps, measured_here
+from trl_concise.hub.outbox import FOLDER, Revision
+from trl_concise.hub.sender import Sender
 
 
 ROOT = Path(__file__).parents[2]
@@ -59,6 +62,33 @@ def test_the_best_trade_off_is_against_the_first_evaluation():
     assert best_trade_off({0: (0.9, 100.0)}, [short, right]) == "step-000001"
     assert best_trade_off({0: (0.0, 100.0)}, [short, right]) == "step-000002"  # no score against nothing
     assert best_trade_off({0: (0.9, 100.0)}, []) is None
+
+
+def test_revisions_of_an_earlier_run_in_the_folder_are_neither_dropped_nor_ranked(tmp_path):
+    """They wait since that run was killed while the Hub was down; this one began afresh."""
+    earlier, own, beaten = Revision(2, 0.9, 5.0), Revision(4, 0.8, 50.0), Revision(3, 0.7, 60.0)
+    points = {0: (0.8, 90.0), 2: (0.7, 70.0), 3: (0.7, 60.0), 4: (0.8, 50.0)}
+    assert measured_here(points, [earlier, beaten, own]) == [beaten, own]
+    callback = HubFrontierCallback("tester/model")
+    callback.sender = Sender(tmp_path, "tester/model")
+    with closing(callback.sender) as sender:
+        for revision in (earlier, beaten, own):
+            sender.outbox.add(revision, checkpoint(tmp_path, revision.step))
+        callback._prune(points, {4})
+        assert sender.outbox.kept() == [earlier, own]
+
+
+def test_what_still_waits_makes_room_before_what_is_sent(tmp_path):
+    revisions = [Revision(step, 0.5, 10.0 - step) for step in (1, 2, 3)]
+    callback = HubFrontierCallback("tester/model", max_revisions=2)
+    callback.sender = Sender(tmp_path, "tester/model")
+    with closing(callback.sender) as sender:
+        for revision in revisions:
+            sender.outbox.add(revision, checkpoint(tmp_path, revision.step))
+        sender.outbox.begin(revisions[0])
+        sender.outbox.mark_sent(revisions[0], "a" * 40)
+        callback._prune({revision.step: (0.5, revision.tokens) for revision in revisions}, {3})
+        assert [revision.step for revision in sender.outbox.kept()] == [1, 3]
 
 
 def test_points_of_one_of_several_evaluation_datasets():
@@ -147,8 +177,8 @@ def test_a_run_ends_normally_without_a_hub_and_says_what_was_not_sent(tiny_model
     assert printed["steps"] == 3
     assert "Not sent to tester/model: step-000003, tag 'best' on step-000003, model card" in warnings
     assert f"trl-concise push {tmp_path}" in warnings
-    kept = tmp_path / FOLDER / "step-000003"
+    (kept,) = (tmp_path / FOLDER).glob("step-*")
     assert {"model.safetensors", "optimizer.pt", "README.md"} <= {path.name for path in kept.iterdir()}
     card = (kept / "README.md").read_text()
     assert 'model="tester/model"' in card and "| Optimizer steps | 3 |" in card  # where it goes, and what it is
-    assert Outbox(tmp_path).unsent() == ["step-000003", "tag 'best' on step-000003", "model card"]
+    assert unsent(tmp_path) == ["step-000003", "tag 'best' on step-000003", "model card"]

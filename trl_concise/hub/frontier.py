@@ -16,7 +16,8 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, IntervalStrategy
 from ..evaluation import accuracy_efficiency_score, on_frontier
 from .card import card_files, write_card
 from .facts import FACTS_FILE
-from .outbox import Outbox, Revision
+from .outbox import Revision
+from .sender import Sender
 
 
 if TYPE_CHECKING:
@@ -95,10 +96,10 @@ class HubFrontierCallback(TrainerCallback):
         self.max_waiting = max_waiting
         self.eval_name = eval_name
         self.timeout = timeout
-        self._make_outbox: Callable[[str], Outbox] = lambda run: Outbox(
+        self._make_sender: Callable[[str], Sender] = lambda run: Sender(
             run, repo_id, token=token, private=private, tag=tag, patience=patience
         )
-        self.outbox: Outbox | None = None  # of the main process, in training
+        self.sender: Sender | None = None  # of the main process, in training
 
     def on_train_begin(self, args, state, control, **kwargs):
         if args.eval_strategy == IntervalStrategy.NO or args.save_strategy == "no":
@@ -108,12 +109,11 @@ class HubFrontierCallback(TrainerCallback):
                 "Set both to 'steps', with equal eval_steps and save_steps."
             )
         if state.is_world_process_zero:
-            self.outbox = self._make_outbox(args.output_dir)
-            self.outbox.start(self.max_waiting)
-            self.outbox.wake()  # for what an earlier run has left
+            self._start(args.output_dir)
+            self.sender.wake()  # for what an earlier run has left
 
     def on_save(self, args, state, control, **kwargs):
-        if self.outbox is None:
+        if self.sender is None:
             return
         points = evaluated_points(state.log_history, self.eval_name)
         step = state.global_step
@@ -128,46 +128,60 @@ class HubFrontierCallback(TrainerCallback):
                 else "set eval_steps so that it divides save_steps",
             )
             return
+        self._start_again_if_closed(args.output_dir)
+        outbox = self.sender.outbox
         frontier = frontier_steps(points)
         run = Path(args.output_dir)
         if step in frontier:
             with TemporaryDirectory() as folder:
                 card = card_files(self._write_card(run, Path(folder), state))
-                self.outbox.add(Revision(step, *points[step]), run / f"{PREFIX_CHECKPOINT_DIR}-{step}", card)
-                self.outbox.add_card(card)
-        self._prune(frontier)
-        self.outbox.set_best(best_trade_off(points, self.outbox.kept()))
-        self.outbox.wake()
+                outbox.add(Revision(step, *points[step]), run / f"{PREFIX_CHECKPOINT_DIR}-{step}", card)
+                outbox.add_card(card)
+        self._prune(points, frontier)
+        best = best_trade_off(points, measured_here(points, outbox.kept()))
+        if best is not None:
+            outbox.set_best(best)
+        self.sender.wake()
 
     def on_train_end(self, args, state, control, **kwargs):
-        if self.outbox is None:
+        if self.sender is None:
             return
+        self._start_again_if_closed(args.output_dir)
         timeout = self.timeout if args.world_size == 1 else min(self.timeout, args.ddp_timeout / 2)
-        unsent = self.outbox.finish(timeout)
+        unsent = self.sender.finish(timeout)
         if unsent:
             logger.warning(
                 "Not sent to %s: %s. Nothing is lost; send it with\n    trl-concise push %s",
-                self.outbox.repo_id,
+                self.sender.outbox.repo_id,
                 ", ".join(unsent),
                 args.output_dir,
             )
-        self.outbox = None
+        self.sender = None
+
+    def _start(self, run: str) -> None:
+        self.sender = self._make_sender(run)
+        self.sender.start(self.max_waiting)
+
+    def _start_again_if_closed(self, run: str) -> None:
+        if self.sender.outbox.closed:  # by `push_run` in this process, which has sent what was there
+            self._start(run)
 
     def _write_card(self, run: Path, folder: Path, state: TrainerState) -> Path:
         """Write the card for this repository, which need not be the trainer's, and return where it is."""
         if not (run / FACTS_FILE).exists():  # a trainer of TRL's own
             return run
-        return write_card(run, self.outbox.repo_id, folder=folder, state=state).parent
+        return write_card(run, self.sender.outbox.repo_id, folder=folder, state=state).parent
 
-    def _prune(self, frontier: set[int]) -> None:
+    def _prune(self, points: dict[int, tuple[float, float]], frontier: set[int]) -> None:
         """Drop revisions off the frontier: at once where they still wait, beyond the limit where they were sent."""
-        kept = self.outbox.kept()
+        outbox = self.sender.outbox
+        kept = measured_here(points, outbox.kept())
         off = sorted((revision for revision in kept if revision.step not in frontier), key=lambda item: item.step)
-        surplus = len(kept) - self.max_revisions
-        for revision in off:
-            if revision.state == "waiting" or surplus > 0:
-                self.outbox.drop(revision.name)
-                surplus -= 1
+        waiting = [revision for revision in off if revision.state == "waiting"]
+        sent = [revision for revision in off if revision not in waiting]
+        surplus = max(0, len(kept) - len(waiting) - self.max_revisions)
+        for revision in [*waiting, *sent[:surplus]]:
+            outbox.drop(revision.name)
 
 
 def evaluated_points(log_history: list[dict[str, Any]], name: str | None = None) -> dict[int, tuple[float, float]]:
@@ -190,6 +204,11 @@ def frontier_steps(points: dict[int, tuple[float, float]]) -> set[int]:
         first.setdefault(point, step)
     accuracies, tokens = zip(*first, strict=True)
     return {step for step, best in zip(first.values(), on_frontier(accuracies, tokens), strict=True) if best}
+
+
+def measured_here(points: dict[int, tuple[float, float]], revisions: Iterable[Revision]) -> list[Revision]:
+    """Return the revisions that the points tell of. Others come from an earlier run in the same folder."""
+    return [revision for revision in revisions if points.get(revision.step) == (revision.accuracy, revision.tokens)]
 
 
 def best_trade_off(points: dict[int, tuple[float, float]], revisions: Iterable[Revision]) -> str | None:

@@ -6,12 +6,14 @@ from __future__ import annotations
 import argparse
 import logging
 import sys
+from contextlib import closing
 from pathlib import Path
 
 from ..resume import checkpoints, missing_from_checkpoint
 from .card import write_card
-from .facts import FACTS_FILE, LAST_CHECKPOINT
-from .outbox import FAILURES, PRIVATE_FILES, Outbox
+from .facts import FACTS_FILE, LAST_CHECKPOINT, read_facts
+from .outbox import is_recorded
+from .sender import FAILURES, PRIVATE_FILES, Sender
 
 
 # Completions and prompts stay at home.
@@ -36,11 +38,12 @@ def push_run(
         run (`str` or `Path`):
             The run's output folder.
         repo_id (`str`, *optional*):
-            Repository. Defaults to the one that the run was pushed to before.
+            Repository. Defaults to the one that the run was pushed to before, else to its `hub_model_id`.
         token (`str`, *optional*):
             Token with write permission. Defaults to the stored one.
         private (`bool`, *optional*):
-            Whether a new repository is private.
+            Whether a new repository is private. Defaults to what [`HubFrontierCallback`] was told, else to what the
+            account says.
         patience (`float`, *optional*, defaults to `120.0`):
             Seconds without a success after which to give up.
 
@@ -49,27 +52,34 @@ def push_run(
 
     Raises:
         `FileNotFoundError`: If there is no such folder.
-        `ValueError`: If no repository is known.
+        `ValueError`: If no repository is known, or something waits for another one.
+        `RuntimeError`: If the run is still being sent: by its training, in another process.
     """
     run = Path(run)
     if not run.is_dir():
         raise FileNotFoundError(f"{run} is not a folder. Name the output folder of a run.")
-    outbox = Outbox(run, repo_id, token=token, private=private, patience=patience)
-    whole = [folder for _, folder in sorted(checkpoints(run)) if missing_from_checkpoint(folder) is None]
-    if (run / FACTS_FILE).exists():
-        write_card(run, outbox.repo_id, LAST_CHECKPOINT if whole else None)
-    outbox.send_folder(run, "Upload the run", ignore_patterns=[*PRIVATE_FILES, *TEXT_FILES, "checkpoint-*"])
-    if whole:
-        last = whole[-1]
-        outbox.send_folder(
-            last,
-            f"Upload {last.name}",
-            ignore_patterns=PRIVATE_FILES,
-            path_in_repo=LAST_CHECKPOINT,
-            delete_patterns="*",
-        )
-    outbox.send()
-    return outbox.repo_id
+    has_facts = (run / FACTS_FILE).exists()
+    if repo_id is None and not is_recorded(run) and has_facts:
+        repo_id = read_facts(run).get("repo_id")
+    with closing(Sender(run, repo_id, token=token, private=private, patience=patience)) as sender:
+        repo_id = sender.make_repository()
+        whole = [folder for _, folder in sorted(checkpoints(run)) if missing_from_checkpoint(folder) is None]
+        if has_facts:
+            write_card(run, repo_id, LAST_CHECKPOINT if whole else None)
+        sender.send_folder(run, "Upload the run", ignore_patterns=[*PRIVATE_FILES, *TEXT_FILES, "checkpoint-*"])
+        sender.outbox.drop_card()  # older than the one that has just been sent
+        sender.outbox.remember_repository()
+        if whole:
+            last = whole[-1]
+            sender.send_folder(
+                last,
+                f"Upload {last.name}",
+                ignore_patterns=PRIVATE_FILES,
+                path_in_repo=LAST_CHECKPOINT,
+                delete_patterns="*",
+            )
+        sender.send()
+    return repo_id
 
 
 def main(argv: list[str]) -> int:

@@ -84,3 +84,22 @@ def test_a_card_that_waits_does_not_take_the_place_of_a_newer_one(tmp_path):
         assert "Update the card" not in hub.repos["tester/model"].messages.values()
     assert 'model="tester/model"' in (run / "README.md").read_text()
     assert unsent(run) == []
+
+
+def test_what_is_private_stays_at_home_in_subfolders_too(tmp_path):
+    run = a_run(tmp_path)
+    (run / "model.safetensors").write_bytes(b"weights")
+    private = ["training_args.bin", "checkpoint-3/optimizer.pt", "_hub/outbox.json", ".cache/a", "completions/a.csv"]
+    for name in (
+        "sft/model.safetensors",
+        *(f"sft/{name}" for name in private),
+        "eval/settings.json",
+        "eval/summary.json",
+    ):
+        (run / name).parent.mkdir(parents=True, exist_ok=True)
+        (run / name).write_text("[]")
+    with HubServer() as hub:
+        run_client(hub, PUSH, "push", run, "--repo_id", "tester/model")
+        sent = hub.repos["tester/model"].files()
+    expected = {"model.safetensors", "README.md", "run.json", "sft/model.safetensors", "eval/summary.json"}
+    assert set(sent) - {".gitattributes"} == expected

@@ -9,6 +9,9 @@ import sys
 from contextlib import closing
 from pathlib import Path
 
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+
+from ..evaluation.evaluator import SETTINGS_FILE
 from ..resume import checkpoints, missing_from_checkpoint
 from .card import write_card
 from .facts import FACTS_FILE, LAST_CHECKPOINT, read_facts
@@ -16,8 +19,13 @@ from .outbox import is_recorded
 from .sender import FAILURES, PRIVATE_FILES, Sender
 
 
-# Completions and prompts stay at home.
-TEXT_FILES = ["completions/*", "*.jsonl", "*.parquet"]
+# Completions and prompts stay at home: of an evaluation, `settings.json` holds the system prompt.
+TEXT_FILES = [
+    *("completions/*", "*/completions/*", "*.jsonl", "*.parquet"),
+    *(SETTINGS_FILE, f"*/{SETTINGS_FILE}"),
+]
+# Of this run, and of one in a subfolder: the training that came before, say.
+CHECKPOINTS = [f"{PREFIX_CHECKPOINT_DIR}-*/*", f"*/{PREFIX_CHECKPOINT_DIR}-*/*"]
 
 
 def push_run(
@@ -66,7 +74,7 @@ def push_run(
         whole = [folder for _, folder in sorted(checkpoints(run)) if missing_from_checkpoint(folder) is None]
         if has_facts:
             write_card(run, repo_id, LAST_CHECKPOINT if whole else None)
-        sender.send_folder(run, "Upload the run", ignore_patterns=[*PRIVATE_FILES, *TEXT_FILES, "checkpoint-*"])
+        sender.send_folder(run, "Upload the run", ignore_patterns=[*PRIVATE_FILES, *TEXT_FILES, *CHECKPOINTS])
         sender.outbox.drop_card()  # older than the one that has just been sent
         sender.outbox.remember_repository()
         if whole:

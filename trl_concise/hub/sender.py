@@ -23,7 +23,10 @@ from .outbox import Outbox, Revision
 logger = logging.getLogger(__name__)
 
 # A pickle with local paths, and the token if one was given as an argument; tokens of prompts. Resuming does without them.
-PRIVATE_FILES = ["training_args.bin", "*/rollouts-*.safetensors", ".cache/*", "_*"]
+PRIVATE_FILES = [
+    *("training_args.bin", "*/training_args.bin", "*/rollouts-*.safetensors"),
+    *(".cache/*", "*/.cache/*", "_*", "*/_hub/*"),  # in a subfolder, other names like that are parts of checkpoints
+]
 # Of the HTTP library that huggingface_hub is built on, of its storage client, of an answer that is not JSON.
 FAILURES = (*HfHubHTTPError.__bases__, OSError, RuntimeError, ValueError)
 _LONGEST_PAUSE, _LONGEST_PAUSE_AT_THE_END = 300.0, 8.0  # seconds; in training nobody waits

@@ -19,7 +19,8 @@ class Endpoint:
         answer (`Callable[[str], str]`): Writes the reply to the last user message.
         faults (`Iterable[str]`, *optional*): What becomes of the first requests, in their order: `"429"`, `"500"` or another
             status, `"cut"` (the connection ends within the body), `"garbage"` (not JSON), `"empty"` (JSON without a choice),
-            `"length"` (a reply that was cut off), `"reasoning"` (one cut off before its text began). Later requests are answered.
+            `"length"` and `"content_filter"` (a reply that was cut off), `"reasoning"` (one cut off before its text began).
+            Later requests are answered.
         seconds (`float`, *optional*): How long an answer takes.
     """
 
@@ -72,7 +73,7 @@ class Endpoint:
             self._send(http, 200, body, cut=fault == "cut")
 
     def _completion(self, request: dict, fault: str | None) -> str:
-        finish_reason = "length" if fault in ("length", "reasoning") else "stop"
+        finish_reason = {"reasoning": "length", "length": fault, "content_filter": fault}.get(fault, "stop")
         text = None if fault == "reasoning" else self.answer(request["messages"][-1]["content"])
         message = {"role": "assistant", "content": text}
         return json.dumps(

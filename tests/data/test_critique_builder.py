@@ -5,7 +5,10 @@ from __future__ import annotations
 
 import json
 import re
+import signal
 import sys
+import threading
+import time
 
 import pytest
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -117,8 +120,9 @@ def test_why_critiques_are_dropped(build, answer, dropped, kept):
     assert len(critiques) == sum(kept.values()) and len(critiques.column_names) == 5
 
 
-def test_a_cut_critique_is_never_kept(build):
-    with Endpoint(true_critique, ["length"]) as endpoint:
+@pytest.mark.parametrize("reason", ["length", "content_filter"])
+def test_a_cut_critique_is_never_kept(build, reason):
+    with Endpoint(true_critique, [reason]) as endpoint:
         critiques, report = build(endpoint, verified_only=False)
     assert len(critiques) == 4 and report.dropped == {"truncated": 1}
 
@@ -194,6 +198,24 @@ def test_a_dead_endpoint_stops_the_run_and_keeps_what_came(build, tmp_path):
     assert len((tmp_path / "replies.jsonl").read_text().splitlines()) == 4
 
 
+def test_an_interrupt_ends_the_requests(build):
+    rows = [row(f"{i}+{j}=?", 0, 1) for i in range(3) for j in range(3)]
+    requests = 0
+
+    def interrupt():
+        nonlocal requests
+        while (requests := len(endpoint.requests)) < 8:
+            time.sleep(0.01)
+        signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+
+    with Endpoint(true_critique, ["500"] * 1000, seconds=0.05) as endpoint:
+        threading.Thread(target=interrupt, daemon=True).start()
+        with pytest.raises(KeyboardInterrupt):
+            build(endpoint, rows, max_retries=100, concurrency=4)
+        time.sleep(0.5)  # a retry would have come by now, several times
+        assert len(endpoint.requests) <= requests + 4  # some may have been on their way
+
+
 def test_requests_run_side_by_side_and_duplicates_once(build):
     with Endpoint(true_critique, seconds=0.1) as endpoint:
         critiques, report = build(endpoint, [*ROWS, *ROWS], concurrency=3)
@@ -243,7 +265,11 @@ def test_a_teacher_may_give_any_iterator(tmp_path):
 
 @pytest.mark.parametrize(
     ("rows", "missing"),
-    [([{"solution": "3", "answer": "2"}], "question"), ([{"question": "q", "solution": "3"}], "answer")],
+    [
+        ([{"solution": "3", "answer": "2"}], "question"),
+        ([{"question": "q", "solution": "3"}], "answer"),
+        ([{"question": "q", "solution": "3", "answer": float("nan")}], "answer"),
+    ],
 )
 def test_missing_columns(build, rows, missing):
     with Endpoint(true_critique) as endpoint, pytest.raises(ValueError, match=f"Row 0 has no \\['{missing}'\\]"):

@@ -6,12 +6,13 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, replace
+from multiprocessing.pool import ThreadPool
 from typing import TYPE_CHECKING, Any, Protocol
 
 
 if TYPE_CHECKING:
+    from openai import OpenAI
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 Conversation = list[dict[str, str]]
@@ -137,22 +138,26 @@ class APITeacher:
         return (input_tokens * self.prices[0] + output_tokens * self.prices[1]) / 1e6
 
     def replies(self, conversations: Sequence[Conversation]) -> Iterator[tuple[int, Reply]]:
-        with ThreadPoolExecutor(self.concurrency) as pool:
-            asked = {pool.submit(self._ask, conversation): index for index, conversation in enumerate(conversations)}
-            try:
-                for future in as_completed(asked):
-                    yield asked[future], future.result()
-            finally:
-                pool.shutdown(wait=False, cancel_futures=True)  # whoever stops reading wants no further requests
+        from openai import DefaultHttpxClient
 
-    def _ask(self, conversation: Conversation) -> Reply:
+        # Whoever stops reading wants no further requests, and does not wait for those under way: to leave a ThreadPool waits
+        # for none of its threads, which are daemons, and the closed client sends none of their retries.
+        with DefaultHttpxClient() as http, ThreadPool(self.concurrency) as pool:
+            client = self._client.with_options(http_client=http)
+
+            def ask(item: tuple[int, Conversation]) -> tuple[int, Reply]:
+                return item[0], self._ask(client, item[1])
+
+            yield from pool.imap_unordered(ask, enumerate(conversations))
+
+    def _ask(self, client: OpenAI, conversation: Conversation) -> Reply:
         import openai
 
         retries = 0
         while True:
-            client = self._client.with_options(max_retries=self.max_retries - retries)  # one budget for all reasons
+            once = client.with_options(max_retries=self.max_retries - retries)  # one budget for all reasons
             try:
-                response = client.chat.completions.with_raw_response.create(
+                response = once.chat.completions.with_raw_response.create(
                     model=self.name, messages=conversation, **self.options
                 )
                 retries += response.retries_taken
@@ -178,12 +183,12 @@ def _read_completion(completion) -> Reply | None:
         text, finish_reason = choice.message.content, choice.finish_reason
     except (AttributeError, IndexError, TypeError):
         return None
-    if text is None and finish_reason == "length":
-        text = ""  # cut while it was reasoning; another attempt would end, and cost, the same
+    if text is None and finish_reason in ("length", "content_filter"):
+        text = ""  # cut before it began to answer; another attempt would end, and cost, the same
     if not isinstance(text, str):
         return None
     tokens = (0, 0) if usage is None else (usage.prompt_tokens, usage.completion_tokens)
-    return Reply(text, *tokens, complete=finish_reason != "length")
+    return Reply(text, *tokens, complete=finish_reason == "stop")
 
 
 class LocalTeacher:

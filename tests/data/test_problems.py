@@ -143,6 +143,12 @@ def test_rows_without_an_answer_are_dropped_with_one_warning(tmp_path, caplog):
     assert "left out 2 of 3 rows" in record.getMessage()
 
 
+def test_an_answer_that_is_not_a_number_is_none(tmp_path):
+    path = str(tmp_path / "problems.parquet")
+    Dataset.from_dict({"problem": ["a?", "b?", "c?"], "answer": [1.0, float("nan"), 3.5]}).to_parquet(path)
+    assert load_problems(path)["solution"][:] == ["1", "3.5"]
+
+
 def test_rows_without_a_problem_are_dropped_too(tmp_path, caplog):
     rows = [{"problem": text, "answer": "1"} for text in (None, "a?", "", " ")]
     with caplog.at_level(logging.WARNING, logger="trl_concise"):

@@ -16,6 +16,7 @@ from trl_concise import build_redi_pairs, demo
 
 
 CHAT_TEMPLATES = Path(trl.__file__).parent / "chat_templates"
+NAN = float("nan")  # a table's missing value
 MODEL_SOLUTIONS = Path(__file__).parents[3] / "shared" / "data" / "gsm8k_model_solutions.jsonl"
 
 
@@ -56,6 +57,7 @@ def test_first_correct_and_first_incorrect():
         (row([True, False], [True]), "not one verdict per generation"),
         (row([True, False], None), "not one verdict per generation"),
         (row([True], [True], correctness=None, answer=None), "neither verdicts nor an answer"),
+        (row([True], [True], correctness=NAN, answer=NAN), "neither verdicts nor an answer"),
         (row([True, True], [True, True]), "no incorrect trace"),
         (row([True, None], [None, True]), "no correct trace"),
     ],

@@ -14,6 +14,8 @@ from trl_concise.data.rows import read_column, read_generations
         ({"a": {"b": {"c": 1}}}, "a.b.c", 1),
         ({"a": [{"b": 1}, {"b": None}, None]}, "a.b", [1, None, None]),
         ({"a": None}, "a.b", None),
+        ({"a": float("nan")}, "a", None),
+        ({"a": float("nan")}, "a.b", None),
     ],
 )
 def test_read_column(row, column, value):

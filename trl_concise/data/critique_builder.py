@@ -21,7 +21,7 @@ from ..checkpoint import write_atomically
 from ..verification import verify_answers
 from ..verification.extraction import last_boxed
 from .critiques import TEACHER_PROMPTS, TeacherPrompt, critique_verdict
-from .rows import read_generations
+from .rows import read_column, read_generations
 from .teachers import Conversation, Reply, Teacher
 
 
@@ -175,12 +175,11 @@ def _read_candidates(rows: Iterable[Mapping[str, Any]], verified_only: bool) -> 
     """Return the distinct candidates, in order."""
     candidates: dict[_Candidate, None] = {}
     for index, row in enumerate(rows):
-        question = row.get("problem") if row.get("question") is None else row["question"]
-        answer, solutions = row.get("answer"), None
-        if row.get("generations") is not None:  # a solution beside them is the reference
+        question, answer, solution = (read_column(row, name) for name in ("question", "answer", "solution"))
+        question = read_column(row, "problem") if question is None else question
+        solutions = None if solution is None else [solution]
+        if read_column(row, "generations") is not None:  # a solution beside them is the reference
             solutions = [text for text in read_generations(row, "generations") if text is not None]
-        elif row.get("solution") is not None:
-            solutions = [row["solution"]]
         needed = {"question": question, "solution": solutions} | ({"answer": answer} if verified_only else {})
         missing = [name for name, value in needed.items() if value is None]
         if missing:

@@ -124,7 +124,7 @@ class REDIPairs:
                 f"A row has no column {missing[0]!r} for verdict_columns={list(self.verdict_columns)}. Its columns: "
                 f"{', '.join(row)}. Name one of them, or let it be None in rows that are to be verified."
             )
-        return any(row.get(name) is not None for name in self._verdict_names)
+        return any(read_column(row, name) is not None for name in self._verdict_names)
 
     def _verdicts(self, usable: list[tuple[dict[str, Any], list[str], list[bool] | None]]) -> list[list[bool | None]]:
         """Whether each generation of each row is correct. `None` everywhere: the gold answer is unreadable."""

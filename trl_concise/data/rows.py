@@ -3,13 +3,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
 
 def read_column(row: Mapping[str, Any], column: str) -> Any:
     """
-    Return what a column of a row holds, `None` if the row has no such column.
+    Return what a column of a row holds, `None` if the row has no such column, or NaN, a table's missing number.
 
     Args:
         row (`Mapping[str, Any]`): The row.
@@ -22,16 +23,22 @@ def read_column(row: Mapping[str, Any], column: str) -> Any:
     Examples:
         >>> read_column({"completions": [{"text": "4"}, {"text": "5"}]}, "completions.text")
         ['4', '5']
+        >>> read_column({"answer": float("nan")}, "answer") is None
+        True
     """
     name, dot, path = column.partition(".")
     value = row.get(name)
     for name in path.split(".") if dot else ():
         value = _step(value, name, column)
-    return value
+    return None if _is_missing(value) else value
+
+
+def _is_missing(value: Any) -> bool:
+    return value is None or (isinstance(value, float) and math.isnan(value))
 
 
 def _step(value: Any, name: str, column: str) -> Any:
-    if value is None:
+    if _is_missing(value):
         return None
     if isinstance(value, list):
         return [_step(item, name, column) for item in value]

@@ -133,15 +133,15 @@ def evaluate(
     sets = {key: dataset.select(range(limits[key] or len(dataset))) for key, dataset in whole.items()}
     prompt_digest = None if system_prompt is None else hashlib.sha256(system_prompt.encode()).hexdigest()
     how = {**asdict(settings), "system_prompt_sha256": prompt_digest}
+    name = model_name or name_of(model)
+    folder = None if output_dir is None else Path(output_dir)
+    written = {"model": name, "weights": fingerprint(model), **asdict(settings), "system_prompt": system_prompt}
+    done = [] if folder is None else _read_folder(folder, written)
     unreadable = {set_name: _find_unreadable(set_name, dataset["solution"]) for set_name, dataset in sets.items()}
     for set_name, dataset in sets.items():  # before anything is generated
         record = {**how, "limit": limits[set_name], "problems": len(dataset) - len(unreadable[set_name])}
         if different := _differing_from_base({"dataset": set_name, **record}, base_records):
             raise ValueError(f"{different} Evaluate both with the same settings, or leave the base out.")
-    name = model_name or name_of(model)
-    folder = None if output_dir is None else Path(output_dir)
-    written = {"model": name, "weights": fingerprint(model), **asdict(settings), "system_prompt": system_prompt}
-    done = [] if folder is None else _read_folder(folder, written)
 
     if isinstance(model, str):
         sampler = load_sampler(model, use_vllm=use_vllm)
@@ -319,7 +319,7 @@ def _status(completions) -> str:
 
 @contextmanager
 def _progress(show: bool) -> Iterator[Progress]:
-    columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()]
+    columns = [TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()]
     columns += [TimeRemainingColumn(), TextColumn("{task.fields[status]}")]
     with Progress(*columns, disable=not show) as bar:
         yield bar

@@ -281,8 +281,8 @@ def _say_own_options(script_class: type, config_class: type, model_class: type) 
 def _memory_plan(prog: str, settings: dict[str, Any]) -> str:
     """Plan the memory of a run on a card of 40 GiB, as `trl-concise plan` does."""
     from .memory import PlanSettings, plan
-    from .memory.plan import OFFLINE_METHODS, ONLINE_METHODS
     from .memory.report import load_shape, report
+    from .memory.settings import OFFLINE_METHODS, ONLINE_METHODS
 
     method = Path(prog.split()[-1]).stem  # `trl-concise hapo`, or `hapo.py`
     known = {item.name for item in dataclasses.fields(PlanSettings)} & set(settings)

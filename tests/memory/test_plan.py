@@ -6,14 +6,14 @@ import dataclasses
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers import TrainingArguments
 from trl import GRPOConfig, GRPOTrainer
 
 from tests import tiny
 from tests.memory.architectures import CONFIGS
 from trl_concise.cli import TRAINING
 from trl_concise.memory import Architecture, PlanSettings, formulas, plan
-from trl_concise.memory.plan import CROPPED_METHODS, GIB, OFFLINE_METHODS, ONLINE_METHODS
+from trl_concise.memory.plan import GIB
+from trl_concise.memory.settings import CROPPED_METHODS, OFFLINE_METHODS, ONLINE_METHODS
 
 
 QWEN = Architecture.from_config(CONFIGS["Qwen/Qwen2-1.5B-Instruct"])
@@ -102,32 +102,6 @@ def test_stochastic_tokens_crop():
     assert made["combined"].parts == made["sgrpo"].parts
     assert made["sgrpo"].settings.last_trained_token == 50 + 130  # 50 successes at 0.5: 100 draws, and three times 10
     assert made["sgrpo"].activations[True] < 0.16 * made["grpo"].activations[True]
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"method": "ppo"}, "method must be one of"),
-        ({"load_in_4bit": True, "use_peft": False}, "needs use_peft=True"),
-        ({"num_generations": 3}, "8 completions per generation .* not a multiple of num_generations = 3"),
-        ({"attn_implementation": "eager"}, "must be sdpa or one with flash in its name, .* got 'eager'"),
-        ({"dtype": "int8"}, "dtype must be float32 or bfloat16"),
-    ],
-)
-def test_settings_are_checked(changes, message):
-    with pytest.raises(ValueError, match=message):
-        PlanSettings(**{"method": "hapo", **LORA, **changes})
-
-
-@pytest.mark.filterwarnings("ignore:.*gradient_checkpointing:FutureWarning")
-@pytest.mark.parametrize("new", [None, False, True])
-@pytest.mark.parametrize("old", [False, True])
-def test_both_names_of_activation_checkpointing_mean_what_they_mean_in_transformers(old, new):
-    if "activation_checkpointing" not in TrainingArguments.__dataclass_fields__:
-        pytest.skip("this release of transformers has the older name only")
-    names = {"gradient_checkpointing": old, "activation_checkpointing": new}
-    args = GRPOConfig("unused", use_cpu=True, bf16=False, **names)
-    assert PlanSettings("grpo", **names).recomputes == args.activation_checkpointing == args.gradient_checkpointing
 
 
 def test_every_training_command_can_be_planned():

@@ -5,7 +5,8 @@ from __future__ import annotations
 
 from .advice import largest, suggest
 from .formulas import Architecture
-from .plan import MemoryPlan, PlanSettings, plan
+from .plan import MemoryPlan, plan
+from .settings import PlanSettings
 
 
 __all__ = ["Architecture", "MemoryPlan", "PlanSettings", "largest", "plan", "suggest"]

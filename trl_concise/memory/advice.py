@@ -11,7 +11,8 @@ from typing import Any
 import yaml
 
 from .formulas import Architecture
-from .plan import MemoryPlan, PlanSettings, plan
+from .plan import MemoryPlan, plan
+from .settings import PlanSettings
 
 
 def largest(settings: PlanSettings, shape: Architecture, quantity: str) -> int | None:

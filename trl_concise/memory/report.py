@@ -15,7 +15,8 @@ from ..checkpoint import write_atomically
 from ..recipe import RecipeParser
 from .advice import largest, suggest
 from .formulas import Architecture
-from .plan import CROPPED_METHODS, GIB, PARTS, TRL_METHODS, MemoryPlan, PlanSettings, plan
+from .plan import GIB, PARTS, MemoryPlan, plan
+from .settings import CROPPED_METHODS, TRL_METHODS, PlanSettings
 
 
 def report(made: MemoryPlan, shape: Architecture) -> str:

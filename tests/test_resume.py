@@ -64,13 +64,16 @@ def test_no_block_between_two_generations(tmp_path):
     assert load_rollout_block(tmp_path, process_index=0, num_processes=1, block_steps=2, device="cpu") is None
 
 
-def test_a_checkpoint_that_is_written_anew_keeps_no_old_block(tiny_model, tmp_path):
-    old = tmp_path / "checkpoint-1"
+def test_a_checkpoint_that_is_written_anew_keeps_no_old_block_and_changes_no_linked_file(tiny_model, tmp_path):
+    old, waiting = tmp_path / "checkpoint-1", tmp_path / "optimizer.pt"
     save_rollout_block(old, block(), micro_step=5, process_index=0, num_processes=1)
+    (old / "optimizer.pt").write_bytes(b"of an earlier run")
+    waiting.hardlink_to(old / "optimizer.pt")  # to be sent to the Hub
     dataset = Dataset.from_list([{"prompt": f"What is {i}?"} for i in range(8)])
     args = HAPOConfig(**tiny.settings(tmp_path, max_steps=1, save_strategy="steps", save_steps=1))
     HAPOTrainer(tiny_model, tiny.even_reward, args, dataset).train()
     assert missing_from_checkpoint(old) is None
+    assert waiting.read_bytes() == b"of an earlier run" != (old / "optimizer.pt").read_bytes()
     assert load_rollout_block(old, process_index=0, num_processes=1, block_steps=2, device="cpu") is None
 
 

@@ -188,9 +188,16 @@ def missing_from_checkpoint(folder: str | Path) -> str | None:
     return None
 
 
-def mark_half_written(folder: str | Path) -> None:
-    """Take away what makes a checkpoint whole, before it is written anew: a run that is killed meanwhile leaves a mixture."""
-    Path(folder, TRAINER_STATE_NAME).unlink(missing_ok=True)
+def clear_checkpoint(folder: str | Path) -> None:
+    """
+    Remove a checkpoint's files before it is written anew.
+
+    A run that is killed meanwhile leaves no mixture that looks whole. And `torch.save` writes into the file that it finds:
+    one that is linked elsewhere, to be sent to the Hub, would change there too.
+    """
+    Path(folder, TRAINER_STATE_NAME).unlink(missing_ok=True)  # first: with it, the checkpoint counts as whole
+    for path in [path for path in Path(folder).rglob("*") if not path.is_dir()]:
+        path.unlink(missing_ok=True)
 
 
 def check_checkpoint(folder: str | Path) -> None:

@@ -38,12 +38,12 @@ from .history import PromptHistory
 from .hub.mixin import WritesCard
 from .resume import (
     check_checkpoint,
+    clear_checkpoint,
     disk_full_said_clearly,
     drop_rollout_block,
     last_whole_checkpoint,
     load_reference_model,
     load_rollout_block,
-    mark_half_written,
     save_reference_model,
     save_rollout_block,
 )
@@ -712,7 +712,8 @@ class ConciseGRPOTrainer(WritesCard, GRPOTrainer):
 
     def _save_checkpoint(self, model, trial):
         if self.args.should_save:
-            mark_half_written(Path(self._get_output_dir(trial), f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"))
+            clear_checkpoint(Path(self._get_output_dir(trial), f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"))
+        self.accelerator.wait_for_everyone()  # before another process writes its part
         with disk_full_said_clearly(self.args.output_dir):
             super()._save_checkpoint(model, trial)
         self.accelerator.wait_for_everyone()  # callbacks find what each process writes

@@ -91,6 +91,36 @@ def test_what_still_waits_makes_room_before_what_is_sent(tmp_path):
         assert [revision.step for revision in sender.outbox.kept()] == [1, 3]
 
 
+A_PUSH_IN_BETWEEN = """
+import sys
+from pathlib import Path
+from transformers import TrainerControl, TrainerState, TrainingArguments
+from tests.hub.test_outbox import checkpoint
+from trl_concise import HubFrontierCallback
+from trl_concise.hub.push import push_run
+run = Path(sys.argv[1])
+args = TrainingArguments(run, eval_strategy="steps", eval_steps=1, save_strategy="steps", save_steps=1)
+callback, state, control = HubFrontierCallback("tester/model"), TrainerState(), TrainerControl()
+callback.on_train_begin(args, state, control)
+for state.global_step in (1, 2):
+    checkpoint(run, state.global_step)
+    state.log_history.append({"step": state.global_step, "eval_accuracy": state.global_step / 2, "eval_tokens_mean": 9})
+    callback.on_save(args, state, control)
+    push_run(run)
+callback.on_train_end(args, state, control)
+push_run(run)
+"""
+
+
+def test_a_push_from_the_process_that_trains(tmp_path):
+    with HubServer() as hub:
+        run_client(hub, A_PUSH_IN_BETWEEN, tmp_path)
+        repo = hub.repos["tester/model"]
+        assert set(repo.branches) == {"main", "step-000001", "step-000002"}
+        assert repo.tags == {"best": repo.branches["step-000002"]}
+    assert unsent(tmp_path) == []
+
+
 def test_points_of_one_of_several_evaluation_datasets():
     logs = [
         {"step": 1, "loss": 0.1},

@@ -65,7 +65,8 @@ class HubFrontierCallback(TrainerCallback):
 
     Raises:
         `ValueError`: If a limit is below 1; when training begins, if checkpoints are not saved and evaluated, or the
-            output folder holds checkpoints that wait for another repository.
+            output folder holds something that waits for another repository.
+        `RuntimeError`: When training begins, if another process sends what the output folder holds.
 
     Example:
 

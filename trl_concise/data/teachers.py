@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 Conversation = list[dict[str, str]]
 
+_CUT = ("length", "content_filter", "abort")  # finish reasons; servers have names of their own for a good end
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 8.0  # seconds before a request is repeated, doubling: as the openai client does
 
 
@@ -183,12 +184,12 @@ def _read_completion(completion) -> Reply | None:
         text, finish_reason = choice.message.content, choice.finish_reason
     except (AttributeError, IndexError, TypeError):
         return None
-    if text is None and finish_reason in ("length", "content_filter"):
+    if text is None and finish_reason in _CUT:
         text = ""  # cut before it began to answer; another attempt would end, and cost, the same
     if not isinstance(text, str):
         return None
     tokens = (0, 0) if usage is None else (usage.prompt_tokens, usage.completion_tokens)
-    return Reply(text, *tokens, complete=finish_reason == "stop")
+    return Reply(text, *tokens, complete=finish_reason not in _CUT)
 
 
 class LocalTeacher:

@@ -33,6 +33,27 @@ def test_frontier_as_svg(tmp_path):
     assert "<dc:date>" not in first
 
 
+def test_names_are_written_as_they_are(tmp_path):
+    names = ["_hidden", "$x_1$", "plain"]
+    points = [FrontierPoint(name, 0.5, tokens, series=name) for tokens, name in enumerate(names, 10)]
+    curves = {"Accuracy": {name: ([1], [0.5]) for name in names}}
+    for path in [plot_frontier(points, tmp_path / "a.svg"), plot_curves(curves, tmp_path / "b.svg")]:
+        picture = path.read_text()  # each text stands in a comment beside its shape
+        assert all(f"<!-- {name} -->" in picture for name in names)
+
+
+def test_a_single_point_has_whole_ticks_each_once(tmp_path):
+    frontier = plot_frontier([FrontierPoint("", 0.5, 10.0)], tmp_path / "a.svg").read_text()
+    curves = plot_curves({"Accuracy": {"a": ([10], [0.5])}}, tmp_path / "b.svg").read_text()
+    assert frontier.count("<!-- 10 -->") == 1 and curves.count("<!-- 10 -->") == 1
+
+
+def test_many_runs_are_named_by_the_legend_alone(tmp_path):
+    for count, times in [(6, 2), (7, 1)]:
+        points = [FrontierPoint(f"run-{i}", 0.5, 100.0 + i, series=f"run-{i}") for i in range(count)]
+        assert plot_frontier(points, tmp_path / "a.svg").read_text().count("<!-- run-0 -->") == times
+
+
 def test_frontier_needs_a_point(tmp_path):
     with pytest.raises(ValueError, match="at least one point"):
         plot_frontier([], tmp_path / "a.png")

@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM
 
 from ..checkpoint import write_atomically
 from ..evaluation import FrontierPoint, accuracy_efficiency_score, plot_frontier
-from ..evaluation.plots import BLUE, VERMILLION, can_plot, new_figure, percent, save_figure
+from ..evaluation.plots import BLUE, VERMILLION, can_plot, new_figure, percent, save_figure, whole_ticks
 from .evaluate import MAX_COMPLETION_LENGTH, Evaluation, evaluate_cut, evaluate_model
 from .problems import generate_problems
 from .settings import SETTINGS, model_path
@@ -248,7 +248,7 @@ def plot_training(log_history: list[dict[str, Any]], outcome: Outcome, path: str
     accuracy_axes.yaxis.set_major_formatter(percent)
     tokens_axes.set_ylim(bottom=0)
     tokens_axes.set_xlabel("Training step")
-    tokens_axes.xaxis.get_major_locator().set_params(integer=True)
+    whole_ticks(tokens_axes.xaxis)
     save_figure(figure, path)
 
 

@@ -15,11 +15,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from .labels import add_legend, annotate, place_labels, shorten
 from .metrics import on_frontier
 
 
 if TYPE_CHECKING:
+    from matplotlib.artist import Artist
     from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
     from matplotlib.figure import Figure
 
 logger = logging.getLogger(__name__)
@@ -27,7 +30,8 @@ logger = logging.getLogger(__name__)
 BLUE, VERMILLION, GREEN, PURPLE, SKY, ORANGE = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00"
 BLACK, GREY = "#000000", "#767676"
 RUN_STYLES = [(BLUE, "o"), (VERMILLION, "D"), (GREEN, "^"), (PURPLE, "s"), (SKY, "v"), (ORANGE, "P")]
-LABELLED_CUTS = 6  # more budgets than that are marked, not labelled
+LABELLED = 6  # of more budgets than that, and of more runs, the points are marked and not labelled
+LABEL_LENGTH, TITLE_LENGTH = 24, 60  # characters
 
 
 @dataclass(frozen=True)
@@ -61,6 +65,8 @@ def plot_frontier(points: Sequence[FrontierPoint], path: str | Path, *, title: s
     Plot accuracy (up) against mean completion tokens (left is better).
 
     Checkpoints and models on the frontier, that is those that none of them beats in both, are filled, others hollow.
+    Labels stand where they cover nothing, long ones without their middle; of more than six runs the legend alone says
+    which is which.
 
     Args:
         points (`Sequence[FrontierPoint]`): At least one.
@@ -87,30 +93,36 @@ def plot_frontier(points: Sequence[FrontierPoint], path: str | Path, *, title: s
     for point in points:
         if point.kind != "base":
             (cuts if point.kind == "cut" else runs).setdefault(point.series, []).append(point)
-    for series in cuts.values():
-        _draw_cuts(axes, series)
-    for index, ((name, series), style) in enumerate(zip(runs.items(), _styles(len(runs)), strict=True)):
-        _draw_run(axes, name, series, style, filled, is_first=index == 0)
+    legend: dict[str, Artist] = {}
+    labelled: list[tuple[FrontierPoint, str]] = []  # with their colours
+    for name, series in cuts.items():
+        legend[name or "base, cut at a budget"] = _draw_cuts(axes, series)
+    for (name, series), style in zip(runs.items(), _styles(len(runs)), strict=True):
+        handle = _draw_run(axes, series, style, filled)
+        if name:
+            legend[name] = handle
+        if len(runs) <= LABELLED:
+            ends = (series[0], series[-1])
+            labelled += [(point, style[0]) for point in series if point.kind == "model" or point in ends]
     for point in points:
         if point.kind == "base":
             _draw_intervals(axes, point, BLACK)
             axes.plot(point.tokens, point.accuracy, "*", color=BLACK, markersize=14, zorder=5)
-            _annotate(axes, point, BLACK, "above")
+            labelled.append((point, BLACK))
+    labelled += [(point, GREY) for series in cuts.values() if len(series) <= LABELLED for point in series]
 
     axes.margins(x=0.12, y=0.16)
     axes.set_xlim(left=max(0, axes.get_xlim()[0]))
-    low, high = axes.get_ylim()
-    axes.set_ylim(max(low, -0.02), min(high, 1.03))
     axes.set_xlabel("Mean completion tokens  (← fewer is better)")
     axes.set_ylabel("Accuracy")
-    axes.yaxis.set_major_formatter(percent)
-    axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+    _show_as_percent(axes)
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.8g}")
+    whole_ticks(axes.xaxis)
     if title is not None:
-        axes.set_title(title, loc="left")
-    handles, labels = axes.get_legend_handles_labels()
-    if handles:
-        note = "filled: on the frontier" if runs else None
-        figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False, title=note)
+        axes.set_title(shorten(title, TITLE_LENGTH), loc="left", parse_math=False)
+    if legend:
+        add_legend(figure, legend, "lower center", title="filled: on the frontier" if runs else None)
+    _label(axes, labelled, points)
     return save_figure(figure, path)
 
 
@@ -133,19 +145,20 @@ def plot_curves(panels: Mapping[str, Mapping[str, tuple[Sequence[float], Sequenc
     figure = new_figure(7.5, 1.1 + 2.0 * len(panels))
     names = list(dict.fromkeys(name for curves in panels.values() for name in curves))
     styles = dict(zip(names, _styles(len(names)), strict=True))
+    lines: dict[str, Artist] = {}
     rows = figure.subplots(len(panels), sharex=True, squeeze=False)[:, 0]
     for axes, (label, curves) in zip(rows, panels.items(), strict=True):
         for name, (steps, values) in curves.items():
             colour, marker = styles[name]
             few = len(steps) <= 30
-            axes.plot(steps, values, color=colour, marker=marker if few else None, markersize=4, label=name)
-        axes.set_ylabel(label)
+            (lines[name],) = axes.plot(steps, values, color=colour, marker=marker if few else None, markersize=4)
+        axes.set_ylabel(label, parse_math=False)
         if any(word in label.lower() for word in ("accuracy", "fraction")):
-            axes.yaxis.set_major_formatter(percent)
+            _show_as_percent(axes)
     if len(names) > 1:
-        handles = {name: line for axes in rows for line, name in zip(*axes.get_legend_handles_labels(), strict=True)}
-        figure.legend(handles.values(), handles, loc="outside upper center", ncols=3, frameon=False)
+        add_legend(figure, {name: lines[name] for name in names}, "upper center")
     rows[-1].set_xlabel("Training step")
+    whole_ticks(rows[-1].xaxis)
     return save_figure(figure, path)
 
 
@@ -183,21 +196,24 @@ def percent(value: float, _: int | None = None) -> str:
     return f"{100 * value:.4g}%"
 
 
+def whole_ticks(axis: Axis) -> None:
+    """Put ticks at whole numbers where there is one within the limits."""
+    axis.get_major_locator().set_params(integer=True, min_n_ticks=1)
+
+
+def _show_as_percent(axes: Axes) -> None:
+    low, high = axes.get_ylim()
+    axes.set_ylim(max(low, -0.015), min(high, 1.03))
+    axes.yaxis.set_major_formatter(percent)
+
+
 def _styles(count: int) -> list[tuple[str, str]]:
     """Return `count` pairs of a colour and a marker; up to 36 of them are different."""
     n = len(RUN_STYLES)
     return [(RUN_STYLES[index % n][0], RUN_STYLES[(index + index // n) % n][1]) for index in range(count)]
 
 
-def _draw_run(
-    axes: Axes,
-    name: str,
-    series: list[FrontierPoint],
-    style: tuple[str, str],
-    filled: set[FrontierPoint],
-    *,
-    is_first: bool,
-) -> None:
+def _draw_run(axes: Axes, series: list[FrontierPoint], style: tuple[str, str], filled: set[FrontierPoint]) -> Artist:
     colour, marker = style
     axes.plot(
         [point.tokens for point in series],
@@ -207,7 +223,7 @@ def _draw_run(
         alpha=0.55,
         zorder=3,
     )
-    for index, point in enumerate(series):
+    for point in series:
         _draw_intervals(axes, point, colour)
         axes.plot(
             point.tokens,
@@ -220,15 +236,11 @@ def _draw_run(
             zorder=4,
             linestyle="none",
         )
-        if point.kind == "model" or index in (0, len(series) - 1):
-            place = "above" if point.kind == "model" else "above left"
-            _annotate(axes, point, colour, place if is_first else "below")
-    if name:
-        axes.plot([], [], marker, color=colour, markersize=7, label=name)
+    return axes.plot([], [], marker, color=colour, markersize=7)[0]
 
 
-def _draw_cuts(axes: Axes, series: list[FrontierPoint]) -> None:
-    axes.plot(
+def _draw_cuts(axes: Axes, series: list[FrontierPoint]) -> Artist:
+    return axes.plot(
         [point.tokens for point in series],
         [point.accuracy for point in series],
         "--x",
@@ -236,10 +248,7 @@ def _draw_cuts(axes: Axes, series: list[FrontierPoint]) -> None:
         linewidth=1.2,
         markersize=6,
         zorder=2,
-        label=series[0].series or "base, cut at a budget",
-    )
-    for point in series if len(series) <= LABELLED_CUTS else []:
-        _annotate(axes, point, GREY, "below right")
+    )[0]
 
 
 def _draw_intervals(axes: Axes, point: FrontierPoint, colour: str) -> None:
@@ -254,21 +263,15 @@ def _draw_intervals(axes: Axes, point: FrontierPoint, colour: str) -> None:
             )
 
 
-def _annotate(axes: Axes, point: FrontierPoint, colour: str, place: str) -> None:
-    offset, alignment = {
-        "above": ((0, 10), "center"),
-        "above left": ((-4, 7), "right"),
-        "below": ((0, -18), "center"),
-        "below right": ((6, -13), "left"),
-    }[place]
-    axes.annotate(
-        point.label,
-        (point.tokens, point.accuracy),
-        xytext=offset,
-        textcoords="offset points",
-        ha=alignment,
-        color=colour,
-        fontsize=9,
-        fontweight="bold" if point.kind in ("base", "model") else "normal",
-        zorder=6,
-    )
+def _label(axes: Axes, labelled: list[tuple[FrontierPoint, str]], points: Sequence[FrontierPoint]) -> None:
+    """Label points in their colours, models first."""
+    favourites = {"model": "above", "base": "above", "checkpoint": "above left", "cut": "below right"}
+    labels = []
+    for point, colour in sorted(labelled, key=lambda item: list(favourites).index(item[0].kind)):
+        weight = "bold" if point.kind in ("base", "model") else "normal"
+        text = shorten(point.label, LABEL_LENGTH)
+        label = annotate(
+            axes, text, point.tokens, point.accuracy, color=colour, fontsize=9, fontweight=weight, zorder=6
+        )
+        labels.append((label, favourites[point.kind]))
+    place_labels(axes, labels, [(point.tokens, point.accuracy) for point in points])

@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Text in a picture: short enough for it, written as it is, and where nothing else stands."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+
+if TYPE_CHECKING:
+    from matplotlib.artist import Artist
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from matplotlib.text import Annotation
+
+FONT_SIZE, CHARACTER = 10, 6.2  # points, of matplotlib's texts and of a wide letter in them
+COLUMN, ROW = 50, 15  # points: what a column of a legend takes beside its text, and the height of a row
+PLACES = {  # of a label about its point: offset in points, horizontal and vertical alignment
+    "above": ((0, 9), "center", "bottom"),
+    "below": ((0, -9), "center", "top"),
+    "above left": ((-5, 6), "right", "bottom"),
+    "below right": ((6, -4), "left", "top"),
+    "above right": ((5, 6), "left", "bottom"),
+    "below left": ((-5, -6), "right", "top"),
+    "right": ((10, 0), "left", "center"),
+    "left": ((-10, 0), "right", "center"),
+    "far above": ((0, 21), "center", "bottom"),
+    "far below": ((0, -21), "center", "top"),
+}
+
+
+def shorten(text: str, length: int) -> str:
+    """
+    Leave out the middle of a text that is too long: runs of one model differ at the end of their names.
+
+    Examples:
+        >>> shorten("DeepSeek-R1-Distill-Qwen-1.5B-HAPO", 20)
+        'DeepSeek-…-1.5B-HAPO'
+    """
+    if len(text) <= length:
+        return text
+    tail = length // 2
+    return f"{text[: length - tail - 1]}…{text[-tail:]}"
+
+
+def add_legend(figure: Figure, entries: Mapping[str, Artist], place: str, title: str | None = None) -> None:
+    """Add a legend outside the axes, in as many columns as fit in, and the height of its rows to the figure."""
+    from matplotlib.textpath import TextPath
+
+    width = 72 * figure.get_figwidth()
+    names = [shorten(name, int((width - COLUMN) / CHARACTER)) for name in entries]
+    longest = max(TextPath((0, 0), name, size=FONT_SIZE).get_extents().width for name in names)
+    columns = max(1, min(int(width / (COLUMN + longest)), 3, len(names)))
+    rows = math.ceil(len(names) / columns)
+    figure.set_figheight(figure.get_figheight() + ROW / 72 * (rows - 1))
+    legend = figure.legend(
+        entries.values(),
+        map(str, range(len(names))),
+        loc=f"outside {place}",
+        ncols=columns,
+        frameon=False,
+        title=title,
+    )
+    for text, name in zip(legend.get_texts(), names, strict=True):
+        text.set_parse_math(False)
+        text.set_text(name)  # afterwards, since a legend leaves out what begins with an underscore
+
+
+def annotate(axes: Axes, text: str, x: float, y: float, **style) -> Annotation:
+    """Write a text beside a point, without letting the axes shrink for it."""
+    label = axes.annotate(text, (x, y), textcoords="offset points", xytext=(0, 0), parse_math=False, **style)
+    label.set_in_layout(False)
+    return label
+
+
+def place_labels(axes: Axes, labels: Sequence[tuple[Annotation, str]], points: Sequence[tuple[float, float]]) -> None:
+    """
+    Move labels to where they cover neither a point nor each other, as far as there is such a place within the axes.
+
+    Args:
+        axes (`Axes`): What the labels are in; everything else has been drawn.
+        labels (`Sequence[tuple[Annotation, str]]`): What [`annotate`] returned, and the place it likes best, of `PLACES`.
+            Those that come first choose first.
+        points (`Sequence[tuple[float, float]]`): Where there are markers, in the coordinates of the data.
+    """
+    from matplotlib.transforms import Bbox
+
+    figure = axes.figure
+    figure.draw_without_rendering()  # lays out the axes
+    around = 6 * figure.dpi / 72
+    taken = [
+        Bbox.from_extents(x - around, y - around, x + around, y + around)
+        for x, y in axes.transData.transform(points)
+        if math.isfinite(x + y)
+    ]
+    for label, favourite in labels:
+        tried = []
+        for place in dict.fromkeys([favourite, *PLACES]):
+            _move(label, place)
+            box = label.get_window_extent()
+            sticks_out = not (axes.bbox.contains(box.x0, box.y0) and axes.bbox.contains(box.x1, box.y1))
+            tried.append((box.count_overlaps(taken) + len(taken) * sticks_out, len(tried), place, box))
+        *_, best, box = min(tried, key=lambda item: item[:2])
+        _move(label, best)
+        taken.append(box)
+
+
+def _move(label: Annotation, place: str) -> None:
+    label.xyann, horizontal, vertical = PLACES[place]
+    label.set(ha=horizontal, va=vertical)

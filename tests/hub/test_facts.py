@@ -2,10 +2,19 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
 from tests import tiny
-from trl_concise import HAPOConfig
-from trl_concise.hub.facts import changed_settings, command_line, hub_id, pushed_checkpoint, training_seconds
+from trl_concise import HAPOConfig, LASERDConfig, REDIConfig
+from trl_concise.hub.facts import (
+    _hardware,
+    _peak_memory,
+    changed_settings,
+    command_line,
+    hub_id,
+    pushed_checkpoint,
+    training_seconds,
+)
 
 
 @pytest.mark.parametrize(
@@ -23,6 +32,25 @@ from trl_concise.hub.facts import changed_settings, command_line, hub_id, pushed
         (["python", "train.py", "--system_prompt", "Think."], "python train.py --system_prompt ..."),
         (["python", "train.py", "--api", "https://me:pw@host"], "python train.py --api ..."),
         (["python", "train.py", "../x/y.yaml"], "python train.py y.yaml"),
+        (
+            ["python", "train.py", "hub_token=abc", "+api.key=d", "lr=1"],
+            "python train.py hub_token=... +api.key=... lr=1",
+        ),
+        (["python", "train.py", "--api_key", "abc=="], "python train.py --api_key ..."),
+        (["python", "train.py", "-t", "hf_abc"], "python train.py -t ..."),
+        (
+            ["python", "train.py", "--kwargs", '{"token": "abc", "cache_dir": "/home/me/cache", "n": [1]}'],
+            """python train.py --kwargs '{"token": "...", "cache_dir": "cache", "n": [1]}'""",
+        ),
+        (["python", "train.py", "--kwargs", "{token: abc}"], "python train.py --kwargs ..."),
+        (["python", "train.py", "--data", "train=/home/me/x.json"], "python train.py --data train=x.json"),
+        (["python", "train.py", "--data", "train:/home/me/x.json"], "python train.py --data ..."),
+        (["python", "train.py", "--files", "/home/me/a.json,/tmp/b.json"], "python train.py --files a.json,b.json"),
+        (["python", "train.py", "--note", "see /home/me"], "python train.py --note ..."),
+        (
+            ["python", "train.py", "--max_tokens", "5", "--tokenizer=a/b", "--replay_per_prompt", "4"],
+            "python train.py --max_tokens 5 --tokenizer=a/b --replay_per_prompt 4",
+        ),
         (["python", "-c", "import x"], None),
         (["python", "/env/ipykernel_launcher.py", "-f", "kernel.json"], None),
         (["python", "-m", "pytest", "tests"], None),
@@ -42,7 +70,10 @@ def test_settings_are_those_that_were_changed_the_methods_first(tmp_path):
     assert next(iter(settings)) == "length_reward_shape"
     assert settings["learning_rate"] == 1e-3 and settings["num_generations"] == 4
     assert not {"hub_token", "run_name", "output_dir", "save_strategy", "beta"} & set(settings)
-    assert changed_settings(HAPOConfig(str(tmp_path), use_cpu=True)) == {}
+    for config in (HAPOConfig, REDIConfig):
+        assert changed_settings(config(str(tmp_path), use_cpu=True)) == {}
+    changed = LASERDConfig(str(tmp_path), use_cpu=True, monitor_prompts=32, disable_dropout=True)
+    assert changed_settings(changed) == {"monitor_prompts": 32, "disable_dropout": True}
 
 
 def test_training_time_is_that_of_the_whole_run():
@@ -55,6 +86,9 @@ def test_training_time_is_that_of_the_whole_run():
     slow = {"step": 98, "train_runtime": 3600.0, "train_steps_per_second": 0.027}  # as logged: 98 steps are 0.0272
     assert training_seconds([slow], 98) == 3600.0
     assert training_seconds([resumed], 4) is None  # no step was timed
+    slow = [{"step": step, "step_time": 3000.0} for step in range(1, 81)]  # 60 of 80 steps are logged as 0.0 a second
+    slow.append({"step": 80, "train_runtime": 180_000.0, "train_steps_per_second": 0.0})
+    assert training_seconds(slow, 80) == 240_000.0
 
 
 def test_only_what_can_be_on_the_hub_is_an_id(tmp_path, monkeypatch):
@@ -80,3 +114,8 @@ def test_only_one_strategy_pushes_the_last_checkpoint(changes, folder, tmp_path)
     assert pushed_checkpoint(args) is None  # none has been saved
     (tmp_path / "checkpoint-2").mkdir()
     assert pushed_checkpoint(args) == folder
+
+
+def test_a_run_on_the_cpu_of_a_gpu_machine_says_so(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert "CPU" in _hardware(torch.device("cpu"), 2) and _peak_memory(torch.device("cpu"))["of"] == "main memory"

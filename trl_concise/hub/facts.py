@@ -45,12 +45,16 @@ _PACKAGES = ["trl-concise", "trl", "transformers", "accelerate", "datasets", "to
 # Settings that say nothing about what was learnt: where things go, what is logged, and how often.
 _ASIDE = re.compile(
     r"dir|path|file|token$|hub|host|server|port$|url|name|project|trackio|log|report|save|eval|push|tqdm|print|"
-    r"dataloader|resume|ignore|remove|skip|deepspeed|fsdp|ddp|accelerator|disable|include|load_best|use_cpu|prompt|"
+    r"dataloader|resume|ignore|remove|skip|deepspeed|fsdp|ddp|accelerator|include|load_best|use_cpu|system_prompt|"
     r"checkpointing"
 )
 # Derived from other settings by their config when they are not given.
 _DERIVED = {"steps_per_generation", "generation_batch_size", "num_generations_eval", "bf16", "warmup_steps"}
 _DATA_FILES = (".json", ".jsonl", ".csv", ".parquet", ".arrow", ".txt")
+# Options whose value is nobody else's business, and values that are secret whatever their option; `max_tokens` is none.
+_SECRET = re.compile(r"(?<!eos_)(?<!pad_)token(?!s|iz)|key|secret|password|(?<!per_)prompt$")
+_TOKEN = re.compile(r"\b(?:hf_|sk-|gh[po]_)\w|://")
+_HIDDEN = "..."
 _TRL_PART = re.compile(r"^(?:## Citations)\n(.*)", flags=re.DOTALL | re.MULTILINE)
 
 
@@ -104,8 +108,8 @@ def run_facts(trainer: WritesCard) -> dict[str, Any]:
         "history": _history(trainer.history),
         "steps": trainer.state.global_step,
         "seconds": training_seconds(trainer.state.log_history, trainer.state.global_step),
-        "hardware": _hardware(trainer.accelerator.num_processes),
-        "peak_memory": _peak_memory(),
+        "hardware": _hardware(trainer.accelerator.device, trainer.accelerator.num_processes),
+        "peak_memory": _peak_memory(trainer.accelerator.device),
         "versions": {name: version(name) for name in [*_PACKAGES, *(["peft"] if adapters else [])]}
         | {"Python": platform.python_version()},
         "command": command_line(sys.orig_argv, trainer.accelerator.num_processes),
@@ -134,15 +138,15 @@ def training_seconds(log_history: list[dict[str, Any]], steps: int) -> float | N
     if not ends:
         return None
     runtime = ends[-1]["train_runtime"]
-    if round(runtime * (ends[-1]["train_steps_per_second"] + 0.0005)) >= steps:  # logged with three decimals
-        return runtime
-    timed = [log for log in log_history if "step_time" in log]  # the mean since the entry before
-    if not timed:  # of GRPO's trainers only
-        return None
-    return sum(
+    timed = [log for log in log_history if "step_time" in log]  # GRPO's trainers; the mean since the entry before
+    in_steps = sum(
         log["step_time"] * (log["step"] - before)
         for before, log in zip([0, *(t["step"] for t in timed)], timed, strict=False)
     )
+    most_steps = round(runtime * (ends[-1]["train_steps_per_second"] + 0.0005))  # logged with three decimals
+    if most_steps >= steps and runtime >= in_steps:
+        return runtime
+    return in_steps if timed else None
 
 
 def hub_id(name: str | None) -> str | None:
@@ -205,7 +209,8 @@ def changed_settings(args: Any) -> dict[str, Any]:
     for item in sorted(dataclasses.fields(args), key=lambda item: kinds.index(owner.get(item.name, kinds[-1]))):
         value = getattr(args, item.name)
         value = getattr(value, "value", value)  # enumerations
-        if _ASIDE.search(item.name) or item.name in _DERIVED or value is None or value == item.default:
+        default = item.default if item.default_factory is dataclasses.MISSING else item.default_factory()
+        if _ASIDE.search(item.name) or item.name in _DERIVED or value is None or value == default:
             continue
         if item.name == "reward_weights" and set(value) == {1.0}:
             continue  # what TRL takes where there are none
@@ -242,21 +247,44 @@ def command_line(arguments: list[str], processes: int = 1) -> str | None:
         return None
     option = ""
     for argument in rest:
-        name, equals, value = argument.partition("=") if argument.startswith("--") else ("", "", argument)
-        if argument.startswith("--") and not equals:
+        if argument.startswith("--") and "=" not in argument:
             option = argument
             shown.append(argument)
-            continue
-        public = _public_value(name or option, value)
-        shown.append(f"{name}={shlex.quote(public)}" if equals else shlex.quote(public) if public != "..." else public)
+        elif not argument.startswith("-") and _SECRET.search(option):
+            shown.append(_HIDDEN)
+        elif found := re.fullmatch(r"([-+]*\w[\w.@/-]*)=(.*)", argument, flags=re.DOTALL):  # an option, or Hydra's
+            shown.append(f"{found[1]}={_quoted(_public_value(found[1], found[2]))}")
+        else:
+            shown.append(_quoted(_public_value(option, argument)))
     launcher = "python" if processes == 1 else f"accelerate launch --num_processes {processes}"
     return " ".join([launcher, *shown])
 
 
+def _quoted(value: str) -> str:
+    return value if value == _HIDDEN else shlex.quote(value)
+
+
 def _public_value(option: str, value: str) -> str:
-    if re.search(r"token|key|secret|password|prompt", option) or value.startswith("hf_") or "://" in value:
-        return "..."
-    return _public_path(value) if os.sep in value or os.path.exists(value) else value
+    if _SECRET.search(option) or _TOKEN.search(value):
+        return _HIDDEN
+    if value.startswith(("{", "[")):
+        try:
+            return json.dumps(_public_json(option, json.loads(value)))
+        except json.JSONDecodeError:
+            return _HIDDEN
+    if os.path.exists(value) or value.startswith("~"):
+        return _public_path(value)
+    if os.sep in value and re.search(r"[\s:=]", value):  # a text, which may name a place
+        return _HIDDEN
+    return ",".join(_public_path(part) if os.sep in part else part for part in value.split(","))
+
+
+def _public_json(name: str, value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _public_json(key, item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_public_json(name, item) for item in value]
+    return _public_value(name, value) if isinstance(value, str) or _SECRET.search(name) else value
 
 
 def _public_path(path: str) -> str:
@@ -318,16 +346,16 @@ def _history(history: PromptHistory | None) -> dict[str, Any] | None:
     }
 
 
-def _hardware(processes: int) -> str:
-    if torch.cuda.is_available():
-        return f"{processes} x {torch.cuda.get_device_name(0)}"
+def _hardware(device: torch.device, processes: int) -> str:
+    if device.type == "cuda":
+        return f"{processes} x {torch.cuda.get_device_name(device)}"
     threads = torch.get_num_threads()
     return f"{processes} x CPU ({platform.machine()}, {threads} thread{'s' * (threads > 1)})"
 
 
-def _peak_memory() -> dict[str, Any]:
+def _peak_memory(device: torch.device) -> dict[str, Any]:
     """Return the most memory that one process has held, in bytes."""
-    if torch.cuda.is_available():
-        return {"bytes": torch.cuda.max_memory_allocated(), "of": "GPU"}
+    if device.type == "cuda":
+        return {"bytes": torch.cuda.max_memory_allocated(device), "of": "GPU"}
     unit = 1 if sys.platform == "darwin" else 1024
     return {"bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit, "of": "main memory"}

@@ -5,7 +5,7 @@ import json
 import subprocess
 import sys
 
-from trl_concise.evaluation.logs import TRAINER_STATE, read_log_history
+from trl_concise.evaluation.logs import TRAINER_STATE, evaluations, read_log_history
 
 
 def test_the_log_is_the_folders_else_that_of_the_latest_checkpoint(tmp_path):
@@ -18,6 +18,19 @@ def test_the_log_is_the_folders_else_that_of_the_latest_checkpoint(tmp_path):
         (tmp_path / place).mkdir(exist_ok=True)
         (tmp_path / place / TRAINER_STATE).write_text(json.dumps({"log_history": [{"step": step}]}))
         assert read_log_history(tmp_path) == [{"step": step}]
+
+
+def test_evaluations_of_one_set_and_of_several():
+    log = [
+        {"step": 1, "eval_accuracy": 0.5, "eval_tokens_mean": 9.0, "eval_truncated_fraction": 0.1, "eval_loss": 1.0},
+        {"step": 1, "eval_hard_accuracy": 0.2, "eval_hard_tokens_mean": 8.0, "eval_hard_tokens_correct_mean": 7.0},
+        {"step": 2, "eval_hard_accuracy": float("nan"), "eval_hard_tokens_mean": 8.0},
+        {"step": 3, "accuracy": 0.5, "tokens_mean": 8.0},
+    ]
+    assert evaluations(log) == {
+        None: {1: {"accuracy": 0.5, "tokens_mean": 9.0, "truncated_fraction": 0.1, "loss": 1.0}},
+        "hard": {1: {"accuracy": 0.2, "tokens_mean": 8.0, "tokens_correct_mean": 7.0}},
+    }
 
 
 def test_a_report_needs_nothing_of_the_hub():

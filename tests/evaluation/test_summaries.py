@@ -54,3 +54,5 @@ def test_settings_that_keep_records_apart():
     assert differing_settings(record, {**record, "seed": 1, "completions_per_problem": 4, "accuracy": 0.1}) == ""
     assert differing_settings(record, {**record, "problems": 9}) == "problems is 10, of the base 9"
     assert differing_settings(record, RECORD) == ""  # unknown
+    train, test = ({**record, "dataset_split": split} for split in ("train", "test"))
+    assert differing_settings(train, test) == "dataset_split is train, of the base test"

@@ -43,9 +43,14 @@ FACTS = {
 }
 
 
+GSM8K = {"dataset_id": "openai/gsm8k", "dataset_config": "main", "dataset_split": "test"}
+MATH500 = {"dataset_id": "HuggingFaceH4/MATH-500", "dataset_config": None, "dataset_split": "test"}
+
+
 def record(model: str, accuracy: float, tokens: float, budget: int | None = None, **changes) -> dict:
     return {
         "dataset": "openai/gsm8k",
+        **GSM8K,
         "problems": 1319,
         "completions_per_problem": 4,
         "accuracy": accuracy,
@@ -111,19 +116,81 @@ def test_the_pictures_of_a_report_stay(tmp_path):
     assert all(path.is_file() for path in pictures.values())
 
 
-@pytest.mark.parametrize("limit", [{"limit": 10, "problems": 10}, {"problems": 10}], ids=["limited", "unknown"])
-def test_some_problems_of_a_benchmark_are_no_result_of_it(limit, tmp_path):
+@pytest.mark.parametrize(
+    "some", [{"limit": 10}, {}, {"limit": None, "dataset_split": "train[:10]"}], ids=["limited", "unknown", "sliced"]
+)
+def test_some_problems_of_a_benchmark_are_no_result_of_it(some, tmp_path):
     run = a_run(tmp_path / "my-run")
     item = record("my-run", 0.9, 150.0, dataset="gsm8k")
     (run / "summary.json").write_text(json.dumps([item]))
     write_card(run)
-    assert (run / ".eval_results" / "gsm8k.yaml").is_file()
+    results, others = (run / ".eval_results" / name for name in ("openai_gsm8k.yaml", "mine.yaml"))
+    assert results.is_file()
+    others.write_text("- value: 1.0\n")
     del item["limit"]
-    (run / "summary.json").write_text(json.dumps([item | limit]))
+    (run / "summary.json").write_text(json.dumps([item | {"problems": 10} | some]))
     card = ModelCard.load(write_card(run))
-    assert not (run / ".eval_results" / "gsm8k.yaml").exists()
+    assert not results.exists() and others.exists()
     assert "**gsm8k** (10 problems, 4 completions each)" in card.text
     assert {result.dataset_name for result in card.data.eval_results} == {"gsm8k, 10 problems"}
+    assert card.data.eval_results[0].dataset_split == some.get("dataset_split", "test")
+
+
+def test_results_that_are_no_more_leave_no_file(tmp_path):
+    run = a_run(tmp_path / "my-run")
+    (run / "summary.json").write_text(json.dumps([record("my-run", 0.9, 150.0)]))
+    write_card(run)
+    (run / "summary.json").unlink()
+    write_card(run)
+    assert list((run / ".eval_results").iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["gsm8k", "math/easy", "/home/me/problems"])
+def test_what_was_not_loaded_from_the_hub_is_none_of_its_sets(name, tmp_path):
+    run = a_run(tmp_path / "my-run")
+    item = {key: value for key, value in record("my-run", 0.9, 150.0, dataset=name).items() if key not in GSM8K}
+    (run / "summary.json").write_text(json.dumps([item]))
+    card = ModelCard.load(write_card(run))
+    assert "/home/me" not in str(card) and not (run / ".eval_results").exists()
+    assert "/" not in card.data.eval_results[0].dataset_type
+
+
+def test_two_evaluations_of_one_benchmark_are_told_apart(tmp_path):
+    run = a_run(tmp_path / "my-run")
+    part = record("my-run", 0.5, 70.0, limit=10, problems=10)
+    other = record("my-run", 0.6, 80.0, dataset="train", dataset_split="train")
+    (run / "summary.json").write_text(json.dumps([part, other, record("my-run", 0.9, 150.0, dataset="gsm8k")]))
+    card = ModelCard.load(write_card(run))
+    entries = yaml.safe_load(str(card).split("---\n")[1])["model-index"][0]["results"]
+    assert [(one["dataset"]["split"], one["metrics"][0]["value"]) for one in entries] == [
+        ("test", 0.9),
+        ("train", 0.6),
+    ]
+    assert [len(one["metrics"]) for one in entries] == [2, 2]
+    wrong = [line for line in card.text.splitlines() if line.startswith("- Wrong answers")]
+    assert [line.split(" on ")[1] for line in wrong] == ["openai/gsm8k.", "train.", "gsm8k."]
+
+
+def test_a_base_that_writes_nothing(tmp_path):
+    run = a_run(tmp_path)
+    log = [
+        {"step": 0, "eval_accuracy": 0.0, "eval_tokens_mean": 0.0},
+        {"step": 2, "eval_accuracy": 0.5, "eval_tokens_mean": 10.0},
+        {"step": 3, "eval_accuracy": float("nan"), "eval_tokens_mean": 10.0},
+    ]
+    (run / "trainer_state.json").write_text(json.dumps({"log_history": log}))
+    text = write_card(run).read_text()
+    assert "> **10.0 tokens per completion instead of 0.0, accuracy 50.0% instead of 0.0%**" in text
+    assert "| **this model** | **50.0%** | **10.0** |  |  |" in text
+
+
+def test_tables_and_commands_stay_whole(tmp_path):
+    settings = {"lora_target_modules": r".*\.(q_proj|v_proj)$", "reward_funcs": ["<lambda>", "even_reward"]}
+    command = "python train.py --a 'x --y z' " + "--b c " * 30
+    text = write_card(a_run(tmp_path, settings=settings, command=command)).read_text()
+    assert r"| `lora_target_modules` | `.*\.(q_proj\|v_proj)$` |" in text
+    assert "| `reward_funcs` | `<lambda>`, even_reward |" in text
+    assert "    --a 'x --y z' \\\n    --b c" in text
 
 
 def test_only_a_base_of_the_same_settings_is_compared_with(tmp_path, caplog):
@@ -147,7 +214,7 @@ def test_results_of_trl_concise_eval(tmp_path):
     """It names a model in a folder by the folder, its checkpoints behind that, and a known set by its short name."""
     run = a_run(tmp_path / "my-run")
     records = [record("base", 0.7, 300.0), record("my-run/checkpoint-5", 0.1, 1.0), record("my-run", 0.72, 150.0)]
-    (run / "summary.json").write_text(json.dumps([{**item, "dataset": "math500"} for item in records]))
+    (run / "summary.json").write_text(json.dumps([{**item, **MATH500, "dataset": "math500"} for item in records]))
     card = ModelCard.load(write_card(run))
     assert "| **this model** | **72.0%** [70.0–74.0]" in card.text
     assert card.data.eval_results[0].dataset_type == "HuggingFaceH4/MATH-500"
@@ -180,6 +247,20 @@ def test_the_log_is_the_source_where_nothing_else_was_evaluated(tmp_path):
     assert "| base model | 50.0% | 80.0 |  |  |" in text
     assert "| **this model** | **60.0%** | **40.0** | 50% | +1.10 |" in text
     assert "Empty: 25.0% of completions" in text and "interval" not in text
+
+
+def test_each_of_several_evaluation_sets_has_its_table(tmp_path):
+    run = a_run(tmp_path)
+    log = [
+        {"step": step, f"eval_{name}_accuracy": accuracy, f"eval_{name}_tokens_mean": 9.0 - step}
+        for step in (0, 2)
+        for name, accuracy in (("easy", 0.9), ("hard", 0.1))
+    ]
+    (run / "trainer_state.json").write_text(json.dumps({"log_history": log}))
+    text = write_card(run).read_text()
+    for name, row in (("easy", "**90.0%** | **7.0** | 22%"), ("hard", "**10.0%** | **7.0** | 22%")):
+        table = text.split(f"**{name}, evaluated in training**\n\n")[1].split("\n\n")[0]
+        assert row in table and f"of completions on {name}, evaluated in training (base model:" in text
 
 
 def test_only_what_was_evaluated_before_the_first_step_is_the_base(tmp_path):

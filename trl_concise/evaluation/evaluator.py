@@ -22,7 +22,7 @@ from .completions import Completion, count_whole, cut_at, judge, read_completion
 from .identity import fingerprint, name_of
 from .metrics import accuracy_efficiency_score
 from .sampling import Sampler, SamplingSettings, TransformersSampler, digest_prompt, load_sampler, tokenize_prompts
-from .sets import load_problem_sets
+from .sets import ProblemSets, load_problem_sets
 from .summaries import SUMMARY_FILE, differing_settings, read_json, read_summary
 
 
@@ -101,7 +101,8 @@ def evaluate(
     Returns:
         `list[dict[str, Any]]`: One record per problem set, then one per set and budget. Each holds what
         [`summarize`] tells, and `dataset`, `budget` (`None` for the whole completions), `model`, `seed`, `temperature`,
-        `top_p`, `max_new_tokens`, `system_prompt_sha256` and `limit` (`None` for the whole set). With a `base`, also
+        `top_p`, `max_new_tokens`, `system_prompt_sha256` and `limit` (`None` for the whole set). Of a set that was named,
+        and loaded from the Hub, also `dataset_id`, `dataset_config` and `dataset_split`. With a `base`, also
         `base_model`, `accuracy_efficiency_score` and `accuracy_efficiency_weights`; the score is `None` where the base has
         no such set or no right answer.
 
@@ -132,14 +133,16 @@ def evaluate(
     limits = {key: limit if limit is not None and limit < len(dataset) else None for key, dataset in whole.items()}
     sets = {key: dataset.select(range(limits[key] or len(dataset))) for key, dataset in whole.items()}
     prompt_digest = None if system_prompt is None else hashlib.sha256(system_prompt.encode()).hexdigest()
-    how = {**asdict(settings), "system_prompt_sha256": prompt_digest}
+    sources = whole.sources if isinstance(whole, ProblemSets) else {}
+    common = {**asdict(settings), "system_prompt_sha256": prompt_digest}
+    how = {key: {**sources.get(key, {}), **common, "limit": limits[key]} for key in whole}
     name = model_name or name_of(model)
     folder = None if output_dir is None else Path(output_dir)
     written = {"model": name, "weights": fingerprint(model), **asdict(settings), "system_prompt": system_prompt}
     done = [] if folder is None else _read_folder(folder, written)
     unreadable = {set_name: _find_unreadable(set_name, dataset["solution"]) for set_name, dataset in sets.items()}
     for set_name, dataset in sets.items():  # before anything is generated
-        record = {**how, "limit": limits[set_name], "problems": len(dataset) - len(unreadable[set_name])}
+        record = {**how[set_name], "problems": len(dataset) - len(unreadable[set_name])}
         if different := _differing_from_base({"dataset": set_name, **record}, base_records):
             raise ValueError(f"{different} Evaluate both with the same settings, or leave the base out.")
 
@@ -172,7 +175,7 @@ def evaluate(
             for budget in [None, *budgets]:
                 items = completions if budget is None else cut_at(completions, budget, sampler.tokenizer)
                 record = {"dataset": set_name, **summarize(items), "budget": budget, "model": name}
-                record |= {**how, "limit": limits[set_name]}
+                record |= how[set_name]
                 records.append(record if base_records is None else record | _efficiency(record, base_records))
     records.sort(key=lambda record: record["budget"] or 0)  # stable: whole completions first
     if folder is not None:

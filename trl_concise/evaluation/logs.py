@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import json
+import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +15,43 @@ TRAINER_STATE = "trainer_state.json"
 
 def read_log_history(run: Path) -> list[dict[str, Any]]:
     """Return the log of a run: of its folder, else of its latest checkpoint, else nothing."""
-    found = (
-        (path.parent.name.removeprefix("checkpoint-"), path) for path in run.glob(f"checkpoint-*/{TRAINER_STATE}")
-    )
-    states = [path for _, path in sorted((int(step), path) for step, path in found if step.isdecimal())]
     path = run / TRAINER_STATE
     if not path.is_file():
-        if not states:
-            return []
-        path = states[-1]
+        states = ((_step(path.parent), path) for path in run.glob(f"checkpoint-*/{TRAINER_STATE}"))
+        _, path = max(((step, path) for step, path in states if step is not None), default=(None, None))
+    if path is None:
+        return []
     return json.loads(path.read_text(encoding="utf-8"))["log_history"]
+
+
+def evaluations(log_history: list[dict[str, Any]]) -> dict[str | None, dict[int, dict[str, Any]]]:
+    """
+    Return what was measured in training.
+
+    Args:
+        log_history (`list[dict]`): The run's log.
+
+    Returns:
+        `dict`: Name of the evaluation set (`None` where there is one without a name) -> step -> `accuracy`, `tokens_mean`
+        and the other figures of [`EvaluationLog.finish`]. An evaluation without a finite accuracy is none.
+    """
+    found: dict[str | None, dict[int, dict[str, Any]]] = {}
+    for log in log_history:
+        for key in log:
+            match = re.fullmatch(r"eval_(?:(.+)_)?tokens_mean", key)
+            if match is None:
+                continue
+            prefix = key.removesuffix("tokens_mean")
+            figures = {name.removeprefix(prefix): value for name, value in log.items() if name.startswith(prefix)}
+            if all(_is_finite(figures.get(name)) for name in ("accuracy", "tokens_mean")):
+                found.setdefault(match[1], {})[log["step"]] = figures
+    return found
+
+
+def _step(checkpoint: Path) -> int | None:
+    step = checkpoint.name.removeprefix("checkpoint-")
+    return int(step) if step.isdecimal() else None  # else somebody's copy
+
+
+def _is_finite(value: Any) -> bool:
+    return isinstance(value, (int, float)) and math.isfinite(value)

@@ -29,7 +29,25 @@ KNOWN_SETS: dict[str, dict[str, str]] = {
 }
 
 
-def load_problem_sets(names: Sequence[str], *, system_prompt: str | None = None, **options: Any) -> dict[str, Dataset]:
+class ProblemSets(dict[str, "Dataset"]):
+    """
+    Problem sets by the name that their results go by.
+
+    Attributes:
+        sources (`dict[str, dict]`): Of each set that was loaded from the Hub its `dataset_id`, `dataset_config` and
+            `dataset_split`.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.sources: dict[str, dict[str, str | None]] = {}
+
+    def __setitem__(self, name: str, problems: Dataset) -> None:
+        self.sources.pop(name, None)  # others than those that were loaded
+        super().__setitem__(name, problems)
+
+
+def load_problem_sets(names: Sequence[str], *, system_prompt: str | None = None, **options: Any) -> ProblemSets:
     """
     Load problem sets to evaluate on.
 
@@ -44,30 +62,47 @@ def load_problem_sets(names: Sequence[str], *, system_prompt: str | None = None,
             split is `"test"` unless named.
 
     Returns:
-        `dict[str, datasets.Dataset]`: By the name that the results go by (of a file, its name without folder and suffix),
-        the problems as [`load_problems`] gives them.
+        `ProblemSets`: A `dict[str, datasets.Dataset]`: by the name that the results go by (of a file, its name without
+        folder and suffix), the problems as [`load_problems`] gives them. Its `sources` says which came from where on the
+        Hub.
 
     Raises:
         `ValueError`: If a set cannot be read (see [`load_problems`]), or two go by one name.
         `FileNotFoundError`: If there is no such file, or the Hub did not give the set.
     """
     options = {"split": "test"} | {name: value for name, value in options.items() if value is not None}
-    sets: dict[str, Dataset] = {}
+    sets = ProblemSets()
     for name in names:
-        title = Path(name).stem if Path(name).is_file() else name  # a file's folder is nobody else's business
+        arguments = KNOWN_SETS.get(name, {"name_or_path": name, **options})
+        place = Path(arguments["name_or_path"]).expanduser()
+        title = name
+        if name not in (*KNOWN_SETS, "demo") and place.exists():  # where it lies is nobody else's business
+            title = place.stem if place.is_file() else place.resolve().name
         if title in sets:
             raise ValueError(f"Two problem sets go by the name {title!r}, and so would their results: rename a file.")
         if name == "demo":
             sets[title] = _demo_problems(system_prompt)
         else:
-            arguments = KNOWN_SETS.get(name, {"name_or_path": name, **options})
             try:
                 sets[title] = load_problems(system_prompt=system_prompt, **arguments)
             except OSError as error:  # no such file, or the Hub did not answer
                 close = difflib.get_close_matches(name, [*KNOWN_SETS, "demo"], n=1)
                 hint = f" Did you mean {close[0]!r}?" if close and name not in KNOWN_SETS else ""
                 raise FileNotFoundError(f"{str(error).rstrip('.')}.{hint}") from error
+            if not place.exists():
+                keys = {"dataset_id": "name_or_path", "dataset_config": "config_name", "dataset_split": "split"}
+                sets.sources[title] = {key: arguments.get(argument) for key, argument in keys.items()}
     return sets
+
+
+def is_benchmark(dataset_id: str, dataset_config: str | None, dataset_split: str) -> bool:
+    """
+    Tell whether the problems are those by which a dataset on the Hub is known as a benchmark: of a set with a short name
+    what that name stands for, of any other the whole test split.
+    """
+    known = [arguments for arguments in KNOWN_SETS.values() if arguments["name_or_path"] == dataset_id]
+    wanted = known[0] if known else {"split": "test"}
+    return (dataset_config, dataset_split) == (wanted.get("config_name"), wanted["split"])
 
 
 def _demo_problems(system_prompt: str | None) -> Dataset:

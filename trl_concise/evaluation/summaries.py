@@ -16,7 +16,10 @@ SUMMARY_FILE = "summary.json"
 DEMO_FILE = "results.json"
 KEYS = {"dataset", "model", "accuracy", "accuracy_interval", "tokens_mean", "tokens_interval"}
 DEMO_KEYS = {"base", "base_cut", "trained"}
-COMPARED = ("limit", "problems", "max_new_tokens", "temperature", "top_p", "system_prompt_sha256")
+COMPARED = (
+    *("dataset_id", "dataset_config", "dataset_split", "limit", "problems"),
+    *("max_new_tokens", "temperature", "top_p", "system_prompt_sha256"),
+)
 
 
 def read_summary(path: str | Path) -> list[dict[str, Any]]:

@@ -37,6 +37,7 @@ logger = logging.getLogger(__name__)
 TEMPLATE = Path(__file__).with_name("model_card.md")
 FRONTIER = Path("plots", "card.png")  # `frontier.png` is that of `trl-concise report`
 EVAL_RESULTS = Path(".eval_results")
+_MEASURED_BY = "measured by trl-concise eval"
 
 
 def write_card(
@@ -118,7 +119,7 @@ def render_card(run: Path, facts: dict[str, Any], results: list[Comparison]) -> 
         pipeline_tag="text-generation",
         model_name=name,
         tags=facts["tags"],
-        eval_results=[entry for set_ in results for entry in model_index(set_)] or None,
+        eval_results=model_index(results) or None,
     )
     limit = max_new_tokens(results, facts)
     values = {
@@ -159,9 +160,9 @@ def headline(results: list[Comparison]) -> str | None:
     if not results or results[0].base is None:
         return None
     base, model = results[0].base, results[0].model
-    change = 1 - model.tokens / base.tokens
+    change = f" ({_signed(model.tokens / base.tokens - 1)})" if base.tokens else ""
     return (
-        f"{model.tokens:.1f} tokens per completion instead of {base.tokens:.1f} ({_signed(-change)}), "
+        f"{model.tokens:.1f} tokens per completion instead of {base.tokens:.1f}{change}, "
         f"accuracy {model.accuracy:.1%} instead of {base.accuracy:.1%}"
     )
 
@@ -207,13 +208,14 @@ def known_failures(results: list[Comparison]) -> list[str]:
     failures = []
     for set_ in results:
         model, base = set_.model, set_.base
-        failures.append(f"Wrong answers: {1 - model.accuracy:.1%} of completions{_on(set_)}{_before(base, 'wrong')}.")
+        on = f" on {set_.dataset}" if set_.source or len(results) > 1 else ""
+        failures.append(f"Wrong answers: {1 - model.accuracy:.1%} of completions{on}{_before(base, 'wrong')}.")
         if model.truncated is not None:
             failures.append(
-                f"Cut before the end: {model.truncated:.1%} of completions{_on(set_)}{_before(base, 'truncated')}."
+                f"Cut before the end: {model.truncated:.1%} of completions{on}{_before(base, 'truncated')}."
             )
         if model.empty is not None:
-            failures.append(f"Empty: {model.empty:.1%} of completions{_on(set_)}{_before(base, 'empty')}.")
+            failures.append(f"Empty: {model.empty:.1%} of completions{on}{_before(base, 'empty')}.")
     return failures
 
 
@@ -260,53 +262,64 @@ def run_table(facts: dict[str, Any]) -> dict[str, str]:
 # Metadata
 
 
-def model_index(set_: Comparison) -> list[EvalResult]:
-    """Return accuracy and mean tokens of one set, for the `model-index` in the card's metadata."""
-    model = set_.model
-    about = {
-        "task_type": "text-generation",
-        "task_name": "Reasoning",
-        "dataset_type": set_.hub_id or re.sub(r"\W+", "-", set_.dataset.lower()),
-        "dataset_name": set_.dataset + (f", {model.problems:,} problems" if set_.hub_id and not model.whole else ""),
-    }
-    return [
-        EvalResult(**about, metric_type="accuracy", metric_name="Accuracy", metric_value=round(model.accuracy, 4)),
-        EvalResult(
-            **about,
-            metric_type="mean_response_tokens",
-            metric_name="Mean response tokens",
-            metric_value=round(model.tokens, 2),
-        ),
-    ]
+def model_index(results: list[Comparison]) -> list[EvalResult]:
+    """Return accuracy and mean tokens of each set, for the `model-index` in the card's metadata."""
+    entries: dict[tuple, list[EvalResult]] = {}
+    for set_ in sorted(results, key=_is_benchmark, reverse=True):
+        model, source = set_.model, set_.source
+        some = f", {model.problems:,} problems" if source and not source.whole else ""
+        about = {
+            "task_type": "text-generation",
+            "task_name": "Reasoning",
+            "dataset_type": source.hub_id if source else re.sub(r"\W+", "-", set_.dataset.lower()),
+            "dataset_name": set_.dataset + some,
+            "dataset_config": source and source.config,
+            "dataset_split": source and source.split,
+        }
+        accuracy, tokens = round(model.accuracy, 4), round(model.tokens, 2)
+        both = [
+            EvalResult(**about, metric_type="accuracy", metric_name="Accuracy", metric_value=accuracy),
+            EvalResult(
+                **about,
+                metric_type="mean_response_tokens",
+                metric_name="Mean response tokens",
+                metric_value=tokens,
+            ),
+        ]
+        entries.setdefault(both[0].unique_identifier, both)  # the Hub would take two of the same problems for one
+    return [entry for both in entries.values() for entry in both]
 
 
 def write_eval_results(run: Path, results: list[Comparison]) -> None:
     """
     Write `.eval_results/*.yaml`, which the Hub shows on the page of the model and of the benchmark.
 
-    A set of which only some problems were evaluated is none of the benchmark's results, and has no file.
+    A set of which only some problems were evaluated, or others than the benchmark's, is none of its results, and has no
+    file.
     """
     try:
         from huggingface_hub import EvalResultEntry, eval_result_entries_to_yaml
     except ImportError:  # an older huggingface_hub: the model-index says it all
         return
-    for set_ in results:
-        if set_.hub_id is None:
-            continue
-        path, model = run / EVAL_RESULTS / f"{set_.dataset.replace('/', '_')}.yaml", set_.model
-        if not model.whole:
-            path.unlink(missing_ok=True)  # of an earlier evaluation
-            continue
+    for path in (run / EVAL_RESULTS).glob("*.yaml"):
+        if _MEASURED_BY in path.read_text(encoding="utf-8"):  # of an earlier evaluation
+            path.unlink()
+    for set_ in filter(_is_benchmark, results):
+        model = set_.model
         n = model.completions or 1
         entry = EvalResultEntry(
-            dataset_id=set_.hub_id,
+            dataset_id=set_.source.hub_id,
             task_id="default",
             value=round(100 * model.accuracy, 2),
-            notes=f"{model.tokens:.1f} tokens per completion; measured by trl-concise eval, {model.problems:,} problems, "
+            notes=f"{model.tokens:.1f} tokens per completion; {_MEASURED_BY}, {model.problems:,} problems, "
             f"{n} completion{'s' * (n > 1)} per problem, cut at {model.max_new_tokens:,} tokens",
         )
-        text = yaml.safe_dump(eval_result_entries_to_yaml([entry]), sort_keys=False)
-        write_atomically(path, text.encode())
+        text = yaml.safe_dump(eval_result_entries_to_yaml([entry]), sort_keys=False, width=1000)
+        write_atomically(run / EVAL_RESULTS / f"{set_.source.hub_id.replace('/', '_')}.yaml", text.encode())
+
+
+def _is_benchmark(set_: Comparison) -> bool:
+    return set_.source is not None and set_.source.whole
 
 
 def main(argv: list[str]) -> int:
@@ -330,7 +343,7 @@ def main(argv: list[str]) -> int:
 def _row(name: str, figures: Figures, base: Figures | None) -> dict[str, str]:
     saved = score = ""
     if base is not None and figures is not base:
-        saved = f"{1 - figures.tokens / base.tokens:.0%}"
+        saved = f"{1 - figures.tokens / base.tokens:.0%}" if base.tokens else ""
         one = Comparison("", figures, base).efficiency
         score = "" if one is None else f"{one:+.2f}".replace("-", "−")
     strong = "**" if name.startswith("**") else ""
@@ -349,10 +362,6 @@ def _title(set_: Comparison) -> str:
         return f"**{set_.dataset}**"
     each = f", {model.completions} completions each" if (model.completions or 1) > 1 else ""
     return f"**{set_.dataset}** ({model.problems:,} problems{each})"
-
-
-def _on(set_: Comparison) -> str:
-    return f" on {set_.dataset}" if set_.hub_id else ""
 
 
 def _interval(interval: list[float] | None, scale: float = 1) -> str:
@@ -375,10 +384,15 @@ def _before(base: Figures | None, what: str) -> str:
 
 
 def _wrapped(command: str | None) -> str | None:
-    return command and (command if len(command) <= 100 else command.replace(" --", " \\\n    --"))
+    if command is None or len(command) <= 100:
+        return command
+    return re.sub(r"""('[^']*'|"[^"]*")| --""", lambda found: found[1] or " \\\n    --", command)
 
 
 def _setting(value: Any) -> str:
     if isinstance(value, list):
         return ", ".join(map(_setting, value))
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    text = f"{value:g}" if isinstance(value, float) else str(value)
+    if re.fullmatch(r"[\w .,+-]*", text):
+        return text
+    return f"`{text}`".replace("|", r"\|")  # a bar would end the table's cell, even here

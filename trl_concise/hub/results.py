@@ -5,14 +5,17 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ..evaluation import FrontierPoint, accuracy_efficiency_score
-from ..evaluation.sets import KNOWN_SETS
+from ..evaluation.logs import evaluations
+from ..evaluation.sets import is_benchmark
 from ..evaluation.summaries import demo_results_of_run, differing_settings, records_of_run
+from .facts import hub_id
 
 
 logger = logging.getLogger(__name__)
@@ -32,7 +35,6 @@ class Figures:
         accuracy_interval, tokens_interval (`list[float]`, *optional*): 95 % interval, low and high.
         truncated, empty (`float`, *optional*): Share of completions that were cut, and that hold no token, in [0, 1].
         max_new_tokens (`int`, *optional*): Generation limit.
-        whole (`bool`): Whether these are all problems of the set, as far as is known.
     """
 
     accuracy: float
@@ -44,7 +46,6 @@ class Figures:
     truncated: float | None = None
     empty: float | None = None
     max_new_tokens: int | None = None
-    whole: bool = False
 
     @classmethod
     def of(cls, record: dict[str, Any]) -> Figures:
@@ -59,8 +60,34 @@ class Figures:
             truncated=record.get("truncated_fraction"),
             empty=record.get("empty_fraction"),
             max_new_tokens=record.get("max_new_tokens"),
-            whole="limit" in record and record["limit"] is None,
         )
+
+
+@dataclass(frozen=True)
+class Source:
+    """
+    Where a set of problems is from.
+
+    Args:
+        hub_id (`str`): Id of the dataset on the Hub.
+        config, split (`str`, *optional*): Its configuration, and the split, or slice of one.
+        whole (`bool`): Whether these are the problems by which it is known as a benchmark, all of them.
+    """
+
+    hub_id: str
+    config: str | None
+    split: str | None
+    whole: bool
+
+    @classmethod
+    def of(cls, record: dict[str, Any]) -> Source | None:
+        """Read a record of a `summary.json`; `None` if the evaluation did not load the set from the Hub."""
+        dataset_id = hub_id(record.get("dataset_id"))
+        if dataset_id is None:
+            return None
+        config, split = record.get("dataset_config"), record.get("dataset_split")
+        whole = record.get("limit", 0) is None and is_benchmark(dataset_id, config, split)
+        return cls(dataset_id, config, split, whole)
 
 
 @dataclass(frozen=True)
@@ -75,6 +102,7 @@ class Comparison:
         controls (`dict[str, Figures]`): Other ways to write fewer tokens, by name.
         cuts (`dict[int, Figures]`): The base's completions, cut at so many tokens: the control for a lower limit.
         checkpoints (`dict[int, Figures]`): The run's checkpoints, by step.
+        source ([`Source`], *optional*): Where the problems are from, if that is the Hub.
     """
 
     dataset: str
@@ -83,13 +111,7 @@ class Comparison:
     controls: dict[str, Figures] = field(default_factory=dict)
     cuts: dict[int, Figures] = field(default_factory=dict)
     checkpoints: dict[int, Figures] = field(default_factory=dict)
-
-    @property
-    def hub_id(self) -> str | None:
-        """The set's id on the Hub, if it has one."""
-        if self.dataset in KNOWN_SETS:
-            return KNOWN_SETS[self.dataset]["name_or_path"]
-        return self.dataset if "/" in self.dataset else None
+    source: Source | None = None
 
     def points(self, series: str) -> list[FrontierPoint]:
         """Return what a frontier plot shows of this set; `series` is the run's name in the legend."""
@@ -126,7 +148,7 @@ def read_results(
         return _from_records(records, run, base_model, repo_id)
     if (results := demo_results_of_run(run)) is not None:
         return [_from_demo(results)]
-    return _from_log(log_history)
+    return [one for name, figures in evaluations(log_history).items() if (one := _from_log(name, figures)) is not None]
 
 
 def _from_records(
@@ -155,7 +177,7 @@ def _from_records(
             )
         comparisons.append(
             Comparison(
-                dataset,
+                Path(dataset).name if os.path.isabs(dataset) else dataset,
                 Figures.of(last),
                 next((Figures.of(record) for record in comparable if record.get("budget") is None), None),
                 cuts={
@@ -168,6 +190,7 @@ def _from_records(
                     and (step := _checkpoint_step(record["model"])) is not None
                     and not differing_settings(last, record)
                 },
+                source=Source.of(last),
             )
         )
     return comparisons
@@ -189,22 +212,22 @@ def _from_demo(results: dict[str, Any]) -> Comparison:
     )
 
 
-def _from_log(log_history: list[dict[str, Any]]) -> list[Comparison]:
-    evaluations = {
-        log["step"]: Figures(
-            accuracy=log["eval_accuracy"],
-            tokens=log["eval_tokens_mean"],
-            truncated=log.get("eval_truncated_fraction"),
-            empty=log.get("eval_empty_fraction"),
+def _from_log(name: str | None, evaluated: dict[int, dict[str, Any]]) -> Comparison | None:
+    figures = {
+        step: Figures(
+            accuracy=one["accuracy"],
+            tokens=one["tokens_mean"],
+            truncated=one.get("truncated_fraction"),
+            empty=one.get("empty_fraction"),
         )
-        for log in log_history
-        if log.get("eval_accuracy") is not None and log.get("eval_tokens_mean") is not None
+        for step, one in evaluated.items()
     }
-    base = evaluations.pop(0, None)  # `eval_on_start`
-    if not evaluations:
-        return []
-    *checkpoints, (_, model) = evaluations.items()
-    return [Comparison(_TRAINING_SET, model, base, checkpoints=dict(checkpoints))]
+    base = figures.pop(0, None)  # `eval_on_start`
+    if not figures:
+        return None
+    *checkpoints, (_, model) = figures.items()
+    title = _TRAINING_SET if name is None else f"{name}, evaluated in training"
+    return Comparison(title, model, base, checkpoints=dict(checkpoints))
 
 
 def _point(figures: Figures, label: str, kind: str, series: str = "") -> FrontierPoint:

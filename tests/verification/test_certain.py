@@ -47,6 +47,10 @@ from trl_concise.verification.certain import normalize, numeral, rewrite, settle
         (r"\left( 3, \frac{\pi}{2} \right)", r"(3, \dfrac{\pi}{2})"),
         (r"x^2 + 1", "x^2+1."),
         ("(1, 2)", "(1.0, 4/2)"),
+        ("30, 150", "30,150"),
+        ("(30, 150)", "(30,150)"),
+        ("(0, 180)", r"(0.0,\ 180)"),
+        ("x + 1", r"x+1\,"),
         (r"(-\infty, \frac12]", r"\left(-\infty, 0.5\right]"),
     ],
 )
@@ -99,6 +103,10 @@ def test_certainly_unequal(gold, answer):
         ("(1, x)", "(1, y)"),
         ("(1,234)", "(1234)"),
         ("(1,0)", "(1,000)"),  # a point, or a thousand
+        ("(30,150)", "(30, 151)"),
+        ("0,180", "180"),  # no number is grouped like this
+        ("200,100", r"100,200^\circ"),  # two lists?
+        (r"60, 120^\circ", "60120"),
         ("2 1/2", "1"),  # a product?
         ("1 2", "12"),
         ("1/0", "0"),
@@ -156,6 +164,25 @@ def test_integers_are_always_certain(one, other):
     assert settle(str(one), str(other)) is (one == other)
 
 
+blanks = st.sampled_from([" ", "  ", r"\,", r"\ ", r"\;", "~", r"\, "])
+members = st.lists(st.integers(-999, 999), min_size=2, max_size=4)
+
+
+@given(members, blanks, st.integers(-(10**9), 10**9), st.sampled_from(["", r"^\circ", r"\%", "."]))
+def test_a_list_is_no_number(values, blank, other, suffix):
+    """0, 180 has a blank where 1,180 has none: it is neither 180 nor 1180, nor is a number the list of its digits."""
+    text = f",{blank}".join(map(str, values)) + suffix
+    assert numeral(normalize(text)) is None
+    for number in (str(other), "".join(map(str, values)), str(values[-1]), f"{other:,}"):
+        assert settle(text, number) is settle(number, text) is None
+    assert settle(text, text.replace(blank, " ")) is True
+
+
+@given(st.integers(1000, 10**12), st.sampled_from([r"\!", r"\! ", r"\!  "]))
+def test_a_negative_space_does_not_make_a_list(value, space):
+    assert settle(str(value), f"{value:,}".replace(",", f",{space}")) is True
+
+
 @given(st.text(max_size=50))
 def test_any_text_equals_itself(text):
     assert settle(text, text) is True
@@ -172,6 +199,15 @@ def test_any_text_is_safe(text):
     [
         ("42.", "42"),
         ("x + 1.", "x + 1"),
+        (r"x + 1\,", "x + 1"),
+        (r"x + 1\;.", "x + 1"),
+        (r"x + 1.\ ", "x + 1"),
+        ("x + 1\\", "x + 1"),  # what is left of a backslash and a blank
+        (r"\left\{ x \right.", r"\left\{ x \right."),
+        (r"30, 150^\circ", r"30, 150^\circ"),
+        (r"30,150^\circ", r"30,150^\circ"),  # one number or two
+        ("60°, 120°", r"60^\circ, 120^\circ"),
+        ("x" + "," * 200_000 + "x", "x" + "," * 200_000 + "x"),
         ("4.5e3", "4500"),
         (r"-0.\overline{3}", r"\frac{-1}{3}"),
         ("2 1/2", r"\frac{5}{2}"),

@@ -36,7 +36,7 @@ _REWRITES = tuple(
         ("[\u2212\u2013]", "-"),  # minus sign and en dash
         (r"(?<=\d)(?:\\,|[\u2009\u202f])(?=\d{3}(?!\d))", ""),  # a thin space groups digits
         (r"\\!\s*|\\displaystyle(?![A-Za-z])", ""),
-        (r"\\[,;: ]|\\q?quad(?![A-Za-z])|~", " "),
+        (r"\\(?:[,;: ]|\Z)|\\q?quad(?![A-Za-z])|~", " "),
         (r"\\(?:left|right)(?![A-Za-z])", ""),
         (r"\\[dtc]frac(?![A-Za-z])", r"\\frac"),
         (r"\{,\}", ","),
@@ -46,13 +46,17 @@ _REWRITES = tuple(
         (r"\\cdot(?![A-Za-z])|\u00b7", r"\\cdot "),
         (r"[.,]\s*\Z", ""),  # the end of a sentence
         (r"\s+", " "),
-        (r"(?<!\d) | (?!\d)", ""),  # blanks, but for those between digits
+        # Blanks, but for those between digits, and the one that tells a list from a number: 30, 150 is not 30,150.
+        (r" (?!\d)|(?<!\d)(?<!\d,) |(?<=\d,) (?!\d{3}(?!\d))", ""),
     )
 )
 _LIST = re.compile(r"([(\[])([^()\[\]]*)([)\]])")
 _ONLY_TEXT = re.compile(r"\\(?:text\w*|mbox|mathrm|mathbf)\{([^{}\\]*)\}")
 
-_WHOLE = r"(?:\d{1,3}(?:,\d{3})+|\d+)"
+# A full stop or a comma that ends the sentence, not one that is part of a command.
+_END = re.compile(r"(?:\s|\\(?:[,;:! ]|\Z)|~|(?<!\\)(?<!\\left)(?<!\\right)[.,])+\Z")
+
+_WHOLE = r"(?:[1-9]\d{0,2}(?:,\d{3})+|\d+)"
 _FRACTION = r"\\frac(?:\{(?P<n1>[+-]?\d+)\}|(?P<n2>\d))\s?(?:\{(?P<d1>\d+)\}|(?P<d2>\d))"
 _NUMERAL = re.compile(
     rf"""
@@ -70,6 +74,7 @@ _NUMERAL = re.compile(
 
 
 _THOUSANDS = re.compile(r"\d{1,3}(,\d{3})+")
+_DIGITS = re.compile(r"\d+")
 
 
 def settle(gold: str, answer: str) -> bool | None:
@@ -96,14 +101,16 @@ def settle(gold: str, answer: str) -> bool | None:
 def _settle_lists(gold: str, answer: str) -> bool | None:
     """Points and intervals, member by member."""
     one, other = _LIST.fullmatch(gold), _LIST.fullmatch(answer)
-    if gold == answer or one is None or other is None or one.group(1, 3) != other.group(1, 3):
+    if _close_up(gold) == _close_up(answer):
+        return True
+    if one is None or other is None or one.group(1, 3) != other.group(1, 3):
         return _settle(gold, answer)
     members = [match.group(2).split(",") for match in (one, other)]
     if len(members[0]) != len(members[1]) or len(members[0]) < 2:
         return None
     if any(_THOUSANDS.fullmatch(match.group(2)) for match in (one, other)):
         return None  # two numbers, or one
-    verdicts = [_settle(*pair) for pair in zip(*members, strict=True)]
+    verdicts = [_settle(one.strip(), other.strip()) for one, other in zip(*members, strict=True)]
     return False if False in verdicts else (None if None in verdicts else True)
 
 
@@ -135,7 +142,12 @@ def _value_of_assignment(answer: str) -> str:
 
 def _are_reordered(gold: str, answer: str) -> bool:
     """Whether both may be lists of the same members: 100,200 and 200,100."""
-    return "," in gold and sorted(gold.split(",")) == sorted(answer.split(","))
+    return "," in gold and sorted(_DIGITS.findall(gold)) == sorted(_DIGITS.findall(answer))
+
+
+def _close_up(text: str) -> str:
+    """The text alone, whose lists may be written with blanks or without."""
+    return text.replace(", ", ",")
 
 
 @lru_cache(maxsize=16_384)
@@ -214,12 +226,15 @@ def rewrite(answer: str) -> str:
     Write an answer in the way math-verify reads as meant: no full stop at the end, numerals it misreads as fractions.
 
     Examples:
-        >>> rewrite("x + 1."), rewrite(r"0.\overline{3}"), rewrite("0.5")
+        >>> rewrite(r"x + 1\,."), rewrite(r"0.\overline{3}"), rewrite("0.5")
         ('x + 1', '\\frac{1}{3}', '0.5')
     """
-    number = numeral(normalize(answer))
-    if number is None or not number.is_misread:
-        return answer.strip().rstrip(".,").strip()
+    if len(answer) > LONGEST_ANSWER:
+        return answer
+    plain = normalize(answer)
+    number = numeral(plain)
+    if number is None or not number.is_misread or "," in plain:  # 30,150° may be two numbers
+        return _END.sub("", answer.strip()).replace("°", r"^\circ")
     fraction = str(number.value.numerator)
     if number.value.denominator != 1:
         fraction = rf"\frac{{{number.value.numerator}}}{{{number.value.denominator}}}"

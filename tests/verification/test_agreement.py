@@ -26,19 +26,28 @@ SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
 PATIENT = 30  # seconds; a busy machine must not turn a right answer into a wrong one
 
 MARKED = re.compile(r"\\boxed|\$[^$]+\$|\\\(|\\\[")
+DRESSES = ("{}", "Answer: {}", "**{}**", "**Answer:** {}", "So {}.", "#### {}", "</think>\n\nAnswer: {}.")
 
 
 def math_verify_verdict(gold: str, completion: str) -> bool | None:
-    """math-verify asked in its best form: the gold in a box, and a completion that marks nothing taken whole."""
-    text = completion if MARKED.search(completion) else rf"\boxed{{{completion}}}"
+    """math-verify asked in its best form: the gold in a box, and a completion that marks nothing both searched and taken whole."""
     parsed_gold = parse(rf"\boxed{{{gold}}}", parsing_timeout=PATIENT)
-    return verify(parsed_gold, parse(text, parsing_timeout=PATIENT), timeout_seconds=PATIENT) if parsed_gold else None
+    if not parsed_gold:
+        return None
+    texts = [completion] if MARKED.search(completion) else [completion, rf"\boxed{{{completion}}}"]
+    answers = [parse(text, parsing_timeout=PATIENT) for text in texts]
+    return any(verify(parsed_gold, answer, timeout_seconds=PATIENT) for answer in answers)
 
 
 DISAGREEMENTS = [
     ("42", r"\boxed{42.}", True, "a full stop ends the sentence, not the number"),
     (r"3\sqrt{13}", r"\boxed{3\sqrt{13}.}", True, "a full stop ends the sentence, not the formula"),
     ("5", r"\boxed{5,}", True, "a comma at the end separates nothing"),
+    ("x + 1", r"\boxed{1 + x\,.}", True, "the same"),
+    ("30, 150", r"\boxed{30,150}", True, "the same characters, but for a blank behind the comma"),
+    ("60, 120", r"\boxed{120°, 60°}", True, "the degree sign is the same sign as ^\\circ, which math-verify reads"),
+    ("x + 1", "Answer: 1 + x", True, "a label is no part of the answer"),
+    ("x + 1", "**1 + x**", True, "nor is Markdown's emphasis"),
     (
         "4.5e33",
         r"\boxed{4.5 \times 10^{33}}",
@@ -50,7 +59,7 @@ DISAGREEMENTS = [
     (r"0.1\overline{6}", r"\boxed{\frac{1}{6}}", True, "the same"),
     (r"\frac{5}{2}", r"\boxed{2 1/2}", True, "a whole number before a fraction is a mixed number, as with \\frac"),
     ("1000", r"\boxed{1\,000}", True, "a thin space groups digits; math-verify multiplies 1 by 0"),
-    ("336", r"\boxed{336°}", True, "the degree sign is the same sign as ^\\circ, which math-verify reads"),
+    ("336", r"\boxed{336°}", True, "the degree sign is the same sign as ^\\circ"),
     ("58,500", r"\boxed{58,500^\circ}", True, "a unit is ignored; math-verify ignores it after ungrouped digits only"),
     ("2,048", r"\boxed{x = 2,048}", True, "the comma groups digits here as it does in 2,048, which math-verify reads"),
     ("3", "\\boxed{\uff13}", True, "a full-width three is a three"),
@@ -113,6 +122,15 @@ def test_usual_answers():
     assert disagreements == [("2,048", rf"\boxed{{{answer}}}", True) for answer in ("x = 2,048", r"2,048^\circ")]
 
 
+@pytest.mark.parametrize("dress", DRESSES)
+def test_dressed_answers(dress):
+    """What stands around an answer changes nothing."""
+    cases = [(gold, answer) for gold, other in zip(GOLDS, GOLDS[1:], strict=False) for answer in (gold, other)]
+    ours = verify_answers([gold for gold, _ in cases], [dress.format(answer) for _, answer in cases], timeout=PATIENT)
+    theirs = [math_verify_verdict(gold, rf"\boxed{{{answer}}}") for gold, answer in cases]
+    assert ours == theirs
+
+
 numbers = st.integers(-(10**7), 10**7)
 numerals = st.one_of(
     numbers.map(str),
@@ -133,6 +151,26 @@ small = st.integers(-3, 3).flatmap(
 def test_numerals(pair):
     gold, answer = pair
     assert compare([gold], [rf"\boxed{{{answer}}}"]) == []
+
+
+@settings(deadline=None, max_examples=150)
+@given(
+    numbers,
+    numbers,
+    st.sampled_from([*DRESSES, "{} dollars", "x = {} dollars", "${} dollars", "x is {}."]),
+)
+def test_dressed_numbers(number, other, dress):
+    assert compare([str(number)] * 2, [dress.format(number), dress.format(f"{other:,}")]) == []
+
+
+sets = st.lists(st.integers(-999, 999), min_size=1, max_size=3)
+
+
+@settings(deadline=None, max_examples=150)
+@given(sets, sets, st.sampled_from([r"\boxed{{{}}}", r"$x = \boxed{{{}}}$, so $y = \boxed{{{}}}$"]))
+def test_lists_of_numbers(values, others, completion):
+    gold, answer = (", ".join(map(str, members)) for members in (values, others))
+    assert compare([gold] * 2, [completion.format(text, text) for text in (answer, gold)]) == []
 
 
 def rows(name: str) -> list[dict]:

@@ -29,6 +29,24 @@ from trl_concise.verification.extraction import PROSE_TAIL, Answer, after_hashes
         (r"\[ x^2 + 1 \]", "x^2 + 1"),
         ("$$x$$", "x"),
         (r"\text{five apples}", r"\text{five apples}"),
+        ("Answer: 42", "42"),
+        ("**Answer:** $42$", "42"),
+        ("**Answer**: x^2 + 1", "x^2 + 1"),
+        ("**Answer: B**", "B"),
+        ("A: 42", "42"),
+        ("So x = 42.", "x = 42."),
+        ("Therefore, **42**.", "42"),
+        (r"</think>\n\n#### **42**".replace(r"\n", "\n"), "42"),
+        ("3 + 4 = 7\n#### **7**", "7"),
+        ("3 + 4 = 7\n#### $7$", "7"),
+        ("3:4", "3:4"),
+        ("2 xy", "2 xy"),
+        ("AB = 12", "AB = 12"),
+        ("sin 30", "sin 30"),
+        ("5 choose 2", "5 choose 2"),
+        ("2**10", "2**10"),
+        (r"\frac 59", r"\frac 59"),
+        (r"3 \times 5", r"3 \times 5"),
         ("sin x and cos x", "sin x and cos x"),
         ("5 or 6", "5 or 6"),
         ("Saturday", "Saturday"),
@@ -44,6 +62,15 @@ def test_bare_answers(completion, answer):
     "completion",
     [
         "She has seven apples.",
+        "42 dollars",
+        "$42 dollars.",
+        "x = 42 dollars",
+        "x is 42.",
+        "2^10 equals 1,024",
+        "Answer: 42 dollars",
+        "#### 42 dollars",
+        "3 + 4 = 7\n#### 7 dollars",
+        "$42$ dollars",
         "The answer is $7$.",
         r"Thus \(x = 7\) and \(y = 8\)",
         "7\n8",
@@ -63,7 +90,15 @@ def test_only_the_end_of_long_prose_is_searched():
     ("text", "content"),
     [
         (r"\boxed{1}, \boxed{2}", "1,2"),  # close together
-        (r"either $x = \boxed{1}$, which is odd, or else $x = \boxed{2}$", "1,2"),  # a comma or an "or" between them
+        (r"either \boxed{1}, which is odd, or else \boxed{2}", "1,2"),  # a comma or an "or" between them
+        (r"either $x = \boxed{1}$, which is odd, or else $x = \boxed{2}$", "2"),  # not in math of their own
+        (r"We get $\boxed{3}$. So $\boxed{5}$", "5"),
+        (r"We get \[\boxed{3}\] so the answer, finally, is $$\boxed{5}$$", "5"),
+        (r"$x_1 = \boxed{3}$; $x_2 = \boxed{5}$", "3,5"),
+        ("\\[\\boxed{3}\\]\nor\n\\[\\boxed{5}\\]", "3,5"),
+        (r"$\boxed{1}$, $\boxed{3}$, and $\boxed{5}$", "1,3,5"),
+        (r"$\boxed{1}$ $\boxed{2}$", "2"),
+        (r"\boxed{\$1} or \boxed{\$2}", r"\$1,\$2"),
         (r"\boxed{1} \boxed{1}", "1"),
         (r"I first thought that it was \boxed{1} but it has to be \boxed{2}", "2"),
         (r"\boxed{1}, " + "and so on " * 9 + r"\boxed{2}", "2"),  # too far apart
@@ -76,13 +111,13 @@ def test_boxes_that_belong_together(text, content):
     assert last_boxed(text) == content
 
 
-@pytest.mark.parametrize(
-    "text", [r"\boxed{1}, \boxed{2}", r"$x=\boxed{1}$ or $x=\boxed{2}$", r"a \boxed{\frac{1}{2}} b"]
-)
-def test_boxes_are_joined_as_math_verify_joins_them(text):
-    from latex2sympy2_extended.math_normalization import extract_boxed_content
+@pytest.mark.parametrize("between", [", ", " and ", " or ", " ", ", so the answer is ", ". So ", " and then at last "])
+@pytest.mark.parametrize("opening, closing", [("", ""), ("$", "$"), (r"\(", r"\)"), (r"\[", r"\]")])
+def test_boxes_are_joined_as_math_verify_joins_them(opening, closing, between):
+    from math_verify import parse, verify
 
-    assert last_boxed(text) == extract_boxed_content(text, mode="last")
+    text = between.join(rf"{opening}\boxed{{{content}}}{closing}" for content in "35")
+    assert verify(parse(rf"\boxed{{{last_boxed(text)}}}"), parse(text))
 
 
 def test_hashes_must_end_the_text():

@@ -20,10 +20,33 @@ BARE_LIMIT = 200  # characters; a longer text without a box is prose
 
 _BOX = re.compile(r"\\f?box(?:ed)?\s*\{")
 _SEPARATOR = re.compile(r"\b(?:and|or)\b|[,;]")
+_BARE_SEPARATOR = re.compile(r"\s*(?:[,;]|[,;]?\s*\b(?:and|or)\b)\s*(?:[A-Za-z](?:_\w+)?\s*=\s*)?")
+_DELIMITER = re.compile(r"(?<![\\$])\$\$?(?!\$)|\\[()\[\]]")
 _DELIMITED = re.compile(r"(?<!\\)\$[^$]+(?<!\\)\$|\\\(|\\\[")
-_WHOLLY_DELIMITED = re.compile(r"(\$\$?)([^$]+)\1|\\\(((?:(?!\\\)).)+)\\\)|\\\[((?:(?!\\\]).)+)\\\]", re.DOTALL)
-_LATEX_WORDS = re.compile(r"\\(?:text\w*|mbox|mathrm)\s*\{[^{}]*\}|\\[A-Za-z]+")
-_WORD = re.compile(r"(?<![A-Za-z])(?!(?:and|or|in|sin|cos|tan|log|ln|exp|sqrt|pi|inf|infinity|mod)\b)[A-Za-z]{2,}")
+
+_MATHS = "and|or|in|sin|cos|tan|log|ln|exp|sqrt|pi|inf|infinity|mod|plus|minus|times|over|choose"  # words of formulas
+_LATEX_WORDS = re.compile(r"\\(?:text\w*|mbox|mathrm|begin|end)\s*\{[^{}]*\}|\\[A-Za-z]+")
+_WORD = re.compile(rf"(?<![A-Za-z])(?!(?:{_MATHS})\b)[A-Za-z]{{2,}}")
+_PLAIN_WORD = rf"(?<![\w\\])(?!(?:{_MATHS})\b)(?:[A-Z][a-z]+|[A-Za-z]{{4,}}|is|are)\b"  # xy and ABC are products
+_NUMBER = r"[-+\u2212]?(?:\\?[$€£][-+]?)?\.?\d[\d,./]*(?:\\?%)?"
+
+# A number beside a word. Whether it is the answer, math-verify's search says.
+_REMARK = re.compile(
+    rf"(?:.*\W)?{_PLAIN_WORD}\s+{_NUMBER}"  # x is 5
+    rf"|(?:[A-Za-z]\s*=\s*)?{_NUMBER}\s+{_PLAIN_WORD}\.?"  # 5 dollars
+)
+
+_DELIMITERS = (
+    re.compile(r"(\$\$?)(?P<inside>[^$]+)\1"),
+    re.compile(r"\\\((?P<inside>(?:(?!\\\)).)+)\\\)", re.DOTALL),
+    re.compile(r"\\\[(?P<inside>(?:(?!\\\]).)+)\\\]", re.DOTALL),
+)
+_DRESSES = (  # what may stand around a bare answer besides
+    re.compile(r"#+\s+(?P<inside>.+)"),
+    re.compile(r"\*\*(?P<inside>[^*\n]+)\*\*\.?"),  # **5**
+    re.compile(rf"(?:\*\*)?(?:{_PLAIN_WORD}|A)(?:\*\*:|:\*\*|:)\s*(?P<inside>.+)"),  # Answer: 5, **Answer:** 5
+    re.compile(r"(?:So|Then|Thus|Hence|Therefore|Finally),?\s+(?P<inside>.+)"),
+)
 
 
 def final_answer(completion: str) -> Answer:
@@ -49,12 +72,11 @@ def final_answer(completion: str) -> Answer:
     if boxed is not None:
         return Answer(boxed, is_bare=True)
     tail = after_hashes(text)
-    if tail and not _is_prose(tail):  # a Markdown heading has the same mark
-        return Answer(tail, is_bare=True)
-    text = _undelimited(text)
-    if _DELIMITED.search(text) or _is_prose(text):
-        return Answer(text[-PROSE_TAIL:], is_bare=False)
-    return Answer(text, is_bare=True)
+    for part in (tail, text) if tail else (text,):  # a Markdown heading has the same mark
+        plain = _inside(part, _DELIMITERS + _DRESSES)
+        if not _DELIMITED.search(plain) and not _is_prose(plain):
+            return Answer(plain, is_bare=True)
+    return Answer(text[-PROSE_TAIL:], is_bare=False)
 
 
 def gold_answer(gold: str) -> Answer:
@@ -73,7 +95,7 @@ def gold_answer(gold: str) -> Answer:
     marked = last_boxed(text) or after_hashes(text)
     if marked:
         return Answer(marked, is_bare=True)
-    text = _undelimited(text)
+    text = _inside(text, _DELIMITERS)
     if _DELIMITED.search(text):
         return Answer(text[-PROSE_TAIL:], is_bare=False)
     return Answer(text, is_bare=True)
@@ -84,7 +106,8 @@ def last_boxed(text: str) -> str | None:
     The content of the last closed `\boxed{}`, or of the last few, joined, where they give one answer in parts.
 
     Boxes belong together by math-verify's rule (`latex2sympy2_extended.math_normalization.extract_boxed_content`):
-    fewer than 10 characters lie between them, or fewer than 70 with a comma, a semicolon, "and" or "or" among them.
+    fewer than 10 characters lie between them, or fewer than 70 with a comma, a semicolon, "and" or "or" among them. In math
+    of its own, `$\boxed{1}$ or $\boxed{2}$`, a box belongs to another only where such a separator is all that lies between.
     """
     parts: list[str] = []
     end = len(text)  # a box is searched for its closing brace up to here
@@ -99,13 +122,19 @@ def last_boxed(text: str) -> str | None:
         content = text[match.end() : close].strip()
         if next_start is not None:
             between = text[close + 1 : next_start]
-            separated = len(between) < 70 and content != parts[-1] and _SEPARATOR.search(between)
-            if len(between) >= 10 and not separated:
+            if not _are_joined(between) or (content == parts[-1] and len(between) >= 10):
                 break
         if not parts or content != parts[-1]:
             parts.append(content)
         next_start = match.start()
     return ",".join(reversed(parts)) if parts else None
+
+
+def _are_joined(between: str) -> bool:
+    """Whether two boxes with this text between them give one answer."""
+    if len(_DELIMITER.findall(between)) >= 2:  # closed and opened again
+        return _BARE_SEPARATOR.fullmatch(_DELIMITER.sub(" ", between)) is not None
+    return len(between) < 10 or (len(between) < 70 and _SEPARATOR.search(between) is not None)
 
 
 def _closing_brace(text: str, start: int, end: int) -> int | None:
@@ -127,15 +156,19 @@ def after_hashes(text: str) -> str | None:
     return tail if mark and "\n" not in tail else None
 
 
-def _undelimited(text: str) -> str:
-    if len(text) > BARE_LIMIT:
-        return text
-    match = _WHOLLY_DELIMITED.fullmatch(text)
-    return next(group for group in match.groups()[1:] if group is not None).strip() if match else text
+def _inside(text: str, wrappings: tuple[re.Pattern[str], ...]) -> str:
+    """What is left of a short text when all that is wrapped around it is taken off."""
+    while len(text) <= BARE_LIMIT:
+        matches = (wrapping.fullmatch(text) for wrapping in wrappings)
+        match = next(filter(None, matches), None)
+        if match is None:
+            break
+        text = match["inside"].strip()
+    return text
 
 
 def _is_prose(text: str) -> bool:
-    """Whether a text says more than its answer: two ordinary words, more than one line, or great length."""
+    """Whether a text says more than its answer: two ordinary words, a number and a word, more than one line, or great length."""
     if len(text) > BARE_LIMIT or "\n" in text:
         return True
-    return len(_WORD.findall(_LATEX_WORDS.sub(" ", text))) >= 2
+    return len(_WORD.findall(_LATEX_WORDS.sub(" ", text))) >= 2 or _REMARK.fullmatch(text) is not None

@@ -221,6 +221,27 @@ def test_close_leaves_nothing_and_the_next_call_starts_again():
     judge.close()
 
 
+TERMINATED_AMID_FORK = """
+import os, signal, sys
+from trl_concise.verification import judge_process
+
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(3))
+os.register_at_fork(**{sys.argv[1]: lambda: os.getpid() == supervisor and os.kill(supervisor, signal.SIGTERM)})
+supervisor = os.getpid()
+judge_process.Supervisor().idle_worker(1)
+print("ran on")
+"""
+
+
+@pytest.mark.parametrize("moment", ["before", "after_in_parent"])
+def test_termination_amid_a_fork_is_no_lost_signal(moment):
+    """Python ignores what a signal handler raises inside its own fork callbacks."""
+    ended = subprocess.run(
+        [sys.executable, "-c", TERMINATED_AMID_FORK, moment], input=b"", capture_output=True, timeout=60
+    )
+    assert (ended.returncode, ended.stdout, ended.stderr) == (3, b"", b"")
+
+
 def test_an_interrupt_ends_the_processes(judge):
     judge.judge(pairs(("1", "1")), 20.0)
     running = psutil.Process(judge._process.pid)

@@ -29,6 +29,7 @@ import socket
 import sys
 import time
 from collections import deque
+from collections.abc import Iterator
 from functools import lru_cache
 from typing import Any, NoReturn
 
@@ -69,8 +70,18 @@ def equal(parsed_gold: tuple[Any, ...], parsed_answer: tuple[Any, ...]) -> bool:
     return verify(list(parsed_gold), list(parsed_answer), timeout_seconds=None)
 
 
+@contextlib.contextmanager
+def termination_held_back() -> Iterator[None]:
+    """SIGTERM waits until the block is done: what a signal handler raises while Python forks is ignored."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+
+
 class Worker:
-    """A fork that judges one pair after another."""
+    """A fork that judges one pair after another. To be made with termination held back."""
 
     def __init__(self, others: list[Worker]):
         self.channel, channel = socket.socketpair()
@@ -106,6 +117,7 @@ class Worker:
 
 def _work(channel: socket.socket, supervisor: int) -> NoReturn:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
     nothing = os.open(os.devnull, os.O_RDWR)
     for stream in (0, 1):  # standard input and output belong to the supervisor
         os.dup2(nothing, stream)
@@ -191,8 +203,9 @@ class Supervisor:
                 return worker
         if len(self.workers) >= limit:
             return None
-        worker = Worker(self.workers)
-        self.workers.append(worker)
+        with termination_held_back():
+            worker = Worker(self.workers)
+            self.workers.append(worker)
         self.selector.register(worker.channel, selectors.EVENT_READ, worker)
         return worker
 

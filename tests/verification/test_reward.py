@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 from trl import GRPOConfig, GRPOTrainer
 
@@ -38,7 +39,7 @@ def test_answer_column():
     assert math_accuracy_reward([r"\boxed{2}"], solution=["One and one is two."], answer=["2"]) == [1.0]
 
 
-@pytest.mark.parametrize("gold", [None, "", " "])
+@pytest.mark.parametrize("gold", [None, "", " ", float("nan"), np.float32("nan")])
 def test_an_unreadable_gold_gives_no_reward(gold):
     assert math_accuracy_reward([r"\boxed{2}", r"\boxed{2}"], solution=[gold, "2"]) == [None, 1.0]
 
@@ -82,6 +83,8 @@ def test_in_training(tiny_model, problems, tmp_path):
         (r"think</think>\boxed{1}", True),
         (r"\boxed{1}</think>1", False),
         (r"think</think>\boxed{1", False),
+        (r"<think>a</think>Hm.<think>\boxed{1}</think>It is one.", False),
+        (r"<think>a</think>Hm.<think>b</think>\boxed{1}", True),
         ("1", False),
     ],
 )

@@ -4,7 +4,9 @@ from __future__ import annotations
 import math
 import random
 import threading
+from fractions import Fraction
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -36,6 +38,20 @@ PATIENT = 30.0  # seconds; a busy machine must not turn a right answer into a wr
         ("5", r"\boxed{5 \text{ cm}}", True),
         (r"\begin{pmatrix} 1 \\ 2 \end{pmatrix}", r"\boxed{\begin{pmatrix} 1 \\ 4/2 \end{pmatrix}}", True),
         ("(-oo, 2)".replace("oo", r"\infty"), r"\boxed{x < 2}", False),
+        ("0, 180", r"\boxed{180}", False),
+        ("2, 100", r"\boxed{2100}", False),
+        ("30, 150", r"\boxed{150, 30}", True),
+        (r"30, 150^\circ", r"\boxed{30^\circ, 150^\circ}", True),
+        (r"30,150^\circ", r"\boxed{150, 30}", True),
+        (r"\frac{\pi}{3}", r"\boxed{\pi/3\,}", True),
+        (r"5\sqrt{2}", r"\boxed{\sqrt{50}\ }", True),
+        ("5", r"We get $\boxed{3}$, so the answer is $\boxed{5}$.", True),
+        ("3, 5", r"Either $x = \boxed{5}$ or $x = \boxed{3}$.", True),
+        ("x + 1", "Answer: 1 + x", True),
+        ("1", "Answer: x^2 + 1", False),
+        ("42", "42 dollars", True),
+        ("42", "x is 42.", True),
+        ("2", "ab + 2", False),
         ("18", "She sells 9 eggs for 2 dollars each, which makes 18.", True),
         ("18", "She makes 18 a day, or 19 with tips.", False),
         ("New York", r"\boxed{New York}", True),
@@ -146,10 +162,15 @@ def test_lists_must_match():
         verify_answers(["1", "2"], ["1"])
 
 
-@pytest.mark.parametrize("timeout", [0, -1.0, math.nan])
-def test_timeout_must_be_positive(timeout):
-    with pytest.raises(ValueError, match="must be positive"):
+@pytest.mark.parametrize("timeout", [0, -1.0, math.nan, math.inf, 1e7, 86_401])
+def test_timeout_is_positive_and_at_most_a_day(timeout):
+    with pytest.raises(ValueError, match=r"positive, at most 86,400 \(a day\)"):
         verify_answers(["1"], ["1"], timeout=timeout)
+
+
+@pytest.mark.parametrize("timeout", [20, np.float32(20), Fraction(39, 2), 86_400])
+def test_timeout_is_any_number(timeout):
+    assert verify_answers(["x + 1"], ["1 + x"], timeout=timeout) == [True]
 
 
 def test_an_empty_batch():

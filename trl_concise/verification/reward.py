@@ -55,7 +55,7 @@ def math_accuracy_reward(
             "neither. trl_concise.load_problems makes a dataset that has one."
         )
     verdicts, tally = verify_and_count(
-        ["" if gold is None else str(gold) for gold in golds],
+        ["" if gold is None or gold != gold else str(gold) for gold in golds],  # NaN is a table's way to say None
         [completion_text(completion) for completion in completions],
     )
     if log_metric is not None:
@@ -79,6 +79,5 @@ def completion_text(completion: str | list[dict[str, Any]]) -> str:
 
 
 def has_boxed_answer(completion: str | list[dict[str, Any]]) -> bool:
-    r"""Whether a completion holds a closed `\boxed{}`, behind `</think>` where it has one."""
-    before, thinks, after = completion_text(completion).partition("</think>")
-    return last_boxed(after if thinks else before) is not None
+    r"""Whether a completion holds a closed `\boxed{}`, behind the last `</think>` where it has one."""
+    return last_boxed(completion_text(completion).rpartition("</think>")[2]) is not None

@@ -14,6 +14,9 @@ from .guards import guard
 from .judge import JUDGE
 
 
+LONGEST_TIMEOUT = 86_400  # seconds; the operating system's own limits are not far beyond
+
+
 @dataclass
 class Tally:
     """What became of a batch of completions."""
@@ -60,7 +63,7 @@ def verify_answers(
         unreadable.
 
     Raises:
-        `ValueError`: If the lists differ in length or the timeout is not positive.
+        `ValueError`: If the lists differ in length, or the timeout is not positive or longer than a day.
         `RuntimeError`: If the processes cannot be started.
 
     Examples:
@@ -79,8 +82,11 @@ def verify_and_count(
         raise ValueError(
             f"Each completion needs its gold answer; got {len(golds)} golds, {len(completions)} completions."
         )
-    if not timeout > 0:
-        raise ValueError(f"timeout is in seconds and must be positive; got {timeout}.")
+    timeout = float(timeout)
+    if not 0 < timeout <= LONGEST_TIMEOUT:
+        raise ValueError(
+            f"timeout is in seconds and must be positive, at most {LONGEST_TIMEOUT:,} (a day); got {timeout}."
+        )
     start = time.perf_counter()
     tally = Tally(len(completions))
     verdicts: list[bool | None] = [None] * len(completions)

@@ -20,6 +20,14 @@ def test_the_log_is_the_folders_else_that_of_the_latest_checkpoint(tmp_path):
         assert read_log_history(tmp_path) == [{"step": step}]
 
 
+def test_a_log_that_was_cut_off_is_left_out(tmp_path, caplog):
+    (tmp_path / "checkpoint-1").mkdir()
+    (tmp_path / TRAINER_STATE).write_text('{"log_history": [{"st')
+    (tmp_path / "checkpoint-1" / TRAINER_STATE).write_text('{"log_history": [{"step": 1}]}')
+    assert read_log_history(tmp_path) == [{"step": 1}]
+    assert "trainer_state.json is damaged" in caplog.text
+
+
 def test_evaluations_of_one_set_and_of_several():
     log = [
         {"step": 1, "eval_accuracy": 0.5, "eval_tokens_mean": 9.0, "eval_truncated_fraction": 0.1, "eval_loss": 1.0},

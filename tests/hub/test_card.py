@@ -258,6 +258,7 @@ def test_each_of_several_evaluation_sets_has_its_table(tmp_path):
     ]
     (run / "trainer_state.json").write_text(json.dumps({"log_history": log}))
     text = write_card(run).read_text()
+    assert "> **On easy, evaluated in training: 7.0 tokens per completion" in text
     for name, row in (("easy", "**90.0%** | **7.0** | 22%"), ("hard", "**10.0%** | **7.0** | 22%")):
         table = text.split(f"**{name}, evaluated in training**\n\n")[1].split("\n\n")[0]
         assert row in table and f"of completions on {name}, evaluated in training (base model:" in text

@@ -4,24 +4,33 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 import re
 from pathlib import Path
 from typing import Any
 
 
+logger = logging.getLogger(__name__)
+
 TRAINER_STATE = "trainer_state.json"
 
 
 def read_log_history(run: Path) -> list[dict[str, Any]]:
-    """Return the log of a run: of its folder, else of its latest checkpoint, else nothing."""
-    path = run / TRAINER_STATE
-    if not path.is_file():
-        states = ((_step(path.parent), path) for path in run.glob(f"checkpoint-*/{TRAINER_STATE}"))
-        _, path = max(((step, path) for step, path in states if step is not None), default=(None, None))
-    if path is None:
-        return []
-    return json.loads(path.read_text(encoding="utf-8"))["log_history"]
+    """
+    Return the log of a run: of its folder, else of its latest checkpoint, else nothing. A file that was cut off, by a run that
+    was killed while it wrote, is left out with a warning.
+    """
+    checkpoints = ((_step(path.parent), path) for path in run.glob(f"checkpoint-*/{TRAINER_STATE}"))
+    latest_first = sorted(((step, path) for step, path in checkpoints if step is not None), reverse=True)
+    for path in [run / TRAINER_STATE, *(path for _, path in latest_first)]:
+        if not path.is_file():
+            continue
+        try:
+            return json.loads(path.read_text(encoding="utf-8"))["log_history"]
+        except ValueError:
+            logger.warning("%s is damaged: expected JSON. It is left out.", path)
+    return []
 
 
 def evaluations(log_history: list[dict[str, Any]]) -> dict[str | None, dict[int, dict[str, Any]]]:

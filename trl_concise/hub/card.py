@@ -102,11 +102,11 @@ def copy_card(run: str | Path, folder: str | Path) -> None:
 
 def draw_frontier(run: Path, name: str, results: list[Comparison]) -> None:
     """Draw the first set of problems that has something to compare, if matplotlib is there to do it."""
-    points = next((points for set_ in results if len(points := set_.points(name)) > 1), None)
-    if points is None:
+    drawn = next((set_ for set_ in results if len(set_.points(name)) > 1), None)
+    if drawn is None:
         (run / FRONTIER).unlink(missing_ok=True)  # of figures that are no more
     elif can_plot("The card's picture"):
-        plot_frontier(points, run / FRONTIER)
+        plot_frontier(drawn.points(name), run / FRONTIER, title=drawn.dataset if len(results) > 1 else None)
 
 
 def render_card(run: Path, facts: dict[str, Any], results: list[Comparison]) -> str:
@@ -161,8 +161,9 @@ def headline(results: list[Comparison]) -> str | None:
         return None
     base, model = results[0].base, results[0].model
     change = f" ({_signed(model.tokens / base.tokens - 1)})" if base.tokens else ""
+    on = f"On {results[0].dataset}: " if len(results) > 1 else ""
     return (
-        f"{model.tokens:.1f} tokens per completion instead of {base.tokens:.1f}{change}, "
+        f"{on}{model.tokens:.1f} tokens per completion instead of {base.tokens:.1f}{change}, "
         f"accuracy {model.accuracy:.1%} instead of {base.accuracy:.1%}"
     )
 
@@ -330,7 +331,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("run", type=Path, help="output folder of a run")
     try:
         path = write_card(parser.parse_args(argv).run)
-    except FileNotFoundError as error:
+    except (FileNotFoundError, ValueError) as error:
         print(f"trl-concise card: {error}", file=sys.stderr)
         return 1
     print(f"Wrote {path}.")
@@ -343,7 +344,7 @@ def main(argv: list[str]) -> int:
 def _row(name: str, figures: Figures, base: Figures | None) -> dict[str, str]:
     saved = score = ""
     if base is not None and figures is not base:
-        saved = f"{1 - figures.tokens / base.tokens:.0%}" if base.tokens else ""
+        saved = f"{1 - figures.tokens / base.tokens:.0%}".replace("-", "−") if base.tokens else ""
         one = Comparison("", figures, base).efficiency
         score = "" if one is None else f"{one:+.2f}".replace("-", "−")
     strong = "**" if name.startswith("**") else ""

@@ -28,12 +28,12 @@ _MATHS = "and|or|in|sin|cos|tan|log|ln|exp|sqrt|pi|inf|infinity|mod|plus|minus|t
 _LATEX_WORDS = re.compile(r"\\(?:text\w*|mbox|mathrm|begin|end)\s*\{[^{}]*\}|\\[A-Za-z]+")
 _WORD = re.compile(rf"(?<![A-Za-z])(?!(?:{_MATHS})\b)[A-Za-z]{{2,}}")
 _PLAIN_WORD = rf"(?<![\w\\])(?!(?:{_MATHS})\b)(?:[A-Z][a-z]+|[A-Za-z]{{4,}}|is|are)\b"  # xy and ABC are products
-_NUMBER = r"[-+\u2212]?(?:\\?[$€£][-+]?)?\.?\d[\d,./]*(?:\\?%)?"
+_NUMBER = r"[-+\u2212]?(?:(?:\\?[$€£][-+]?)?\.?\d[\d,./]*(?:\\?%)?|\\[dt]?frac\{\d+\}\{\d+\})"
 
 # A number beside a word. Whether it is the answer, math-verify's search says.
 _REMARK = re.compile(
     rf"(?:.*\W)?{_PLAIN_WORD}\s+{_NUMBER}"  # x is 5
-    rf"|(?:[A-Za-z]\s*=\s*)?{_NUMBER}\s+{_PLAIN_WORD}\.?"  # 5 dollars
+    rf"|(?:[A-Za-z]\s*=\s*)?{_NUMBER}\s+\(?{_PLAIN_WORD}\)?\.?"  # 5 dollars
 )
 
 _DELIMITERS = (
@@ -43,7 +43,7 @@ _DELIMITERS = (
 )
 _DRESSES = (  # what may stand around a bare answer besides
     re.compile(r"#+\s+(?P<inside>.+)"),
-    re.compile(r"\*\*(?P<inside>[^*\n]+)\*\*\.?"),  # **5**
+    re.compile(r"(\*{1,3}|`)(?P<inside>[^*`\n]+)\1\.?"),  # **5**
     re.compile(rf"(?:\*\*)?(?:{_PLAIN_WORD}|A)(?:\*\*:|:\*\*|:)\s*(?P<inside>.+)"),  # Answer: 5, **Answer:** 5
     re.compile(r"(?:So|Then|Thus|Hence|Therefore|Finally),?\s+(?P<inside>.+)"),
 )

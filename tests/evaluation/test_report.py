@@ -6,71 +6,15 @@ from pathlib import Path
 
 import pytest
 
+from tests.evaluation.runs import LOG, a_run, evaluated, record
 from trl_concise.cli import main
-from trl_concise.evaluation.report import IN_TRAINING, markdown_table, read_measurements, report, training_curves
-
-
-def record(model: str, accuracy: float, tokens: float, **changes) -> dict:
-    return {
-        "dataset": "gsm8k",
-        "model": model,
-        "accuracy": accuracy,
-        "accuracy_interval": [accuracy - 0.02, accuracy + 0.02],
-        "tokens_mean": tokens,
-        "tokens_interval": [tokens - 3, tokens + 3],
-        "truncated_fraction": 0.0,
-        "empty_fraction": 0.0,
-        "budget": None,
-        **changes,
-    }
-
-
-LOG = [
-    {"step": 0, "eval_accuracy": 0.9, "eval_tokens_mean": 100.0, "eval_truncated_fraction": 0.1},
-    {"step": 5, "accuracy": 0.85, "completions/mean_length": 90.0},
-    {
-        "step": 10,
-        "eval_accuracy": 0.88,
-        "eval_tokens_mean": 60.0,
-        "eval_hard_accuracy": 0.3,
-        "eval_hard_tokens_mean": 99.0,
-    },
-]
+from trl_concise.evaluation.measurements import IN_TRAINING, read_measurements
+from trl_concise.evaluation.report import markdown_table, report, training_curves
 
 
 @pytest.fixture
 def run(tmp_path):
-    """A training with a log, two checkpoints and its model evaluated, and the base beside it."""
-    folder = tmp_path / "concise"
-    files = {
-        "trainer_state.json": {"log_history": LOG},
-        "eval-120/summary.json": [record("concise/checkpoint-120", 0.9, 70)],
-        "eval-60/summary.json": [record("concise/checkpoint-60", 0.88, 80)],
-        "eval/summary.json": [record("concise", 0.91, 50)],
-        "eval_base/summary.json": [record("org/base", 0.92, 100), record("org/base", 0.5, 48, budget=50)],
-    }
-    for name, content in files.items():
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_text(json.dumps(content))
-    return folder
-
-
-def test_measurements_of_a_run(run):
-    measured = read_measurements(run)
-    of_set = [item.point for item in measured if item.dataset == "gsm8k"]
-    assert [(point.kind, point.label) for point in of_set] == [
-        ("base", "base"),
-        ("cut", "50"),
-        ("checkpoint", "step 60"),
-        ("checkpoint", "step 120"),
-        ("model", "concise"),
-    ]
-    in_training = [item.point for item in measured if item.dataset == IN_TRAINING]
-    assert [(point.kind, point.accuracy, point.tokens) for point in in_training] == [
-        ("base", 0.9, 100.0),
-        ("checkpoint", 0.88, 60.0),
-    ]
-    assert [item.point.accuracy for item in measured if item.dataset == f"{IN_TRAINING}, hard"] == [0.3]
+    return evaluated(tmp_path / "concise")
 
 
 def test_table(run):
@@ -119,18 +63,6 @@ def test_command_with_another_base_and_several_runs(run, tmp_path, capsys, caplo
     assert "is left out" not in caplog.text
     assert "| gsm8k | org/other | 80.0%" in output
     assert (tmp_path / "plots" / "frontier.svg").is_file()
-
-
-def a_run(folder: Path, base_accuracy: float, base_tokens: float, *records: dict) -> Path:
-    """A training with an evaluation before the first step and one after."""
-    log = [
-        {"step": 0, "eval_accuracy": base_accuracy, "eval_tokens_mean": base_tokens},
-        {"step": 10, "eval_accuracy": base_accuracy, "eval_tokens_mean": base_tokens / 2},
-    ]
-    (folder / "eval").mkdir(parents=True)
-    (folder / "trainer_state.json").write_text(json.dumps({"log_history": log}))
-    (folder / "eval" / "summary.json").write_text(json.dumps(records))
-    return folder
 
 
 def rows(table: Path) -> list[list[str]]:
@@ -197,13 +129,6 @@ def test_runs_of_one_name_are_told_apart(tmp_path):
     evaluations = {row[1] for row in rows(report([run / "eval" for run in runs], tmp_path / "plots")["report.md"])}
     assert evaluations == {"hapo (seed0/hapo/eval)", "hapo (seed1/hapo/eval)"}
     assert len(rows(report([runs[0], runs[0]])["report.md"])) == 3  # once
-
-
-def test_results_of_the_demo(tmp_path):
-    figures = {"accuracy": 0.9, "tokens_mean": 50.0, "truncated_fraction": 0.0}
-    results = {"base": figures, "trained": figures, "base_cut": figures, "sft_control": None}
-    (tmp_path / "results.json").write_text(json.dumps(results))
-    assert [item.point.kind for item in read_measurements(tmp_path)] == ["base", "cut", "model"]
 
 
 def test_a_run_without_an_evaluation_has_no_table(tmp_path, capsys):

@@ -4,43 +4,20 @@
 from __future__ import annotations
 
 import argparse
-import logging
 import re
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from .logs import read_log_history
+from .measurements import Measurement, find_bases, gather_measurements, run_names
 from .metrics import accuracy_efficiency_score
 from .plots import FrontierPoint, can_plot, plot_curves, plot_frontier
-from .summaries import SUMMARY_FILE, demo_results_of_run, differing_settings, read_summary, records_of_run
+from .summaries import SUMMARY_FILE, differing_settings
 
 
-logger = logging.getLogger(__name__)
-
-IN_TRAINING = "evaluation set of the training"
-DEMO = "demo"
 FORMATS = (".png", ".svg")
-
-
-@dataclass(frozen=True)
-class Measurement:
-    """
-    One line of the table, one point of the plot.
-
-    Args:
-        dataset (`str`): Name of the problem set.
-        point ([`FrontierPoint`]): Accuracy and tokens.
-        details (`dict`): The record it comes from.
-        run (`str`, *optional*): Name of the run it was read from; `None` of the base model that all are compared with.
-    """
-
-    dataset: str
-    point: FrontierPoint
-    details: Mapping[str, Any]
-    run: str | None = None
 
 
 def report(
@@ -76,11 +53,12 @@ def report(
             raise FileNotFoundError(
                 f"There is no folder {folder}: name the output folder of a training or an evaluation."
             )
-    names = run_names(folders)
-    of_base = [] if base is None else [_of_record(record, "base", None) for record in read_summary(base)]
-    of_runs = [item for folder, name in zip(folders, names, strict=True) for item in read_measurements(folder, name)]
-    measured = of_base + _told_apart(_without_other_bases(of_runs, of_base))
-    logs = {name: log for folder, name in zip(folders, names, strict=True) if (log := read_log_history(folder))}
+    measured = gather_measurements(folders, base)
+    logs = {
+        name: log
+        for folder, name in zip(folders, run_names(folders), strict=True)
+        if (log := read_log_history(folder))
+    }
     if not measured and not logs:
         raise ValueError(
             f"Nothing has been measured in {', '.join(map(str, folders))}: there is no {SUMMARY_FILE} (`trl-concise eval` "
@@ -109,47 +87,6 @@ def _draw(output: Path, measured: list[Measurement], logs: dict[str, list[dict[s
     for suffix in FORMATS if panels else ():
         written["curves" + suffix] = plot_curves(panels, output / ("curves" + suffix))
     return written
-
-
-def run_names(folders: Sequence[Path]) -> list[str]:
-    """
-    Name runs by the ends of their paths: as short as tells them apart.
-
-    Examples:
-        >>> run_names([Path("/out/seed0/hapo"), Path("/out/seed1/hapo"), Path("/out/laser")])
-        ['seed0/hapo', 'seed1/hapo', 'laser']
-    """
-    paths = [folder.resolve().parts for folder in folders]
-    names = []
-    for path in paths:
-        length = next(n for n in range(1, len(path) + 1) if sum(path[-n:] == other[-n:] for other in paths) == 1)
-        names.append("/".join(path[-length:]))
-    return names
-
-
-def read_measurements(run: Path, name: str | None = None) -> list[Measurement]:
-    """
-    Read what has been measured of one run.
-
-    Args:
-        run (`Path`): The run's folder.
-        name (`str`, *optional*): Name of the run. Defaults to that of the folder.
-
-    Returns:
-        `list[Measurement]`: Base first, then checkpoints in order, then the run's model.
-    """
-    own = run.resolve().name
-    name = name or own
-    log = read_log_history(run)
-    trained = bool(log)
-    found = list(_from_log(log, name))
-    for record in records_of_run(run):
-        is_own = record["model"].partition("/checkpoint-")[0] == own
-        found.append(_of_record(record, "base" if trained and not is_own else "model", name, own=is_own))
-    if (results := demo_results_of_run(run)) is not None:
-        found += _from_demo(results, name)
-    order = {"base": 0, "cut": 1, "checkpoint": 2, "model": 3}
-    return sorted(found, key=lambda item: (order[item.point.kind], item.details.get("step", 0)))
 
 
 def training_curves(logs: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, dict[str, tuple[list, list]]]:
@@ -193,7 +130,7 @@ def markdown_table(measured: Sequence[Measurement]) -> str:
         "| Problems | Model | Accuracy | Tokens | Tokens saved | AES | Truncated | Empty |",
         "|---|---|---:|---:|---:|---:|---:|---:|",
     ]
-    bases, apart = _bases(measured), []
+    bases, apart = find_bases(measured), []
     sets = list(dict.fromkeys(item.dataset for item in measured))
     for item in sorted(measured, key=lambda item: sets.index(item.dataset)):
         point = item.point
@@ -246,61 +183,6 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
-def _without_other_bases(measured: list[Measurement], of_base: list[Measurement]) -> list[Measurement]:
-    """Leave out what the base that was asked for takes the place of; a model that it is not is named in a warning."""
-    given = [item.details for item in of_base]
-    models = {item.dataset: item.details["model"] for item in of_base}
-    others = {_identity(item) for item in measured if item.point.kind == "base" and item.dataset in models}
-    for dataset, run, model in sorted(others, key=str):
-        if model not in (None, models[dataset]):
-            logger.warning(
-                "%s is left out on %s: --base gives the base model there, and a model is the run's own only under the name "
-                "of its folder, %s. Name the folder of its evaluation as another run to show it.",
-                model,
-                dataset,
-                run,
-            )
-    return [
-        item
-        for item in measured
-        if item.details not in given and not (item.point.kind in ("base", "cut") and _identity(item) in others)
-    ]
-
-
-def _bases(measured: Sequence[Measurement]) -> dict[tuple[str, str | None], Measurement]:
-    """The base of each set and run; none where there are several, one of which may be a model with another name."""
-    found: dict[tuple[str, str | None], dict[str | None, Measurement]] = {}
-    for item in measured:
-        if item.point.kind == "base":
-            found.setdefault((item.dataset, item.run), {}).setdefault(item.details.get("model"), item)
-    for (dataset, run), models in found.items():
-        if len(models) > 1:
-            logger.warning(
-                "%s is compared with nothing on %s, since it is unknown which of %s is its base: say so with --base.",
-                run,
-                dataset,
-                " and ".join(map(str, models)),
-            )
-    return {key: next(iter(models.values())) for key, models in found.items() if len(models) == 1}
-
-
-def _told_apart(measured: list[Measurement]) -> list[Measurement]:
-    """Add the run's name to models of one name that several runs have measured: they would look like one."""
-    points = {(item.point.series, item.dataset, item.point.label, item.run) for item in measured if item.point.series}
-    runs = Counter(point[:3] for point in points)
-    shared = {series for (series, *_), count in runs.items() if count > 1}
-    return [
-        replace(item, point=replace(item.point, series=f"{item.point.series} ({item.run})"))
-        if "model" in item.details and item.point.series in shared
-        else item
-        for item in measured
-    ]
-
-
-def _identity(item: Measurement) -> tuple[str, str | None, str | None]:
-    return item.dataset, item.run, item.details.get("model")
-
-
 def _points(measured: list[Measurement]) -> list[FrontierPoint]:
     """What a picture shows of one set: each point once, and of several bases which one is whose."""
     several = len({item.point for item in measured if item.point.kind == "base"}) > 1
@@ -309,77 +191,6 @@ def _points(measured: list[Measurement]) -> list[FrontierPoint]:
         for item in measured
     )
     return list(dict.fromkeys(named))
-
-
-def _from_log(log: Sequence[Mapping[str, Any]], run: str) -> Iterable[Measurement]:
-    """The evaluations in training: the one before the first step is the base."""
-    for entry in log:
-        for prefix in [key.removesuffix("_tokens_mean") for key in entry if key.endswith("_tokens_mean")]:
-            details = {key.removeprefix(f"{prefix}_"): value for key, value in entry.items()}
-            if details.get("accuracy") is None:
-                continue
-            is_base = entry["step"] == 0
-            yield Measurement(
-                IN_TRAINING if prefix == "eval" else f"{IN_TRAINING}, {prefix.removeprefix('eval_')}",
-                FrontierPoint(
-                    label="base" if is_base else f"step {entry['step']}",
-                    accuracy=details["accuracy"],
-                    tokens=details["tokens_mean"],
-                    kind="base" if is_base else "checkpoint",
-                    series="" if is_base else run,
-                ),
-                details,
-                run,
-            )
-
-
-def _of_record(record: Mapping[str, Any], kind: str, run: str | None, *, own: bool = False) -> Measurement:
-    """A record of `summary.json`; the budgets of a base model are the control, those of others are left as they are."""
-    model, checkpoint, step = record["model"].partition("/checkpoint-")
-    model, short = (run, run) if own else (model, model.rpartition("/")[2])
-    budget = record.get("budget")
-    if budget is not None:
-        kind, label = "cut", f"{budget:,}"
-    elif kind == "base":
-        label = "base"
-    elif checkpoint:
-        kind, label = "checkpoint", f"step {step}"
-    else:
-        label = short
-    series = {"base": "", "cut": f"{model}{checkpoint}{step}, cut at a budget"}.get(kind, model)
-    return Measurement(
-        record["dataset"],
-        FrontierPoint(
-            label=label,
-            accuracy=record["accuracy"],
-            tokens=record["tokens_mean"],
-            kind=kind,
-            series=series,
-            accuracy_interval=tuple(record["accuracy_interval"]),
-            tokens_interval=tuple(record["tokens_interval"]),
-        ),
-        {**record, "step": (int(step) if step.isdigit() else 0) if budget is None else budget},
-        run,
-    )
-
-
-def _from_demo(results: Mapping[str, Any], run: str) -> list[Measurement]:
-    points = {
-        "base": FrontierPoint("base", 0, 0, "base"),
-        "base_cut": FrontierPoint("", 0, 0, "cut", "base, made to answer at that length"),
-        "trained": FrontierPoint(run, 0, 0, "model", run),
-        "sft_control": FrontierPoint("SFT", 0, 0, "model", "SFT on shortest correct completions"),
-    }
-    return [
-        Measurement(
-            DEMO,
-            replace(point, accuracy=results[key]["accuracy"], tokens=results[key]["tokens_mean"]),
-            results[key],
-            run,
-        )
-        for key, point in points.items()
-        if results.get(key) is not None
-    ]
 
 
 def _title(item: Measurement) -> str:

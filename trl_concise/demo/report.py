@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM
 
 from ..checkpoint import write_atomically
 from ..evaluation import FrontierPoint, accuracy_efficiency_score, plot_frontier
-from ..evaluation.plots import BLUE, VERMILLION, can_plot, new_figure, percent, save_figure, whole_ticks
+from ..evaluation.plots import BLUE, VERMILLION, can_plot, new_figure, save_figure, show_as_percent, whole_ticks
 from .evaluate import MAX_COMPLETION_LENGTH, Evaluation, evaluate_cut, evaluate_model
 from .problems import generate_problems
 from .settings import SETTINGS, model_path
@@ -245,7 +245,7 @@ def plot_training(log_history: list[dict[str, Any]], outcome: Outcome, path: str
             axes.annotate(text, (step, value), xytext=(0, 8), textcoords="offset points", ha="center")
         axes.set_ylabel(name)
         axes.legend(frameon=False)
-    accuracy_axes.yaxis.set_major_formatter(percent)
+    show_as_percent(accuracy_axes)
     tokens_axes.set_ylim(bottom=0)
     tokens_axes.set_xlabel("Training step")
     whole_ticks(tokens_axes.xaxis)

@@ -23,10 +23,10 @@ PLACES = {  # of a label about its point: offset in points, horizontal and verti
     "below right": ((6, -4), "left", "top"),
     "above right": ((5, 6), "left", "bottom"),
     "below left": ((-5, -6), "right", "top"),
-    "right": ((10, 0), "left", "center"),
-    "left": ((-10, 0), "right", "center"),
     "far above": ((0, 21), "center", "bottom"),
     "far below": ((0, -21), "center", "top"),
+    "right": ((10, 0), "left", "center"),
+    "left": ((-10, 0), "right", "center"),
 }
 
 
@@ -68,9 +68,12 @@ def add_legend(figure: Figure, entries: Mapping[str, Artist], place: str, title:
 
 
 def annotate(axes: Axes, text: str, x: float, y: float, **style) -> Annotation:
-    """Write a text beside a point, without letting the axes shrink for it."""
+    """Write a text beside a point, legible over lines, without letting the axes shrink for it."""
+    from matplotlib.patheffects import withStroke
+
     label = axes.annotate(text, (x, y), textcoords="offset points", xytext=(0, 0), parse_math=False, **style)
     label.set_in_layout(False)
+    label.set_path_effects([withStroke(linewidth=2, foreground="white")])
     return label
 
 

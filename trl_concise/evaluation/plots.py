@@ -115,7 +115,7 @@ def plot_frontier(points: Sequence[FrontierPoint], path: str | Path, *, title: s
     axes.set_xlim(left=max(0, axes.get_xlim()[0]))
     axes.set_xlabel("Mean completion tokens  (← fewer is better)")
     axes.set_ylabel("Accuracy")
-    _show_as_percent(axes)
+    show_as_percent(axes)
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.8g}")
     whole_ticks(axes.xaxis)
     if title is not None:
@@ -154,7 +154,7 @@ def plot_curves(panels: Mapping[str, Mapping[str, tuple[Sequence[float], Sequenc
             (lines[name],) = axes.plot(steps, values, color=colour, marker=marker if few else None, markersize=4)
         axes.set_ylabel(label, parse_math=False)
         if any(word in label.lower() for word in ("accuracy", "fraction")):
-            _show_as_percent(axes)
+            show_as_percent(axes)
     if len(names) > 1:
         add_legend(figure, {name: lines[name] for name in names}, "upper center")
     rows[-1].set_xlabel("Training step")
@@ -201,7 +201,8 @@ def whole_ticks(axis: Axis) -> None:
     axis.get_major_locator().set_params(integer=True, min_n_ticks=1)
 
 
-def _show_as_percent(axes: Axes) -> None:
+def show_as_percent(axes: Axes) -> None:
+    """Show fractions as percentages, and little of what no fraction can be."""
     low, high = axes.get_ylim()
     axes.set_ylim(max(low, -0.015), min(high, 1.03))
     axes.yaxis.set_major_formatter(percent)
@@ -267,6 +268,7 @@ def _label(axes: Axes, labelled: list[tuple[FrontierPoint, str]], points: Sequen
     """Label points in their colours, models first."""
     favourites = {"model": "above", "base": "above", "checkpoint": "above left", "cut": "below right"}
     labels = []
+    labelled = [(point, colour) for point, colour in labelled if point.label]
     for point, colour in sorted(labelled, key=lambda item: list(favourites).index(item[0].kind)):
         weight = "bold" if point.kind in ("base", "model") else "normal"
         text = shorten(point.label, LABEL_LENGTH)

@@ -136,6 +136,14 @@ def test_an_unknown_verdict_changes_nothing(tiny_model, tmp_path, value):
     assert all(math.isfinite(loss) for loss in tiny.losses(trainer))
 
 
+def test_too_few_rows_for_a_step(tiny_model, tmp_path):
+    trainer = build(tiny_model, tmp_path, [{"prompt": "1?"}] * 3, gradient_accumulation_steps=2)
+    with pytest.raises(
+        ValueError, match="has 3 rows, but 4 prompts are rolled out at a time .* no step would be trained"
+    ):
+        trainer.train()
+
+
 def test_an_infinite_reward(tiny_model, tmp_path):
     trainer = build(tiny_model, tmp_path, reward=lambda completions, **kwargs: [-math.inf] * len(completions))
     with pytest.raises(ValueError, match="returned an infinite reward. Return None to abstain"):

@@ -38,9 +38,18 @@ class EpochRepeatSampler(Sampler[int]):
         step (`Callable[[], int]`): Tells the optimizer steps done. The epoch follows from it, since a `set_epoch` does
             not get through to the sampler when several processes resume within an epoch.
         gradient_accumulation_steps (`int`, *optional*, defaults to `1`): Batches of the loader per optimizer step.
+
+    Raises:
+        `ValueError`: If there are fewer rows than prompts in a generation batch: no step would be trained.
     """
 
     def __init__(self, sampler: RepeatSampler, step: Callable[[], int], gradient_accumulation_steps: int = 1):
+        if sampler.num_samples < sampler.batch_size:
+            raise ValueError(
+                f"The train dataset has {sampler.num_samples} rows, but {sampler.batch_size} prompts are rolled out at a time "
+                "(generation_batch_size // num_generations): no step would be trained. Lower per_device_train_batch_size, "
+                "steps_per_generation or gradient_accumulation_steps, or repeat rows (repeat_example)."
+            )
         self.sampler = sampler
         self.step = step
         batches = len(sampler) // (sampler.batch_size * sampler.mini_repeat_count)

@@ -8,7 +8,15 @@ import sys
 import pytest
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from trl_concise.demo.pretrain import IGNORED, build_model, practice_batches, trace_batches, train, training_problems
+from trl_concise.demo.pretrain import (
+    IGNORED,
+    build_model,
+    main,
+    practice_batches,
+    trace_batches,
+    train,
+    training_problems,
+)
 from trl_concise.demo.problems import split_of
 from trl_concise.demo.settings import model_path
 
@@ -65,8 +73,8 @@ def test_script_writes_a_model_that_loads(tmp_path):
     assert "of the `validation` split" in (tmp_path / "README.md").read_text()
 
 
-def test_bad_arguments():
-    command = [sys.executable, "-m", "trl_concise.demo.pretrain", "--steps", "0"]
-    result = subprocess.run(command, capture_output=True, text=True)
-    assert result.returncode == 2
-    assert "--steps must be at least 1, got 0" in result.stderr
+def test_bad_arguments(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["pretrain", "--steps", "0"])
+    with pytest.raises(SystemExit, match="2"):
+        main()
+    assert "--steps must be at least 1, got 0" in capsys.readouterr().err

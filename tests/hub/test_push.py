@@ -3,6 +3,10 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
 from contextlib import closing
 
 import pytest
@@ -10,16 +14,42 @@ import pytest
 from tests.hub.test_card import a_run
 from tests.hub.test_outbox import checkpoint, fill, unsent
 from tests.hub_server import HubServer
-from tests.test_hub_server import run_client
 from trl_concise.hub.card import card_files, write_card
 from trl_concise.hub.outbox import Outbox, Revision
 
 
-PUSH = "import sys\nfrom trl_concise.cli import main\nsys.exit(main(sys.argv[1:]))"
+# The client reads the Hub's address when it is imported, and that takes a while: one process pushes for all tests here.
+PUSH = """
+import json, sys
+from trl_concise.hub.push import push_run
+for line in sys.stdin:
+    print(push_run(*json.loads(line)), flush=True)
+"""
+
+
+@pytest.fixture(scope="module")
+def hub():
+    with HubServer() as hub:
+        yield hub
+
+
+@pytest.fixture(scope="module")
+def push(hub):
+    """`push_run(run, repo_id)`, which returns the repository."""
+    command = [sys.executable, "-c", PUSH]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen(command, env={**os.environ, **hub.environment()}, text=True, **pipes) as client:
+
+        def push(run, repo_id=None):
+            client.stdin.write(json.dumps([str(run), repo_id]) + "\n")
+            client.stdin.flush()
+            return client.stdout.readline().strip()
+
+        yield push
 
 
 @pytest.mark.parametrize("whole", [True, False])
-def test_the_card_says_how_to_resume_if_the_checkpoint_comes_along(whole, tmp_path):
+def test_the_card_says_how_to_resume_if_the_checkpoint_comes_along(whole, hub, push, tmp_path):
     run = a_run(tmp_path / "run")
     (run / "checkpoint-best").mkdir()  # somebody's copy
     checkpoint = run / "checkpoint-2"
@@ -27,66 +57,59 @@ def test_the_card_says_how_to_resume_if_the_checkpoint_comes_along(whole, tmp_pa
     (checkpoint / "model.safetensors").write_bytes(b"weights")
     if whole:
         (checkpoint / "trainer_state.json").write_text('{"log_history": []}')
-    with HubServer() as hub:
-        run_client(hub, PUSH, "push", run, "--repo_id", "tester/elsewhere")
-        files = hub.repos["tester/elsewhere"].files()
+    repo_id = f"tester/elsewhere-{whole}"
+    assert push(run, repo_id) == repo_id
+    files = hub.repos[repo_id].files()
     card = files["README.md"].decode()
-    assert 'model="tester/elsewhere"' in card  # not where the run was to go
+    assert f'model="{repo_id}"' in card  # not where the run was to go
     assert ("last-checkpoint/model.safetensors" in files) == whole
     assert ("resume_from_checkpoint" in card) == whole
     if whole:
-        assert 'folder = snapshot_download("tester/elsewhere")' in card and 'f"{folder}/last-checkpoint"' in card
+        assert f'folder = snapshot_download("{repo_id}")' in card and 'f"{folder}/last-checkpoint"' in card
 
 
-def test_a_run_goes_where_it_went_before(tmp_path):
-    planned = a_run(tmp_path / "planned", repo_id="tester/planned")
+def test_a_run_goes_where_it_went_before(push, tmp_path):
     run = a_run(tmp_path / "run")
-    code = """
-import sys
-from trl_concise.hub.push import push_run
-planned, run = sys.argv[1:]
-print(push_run(run, "bare"), push_run(run), push_run(planned), push_run(planned, "tester/other"), push_run(planned))
-"""
-    with HubServer() as hub:
-        printed = run_client(hub, code, planned, run).splitlines()[-1]
-    assert printed == "tester/bare tester/bare tester/planned tester/other tester/other"
+    assert [push(run, "bare"), push(run)] == ["tester/bare"] * 2
+    planned = a_run(tmp_path / "planned", repo_id="tester/planned")
+    assert [push(planned), push(planned, "tester/other"), push(planned)] == [
+        "tester/planned",
+        "tester/other",
+        "tester/other",
+    ]
 
 
-def test_a_push_elsewhere_leaves_the_record_of_the_revisions_alone(tmp_path):
+def test_a_push_elsewhere_leaves_the_record_of_the_revisions_alone(hub, push, tmp_path):
     run = a_run(tmp_path)
     with closing(Outbox(run, "tester/model")) as outbox:
         outbox.add(revision := Revision(1, 0.5, 99.0), checkpoint(run, 1))
         outbox.begin(revision)
         outbox.mark_sent(revision, "a" * 40)
-    with HubServer() as hub:
-        run_client(hub, PUSH, "push", run, "--repo_id", "tester/elsewhere")
-        assert set(hub.repos["tester/elsewhere"].branches) == {"main"}
+    push(run, "tester/away")
+    assert set(hub.repos["tester/away"].branches) == {"main"}
     with closing(Outbox(run)) as outbox:
         assert (outbox.repo_id, list(outbox.revisions)) == ("tester/model", ["step-000001"])
 
 
-def test_what_the_warning_recommends_keeps_the_run_private_and_its_tag(tmp_path):
+def test_what_the_warning_recommends_keeps_the_run_private_and_its_tag(hub, push, tmp_path):
     fill(tmp_path, range(1, 2), "step-000001", private=True, tag="frontier")
-    with HubServer() as hub:
-        run_client(hub, PUSH, "push", tmp_path)
-        repo = hub.repos["tester/model"]
-        assert repo.private and set(repo.tags) == {"frontier"}
+    repo = hub.repos[push(tmp_path)]
+    assert repo.private and set(repo.tags) == {"frontier"}
 
 
-def test_a_card_that_waits_does_not_take_the_place_of_a_newer_one(tmp_path):
+def test_a_card_that_waits_does_not_take_the_place_of_a_newer_one(hub, push, tmp_path):
     run = a_run(tmp_path)
     write_card(run)
-    with closing(Outbox(run, "tester/model")) as outbox:
+    with closing(Outbox(run, "tester/newer")) as outbox:
         outbox.add_card(card_files(run))  # the Hub was down at the end of training
-    with HubServer() as hub:
-        run_client(hub, PUSH, "push", run)
-        assert hub.repos["tester/model"].files()["README.md"] == (run / "README.md").read_bytes()
-        assert "Update the card" not in hub.repos["tester/model"].messages.values()
-    assert 'model="tester/model"' in (run / "README.md").read_text()
+    repo = hub.repos[push(run)]
+    assert repo.files()["README.md"] == (run / "README.md").read_bytes()
+    assert "Update the card" not in repo.messages.values()
+    assert 'model="tester/newer"' in (run / "README.md").read_text()
     assert unsent(run) == []
 
 
-def test_what_is_private_stays_at_home_in_subfolders_too(tmp_path):
+def test_what_is_private_stays_at_home_in_subfolders_too(hub, push, tmp_path):
     run = a_run(tmp_path)
     (run / "model.safetensors").write_bytes(b"weights")
     private = ["training_args.bin", "checkpoint-3/optimizer.pt", "_hub/outbox.json", ".cache/a", "completions/a.csv"]
@@ -98,8 +121,6 @@ def test_what_is_private_stays_at_home_in_subfolders_too(tmp_path):
     ):
         (run / name).parent.mkdir(parents=True, exist_ok=True)
         (run / name).write_text("[]")
-    with HubServer() as hub:
-        run_client(hub, PUSH, "push", run, "--repo_id", "tester/model")
-        sent = hub.repos["tester/model"].files()
+    sent = hub.repos[push(run, "tester/kept")].files()
     expected = {"model.safetensors", "README.md", "run.json", "sft/model.safetensors", "eval/summary.json"}
     assert set(sent) - {".gitattributes"} == expected

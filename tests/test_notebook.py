@@ -6,12 +6,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import nbformat
+import pytest
 from nbclient import NotebookClient
 
 
 NOTEBOOK = Path(__file__).parents[1] / "examples" / "notebooks" / "hapo_in_ten_minutes.ipynb"
 
 
+@pytest.mark.slow
 def test_the_notebook_runs(tmp_path, monkeypatch):
     monkeypatch.setenv("NOTEBOOK_STEPS", "2")
     notebook = nbformat.read(NOTEBOOK, as_version=4)

@@ -50,6 +50,7 @@ def test_practice_is_labelled_on_the_results():
         assert not set(labelled) - set("0123456789 .\n")
 
 
+@pytest.mark.slow
 def test_seeded():
     tokenizer = AutoTokenizer.from_pretrained(model_path())
     models = []

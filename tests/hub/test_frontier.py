@@ -112,6 +112,7 @@ push_run(run)
 """
 
 
+@pytest.mark.slow
 def test_a_push_from_the_process_that_trains(tmp_path):
     with HubServer() as hub:
         run_client(hub, A_PUSH_IN_BETWEEN, tmp_path)

@@ -77,6 +77,7 @@ print(sender.outbox.unsent())
 """
 
 
+@pytest.mark.slow
 def test_twenty_pushes_arrive_whole_though_every_second_request_fails(tmp_path):
     fill(tmp_path, range(1, 21), "step-000007")
     with HubServer() as hub:

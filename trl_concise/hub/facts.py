@@ -26,7 +26,6 @@ import torch
 from huggingface_hub import ModelCard
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
-from transformers.trainer_utils import HubStrategy, get_last_checkpoint
 
 from ..checkpoint import write_atomically
 
@@ -162,6 +161,9 @@ def hub_id(name: str | None) -> str | None:
 
 def pushed_checkpoint(args: TrainingArguments) -> str | None:
     """Return the folder of the run's repository from which training can go on, if transformers pushes one."""
+    # `trl-concise card` does not wait for these.
+    from transformers.trainer_utils import HubStrategy, get_last_checkpoint
+
     if not args.push_to_hub or args.hub_strategy != HubStrategy.CHECKPOINT or args.save_only_model:
         return None
     return LAST_CHECKPOINT if get_last_checkpoint(args.output_dir) else None

@@ -24,12 +24,25 @@ from packaging.version import Version  # noqa: E402
 
 from tests import tiny  # noqa: E402
 from tests.distributed import run_on_processes  # noqa: E402
+from trl_concise.demo.settings import model_path  # noqa: E402
 
 
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory) -> str:
     """Folder of a random model of some 100,000 parameters, with its tokenizer."""
     return tiny.make_model(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(scope="module")
+def model():
+    """The embedded model."""
+    return transformers.AutoModelForCausalLM.from_pretrained(model_path())
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    """The embedded model's tokenizer."""
+    return transformers.AutoTokenizer.from_pretrained(model_path())
 
 
 @pytest.fixture

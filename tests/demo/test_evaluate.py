@@ -3,22 +3,10 @@ from __future__ import annotations
 
 import copy
 
-import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from trl_concise.demo import Evaluation, evaluate_model, generate_problems, model_path
+from trl_concise.demo import Evaluation, evaluate_model, generate_problems
 from trl_concise.demo.evaluate import evaluate_cut, judge_completions
-
-
-@pytest.fixture(scope="module")
-def model():
-    return AutoModelForCausalLM.from_pretrained(model_path())
-
-
-@pytest.fixture(scope="module")
-def tokenizer():
-    return AutoTokenizer.from_pretrained(model_path())
 
 
 ROWS = generate_problems(12, seed=3, split="validation")

@@ -1,19 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
-import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tokenizers.normalizers import NFC
-from transformers import AutoTokenizer
 
-from trl_concise.demo import model_path
 from trl_concise.demo.tokenizer import CHAT_TEMPLATE, VOCAB_SIZE
-
-
-@pytest.fixture(scope="module")
-def tokenizer():
-    return AutoTokenizer.from_pretrained(model_path())
 
 
 @settings(max_examples=300, deadline=None)

@@ -8,7 +8,7 @@ import shutil
 import pytest
 import torch
 from datasets import Dataset
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from trl_concise.cli import main
 from trl_concise.demo import generate_problems, model_path
@@ -23,16 +23,6 @@ KEYS = {
     *("model", "seed", "temperature", "top_p", "max_new_tokens", "system_prompt_sha256", "limit"),
 }
 DRAWN = {"num_completions": 2, "max_new_tokens": 48, "temperature": 1.0, "top_p": 1.0, "batch_size": 5}
-
-
-@pytest.fixture(scope="module")
-def model():
-    return AutoModelForCausalLM.from_pretrained(model_path())
-
-
-@pytest.fixture(scope="module")
-def tokenizer():
-    return AutoTokenizer.from_pretrained(model_path())
 
 
 @pytest.fixture(scope="module")

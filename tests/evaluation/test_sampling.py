@@ -5,9 +5,7 @@ import copy
 
 import pytest
 from tokenizers.processors import TemplateProcessing
-from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from trl_concise.demo import model_path
 from trl_concise.evaluation.sampling import (
     SamplingSettings,
     TransformersSampler,
@@ -18,16 +16,6 @@ from trl_concise.evaluation.sampling import (
 
 
 PROBLEMS = ["12+7", "9*6-3", "(4+5)*8"]
-
-
-@pytest.fixture(scope="module")
-def model():
-    return AutoModelForCausalLM.from_pretrained(model_path())
-
-
-@pytest.fixture(scope="module")
-def tokenizer():
-    return AutoTokenizer.from_pretrained(model_path())
 
 
 def messages(problem: str) -> list[dict[str, str]]:

@@ -245,9 +245,7 @@ def _read_folder(folder: Path, settings: dict[str, Any]) -> list[Completion]:
     items = read_completions(completions)
     end = count_whole(items)
     lines = completions.read_bytes().split(b"\n")
-    if b"".join(
-        lines[end:]
-    ):  # the run ended while it wrote a batch, which is drawn again: its seed is that of the whole
+    if any(lines[end:]):  # the run ended while it wrote a batch, which is drawn again: its seed is that of the whole
         write_atomically(completions, b"".join(line + b"\n" for line in lines[:end]))
     return items[:end]
 

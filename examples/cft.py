@@ -115,10 +115,12 @@ def main(arguments: list[str] | None = None):
         peft_config=get_peft_config(model_args),
     )
     held_out = demo.generate_problems(source.report_problems, seed=0, split="test")
+    checkpoint = trainer.find_checkpoint()
     is_demo = model_args.model_name_or_path == str(demo.model_path()) and held_out
+    is_demo = is_demo and not trainer.is_finished(checkpoint)
     if is_demo:
         before = demo.evaluate_model(trainer.model, trainer.processing_class, held_out, seed=args.seed)
-    trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
+    trainer.train(resume_from_checkpoint=checkpoint or False)
     if is_demo:
         after = demo.evaluate_model(trainer.model, trainer.processing_class, held_out, seed=args.seed)
         for name, evaluation in {"before": before, "after": after}.items():

@@ -143,14 +143,21 @@ def main(arguments: list[str] | None = None):
         sys.exit(
             "With --use_peft run the stages one by one, and merge the adapter of --stage sft before --stage redi."
         )
-    if training_args.resume_from_checkpoint and script_args.stage == "both":
-        sys.exit("With --resume_from_checkpoint name the stage that was interrupted: --stage sft, or --stage redi.")
+    if training_args.resume_from_checkpoint not in (None, "auto") and script_args.stage == "both":
+        sys.exit(
+            "With --resume_from_checkpoint, --stage both takes 'auto' only. Give auto, or name the stage that was "
+            "interrupted: --stage sft, or --stage redi."
+        )
 
     # After the command line: --help does not wait for them.
     from transformers import AutoTokenizer
     from trl import SFTTrainer, get_peft_config, get_quantization_config
 
     from trl_concise import REDITrainer
+    from trl_concise.resume import ResumesTraining
+
+    class FirstStageTrainer(ResumesTraining, SFTTrainer):
+        """TRL's, which a job that is started again resumes as it does the second stage."""
 
     traces = load_traces(script_args, training_args.seed).shuffle(seed=42)  # before pairing, as the authors
     model = model_args.model_name_or_path
@@ -168,8 +175,10 @@ def main(arguments: list[str] | None = None):
         )
         positives = build(traces, "positives", script_args)
         tokenizer = load_tokenizer(model, positives)
-        trainer = SFTTrainer(model, sft_args, train_dataset=positives, processing_class=tokenizer, **peft)
-        trainer.train(resume_from_checkpoint=training_args.resume_from_checkpoint)
+        trainer = FirstStageTrainer(model, sft_args, train_dataset=positives, processing_class=tokenizer, **peft)
+        checkpoint = trainer.find_checkpoint(training_args.resume_from_checkpoint)
+        is_finished = trainer.is_finished(checkpoint)
+        trainer.train(resume_from_checkpoint=checkpoint or False)
         trainer.save_model()
         trainer.accelerator.wait_for_everyone()  # the second stage reads what the main process writes
         model = sft_args.output_dir
@@ -179,11 +188,13 @@ def main(arguments: list[str] | None = None):
         pairs = build(traces, "pairs", script_args, AutoTokenizer.from_pretrained(model))
         tokenizer = load_tokenizer(model, pairs)
         trainer = REDITrainer(model, args=training_args, train_dataset=pairs, processing_class=tokenizer, **peft)
-        trainer.train(resume_from_checkpoint=training_args.resume_from_checkpoint)
+        checkpoint = trainer.find_checkpoint()
+        is_finished = trainer.is_finished(checkpoint)
+        trainer.train(resume_from_checkpoint=checkpoint or False)
         trainer.save_model()
         trainer.create_model_card(dataset_name=script_args.dataset_name)
 
-    is_demo = script_args.dataset_name is None and script_args.report_problems
+    is_demo = script_args.dataset_name is None and script_args.report_problems and not is_finished
     if is_demo and trainer.accelerator.is_main_process:
         rows = demo.generate_problems(script_args.report_problems, seed=0, split="test")
         print("held-out problems", demo.evaluate_model(trainer.model, trainer.processing_class, rows).summary())

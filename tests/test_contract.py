@@ -26,7 +26,6 @@ SEAMS = {
     "_save_checkpoint": ["self", "model", "trial"],
     "_save_optimizer_and_scheduler": ["self", "output_dir"],
     "_load_optimizer_and_scheduler": ["self", "checkpoint"],
-    "train": ["self", "resume_from_checkpoint", "trial", "ignore_keys_for_eval"],
 }
 OVERRIDDEN = {  # public methods
     "evaluate": ["self", "eval_dataset", "ignore_keys", "metric_key_prefix"],
@@ -35,6 +34,18 @@ OVERRIDDEN = {  # public methods
 OF_THE_CARD = {
     "create_model_card": ["self", "model_name", "dataset_name", "tags"],
     "save_model": ["self", "output_dir", "_internal_call"],
+}
+OF_RESUMING = {
+    "train": ["self", "resume_from_checkpoint", "trial", "ignore_keys_for_eval"],
+    "_init_training_state": [
+        "self",
+        "max_steps",
+        "num_update_steps_per_epoch",
+        "num_train_epochs",
+        "resume_from_checkpoint",
+        "trial",
+    ],
+    "set_initial_training_values": ["self", "args", "dataloader"],
 }
 CALLED = {  # we pass these by position, and the rest through
     "_tokenize_prompts": ["self", "prompts"],
@@ -54,6 +65,12 @@ def test_trl_seam_unchanged(name):
 @pytest.mark.parametrize("name", OF_THE_CARD)
 def test_what_the_card_overrides_is_unchanged(trainer, name):
     assert list(inspect.signature(getattr(trainer, name)).parameters) == OF_THE_CARD[name]
+
+
+@pytest.mark.parametrize("name", OF_RESUMING)
+def test_what_resuming_overrides_and_calls_is_unchanged(name):
+    for trainer in (GRPOTrainer, DPOTrainer, SFTTrainer):
+        assert list(inspect.signature(getattr(trainer, name)).parameters) == OF_RESUMING[name]
 
 
 def test_uploads_in_the_background_are_skipped_and_announced_as_the_card_expects():

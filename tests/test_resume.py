@@ -10,6 +10,7 @@ import shutil
 import pytest
 import torch
 from datasets import Dataset
+from safetensors.torch import load_file
 
 from tests import tiny
 from tests.tools import kill_loop, resume_matrix
@@ -170,13 +171,110 @@ def test_a_checkpoint_that_is_written_anew_is_not_whole_until_it_is(run, output_
 
 def test_a_half_written_checkpoint_asked_for_by_name_is_refused(run, output_dir):
     (output_dir / "checkpoint-2" / "trainer_state.json").unlink()
-    with pytest.raises(ValueError, match=r"checkpoint-2 is no whole checkpoint.*Resume from .*checkpoint-3"):
+    with pytest.raises(ValueError, match=r"checkpoint-2 is not a whole checkpoint.*Resume from .*checkpoint-3"):
         resumed(run, output_dir, str(output_dir / "checkpoint-2"))
 
 
 def test_nothing_to_resume_from(run, tmp_path):
     with pytest.raises(ValueError, match=r"No checkpoint to resume from .*: there is none"):
         resumed(run, tmp_path)
+
+
+# Which checkpoint is meant
+
+
+def build(run, output_dir, **changes):
+    return HAPOTrainer(run[1], tiny.even_reward, HAPOConfig(**tiny.settings(output_dir, **changes)), run[2])
+
+
+@pytest.fixture
+def without_checkpoints(output_dir):
+    """An output folder as `save_model()` and the model card leave it after training with `save_strategy="no"`."""
+    for name in ("model.safetensors", "config.json", "trainer_state.json"):
+        shutil.copy(output_dir / "checkpoint-3" / name, output_dir / name)
+    for folder in output_dir.glob("checkpoint-*"):
+        shutil.rmtree(folder)
+    return output_dir
+
+
+def test_the_output_folder_is_not_a_checkpoint(run, output_dir):
+    message = r"run is the output folder of a run, not a checkpoint\. Resume from .*/run/checkpoint-3\."
+    with pytest.raises(ValueError, match=message):
+        resumed(run, output_dir, str(output_dir))
+    for name in ("model.safetensors", "config.json", "trainer_state.json"):  # save_model() and the model card
+        shutil.copy(output_dir / "checkpoint-3" / name, output_dir / name)
+    with pytest.raises(ValueError, match=message):
+        resumed(run, output_dir, output_dir)
+    for folder in output_dir.glob("checkpoint-*"):
+        (folder / "trainer_state.json").unlink()
+    with pytest.raises(ValueError, match=r"not a checkpoint\. There is no whole checkpoint in .*/run either"):
+        resumed(run, output_dir, str(output_dir))
+
+
+def test_a_saved_model_is_not_a_checkpoint(run, without_checkpoints):
+    with pytest.raises(ValueError, match=r"without the state of its optimizer, .* pass the folder as the model"):
+        resumed(run, without_checkpoints, str(without_checkpoints))
+
+
+@pytest.mark.parametrize("name", ["checkpoint-7", "checkpoint-3/trainer_state.json"])
+def test_a_folder_that_does_not_exist(run, output_dir, name):
+    with pytest.raises(ValueError, match=rf"There is no folder .*/{name} to resume from\."):
+        resumed(run, output_dir, str(output_dir / name))
+    with pytest.raises(ValueError, match=r"Resume from .*/checkpoint-3\."):
+        resumed(run, output_dir, str(output_dir / "checkpoint-7"))
+
+
+def test_a_checkpoint_without_the_optimizer_is_resumed_with_a_warning(run, output_dir, caplog):
+    (output_dir / "checkpoint-1" / "optimizer.pt").unlink()
+    with caplog.at_level(logging.WARNING, logger="trl_concise"):
+        assert resumed(run, output_dir, str(output_dir / "checkpoint-1")).state.global_step == 3
+    assert "checkpoint-1 holds no optimizer state (save_only_model=True): the optimizer and its" in caplog.text
+
+
+def test_auto_resumes_if_there_is_a_whole_checkpoint(run, output_dir, caplog):
+    for step in (2, 3):
+        (output_dir / f"checkpoint-{step}" / "trainer_state.json").unlink()
+    trainer = build(run, output_dir, max_steps=3, resume_from_checkpoint="auto")
+    with caplog.at_level(logging.WARNING, logger="trl_concise"):
+        trainer.train()  # the config counts where `train` is given nothing
+    assert "checkpoint-3 is half-written" in caplog.text and "checkpoint-2 is half-written" in caplog.text
+    assert trainer.find_checkpoint().endswith("checkpoint-1")
+    assert tiny.losses(trainer) == tiny.losses(resumed(run, output_dir, str(output_dir / "checkpoint-1")))
+    (output_dir / "checkpoint-1" / "trainer_state.json").unlink()
+    with caplog.at_level(logging.WARNING, logger="trl_concise"):
+        assert trainer.find_checkpoint() is None
+    assert "checkpoint-1 is half-written (it lacks trainer_state.json): training starts from the" in caplog.text
+
+
+def test_auto_starts_if_there_is_no_checkpoint(run, tmp_path):
+    trainer = build(run, tmp_path / "new", max_steps=1, resume_from_checkpoint="auto")
+    assert trainer.train().global_step == 1
+
+
+def test_the_config_says_whether_to_resume(run, output_dir):
+    trainer = build(run, output_dir, max_steps=3, resume_from_checkpoint=True)
+    assert trainer.find_checkpoint().endswith("checkpoint-3")
+    assert trainer.find_checkpoint(False) is None and trainer.find_checkpoint("auto").endswith("checkpoint-3")
+    shutil.rmtree(output_dir / "checkpoint-3")
+    trainer.train()
+    assert [entry["step"] for entry in trainer.state.log_history if "loss" in entry] == [1, 2, 3]
+    assert trainer.train(resume_from_checkpoint=False).global_step == 3
+
+
+@pytest.mark.parametrize("changes", [{"max_steps": 3}, {"max_steps": 2}, {"max_steps": -1, "num_train_epochs": 0.75}])
+def test_a_finished_run_trains_no_step(run, output_dir, caplog, changes):
+    """8 prompts, two a step: three steps are 0.75 epochs."""
+    before = {path: path.stat().st_mtime_ns for path in output_dir.rglob("*")}
+    trainer = build(run, output_dir, **{"save_strategy": "steps", "save_steps": 1, **changes})
+    assert trainer.is_finished(output_dir / "checkpoint-3") and not trainer.is_finished(output_dir / "checkpoint-1")
+    with caplog.at_level(logging.WARNING, logger="trl_concise"):
+        trainer.train(resume_from_checkpoint=True)
+    assert trainer.state.global_step == 3 and len(trainer.history) > 0
+    lines = [record.getMessage() for record in caplog.records if record.name.startswith("trl_concise")]
+    assert len(lines) == 1 and lines[0].startswith("The run is finished: its checkpoint is of step 3 of ")
+    assert {path: path.stat().st_mtime_ns for path in output_dir.rglob("*")} == before
+    saved = load_file(output_dir / "checkpoint-3" / "model.safetensors")
+    assert all(torch.equal(saved[name], value) for name, value in trainer.model.state_dict().items() if name in saved)
 
 
 # What cannot be exact is said by name

@@ -2,13 +2,17 @@
 from __future__ import annotations
 
 import json
+import runpy
 import sys
+from pathlib import Path
 
 import pytest
 from trl import ModelConfig
 
+from tests.test_examples import write_traces
 from trl_concise import CFTConfig, HAPOConfig, HAPOTrainer, PromptHistory, TrainingScript, demo, math_accuracy_reward
 from trl_concise.evaluation.report import main as report_main
+from trl_concise.launch import examples_folder
 from trl_concise.script import RunArguments, parse_arguments, resolved_settings
 
 
@@ -66,7 +70,8 @@ def test_one_file_is_not_both_trained_on_and_evaluated_on(tmp_path, monkeypatch,
 
 
 @pytest.mark.parametrize(
-    ("given", "meant"), [("True", True), ("true", True), ("out/checkpoint-3", "out/checkpoint-3")]
+    ("given", "meant"),
+    [("True", True), ("true", True), ("false", None), ("Auto", "auto"), ("out/checkpoint-3", "out/checkpoint-3")],
 )
 def test_resuming_from_the_latest_checkpoint_or_from_a_named_one(given, meant):
     script = TrainingScript(HAPOConfig, ["--resume_from_checkpoint", given])
@@ -130,3 +135,41 @@ def test_the_demo_without_matplotlib(tmp_path, monkeypatch, caplog, capsys):
     capsys.readouterr()
     assert report_main([str(tmp_path)]) == 0  # `trl-concise report`
     assert "| tokens |" in capsys.readouterr().out.lower()
+
+
+SCRIPTS = {
+    "hapo": "--per_device_train_batch_size 8 --num_generations 4 --max_completion_length 16",
+    "cft": "--per_device_train_batch_size 2",
+    "redi": "--per_device_train_batch_size 2 --stage both --dataset_name traces.jsonl",
+}
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_a_job_that_is_started_again_goes_on_and_then_ends_with_a_line(name, tmp_path, monkeypatch, capsys, caplog):
+    monkeypatch.chdir(tmp_path)
+    if name == "redi":
+        write_traces("traces.jsonl")
+    command = f"{SCRIPTS[name]} --output_dir out --save_strategy steps --save_steps 1 --save_total_limit 9 --report_problems 2"
+    command = f"{command} --resume_from_checkpoint auto --max_steps".split()
+
+    def run(max_steps: int) -> str:
+        monkeypatch.setattr(sys, "argv", [f"{name}.py", *command, str(max_steps)])
+        capsys.readouterr()
+        caplog.clear()
+        runpy.run_path(str(examples_folder() / f"{name}.py"), run_name="__main__")
+        return capsys.readouterr().out
+
+    def checkpoints() -> dict[Path, int]:
+        return {path: path.stat().st_mtime_ns for path in Path("out").rglob("checkpoint-*/**/*")}
+
+    run(1)
+    first = checkpoints()
+    run(2)
+    second = checkpoints()
+    assert first.items() < second.items()  # the second run made one more, of each stage
+    printed = run(2)
+    assert "accuracy" not in printed and "step 2" not in printed  # no report, no progress
+    said = [record.getMessage() for record in caplog.records if record.name.startswith("trl_concise")]
+    assert len(said) == (2 if name == "redi" else 1), said  # stages
+    assert all(line.startswith("The run is finished: its checkpoint is of step 2 of 2, so no step") for line in said)
+    assert checkpoints() == second

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-What a checkpoint needs beside the state of the components so that a resumed run is the run: the rollouts of a generation
-block that is not used up yet, a reference model that moves, and a way to tell a whole checkpoint from a half-written one.
+Resuming a run: the rollouts of an unfinished generation block, a reference model that moves, which checkpoint to resume from,
+and [`ResumesTraining`], the mixin of all trainers of this package.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.utils import gather_object
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from transformers.trainer import TRAINER_STATE_NAME
@@ -43,6 +44,7 @@ _WEIGHTS = (
     ADAPTER_WEIGHTS_NAME,
 )
 _SHARDS = ("pytorch_model_fsdp*", "global_step*")  # FSDP, DeepSpeed
+_OPTIMIZERS = ("optimizer*", "global_step*")  # files of one process and FSDP's folder; DeepSpeed's folder
 _ALMOST_NOTHING = 2**20  # bytes
 _REFERENCE_FILE = "reference_model.safetensors"
 
@@ -202,21 +204,46 @@ def clear_checkpoint(folder: str | Path) -> None:
 
 def check_checkpoint(folder: str | Path) -> None:
     """
-    Refuse to resume from a half-written checkpoint.
+    Refuse to resume from a folder that is not a whole checkpoint.
+
+    A checkpoint without the optimizer, as `save_only_model` writes it, is resumed with a warning.
 
     Raises:
-        `ValueError`: If something is missing; the message names the newest checkpoint beside it that is whole.
+        `ValueError`: If it is not; the message names the checkpoint to resume from, if there is one.
     """
-    if (missing := missing_from_checkpoint(folder)) is None:
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise ValueError(f"There is no folder {folder} to resume from. {_suggest_checkpoint(folder.parent)}")
+    is_named_checkpoint = folder.resolve() in (path for _, path in checkpoints(folder.resolve().parent))
+    has_optimizer = any(any(folder.glob(pattern)) for pattern in _OPTIMIZERS)
+    if not is_named_checkpoint and not has_optimizer and any(checkpoints(folder)):
+        raise ValueError(f"{folder} is the output folder of a run, not a checkpoint. {_suggest_checkpoint(folder)}")
+    if (missing := missing_from_checkpoint(folder)) is not None:
+        raise ValueError(
+            f"{folder} is not a whole checkpoint: it lacks {missing}. {_suggest_checkpoint(folder.parent)}"
+        )
+    if has_optimizer:
         return
-    whole = [other for _, other in sorted(checkpoints(Path(folder).parent)) if missing_from_checkpoint(other) is None]
-    instead = f"Resume from {whole[-1]}." if whole else "No whole checkpoint stands beside it."
-    raise ValueError(f"{folder} is no whole checkpoint: it lacks {missing}. {instead}")
+    if not is_named_checkpoint:
+        raise ValueError(
+            f"{folder} holds a model without the state of its optimizer, as save_model() writes it: a run cannot be resumed "
+            "from it. To train this model further, pass the folder as the model, without resume_from_checkpoint."
+        )
+    logger.warning(
+        "%s holds no optimizer state (save_only_model=True): the optimizer and its schedule start anew.", folder
+    )
+
+
+def _suggest_checkpoint(output_dir: Path) -> str:
+    newest, _ = _newest_whole_checkpoint(output_dir)
+    if newest is not None:
+        return f"Resume from {newest}."
+    return f"There is no whole checkpoint in {output_dir} either: train without resume_from_checkpoint."
 
 
 def last_whole_checkpoint(output_dir: str | Path) -> Path:
     """
-    Return the newest checkpoint of a run that is whole; each newer one that is not is named in a warning.
+    Return the newest whole checkpoint of a run. A warning names each newer one that is half-written.
 
     Args:
         output_dir (`str` or `Path`): Output folder of the run.
@@ -227,16 +254,58 @@ def last_whole_checkpoint(output_dir: str | Path) -> Path:
     Raises:
         `ValueError`: If there is none.
     """
+    newest, skipped = _newest_whole_checkpoint(Path(output_dir))
+    if newest is None:
+        found = ", ".join(f"{folder.name} lacks {what}" for folder, what in skipped) or "there is none"
+        raise ValueError(
+            f"No checkpoint to resume from in {output_dir}: {found}. Train without resume_from_checkpoint, or with "
+            '"auto", which resumes from a checkpoint only if there is one.'
+        )
+    for other, what in skipped:
+        logger.warning("%s is half-written (it lacks %s): resuming from %s instead.", other, what, newest)
+    return newest
+
+
+def find_checkpoint(resume_from_checkpoint: str | Path | bool | None, output_dir: str | Path) -> Path | None:
+    """
+    Return the checkpoint that a value of `resume_from_checkpoint` means.
+
+    Args:
+        resume_from_checkpoint (`str`, `Path` or `bool`, *optional*):
+            A checkpoint folder; `True`: the newest whole one of the run; `"auto"`: the same if there is one; `None` or
+            `False`: none.
+        output_dir (`str` or `Path`): Output folder of the run.
+
+    Returns:
+        `Path` or `None`: A checkpoint folder; `None` to start from the beginning.
+
+    Raises:
+        `ValueError`: If there is no such checkpoint, or it is not whole.
+    """
+    if resume_from_checkpoint in (None, False):
+        return None
+    if resume_from_checkpoint is True:
+        return last_whole_checkpoint(output_dir)
+    if resume_from_checkpoint != "auto":
+        check_checkpoint(resume_from_checkpoint)
+        return Path(resume_from_checkpoint)
+    if _newest_whole_checkpoint(Path(output_dir))[0] is not None:
+        return last_whole_checkpoint(output_dir)
+    for _, folder in sorted(checkpoints(Path(output_dir))):
+        missing = missing_from_checkpoint(folder)
+        logger.warning("%s is half-written (it lacks %s): training starts from the beginning.", folder, missing)
+    return None
+
+
+def _newest_whole_checkpoint(output_dir: Path) -> tuple[Path | None, list[tuple[Path, str]]]:
+    """Return the newest whole checkpoint, and the newer ones with what each lacks."""
     skipped = []
-    for _, folder in sorted(checkpoints(Path(output_dir)), reverse=True):
+    for _, folder in sorted(checkpoints(output_dir), reverse=True):
         missing = missing_from_checkpoint(folder)
         if missing is None:
-            for other, what in skipped:
-                logger.warning("%s is half-written (it lacks %s): resuming from %s instead.", other, what, folder)
-            return folder
+            return folder, skipped
         skipped.append((folder, missing))
-    found = ", ".join(f"{folder.name} lacks {what}" for folder, what in skipped) or "there is none"
-    raise ValueError(f"No checkpoint to resume from in {output_dir}: {found}. Train without resume_from_checkpoint.")
+    return None, skipped
 
 
 def checkpoints(output_dir: Path) -> Iterator[tuple[int, Path]]:
@@ -267,3 +336,63 @@ def disk_full_said_clearly(output_dir: str | Path) -> Iterator[None]:
         whole = [folder for _, folder in sorted(checkpoints(Path(output_dir))) if not missing_from_checkpoint(folder)]
         rest = f"{whole[-1]} is whole: make room, and train(resume_from_checkpoint=True)" if whole else "Make room"
         raise OSError(errno.ENOSPC, f"The disk ran full while a checkpoint was written. {rest}.") from error
+
+
+class ResumesTraining:
+    """
+    Mixin for a [`~transformers.Trainer`]: which checkpoint `train` resumes from. Comes before the trainer among the bases.
+
+    `resume_from_checkpoint` is an argument of `train`, or else a field of the config, which transformers ignores. It is the
+    folder of a checkpoint, `True` for the newest whole one in `output_dir`, or `"auto"` for the same if there is one, as jobs
+    need it that are started again. A finished run is not trained further.
+    """
+
+    def train(self, resume_from_checkpoint=None, *args, **kwargs):
+        """As [`~transformers.Trainer.train`]. See the class for the values of `resume_from_checkpoint`."""
+        return super().train(self.find_checkpoint(resume_from_checkpoint), *args, **kwargs)
+
+    def find_checkpoint(self, resume_from_checkpoint: str | Path | bool | None = None) -> str | None:
+        """
+        Return the checkpoint that `train(resume_from_checkpoint)` resumes from. Every process calls this.
+
+        Args:
+            resume_from_checkpoint (`str`, `Path` or `bool`, *optional*):
+                As for `train`. `None` means that of the config, and `False` means none.
+
+        Returns:
+            `str` or `None`: A folder; `None` if training starts from the beginning.
+
+        Raises:
+            `ValueError`: If there is no such checkpoint, it is not whole, or the processes find different ones.
+        """
+        if resume_from_checkpoint is None:
+            resume_from_checkpoint = self.args.resume_from_checkpoint
+        folder = find_checkpoint(resume_from_checkpoint, self.args.output_dir)
+        found = gather_object([folder and folder.name])
+        if len(set(found)) > 1:
+            raise ValueError(
+                f"The processes found different checkpoints to resume from: {found}. Put output_dir on a disk that all "
+                "machines share, or give resume_from_checkpoint the folder of a checkpoint that is on all of them."
+            )
+        return folder and str(folder)
+
+    def is_finished(self, checkpoint: str | Path | None) -> bool:
+        """Say whether a checkpoint is the end of the run, so that no step is left to train."""
+        if checkpoint is None:
+            return False
+        steps = json.loads(Path(checkpoint, TRAINER_STATE_NAME).read_text(encoding="utf-8"))["global_step"]
+        return steps >= self.set_initial_training_values(self.args, self.get_train_dataloader())[-1]
+
+    def _init_training_state(self, max_steps, num_update_steps_per_epoch, num_train_epochs, *args, **kwargs):
+        start = super()._init_training_state(max_steps, num_update_steps_per_epoch, num_train_epochs, *args, **kwargs)
+        if not 0 < max_steps <= self.state.global_step:
+            return start
+        # Without this, transformers trains one more step before it looks at the limit.
+        if self.is_world_process_zero():
+            logger.warning(
+                "The run is finished: its checkpoint is of step %d of %d, so no step is trained. To train further, raise "
+                "max_steps or num_train_epochs.",
+                self.state.global_step,
+                max_steps,
+            )
+        return num_train_epochs, 0

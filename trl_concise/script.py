@@ -31,6 +31,9 @@ if TYPE_CHECKING:
     from .trainer import ConciseGRPOTrainer
 
 
+_RESUMING = {"true": True, "false": None, "auto": "auto"}  # other values of --resume_from_checkpoint are folders
+
+
 @dataclass
 class RunArguments:
     """What every training script takes."""
@@ -93,8 +96,9 @@ def parse_arguments(
             for name in {"dataset_name", "candidates"} & set(settings):
                 local_file(settings[name])
         sys.exit()
-    if str(training_args.resume_from_checkpoint).lower() == "true":  # a flag is text
-        training_args.resume_from_checkpoint = True
+    resume = str(training_args.resume_from_checkpoint).lower()  # a flag is text
+    if resume in _RESUMING:
+        training_args.resume_from_checkpoint = _RESUMING[resume]
     training_args.model_init_kwargs = {
         "revision": model_args.model_revision,
         "attn_implementation": model_args.attn_implementation,
@@ -212,7 +216,9 @@ class TrainingScript:
 
     def train(self, trainer: ConciseGRPOTrainer) -> None:
         """
-        Train, from a checkpoint if `--resume_from_checkpoint` names one; save the model, the history and a model card.
+        Train, from a checkpoint if `--resume_from_checkpoint` says so; save the model, the history and a model card.
+
+        Of a run that is finished, what a job may have been stopped before is saved again, without a report.
 
         Args:
             trainer ([`ConciseGRPOTrainer`]): Built from [`~TrainingScript.trainer_arguments`].
@@ -225,9 +231,11 @@ class TrainingScript:
         if not args.disable_tqdm:
             trainer.remove_callback(ProgressCallback)
             trainer.add_callback(ConciseProgressCallback)
-        reports = dataset_name is None and self.problem_args.report_problems
+        checkpoint = trainer.find_checkpoint()
+        is_demo = dataset_name is None and self.problem_args.report_problems
+        reports = is_demo and not trainer.is_finished(checkpoint)
         with demo.Report(trainer, self.problem_args.report_problems) if reports else nullcontext():
-            trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
+            trainer.train(resume_from_checkpoint=checkpoint or False)
             trainer.save_model()
             if trainer.history is not None and trainer.accelerator.is_main_process:
                 trainer.history.save(f"{args.output_dir}/history.safetensors")

@@ -37,11 +37,10 @@ from .generation import ForkedRandomState, GeneratedRollouts, GenerationRequest,
 from .history import PromptHistory
 from .hub.mixin import WritesCard
 from .resume import (
-    check_checkpoint,
+    ResumesTraining,
     clear_checkpoint,
     disk_full_said_clearly,
     drop_rollout_block,
-    last_whole_checkpoint,
     load_reference_model,
     load_rollout_block,
     save_reference_model,
@@ -61,7 +60,7 @@ from .token_credit import (
 logger = logging.getLogger(__name__)
 
 
-class ConciseGRPOTrainer(WritesCard, GRPOTrainer):
+class ConciseGRPOTrainer(ResumesTraining, WritesCard, GRPOTrainer):
     """
     [`~trl.GRPOTrainer`] with four slots for parts that make reasoning concise.
 
@@ -766,14 +765,6 @@ class ConciseGRPOTrainer(WritesCard, GRPOTrainer):
             logger.warning(
                 "%s holds the rollouts of some processes only: all prompts are rolled out again.", checkpoint
             )
-
-    def train(self, resume_from_checkpoint=None, *args, **kwargs):
-        """As [`~transformers.Trainer.train`]; `resume_from_checkpoint=True` skips checkpoints that are half-written."""
-        if resume_from_checkpoint is True:
-            resume_from_checkpoint = str(last_whole_checkpoint(self.args.output_dir))
-        elif resume_from_checkpoint:
-            check_checkpoint(resume_from_checkpoint)
-        return super().train(resume_from_checkpoint, *args, **kwargs)
 
 
 def _abstain_as(name: str):

@@ -37,6 +37,7 @@ from ..config import own_config
 from ..data.critique_tokens import IGNORED, LengthLimit, end_of_turn, tokenize_critique
 from ..data.critiques import CRITIQUE_TEMPLATES, critique_example, critique_verdict
 from ..hub.mixin import WritesCard
+from ..resume import ResumesTraining
 from .cft_config import CFTConfig
 
 
@@ -128,7 +129,7 @@ class DataCollatorForCritique(DataCollatorMixin):
         return self._pad([row if self.length_limit.admits(row) else placeholder for row in rows])
 
 
-class CFTTrainer(WritesCard, SFTTrainer):
+class CFTTrainer(ResumesTraining, WritesCard, SFTTrainer):
     """
     Drop-in [`~trl.SFTTrainer`] for critique fine-tuning ([CFT](https://huggingface.co/papers/2501.17703)).
 

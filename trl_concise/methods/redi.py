@@ -31,6 +31,7 @@ from ..callbacks import CollapseCallback
 from ..components import Paper
 from ..config import own_config
 from ..hub.mixin import WritesCard
+from ..resume import ResumesTraining
 from .redi_config import REDIConfig
 
 
@@ -210,7 +211,7 @@ def _rows(example: dict[str, Any]) -> list[dict[str, Any]]:
     ]
 
 
-class REDITrainer(WritesCard, DPOTrainer):
+class REDITrainer(ResumesTraining, WritesCard, DPOTrainer):
     """
     Drop-in [`~trl.DPOTrainer`] for the second stage of [REDI](https://huggingface.co/papers/2505.24850).
 

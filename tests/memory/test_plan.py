@@ -9,20 +9,50 @@ from hypothesis import strategies as st
 from trl import GRPOConfig, GRPOTrainer
 
 from tests import tiny
-from tests.memory.architectures import CONFIGS
 from trl_concise.cli import TRAINING
 from trl_concise.memory import Architecture, PlanSettings, formulas, plan
 from trl_concise.memory.plan import GIB
 from trl_concise.memory.settings import CROPPED_METHODS, OFFLINE_METHODS, ONLINE_METHODS
+from trl_concise.memory.shapes import KNOWN_SHAPES, known_config
 
 
-QWEN = Architecture.from_config(CONFIGS["Qwen/Qwen2-1.5B-Instruct"])
+QWEN = Architecture.from_config(known_config("Qwen/Qwen2-1.5B-Instruct"))
 LORA = {"dtype": "bfloat16", "use_peft": True, "lora_target_modules": ["all-linear"]}
 
 
-def test_the_shape_is_the_published_one():
-    assert QWEN.parameters == 1_543_714_304
-    assert Architecture.from_config(CONFIGS["deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B"]).parameters == 1_777_088_000
+PARAMETERS = {  # as published, tied embeddings counted once
+    "Qwen/Qwen2-0.5B": 494_032_768,
+    "Qwen/Qwen2-1.5B": 1_543_714_304,
+    "Qwen/Qwen2-7B": 7_615_616_512,
+    "Qwen/Qwen2.5-0.5B": 494_032_768,
+    "Qwen/Qwen2.5-1.5B": 1_543_714_304,
+    "Qwen/Qwen2.5-3B": 3_085_938_688,
+    "Qwen/Qwen2.5-7B": 7_615_616_512,
+    "Qwen/Qwen2.5-Math-1.5B": 1_543_714_304,
+    "Qwen/Qwen2.5-Math-7B": 7_615_616_512,
+    "Qwen/Qwen2.5-Coder-0.5B": 494_032_768,
+    "Qwen/Qwen2.5-Coder-1.5B": 1_543_714_304,
+    "Qwen/Qwen2.5-Coder-3B": 3_085_938_688,
+    "Qwen/Qwen2.5-Coder-7B": 7_615_616_512,
+    "Qwen/Qwen3-0.6B": 596_049_920,
+    "Qwen/Qwen3-1.7B": 1_720_574_976,
+    "Qwen/Qwen3-4B": 4_022_468_096,
+    "Qwen/Qwen3-8B": 8_190_735_360,
+    "deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B": 1_777_088_000,
+    "deepseek-ai/DeepSeek-R1-Distill-Qwen-7B": 7_615_616_512,
+    "meta-llama/Llama-3.2-1B": 1_235_814_400,
+    "meta-llama/Llama-3.2-3B": 3_212_749_824,
+}
+
+
+def test_known_shapes_have_the_published_number_of_parameters():
+    counted = {}  # of each shape once
+    for name, shape in KNOWN_SHAPES.items():
+        key = tuple(shape.items())
+        counted[key] = counted.get(key) or Architecture.from_config(known_config(name)).parameters
+        assert counted[key] == PARAMETERS[name.removesuffix("-Instruct").removesuffix("-Base")], name
+    assert {name.removesuffix("-Instruct").removesuffix("-Base") for name in KNOWN_SHAPES} == PARAMETERS.keys()
+    assert known_config("qwen/qwen3-0.6b").tie_word_embeddings and known_config("Qwen/Qwen3-0.6B-FP8") is None
 
 
 def test_parts_by_hand():

@@ -17,6 +17,7 @@ from .advice import largest, suggest
 from .formulas import Architecture
 from .plan import GIB, PARTS, MemoryPlan, plan
 from .settings import CROPPED_METHODS, TRL_METHODS, PlanSettings
+from .shapes import known_config
 
 
 def report(made: MemoryPlan, shape: Architecture) -> str:
@@ -134,7 +135,7 @@ def main(argv: list[str]) -> int:
 
 def load_shape(model: str | None) -> Architecture:
     """
-    Read the shape of a model off its config, which is all that is read of it.
+    Read the shape of a model from its config, or from the table of well-known models if the Hub does not answer.
 
     Args:
         model (`str`): Id on the Hub, folder, or path of a config.json.
@@ -147,8 +148,11 @@ def load_shape(model: str | None) -> Architecture:
     try:
         config = AutoConfig.from_pretrained(model)
     except OSError as error:
-        raise ValueError(
-            f"No config of {model!r} here, and the Hub did not answer. Without a network, download its config.json and "
-            "name that file."
-        ) from error
+        config = known_config(model)
+        if config is None:
+            raise ValueError(
+                f"No config of {model!r} here, and the Hub did not answer. Without a network, name a downloaded "
+                "config.json, or a model whose shape is known: Qwen2, Qwen2.5 and Qwen3 up to 8B, Llama 3.2, "
+                "DeepSeek-R1-Distill-Qwen."
+            ) from error
     return Architecture.from_config(config)

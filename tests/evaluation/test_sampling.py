@@ -2,10 +2,16 @@
 from __future__ import annotations
 
 import copy
+import json
+import re
+import shutil
+from pathlib import Path
 
 import pytest
 from tokenizers.processors import TemplateProcessing
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from trl_concise.cli import main
 from trl_concise.evaluation.sampling import (
     SamplingSettings,
     TransformersSampler,
@@ -110,3 +116,73 @@ def test_a_run_with_nothing_but_checkpoints(tmp_path):
         load_sampler(str(tmp_path))
     with pytest.raises(FileNotFoundError, match="adapter_config.json.$"):
         load_sampler(str(tmp_path / "checkpoint-5"))
+
+
+def _copy_of(folder: str, target: Path) -> Path:
+    return Path(shutil.copytree(folder, target))
+
+
+def _without_tokenizer(folder: Path) -> None:
+    for path in folder.glob("*token*"):
+        path.unlink()
+
+
+def _with_half_the_weights(folder: Path) -> None:
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+
+
+def _with_a_damaged_tokenizer(folder: Path) -> None:
+    (folder / "tokenizer.json").write_text('{"model": {}}')
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (_without_tokenizer, r"copy has no tokenizer: tokenizer\.json, .*save_pretrained"),
+        (_with_half_the_weights, r"The weights of .*copy are damaged: "),
+        (_with_a_damaged_tokenizer, r"The tokenizer in .*copy cannot be read: "),
+    ],
+)
+def test_a_damaged_folder_ends_the_command_with_one_line(damage, message, tiny_model, tmp_path, capsys):
+    damage(_copy_of(tiny_model, tmp_path / "copy"))
+    with pytest.raises(SystemExit) as stop:
+        main(["eval", str(tmp_path / "copy"), "demo", "--limit", "1", "--output_dir", str(tmp_path / "results")])
+    assert stop.value.code == 2
+    assert re.search(message, capsys.readouterr().err.splitlines()[-1])
+
+
+@pytest.mark.parametrize(
+    ("base", "message"),
+    [
+        ("/nowhere/base", "needs its base model '/nowhere/base': there is no such folder here"),
+        ("nobody/no-model", "needs its base model 'nobody/no-model': there is no such folder here"),
+        (None, "needs its base model, but does not name it"),
+    ],
+)
+def test_an_adapter_without_its_base_model(base, message, tiny_model, tmp_path):
+    peft = pytest.importorskip("peft")
+    model = AutoModelForCausalLM.from_pretrained(tiny_model)
+    peft.get_peft_model(model, peft.LoraConfig(target_modules=["q_proj"])).save_pretrained(tmp_path)
+    config = tmp_path / "adapter_config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"base_model_name_or_path": base}))
+    with pytest.raises((FileNotFoundError, ValueError), match=re.escape(message)):
+        load_sampler(str(tmp_path))
+
+
+def test_a_template_that_refuses_the_system_prompt(tiny_model, tmp_path, capsys):
+    folder = _copy_of(tiny_model, tmp_path / "copy")
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.chat_template = (
+        "{% if messages[0].role == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
+        + tokenizer.chat_template
+    )
+    tokenizer.save_pretrained(folder)
+    command = ["eval", str(folder), "demo", "--limit", "1", "--max_new_tokens", "2"]
+    command += ["--output_dir", str(tmp_path / "results")]
+    with pytest.raises(SystemExit) as stop:
+        main([*command, "--system_prompt", "Be brief."])
+    assert stop.value.code == 2
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert "refuses messages with the roles system, user: System role not supported. Leave out the system" in last
+    assert main(command) == 0  # no settings with the refused system prompt were left in the folder

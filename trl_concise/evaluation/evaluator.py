@@ -152,6 +152,8 @@ def evaluate(
         raise ValueError("A model in memory needs its tokenizer: pass tokenizer=.")
     else:
         sampler = TransformersSampler(model, tokenizer)
+    # Before the settings are written: a template that refuses the system prompt must not leave a folder that holds it
+    prompts = {set_name: tokenize_prompts(sampler.tokenizer, list(data["prompt"])) for set_name, data in sets.items()}
     if folder is not None:
         folder.mkdir(parents=True, exist_ok=True)
         write_atomically(folder / SETTINGS_FILE, (json.dumps(written, indent=2) + "\n").encode())
@@ -164,6 +166,7 @@ def evaluate(
                 sampler,
                 set_name,
                 dataset,
+                prompts[set_name],
                 unreadable[set_name],
                 num_completions,
                 settings,
@@ -254,6 +257,7 @@ def _complete(
     sampler: Sampler,
     name: str,
     dataset: Dataset,
+    prompts: Sequence[list[int]],
     unreadable: set[int],
     num_completions: int,
     settings: SamplingSettings,
@@ -264,8 +268,8 @@ def _complete(
 ) -> list[Completion]:
     """Generate and judge what is not known yet, and return the completions of one set in their order."""
     wanted = [(problem, k) for k in range(num_completions) for problem in range(len(dataset))]
-    golds, prompts = list(dataset["solution"]), list(dataset["prompt"])
-    digests = [digest_prompt(sampler.tokenizer, prompt) for prompt in prompts]
+    golds = list(dataset["solution"])
+    digests = [digest_prompt(sampler.tokenizer, prompt) for prompt in dataset["prompt"]]
     known = {key: known[key] for key in wanted if key in known}
     for (problem, _), item in known.items():
         if item.gold != golds[problem] or item.prompt_sha256 not in (None, digests[problem]):
@@ -274,7 +278,6 @@ def _complete(
                 f"template, under the name {name!r} (first: row {problem}). Choose another output_dir."
             )
     known = {key: replace(item, correct=None) if key[0] in unreadable else item for key, item in known.items()}
-    prompts = tokenize_prompts(sampler.tokenizer, prompts)
     task = bar.add_task(name, total=len(wanted), completed=len(known), status="")
     for first in range(0, len(wanted), batch_size):
         batch = [key for key in wanted[first : first + batch_size] if key not in known]

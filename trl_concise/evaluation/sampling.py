@@ -13,12 +13,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
+from jinja2 import TemplateError
 
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 Prompt = str | list[dict[str, str]]  # text, or messages
+
+TOKENIZER_FILES = (  # any of them is a tokenizer
+    *("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "vocab.txt"),
+    *("spiece.model", "sentencepiece.bpe.model", "tekken.json", "tiktoken.model"),
+)
 
 
 @dataclass(frozen=True)
@@ -200,9 +206,11 @@ def load_sampler(model: str, *, use_vllm: bool = False, dtype: str = "auto", **v
 
     Raises:
         `ImportError`: If vLLM is asked for and missing.
-        `FileNotFoundError`: If there is no such model, here or on the Hub.
+        `FileNotFoundError`: If there is no such model, here or on the Hub, or its tokenizer or base model is missing.
+        `ValueError`: If the weights or the tokenizer are damaged, or an adapter does not name its base model.
     """
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from safetensors import SafetensorError
+    from transformers import AutoModelForCausalLM
     from transformers.utils import find_adapter_config_file
 
     if model == "demo":
@@ -216,20 +224,63 @@ def load_sampler(model: str, *, use_vllm: bool = False, dtype: str = "auto", **v
         from peft import PeftConfig
 
         adapter, base = model, PeftConfig.from_pretrained(model).base_model_name_or_path
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(model)
-    except (OSError, ValueError) as error:
-        if base is None and not Path(model).exists():
-            raise FileNotFoundError(
-                f"No model {model!r}: there is no such folder here, and the Hub did not give it: {error}"
-            ) from error
-        if base is None:
-            raise
-        tokenizer = AutoTokenizer.from_pretrained(base)  # an adapter need not bring its own
+        _refuse_missing_base(adapter, base)
+    tokenizer = _load_tokenizer(model, base)
     if use_vllm:
         return VLLMSampler(base or model, tokenizer, adapter, dtype=dtype, **vllm_options)
-    loaded = AutoModelForCausalLM.from_pretrained(model, dtype=dtype)
+    try:
+        loaded = AutoModelForCausalLM.from_pretrained(model, dtype=dtype)
+    except SafetensorError as error:
+        raise ValueError(
+            f"The weights of {model}{f' or of its base model {base}' if base else ''} are damaged: {error}. Save or "
+            "download them again."
+        ) from error
     return TransformersSampler(loaded.to("cuda" if torch.cuda.is_available() else "cpu"), tokenizer)
+
+
+def _load_tokenizer(model: str, base: str | None) -> PreTrainedTokenizerBase:
+    """Load the tokenizer of a model; of an adapter that has none, the tokenizer of its base model."""
+    from transformers import AutoTokenizer
+
+    # A local folder without a tokenizer fails in many ways, by architecture and version, some of them without a message.
+    folder = Path(model)
+    if base is not None and folder.is_dir() and not _has_tokenizer(folder):
+        model = base
+        folder = Path(model)
+    if folder.is_dir() and not _has_tokenizer(folder):
+        raise FileNotFoundError(
+            f"{folder} has no tokenizer: {', '.join(TOKENIZER_FILES[:2])} and the like are missing. Save it there with "
+            "tokenizer.save_pretrained()."
+        )
+    try:
+        return AutoTokenizer.from_pretrained(model)
+    except Exception as error:  # the libraries raise whatever their reading of a file ends in
+        if base is not None and base != model:
+            return _load_tokenizer(base, None)
+        if folder.exists():
+            raise ValueError(f"The tokenizer in {model} cannot be read: {type(error).__name__}: {error}") from error
+        raise FileNotFoundError(
+            f"No model {model!r}: there is no such folder here, and the Hub did not give it: {error}"
+        ) from error
+
+
+def _has_tokenizer(folder: Path) -> bool:
+    return any((folder / name).is_file() for name in TOKENIZER_FILES)
+
+
+def _refuse_missing_base(adapter: str, base: str | None) -> None:
+    from transformers import AutoConfig
+
+    where = f"The adapter {adapter} needs its base model"
+    change = "change base_model_name_or_path in its adapter_config.json"
+    if not base:
+        raise ValueError(f"{where}, but does not name it. To name it, {change}.")
+    try:
+        AutoConfig.from_pretrained(base)
+    except (OSError, ValueError) as error:
+        found = Path(base).is_dir()
+        reason = str(error) if found else "there is no such folder here, and the Hub does not provide it"
+        raise FileNotFoundError(f"{where} {base!r}: {reason}. Restore it, or {change}.") from error
 
 
 def _refuse_folder_without_model(folder: Path) -> None:
@@ -270,6 +321,9 @@ def tokenize_prompts(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Promp
 
     Returns:
         `list[list[int]]`: Token ids.
+
+    Raises:
+        `ValueError`: If the chat template refuses the messages, for example a system message.
     """
     return [_tokenize_prompt(tokenizer, prompt) for prompt in prompts]
 
@@ -279,7 +333,16 @@ def _tokenize_prompt(tokenizer: PreTrainedTokenizerBase, prompt: Prompt) -> list
         return tokenizer(prompt).input_ids
     if tokenizer.chat_template is None:
         return tokenizer("\n\n".join(message["content"] for message in prompt)).input_ids
-    rendered = tokenizer.apply_chat_template(prompt, add_generation_prompt=True, tokenize=False)
+    try:
+        rendered = tokenizer.apply_chat_template(prompt, add_generation_prompt=True, tokenize=False)
+    except TemplateError as error:
+        roles = [message["role"] for message in prompt]
+        advice = (
+            " Leave out the system prompt (--system_prompt), or put it into the problems." if "system" in roles else ""
+        )
+        raise ValueError(
+            f"The model's chat template refuses messages with the roles {', '.join(roles)}: {error}.{advice}"
+        ) from error
     return tokenizer(rendered, add_special_tokens=False).input_ids
 
 

@@ -4,11 +4,12 @@
 
 PYTHON ?= python3
 VENV := .venv
+VLLM_VENV := .venv-vllm
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-all check docs format clean
+.PHONY: help install demo test test-all test-vllm check docs format clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -31,6 +32,14 @@ test: $(STAMP)  ## run the tests, offline and on the CPU
 test-all: $(STAMP)  ## run the slow tests too
 	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal -m 'slow or not slow'
 
+# Where the engine cannot be installed, say so, and do not fail.
+$(VLLM_VENV)/.installed: pyproject.toml constraints.txt tests/vllm/install.sh tests/vllm/reloadable_layers.py
+	@if PYTHON="$(PYTHON)" bash tests/vllm/install.sh $(VLLM_VENV) && $(VLLM_VENV)/bin/python -c 'import vllm'; then touch $@; \
+	else echo "test-vllm: skipped, because the engine for CPUs cannot be installed here (x86-64 Linux, Python 3.11; see above)."; fi
+
+test-vllm: $(VLLM_VENV)/.installed  ## run the tests that need the vLLM engine, on the CPU
+	@if [ -f $< ]; then $(VLLM_VENV)/bin/python -m pytest -ra -o addopts= tests/vllm; fi
+
 check: $(STAMP)  ## lint and check the formatting
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -44,5 +53,5 @@ format: $(STAMP)  ## fix what can be fixed
 	$(BIN)/ruff format .
 
 clean:  ## remove .venv, outputs and caches
-	rm -rf $(VENV) outputs site build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VLLM_VENV) outputs site build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
+import os
 import runpy
 import subprocess
 import sys
@@ -12,7 +13,7 @@ import yaml
 from accelerate.commands.config import config_args
 
 from trl_concise.cli import TRAINING, main
-from trl_concise.launch import _with_defaults, examples_folder, split_launcher_flags
+from trl_concise.launch import _with_defaults, examples_folder, set_master_port, split_launcher_flags
 
 
 def test_every_script_is_a_training_command():
@@ -210,3 +211,27 @@ def test_env(capsys):
     assert main(["env"]) == 0
     said = capsys.readouterr().out
     assert "- trl: 1." in said and "- device: " in said
+
+
+def test_runs_that_start_together_choose_other_ports():
+    """accelerate and TRL try 29500 first. Four processes at a time choose at random among ports that are free."""
+    command = [sys.executable, "-c", PORT]
+    environment = {name: value for name, value in os.environ.items() if name != "MASTER_PORT"}
+    runs = [subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) for _ in range(4)]
+    ports = {run.communicate(timeout=60)[0].strip() for run in runs}
+    assert len(ports) == 4 and "29500" not in ports and all(port.isdecimal() for port in ports)
+
+
+PORT = """
+import os, random
+random.seed(0)
+from trl_concise.launch import set_master_port
+set_master_port()
+print(os.environ["MASTER_PORT"])
+"""
+
+
+def test_a_port_that_is_given_is_kept(monkeypatch):
+    monkeypatch.setenv("MASTER_PORT", "29777")
+    set_master_port()
+    assert os.environ["MASTER_PORT"] == "29777"

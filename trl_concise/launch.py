@@ -10,7 +10,10 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import os
+import random
 import runpy
+import socket
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -61,6 +64,7 @@ def train(method: str, argv: Sequence[str]) -> int:
     from accelerate.commands.launch import launch_command, launch_command_parser
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
+    set_master_port()
     try:
         launch_command(launch_command_parser().parse_args([*_with_defaults(launcher), str(script), *rest]))
     except subprocess.CalledProcessError as error:  # the script itself has said why
@@ -70,6 +74,27 @@ def train(method: str, argv: Sequence[str]) -> int:
     except ChildFailedError as error:
         return error.get_first_failure()[1].exitcode
     return 0
+
+
+def set_master_port() -> str:
+    """
+    Set `MASTER_PORT` to a random free port, unless it is set, and return it.
+
+    accelerate and TRL (vLLM in colocate mode) try port 29500 first and bind it later, so that two runs which start at the
+    same moment on one machine choose the same one.
+    """
+    if port := os.environ.get("MASTER_PORT", "").strip():
+        return port
+    choices = random.SystemRandom()  # the run's own random state is not touched
+    while True:
+        port = choices.randrange(20_000, 60_000)
+        with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as candidate:
+            try:
+                candidate.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+        os.environ["MASTER_PORT"] = str(port)
+        return str(port)
 
 
 def split_launcher_flags(argv: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -117,6 +142,8 @@ def _with_defaults(launcher: list[str]) -> list[str]:
     defaults = {"--num_machines": "1", "--mixed_precision": "no", "--dynamo_backend": "no"}
     if torch.accelerator.device_count() <= 1:
         defaults["--num_processes"] = "1"
+    if "--num_machines" not in launcher:  # the machines of one run share a port
+        defaults["--main_process_port"] = set_master_port()
     missing = [part for name, value in defaults.items() if name not in launcher for part in (name, value)]
     return [*launcher, *missing]
 

@@ -22,6 +22,7 @@ from trl import ModelConfig
 
 from . import demo
 from .config import ConciseGRPOConfig
+from .launch import set_master_port
 from .recipe import RecipeParser, given_options, tell_input_errors
 
 
@@ -96,6 +97,7 @@ def parse_arguments(
             for name in {"dataset_name", "candidates"} & set(settings):
                 local_file(settings[name])
         sys.exit()
+    set_master_port()
     resume = str(training_args.resume_from_checkpoint).lower()  # a flag is text
     if resume in _RESUMING:
         training_args.resume_from_checkpoint = _RESUMING[resume]

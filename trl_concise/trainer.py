@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate.utils import gather
+from transformers import set_seed
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, has_length
 from trl import GRPOConfig, GRPOTrainer
 from trl.chat_template_utils import parse_response
@@ -190,6 +191,9 @@ class ConciseGRPOTrainer(ResumesTraining, WritesCard, GRPOTrainer):
         if args.should_save:
             check_output_dir(args.output_dir)
         super().__init__(**given)
+        if self.use_vllm and self.vllm_mode == "colocate":
+            # The engine has seeded this process with its own seed, the rank. Processes that share an engine draw alike.
+            set_seed(args.seed + self.accelerator.process_index // args.vllm_tensor_parallel_size)
 
         self._fork = ForkedRandomState(args.seed, self.accelerator.process_index, self.accelerator.device)
         self._correctness_column = self._find_correctness(args.correctness)

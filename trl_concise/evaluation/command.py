@@ -8,6 +8,13 @@ from collections.abc import Sequence
 from typing import Any
 
 
+_ENGINE_OPTIONS = {
+    "max_model_len": (int, "vLLM's context in tokens; the longest prompt and max_new_tokens by default"),
+    "gpu_memory_utilization": (float, "share of the GPU's memory that vLLM takes"),
+    "tensor_parallel_size": (int, "GPUs that vLLM spreads the model over"),
+}
+
+
 def main(argv: Sequence[str]) -> int:
     """Evaluate a model on problem sets, print a table, write the results."""
     parser = _parser()
@@ -42,6 +49,7 @@ def main(argv: Sequence[str]) -> int:
             limit=options.limit,
             batch_size=batch_size,
             use_vllm=options.use_vllm,
+            engine_options={name: value for name in _ENGINE_OPTIONS if (value := getattr(options, name)) is not None},
             model_name=options.model_name,
         )
     except (ValueError, OSError, ImportError) as error:
@@ -123,6 +131,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--limit", type=int, help="take only so many problems of each set")
     add("--batch_size", type=int, help="completions generated at a time: 64, with vLLM 10,000")
     add("--use_vllm", action="store_true", help="generate with vLLM")
+    for name, (kind, text) in _ENGINE_OPTIONS.items():
+        add(f"--{name}", type=kind, help=text)
     add("--model_name", help="name of the model in the results; its id or folder name by default")
     add("--system_prompt", help="system message before every problem")
     add("--dataset_split", help="split of a set without a short name; test by default")

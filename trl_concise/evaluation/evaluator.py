@@ -6,6 +6,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
@@ -21,7 +22,17 @@ from ..data.problems import as_messages
 from .completions import Completion, count_whole, cut_at, judge, read_completions, summarize, unreadable_golds
 from .identity import fingerprint, name_of
 from .metrics import accuracy_efficiency_score
-from .sampling import Sampler, SamplingSettings, TransformersSampler, digest_prompt, load_sampler, tokenize_prompts
+from .sampling import (
+    Sampler,
+    SamplingSettings,
+    TransformersSampler,
+    checkpoint_dtype,
+    context_length,
+    digest_prompt,
+    load_sampler,
+    load_tokenizer,
+    tokenize_prompts,
+)
 from .sets import ProblemSets, load_problem_sets
 from .summaries import SUMMARY_FILE, differing_settings, read_json, read_summary
 
@@ -54,6 +65,7 @@ def evaluate(
     limit: int | None = None,
     batch_size: int = 64,
     use_vllm: bool = False,
+    engine_options: Mapping[str, Any] | None = None,
     model_name: str | None = None,
     progress: bool = True,
 ) -> list[dict[str, Any]]:
@@ -92,6 +104,9 @@ def evaluate(
             Completions that are generated at a time.
         use_vllm (`bool`, *optional*, defaults to `False`):
             Whether to generate with vLLM. Give it a `batch_size` in the thousands.
+        engine_options (`Mapping[str, Any]`, *optional*):
+            Arguments of `vllm.LLM`, for example `gpu_memory_utilization` or `tensor_parallel_size`. `max_model_len` defaults
+            to the longest prompt plus `max_new_tokens`, at most the model's context.
         model_name (`str`, *optional*):
             Name of the model in the results. Defaults to `model`; of a local path, to the last folder, and of a checkpoint
             to `run/checkpoint-120`.
@@ -138,7 +153,17 @@ def evaluate(
     how = {key: {**sources.get(key, {}), **common, "limit": limits[key]} for key in whole}
     name = model_name or name_of(model)
     folder = None if output_dir is None else Path(output_dir)
-    written = {"model": name, "weights": fingerprint(model), **asdict(settings), "system_prompt": system_prompt}
+    if engine_options and not use_vllm:
+        raise ValueError(
+            f"The engine options {sorted(engine_options)} are vLLM's. Set use_vllm=True, or leave them out."
+        )
+    written = {
+        "model": name,
+        "weights": fingerprint(model),
+        **asdict(settings),
+        "system_prompt": system_prompt,
+        "engine": "vllm" if use_vllm else "transformers",
+    }
     done = [] if folder is None else _read_folder(folder, written)
     unreadable = {set_name: _find_unreadable(set_name, dataset["solution"]) for set_name, dataset in sets.items()}
     for set_name, dataset in sets.items():  # before anything is generated
@@ -147,10 +172,20 @@ def evaluate(
             raise ValueError(f"{different} Evaluate both with the same settings, or leave the base out.")
 
     if isinstance(model, str):
-        sampler = load_sampler(model, use_vllm=use_vllm)
+        tokenizer, path, adapted = load_tokenizer(model)
+        written["dtype"] = checkpoint_dtype(adapted or path)
+        options = dict(engine_options or {})
+        if use_vllm and "max_model_len" not in options:
+            prompts = (prompt for dataset in sets.values() for prompt in dataset["prompt"])
+            longest = max(map(len, tokenize_prompts(tokenizer, prompts)))
+            options["max_model_len"] = min(longest + max_new_tokens, context_length(adapted or path) or math.inf)
+        if folder is not None:
+            _check_settings(folder, written)
+        sampler = load_sampler(model, use_vllm=use_vllm, **options)
     elif tokenizer is None:
         raise ValueError("A model in memory needs its tokenizer: pass tokenizer=.")
     else:
+        written["dtype"] = str(model.dtype).removeprefix("torch.")
         sampler = TransformersSampler(model, tokenizer)
     # Before the settings are written: a template that refuses the system prompt must not leave a folder that holds it
     prompts = {set_name: tokenize_prompts(sampler.tokenizer, list(data["prompt"])) for set_name, data in sets.items()}
@@ -223,6 +258,20 @@ def _read_folder(folder: Path, settings: dict[str, Any]) -> list[Completion]:
     """Return the completions that the folder holds, after checking that they are of the same model and settings."""
     if not next(path for path in (folder, *folder.absolute().parents) if path.exists()).is_dir():
         raise ValueError(f"The results cannot be written into {folder}: that, or what it lies in, is a file.")
+    _check_settings(folder, settings)
+    completions = folder / COMPLETIONS_FILE
+    if not completions.exists():
+        return []
+    items = read_completions(completions)
+    end = count_whole(items)
+    lines = completions.read_bytes().split(b"\n")
+    if any(lines[end:]):  # the run ended while it wrote a batch, which is drawn again: its seed is that of the whole
+        write_atomically(completions, b"".join(line + b"\n" for line in lines[:end]))
+    return items[:end]
+
+
+def _check_settings(folder: Path, settings: dict[str, Any]) -> None:
+    """Refuse a folder whose results are of other settings or weights."""
     path = folder / SETTINGS_FILE
     if path.exists():
         found = read_json(path)
@@ -242,15 +291,6 @@ def _read_folder(folder: Path, settings: dict[str, Any]) -> list[Completion]:
                 f"{folder} holds an evaluation with other settings: {other}, now "
                 f"{ {key: settings[key] for key in other} }. Choose another output_dir, or delete this one."
             )
-    completions = folder / COMPLETIONS_FILE
-    if not completions.exists():
-        return []
-    items = read_completions(completions)
-    end = count_whole(items)
-    lines = completions.read_bytes().split(b"\n")
-    if any(lines[end:]):  # the run ended while it wrote a batch, which is drawn again: its seed is that of the whole
-        write_atomically(completions, b"".join(line + b"\n" for line in lines[:end]))
-    return items[:end]
 
 
 def _complete(

@@ -6,7 +6,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -191,14 +191,15 @@ class VLLMSampler:
         return [list(item.token_ids) for item in completions]
 
 
-def load_sampler(model: str, *, use_vllm: bool = False, dtype: str = "auto", **vllm_options: Any) -> Sampler:
+def load_sampler(model: str, *, use_vllm: bool = False, dtype: str | None = None, **vllm_options: Any) -> Sampler:
     """
     Load a model, or an adapter on top of its base model, to sample from.
 
     Args:
         model (`str`): Path or Hub id of a model or of an adapter; `demo` is the embedded model.
         use_vllm (`bool`, *optional*, defaults to `False`): Whether to generate with vLLM.
-        dtype (`str`, *optional*, defaults to `"auto"`): Data type of the weights.
+        dtype (`str`, *optional*): Data type of the weights. Defaults to the checkpoint's, with both engines: vLLM's own
+            default converts float32 to bfloat16.
         **vllm_options: Arguments of `vllm.LLM`.
 
     Returns:
@@ -211,23 +212,11 @@ def load_sampler(model: str, *, use_vllm: bool = False, dtype: str = "auto", **v
     """
     from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
-    from transformers.utils import find_adapter_config_file
 
-    if model == "demo":
-        from ..demo import model_path
-
-        model = str(model_path())
-    if Path(model).is_dir():
-        _refuse_folder_without_model(Path(model))
-    adapter = base = None
-    if find_adapter_config_file(model) is not None:
-        from peft import PeftConfig
-
-        adapter, base = model, PeftConfig.from_pretrained(model).base_model_name_or_path
-        _refuse_missing_base(adapter, base)
-    tokenizer = _load_tokenizer(model, base)
+    tokenizer, model, base = load_tokenizer(model)
+    dtype = dtype or checkpoint_dtype(base or model)
     if use_vllm:
-        return VLLMSampler(base or model, tokenizer, adapter, dtype=dtype, **vllm_options)
+        return VLLMSampler(base or model, tokenizer, model if base else None, dtype=dtype, **vllm_options)
     try:
         loaded = AutoModelForCausalLM.from_pretrained(model, dtype=dtype)
     except SafetensorError as error:
@@ -236,6 +225,52 @@ def load_sampler(model: str, *, use_vllm: bool = False, dtype: str = "auto", **v
             "download them again."
         ) from error
     return TransformersSampler(loaded.to("cuda" if torch.cuda.is_available() else "cpu"), tokenizer)
+
+
+def load_tokenizer(model: str) -> tuple[PreTrainedTokenizerBase, str, str | None]:
+    """
+    Load the tokenizer of a model or of an adapter.
+
+    Args:
+        model (`str`): As for [`load_sampler`].
+
+    Returns:
+        `tuple`: The tokenizer, the path or id of the model, and that of the base model if the model is an adapter.
+
+    Raises:
+        `FileNotFoundError`: If there is no such model, locally or on the Hub, or its tokenizer or base model is missing.
+        `ValueError`: If the tokenizer is damaged, or an adapter does not name its base model.
+    """
+    from transformers.utils import find_adapter_config_file
+
+    if model == "demo":
+        from ..demo import model_path
+
+        model = str(model_path())
+    if Path(model).is_dir():
+        _refuse_folder_without_model(Path(model))
+    base = None
+    if find_adapter_config_file(model) is not None:
+        from peft import PeftConfig
+
+        base = PeftConfig.from_pretrained(model).base_model_name_or_path
+        _refuse_missing_base(model, base)
+    return _load_tokenizer(model, base), model, base
+
+
+def checkpoint_dtype(model: str) -> str:
+    """Return the data type of a checkpoint as its config names it, e.g. `bfloat16`; `auto` if it names none."""
+    from transformers import AutoConfig
+
+    dtype = AutoConfig.from_pretrained(model).dtype
+    return "auto" if dtype is None else str(dtype).removeprefix("torch.")
+
+
+def context_length(model: str) -> int | None:
+    """Return the number of positions of a model, `None` if its config does not limit it."""
+    from transformers import AutoConfig
+
+    return getattr(AutoConfig.from_pretrained(model).get_text_config(), "max_position_embeddings", None)
 
 
 def _load_tokenizer(model: str, base: str | None) -> PreTrainedTokenizerBase:
@@ -308,7 +343,7 @@ def with_padding_token(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenize
     return tokenizer
 
 
-def tokenize_prompts(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Prompt]) -> list[list[int]]:
+def tokenize_prompts(tokenizer: PreTrainedTokenizerBase, prompts: Iterable[Prompt]) -> list[list[int]]:
     """
     Turn prompts into token ids, up to where the model begins to write, as TRL does in training.
 

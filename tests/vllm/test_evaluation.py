@@ -1,0 +1,36 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`trl-concise eval --use_vllm` measures what it measures with transformers."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from trl_concise import demo
+from trl_concise.evaluation import evaluate
+from trl_concise.evaluation.sampling import SamplingSettings, load_sampler, tokenize_prompts
+
+
+# Only on a CPU: a seeded request that chunked prefill splits ends the engine.
+OPTIONS = {"gpu_memory_utilization": 0.2, "enforce_eager": True, "enable_chunked_prefill": False}
+
+
+def test_both_engines_in_the_checkpoints_dtype(embedded, tmp_path):
+    problems = {"sums": demo.train_dataset(32)}
+    settings = {"max_new_tokens": 96, "temperature": 0.0, "progress": False}
+    with_transformers = evaluate("demo", problems, tmp_path / "transformers", **settings)[0]
+    with_vllm = evaluate("demo", problems, tmp_path / "vllm", use_vllm=True, engine_options=OPTIONS, **settings)[0]
+    assert with_vllm["accuracy"] == pytest.approx(with_transformers["accuracy"], abs=1 / 32)
+    assert with_vllm["tokens_mean"] == pytest.approx(with_transformers["tokens_mean"], abs=2)
+    written = [json.loads((tmp_path / name / "settings.json").read_text()) for name in ("transformers", "vllm")]
+    assert [(one["engine"], one["dtype"]) for one in written] == [("transformers", "float32"), ("vllm", "float32")]
+    with pytest.raises(ValueError, match="engine"):
+        evaluate("demo", problems, tmp_path / "transformers", use_vllm=True, engine_options=OPTIONS, **settings)
+
+
+def test_sampled_completions_are_seeded(embedded):
+    sampler = load_sampler(embedded, use_vllm=True, max_model_len=512, **OPTIONS)
+    prompts = tokenize_prompts(sampler.tokenizer, [row["prompt"] for row in demo.train_dataset(4)])
+    first, again, other = (sampler.sample(prompts, SamplingSettings(64, 1.0, 1.0, seed)) for seed in (0, 0, 100))
+    assert first == again != other

@@ -1,0 +1,123 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every trainer that treats generation in its own way, with the real engine: in the training process and as a server."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from peft import LoraConfig
+
+import trl_concise as tc
+from tests.vllm.engine import COLOCATE
+from tests.vllm.runs import assert_engine_is_policy, train
+
+
+LORA = LoraConfig(r=8, target_modules="all-linear", task_type="CAUSAL_LM")
+
+
+@pytest.mark.parametrize("peft_config", [None, LORA], ids=["full", "lora"])
+def test_hapo(peft_config, embedded, mode, tmp_path):
+    rate = 1e-3 if peft_config is None else 1e-2
+    trainer, _ = train(
+        tc.HAPOTrainer,
+        tc.HAPOConfig,
+        embedded,
+        mode,
+        tmp_path,
+        peft_config=peft_config,
+        rows=8,
+        learning_rate=rate,
+    )
+    assert len(trainer.history) == 8
+    assert_engine_is_policy(trainer)
+
+
+def test_budgets_reach_the_engine(embedded, mode, tmp_path):
+    _, logs = train(tc.SIRITrainer, tc.SIRIConfig, embedded, mode, tmp_path, budget_cycle=4, min_completion_length=16)
+    assert [entry["siri/budget"] for entry in logs] == [96, 56, 16]
+    assert all(entry["completions/max_length"] <= entry["siri/budget"] for entry in logs)
+
+
+def test_prompt_selection(embedded, mode, tmp_path):
+    train(tc.GRESOTrainer, tc.GRESOConfig, embedded, mode, tmp_path, rows=8)
+
+
+@pytest.mark.parametrize("correction", ["sequence_mask", "token_truncate"])
+def test_token_selection_with_either_correction(correction, embedded, mode, tmp_path):
+    train(
+        tc.SGRPOTrainer,
+        tc.SGRPOConfig,
+        embedded,
+        mode,
+        tmp_path,
+        cutoff=10,
+        max_tokens=30,
+        vllm_importance_sampling_mode=correction,
+    )
+
+
+def test_replay(embedded, mode, tmp_path):
+    train(
+        tc.TSPMOTrainer,
+        tc.TSPMOConfig,
+        embedded,
+        mode,
+        tmp_path,
+        replay_per_prompt=1,
+        vllm_importance_sampling_correction=False,
+    )
+
+
+def test_monitor(embedded, mode, tmp_path):
+    _, logs = train(
+        tc.LASERDTrainer,
+        tc.LASERDConfig,
+        embedded,
+        mode,
+        tmp_path,
+        monitor_prompts=4,
+        monitor_generations=4,
+        monitor_every=2,
+    )
+    assert logs[-1]["laser_d/monitor_tokens"] > logs[0]["laser_d/monitor_tokens"] > 0
+
+
+def test_extra_completions_and_their_scores(embedded, mode, tmp_path):
+    trainer, _ = train(tc.ConciseGRPOTrainer, tc.ConciseGRPOConfig, embedded, mode, tmp_path, max_steps=1)
+    rows = [trainer.train_dataset[row] for row in range(4)]
+    first = trainer.generate_rollouts(rows, 4)
+    prefixes = [ids[:5] for ids in first.completion_ids[::4]]
+    continued = trainer.generate_rollouts(rows, 4, prefix_ids=prefixes, max_tokens=20)
+    assert max(map(len, continued.completion_ids)) <= 20
+    for rollouts in (first, continued):
+        starts = [[*prompt, *prefix] for prompt, prefix in zip(rollouts.prompt_ids, rollouts.prefix_ids, strict=True)]
+        scores = trainer.score_logps(starts, rollouts.completion_ids)
+        for own, engines in zip(scores, rollouts.logps, strict=True):
+            torch.testing.assert_close(own[: len(engines)], torch.tensor(engines), atol=1e-4, rtol=0)
+
+
+def test_the_seed_reaches_a_colocated_engine(embedded, tmp_path):
+    runs = [
+        train(tc.HAPOTrainer, tc.HAPOConfig, embedded, COLOCATE, tmp_path, max_steps=1, seed=seed, data_seed=0)[1]
+        for seed in (1, 2, 1)
+    ]
+    lengths = [run[0]["completions/mean_length"] for run in runs]
+    assert lengths[0] == lengths[2] != lengths[1]
+
+
+def test_a_resumed_run_is_the_run(embedded, tmp_path):
+    checkpoints = {"save_strategy": "steps", "save_steps": 1, "max_steps": 4, "rows": 8, "steps_per_generation": 2}
+    whole, _ = train(tc.HAPOTrainer, tc.HAPOConfig, embedded, COLOCATE, tmp_path / "whole", **checkpoints)
+    for step in (1, 2):  # inside a generation block, and after one
+        resumed, _ = train(
+            tc.HAPOTrainer,
+            tc.HAPOConfig,
+            embedded,
+            COLOCATE,
+            tmp_path / f"resumed-{step}",
+            resume=str(tmp_path / "whole" / f"checkpoint-{step}"),
+            **checkpoints,
+        )
+        assert resumed.history.state_dict().keys() == whole.history.state_dict().keys()
+        for name, weight in whole.model.state_dict().items():
+            assert torch.equal(weight, resumed.model.state_dict()[name]), (step, name)

@@ -12,11 +12,15 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from datasets import Dataset, IterableDataset
+from transformers import AutoConfig
 
-from .components import Component, PromptSelector
+from .components import BudgetSchedule, Component, PromptSelector
 
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+    from trl import GRPOConfig
+
     from .rollouts import Rollouts
 
 
@@ -48,6 +52,39 @@ def check_output_dir(output_dir: str | Path) -> None:
             file.write(b"0")
     except OSError as error:
         raise ValueError(f"output_dir={str(output_dir)!r} cannot be written to ({error}). Choose another.") from error
+
+
+def check_budget(schedule: BudgetSchedule, args: GRPOConfig, model: str | PreTrainedModel) -> None:
+    """
+    Compare the largest generation limit of a schedule with the context of vLLM in colocate mode.
+
+    A server knows its own context.
+
+    Args:
+        schedule ([`BudgetSchedule`]): The schedule.
+        args ([`~trl.GRPOConfig`]): The trainer's settings.
+        model (`str` or [`~transformers.PreTrainedModel`]): The trainer's model.
+
+    Raises:
+        `ValueError`: If a later, larger limit would not fit.
+    """
+    if schedule.longest is None or not args.use_vllm or args.vllm_mode != "colocate":
+        return
+    context = args.vllm_max_model_length
+    if context is None:
+        if isinstance(model, str):
+            options = args.model_init_kwargs or {}
+            known = {name: options[name] for name in ("revision", "trust_remote_code") if name in options}
+            config = AutoConfig.from_pretrained(model, **known)
+        else:
+            config = model.config
+        context = config.get_text_config().max_position_embeddings
+    if schedule.longest >= context:
+        raise ValueError(
+            f"{type(schedule).__name__} allows up to {schedule.longest} completion tokens, but vLLM's context holds "
+            f"{context} tokens, prompt included. Set vllm_max_model_length to at least {schedule.longest} and the longest "
+            "prompt, or lower the schedule's largest budget."
+        )
 
 
 def check_dataset(

@@ -30,7 +30,7 @@ from trl.chat_template_utils import parse_response
 from trl.trainer.utils import pad
 
 from .checkpoint import load_components, save_components
-from .checks import Watch, check_dataset, check_output_dir, check_rewards
+from .checks import Watch, check_budget, check_dataset, check_output_dir, check_rewards
 from .components import BudgetSchedule, Component, GroupReward, PromptSelector, TokenCredit
 from .config import ConciseGRPOConfig, own_config
 from .evaluation.training import EvaluationLog, measure_completions
@@ -188,6 +188,8 @@ class ConciseGRPOTrainer(ResumesTraining, WritesCard, GRPOTrainer):
                 "Pass a train_dataset with a `prompt_id` column."
             )
 
+        if budget_schedule is not None:
+            check_budget(budget_schedule, args, model)  # before vLLM's engine is built
         if args.should_save:
             check_output_dir(args.output_dir)
         super().__init__(**given)
@@ -209,7 +211,6 @@ class ConciseGRPOTrainer(ResumesTraining, WritesCard, GRPOTrainer):
         for name, dataset in evaluated.items():
             if dataset is not None:
                 check(dataset, prompt_selector=None, name=name)
-        self._check_budget()
         if args.save_only_model and self.components:
             logger.warning(
                 "save_only_model=True: checkpoints will hold neither the optimizer nor the state of %s, so a run "
@@ -249,8 +250,8 @@ class ConciseGRPOTrainer(ResumesTraining, WritesCard, GRPOTrainer):
         """
         Generate completions beside the training batch, with the current policy and the trainer's sampling settings.
 
-        The random state of the run, its metrics and its token counts stay as they are (vLLM draws from a state of its
-        own). Tools are not called, and a `rollout_func` is not asked. Every process calls this for rows of its own.
+        The random state of the run, its metrics and its token counts stay as they are (a vLLM server draws from a
+        state of its own). Tools are not called, and a `rollout_func` is not asked. Every process calls this for rows of its own.
 
         Args:
             rows (`Sequence[Mapping[str, Any]]`):
@@ -439,20 +440,6 @@ class ConciseGRPOTrainer(ResumesTraining, WritesCard, GRPOTrainer):
                 names[0],
             )
         return next(column for column, own in columns.items() if name in (None, own))
-
-    def _check_budget(self) -> None:
-        """Fail now where a later, larger budget would not fit into vLLM's context."""
-        longest = self.budget_schedule.longest if self.budget_schedule is not None else None
-        if longest is None or not self.use_vllm or self.vllm_mode != "colocate":  # a server knows its own context
-            return
-        config = self.model.config.get_text_config()
-        context = self.args.vllm_max_model_length or config.max_position_embeddings
-        if longest >= context:
-            raise ValueError(
-                f"{type(self.budget_schedule).__name__} allows up to {longest} completion tokens, but vLLM's context "
-                f"holds {context} tokens, prompt included. Set vllm_max_model_length to at least {longest} and the "
-                "longest prompt, or lower the schedule's largest budget."
-            )
 
     # [1] Which prompts
 

@@ -35,7 +35,7 @@ from trl import ModelConfig
 
 from trl_concise import CFTConfig, demo
 from trl_concise.recipe import tell_input_errors
-from trl_concise.script import RunArguments, parse_arguments
+from trl_concise.script import RunArguments, model_arguments, parse_arguments
 
 
 if TYPE_CHECKING:
@@ -103,17 +103,9 @@ def main(arguments: list[str] | None = None):
         sys.exit("--candidates and --teacher go together.")
 
     # After the command line: --help does not wait for them.
-    from trl import get_peft_config, get_quantization_config
-
     from trl_concise import CFTTrainer
 
-    trainer = CFTTrainer(
-        model=model_args.model_name_or_path,
-        args=args,
-        train_dataset=critiques(source, args),
-        quantization_config=get_quantization_config(model_args),
-        peft_config=get_peft_config(model_args),
-    )
+    trainer = CFTTrainer(args=args, train_dataset=critiques(source, args), **model_arguments(args, model_args))
     held_out = demo.generate_problems(source.report_problems, seed=0, split="test")
     checkpoint = trainer.find_checkpoint()
     is_demo = model_args.model_name_or_path == str(demo.model_path()) and held_out

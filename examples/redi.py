@@ -33,7 +33,7 @@ from trl import ModelConfig, SFTConfig
 
 from trl_concise import REDIConfig, demo
 from trl_concise.recipe import tell_input_errors
-from trl_concise.script import RunArguments, parse_arguments
+from trl_concise.script import RunArguments, model_arguments, parse_arguments
 
 
 if TYPE_CHECKING:
@@ -122,14 +122,12 @@ def build(traces: Dataset, output: str, script_args: REDIArguments, tokenizer=No
     return dataset
 
 
-def load_tokenizer(model: str, examples: Dataset):
-    """The model's tokenizer; where its chat template drops the reasoning of a reply, with TRL's variant for training."""
-    from transformers import AutoTokenizer
+def keep_traces(tokenizer, examples: Dataset):
+    """The tokenizer; where its chat template drops the reasoning of a reply, with TRL's variant for training."""
     from trl.chat_template_utils import get_training_chat_template
 
     from trl_concise.methods.redi import check_template_keeps_traces
 
-    tokenizer = AutoTokenizer.from_pretrained(model)
     try:
         check_template_keeps_traces(tokenizer, next(iter(examples), {}))
     except ValueError:
@@ -139,10 +137,6 @@ def load_tokenizer(model: str, examples: Dataset):
 
 def main(arguments: list[str] | None = None):
     script_args, training_args, model_args = parse_arguments((REDIArguments, REDIConfig, ModelConfig), arguments, DEMO)
-    if model_args.use_peft and script_args.stage == "both":
-        sys.exit(
-            "With --use_peft run the stages one by one, and merge the adapter of --stage sft before --stage redi."
-        )
     if training_args.resume_from_checkpoint not in (None, "auto") and script_args.stage == "both":
         sys.exit(
             "With --resume_from_checkpoint, --stage both takes 'auto' only. Give auto, or name the stage that was "
@@ -150,18 +144,16 @@ def main(arguments: list[str] | None = None):
         )
 
     # After the command line: --help does not wait for them.
-    from transformers import AutoTokenizer
-    from trl import SFTTrainer, get_peft_config, get_quantization_config
+    from trl import SFTTrainer
 
     from trl_concise import REDITrainer
+    from trl_concise.adapters import load_tokenizer
     from trl_concise.resume import ResumesTraining
 
     class FirstStageTrainer(ResumesTraining, SFTTrainer):
         """TRL's, which a job that is started again resumes as it does the second stage."""
 
     traces = load_traces(script_args, training_args.seed).shuffle(seed=42)  # before pairing, as the authors
-    model = model_args.model_name_or_path
-    peft = {"peft_config": get_peft_config(model_args), "quantization_config": get_quantization_config(model_args)}
 
     if script_args.stage in ("sft", "both"):
         sft_args = SFTConfig(
@@ -174,20 +166,23 @@ def main(arguments: list[str] | None = None):
             **{name: getattr(training_args, name) for name in SHARED},
         )
         positives = build(traces, "positives", script_args)
-        tokenizer = load_tokenizer(model, positives)
-        trainer = FirstStageTrainer(model, sft_args, train_dataset=positives, processing_class=tokenizer, **peft)
+        tokenizer = load_tokenizer(model_args.model_name_or_path, model_args.model_revision)
+        given = model_arguments(sft_args, model_args) | {"processing_class": keep_traces(tokenizer, positives)}
+        trainer = FirstStageTrainer(args=sft_args, train_dataset=positives, **given)
         checkpoint = trainer.find_checkpoint(training_args.resume_from_checkpoint)
         is_finished = trainer.is_finished(checkpoint)
         trainer.train(resume_from_checkpoint=checkpoint or False)
         trainer.save_model()
         trainer.accelerator.wait_for_everyone()  # the second stage reads what the main process writes
-        model = sft_args.output_dir
+        # With --use_peft that is an adapter, which the second stage trains further.
+        model_args.model_name_or_path, model_args.use_peft = sft_args.output_dir, False
 
     if script_args.stage in ("redi", "both"):
         training_args.output_dir = f"{training_args.output_dir}/redi"
-        pairs = build(traces, "pairs", script_args, AutoTokenizer.from_pretrained(model))
-        tokenizer = load_tokenizer(model, pairs)
-        trainer = REDITrainer(model, args=training_args, train_dataset=pairs, processing_class=tokenizer, **peft)
+        tokenizer = load_tokenizer(model_args.model_name_or_path, model_args.model_revision)
+        pairs = build(traces, "pairs", script_args, tokenizer)
+        given = model_arguments(training_args, model_args) | {"processing_class": keep_traces(tokenizer, pairs)}
+        trainer = REDITrainer(args=training_args, train_dataset=pairs, **given)
         checkpoint = trainer.find_checkpoint()
         is_finished = trainer.is_finished(checkpoint)
         trainer.train(resume_from_checkpoint=checkpoint or False)

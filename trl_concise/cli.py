@@ -39,6 +39,7 @@ COMMANDS: dict[str, tuple[str, str]] = {  # name -> (module:function, what --hel
     "eval": ("trl_concise.evaluation.command:main", "measure accuracy against tokens on problem sets"),
     "report": ("trl_concise.evaluation.report:main", "plot and tabulate what runs and evaluations have measured"),
     "card": ("trl_concise.hub.card:main", "write the model card of a run"),
+    "merge": ("trl_concise.adapters:main", "merge an adapter into its base model"),
     "plan": ("trl_concise.memory.report:main", "will a run fit on this GPU, and what to change if not"),
     "push": ("trl_concise.hub.push:main", "send a run to the Hub, and what an earlier push has left"),
 }

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import shlex
 import sys
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -21,6 +22,7 @@ import yaml
 from trl import ModelConfig
 
 from . import demo
+from .adapters import adapter_config, load_adapter, load_tokenizer
 from .config import ConciseGRPOConfig
 from .launch import set_master_port
 from .recipe import RecipeParser, given_options, tell_input_errors
@@ -83,6 +85,7 @@ def parse_arguments(
         parser.error(_say_unknown(unknown, classes))
     if model_args.model_name_or_path is None:
         parser.error("--model_name_or_path is needed with --config")
+    _check_adapter(parser, model_args)
     if run_args.dry_run:
         from .data.problems import local_file
         from .memory.report import comment
@@ -147,6 +150,39 @@ class ProblemArguments(RunArguments):
     system_prompt: str | None = field(default=None, metadata={"help": "System message before every problem."})
 
 
+def model_arguments(training_args: Any, model_args: ModelConfig, **tokenizer_options: Any) -> dict[str, Any]:
+    """
+    Return the arguments of a trainer that say which model to train. An adapter is trained further, on its base model.
+
+    Args:
+        training_args ([`~transformers.TrainingArguments`]):
+            The trainer's configuration. Of an adapter, its `model_init_kwargs` are used here and removed.
+        model_args ([`~trl.ModelConfig`]):
+            Model, LoRA, quantization.
+        **tokenizer_options:
+            Arguments of `AutoTokenizer.from_pretrained` for an adapter's tokenizer.
+
+    Returns:
+        `dict`: `model`, `quantization_config` and `peft_config`; of an adapter, `model` and `processing_class`.
+    """
+    from trl import get_peft_config, get_quantization_config
+
+    model, revision = model_args.model_name_or_path, model_args.model_revision
+    quantization_config = get_quantization_config(model_args)
+    if adapter_config(model, revision) is None:
+        peft_config = get_peft_config(model_args)
+        if peft_config is not None:
+            peft_config.revision = revision  # of the base model, for those who load the adapter
+        return {"model": model, "quantization_config": quantization_config, "peft_config": peft_config}
+    options = {name: value for name, value in (training_args.model_init_kwargs or {}).items() if name != "revision"}
+    training_args.model_init_kwargs = None  # TRL would warn that it ignores them
+    if quantization_config is not None:
+        options["quantization_config"] = quantization_config
+    with tell_input_errors():
+        adapter = load_adapter(model, revision, **options)
+    return {"model": adapter, "processing_class": load_tokenizer(model, revision, **tokenizer_options)}
+
+
 class TrainingScript:
     """
     The frame of a training script; what is left to write is the method's trainer.
@@ -201,19 +237,15 @@ class TrainingScript:
 
     def trainer_arguments(self) -> dict[str, Any]:
         """
-        Return the arguments that every trainer takes: `model`, `args`, `train_dataset`, `eval_dataset`,
-        `quantization_config` and `peft_config`.
+        Return the arguments that every trainer takes: `args`, `train_dataset`, `eval_dataset`, and those of
+        [`model_arguments`].
         """
-        from trl import get_peft_config, get_quantization_config
-
         train_dataset, eval_dataset = self.load_datasets()
         return {
-            "model": self.model_args.model_name_or_path,
             "args": self.training_args,
             "train_dataset": train_dataset,
             "eval_dataset": eval_dataset,
-            "quantization_config": get_quantization_config(self.model_args),
-            "peft_config": get_peft_config(self.model_args),
+            **model_arguments(self.training_args, self.model_args, padding_side="left", truncation_side="left"),
         }
 
     def train(self, trainer: ConciseGRPOTrainer) -> None:
@@ -269,6 +301,16 @@ def _check_splits(dataset: str, train_split: str, test_split: str | None) -> Non
         )
 
 
+def _check_adapter(parser: RecipeParser, model_args: ModelConfig) -> None:
+    """Refuse a new adapter on top of an adapter."""
+    model = model_args.model_name_or_path
+    if model_args.use_peft and adapter_config(model, model_args.model_revision) is not None:
+        parser.error(
+            f"{model} is an adapter, which is trained further as it is; --use_peft would add another. Leave out --use_peft (or "
+            f"set it to false), or merge the adapter first: trl-concise merge {shlex.quote(model)} OUTPUT_DIR"
+        )
+
+
 def _say_unknown(unknown: Sequence[str], classes: Sequence[type]) -> str:
     """Name the flags, or keys of a `--config` file, that mean nothing, each with the nearest that does."""
     flags = ["--config", *(f"--{item.name}" for part in classes for item in dataclasses.fields(part))]
@@ -291,7 +333,7 @@ def _say_own_options(script_class: type, config_class: type, model_class: type) 
 def _memory_plan(prog: str, settings: dict[str, Any]) -> str:
     """Plan the memory of a run on a card of 40 GiB, as `trl-concise plan` does."""
     from .memory import PlanSettings, plan
-    from .memory.report import load_shape, report
+    from .memory.report import adapter_settings, load_shape, report
     from .memory.settings import OFFLINE_METHODS, ONLINE_METHODS
 
     method = Path(prog.split()[-1]).stem  # `trl-concise hapo`, or `hapo.py`
@@ -299,7 +341,7 @@ def _memory_plan(prog: str, settings: dict[str, Any]) -> str:
     try:
         planned = PlanSettings(
             method=method if method in (*ONLINE_METHODS, *OFFLINE_METHODS) else "grpo",
-            **{name: settings[name] for name in known},
+            **{name: settings[name] for name in known} | adapter_settings(settings.get("model_name_or_path")),
         )
         shape = load_shape(planned.model_name_or_path)
         return report(plan(planned, shape), shape)

@@ -505,12 +505,6 @@ def test_the_example_runs_both_stages_on_traces_of_a_file(tiny_model, tmp_path):
     assert "REDI" in (output / "redi" / "README.md").read_text(encoding="utf-8")
 
 
-def test_the_example_refuses_two_stages_with_an_adapter(tiny_model, tmp_path):
-    with pytest.raises(SystemExit, match="merge the adapter of --stage sft before --stage redi"):
-        flags = f"--model_name_or_path {tiny_model} --output_dir {tmp_path} --use_peft --use_cpu --bf16 False"
-        runpy.run_path(str(EXAMPLE))["main"](flags.split())
-
-
 # Bad input
 
 

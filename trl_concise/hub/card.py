@@ -125,7 +125,7 @@ def render_card(run: Path, facts: dict[str, Any], results: list[Comparison]) -> 
     values = {
         **{
             key: facts.get(key)
-            for key in ("base_model", "base_note", "datasets", "methods", "trainer", "adapter", "badges")
+            for key in ("base_model", "base_note", "datasets", "methods", "trainer", "adapter", "badges", "merged")
         },
         "card_data": data.to_yaml(),
         "model_name": name,

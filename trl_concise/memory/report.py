@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import yaml
 from transformers import AutoConfig
 
+from ..adapters import adapter_config
 from ..checkpoint import write_atomically
 from ..recipe import RecipeParser
 from .advice import largest, suggest
@@ -116,6 +118,7 @@ def main(argv: list[str]) -> int:
     )
     try:
         settings, output = parser.parse_args_and_config(list(argv), fail_with_unknown_args=False)
+        settings = dataclasses.replace(settings, **adapter_settings(settings.model_name_or_path))
         shape = load_shape(settings.model_name_or_path)
         made = plan(settings, shape)
     except (OSError, ValueError, yaml.YAMLError) as error:
@@ -133,18 +136,32 @@ def main(argv: list[str]) -> int:
     return 0
 
 
+def adapter_settings(model: str | None) -> dict[str, Any]:
+    """Return the settings of a plan that an adapter brings, which is trained further; of a whole model, none."""
+    config = None if model is None else adapter_config(model)
+    if config is None or config["peft_type"] != "LORA":
+        return {}
+    targets = config["target_modules"]
+    return {
+        "use_peft": True,
+        "lora_r": config["r"],
+        "lora_target_modules": targets if isinstance(targets, list) else ["all-linear"],
+    }
+
+
 def load_shape(model: str | None) -> Architecture:
     """
     Read the shape of a model from its config, or from the table of well-known models if the Hub does not answer.
 
     Args:
-        model (`str`): Id on the Hub, folder, or path of a config.json.
+        model (`str`): Id on the Hub, folder, or path of a config.json. An adapter's shape is that of its base model.
 
     Raises:
         `ValueError`: If there is no such config, or the formulas do not describe it.
     """
     if model is None:
         raise ValueError("--model_name_or_path is needed: a model id, a folder, or a config.json")
+    model = (adapter_config(model) or {}).get("base_model_name_or_path", model)
     try:
         config = AutoConfig.from_pretrained(model)
     except OSError as error:

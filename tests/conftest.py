@@ -46,6 +46,12 @@ def tokenizer():
 
 
 @pytest.fixture
+def plain_nf4(monkeypatch) -> None:
+    """Keep bitsandbytes from repacking NF4 weights, which it does in evaluation mode on CPUs with avx512_bf16 only."""
+    monkeypatch.setattr("bitsandbytes.nn.modules.has_avx512bf16", lambda: False)
+
+
+@pytest.fixture
 def problems() -> Dataset:
     """16 conversational prompts with an answer."""
     return Dataset.from_list(

@@ -237,6 +237,7 @@ def test_kv_cache():
 # Quantized
 
 
+@pytest.mark.usefixtures("plain_nf4")
 def test_quantized_weights_and_activations(tmp_path):
     built = config("qwen2")
     shape = Architecture.from_config(built)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One QLoRA step of each trainer on the embedded model: bitsandbytes runs NF4 on the CPU too."""
+"""One QLoRA step of each trainer on a tiny model whose widths are multiples of 64: bitsandbytes runs NF4 on the CPU too."""
 
 from __future__ import annotations
 
@@ -58,8 +58,9 @@ def alternating_reward(completions, **kwargs):
     return [float(index % 2) for index in range(len(completions))]
 
 
+@pytest.mark.usefixtures("plain_nf4")
 @pytest.mark.parametrize("method", TRAINERS)
-def test_a_step_changes_the_adapter_and_nothing_else(method, problems, tmp_path):
+def test_a_step_changes_the_adapter_and_nothing_else(method, tiny_model, problems, tmp_path):
     trainer_class, config_class, changes = TRAINERS[method]
     settings = tiny.settings(
         tmp_path, max_steps=1, gradient_checkpointing=True, model_init_kwargs={"dtype": "bfloat16"}, **changes
@@ -69,7 +70,7 @@ def test_a_step_changes_the_adapter_and_nothing_else(method, problems, tmp_path)
         settings = {k: v for k, v in settings.items() if k not in ("num_generations", "max_completion_length")}
         arguments = {}
     trainer = trainer_class(
-        model=str(demo.model_path()),
+        model=tiny_model,
         args=config_class(**settings),
         train_dataset=DATASETS.get(method, problems),
         quantization_config=BitsAndBytesConfig(

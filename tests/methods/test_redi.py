@@ -374,6 +374,7 @@ def test_an_adapter_is_not_copied(tiny_model, pairs, tmp_path):
     trainer.train()
 
 
+@pytest.mark.usefixtures("plain_nf4")
 def test_qlora(tiny_model, pairs, tmp_path, watched):
     four_bits = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.float32)
     trainer = build(

@@ -26,7 +26,6 @@ examples/configs/cft_1.5b_40gb.yaml takes 8.4 GiB as planned (docs/memory.md).
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -34,7 +33,7 @@ from accelerate import PartialState
 from trl import ModelConfig
 
 from trl_concise import CFTConfig, demo
-from trl_concise.recipe import tell_input_errors
+from trl_concise.errors import tell_input_errors
 from trl_concise.script import RunArguments, model_arguments, parse_arguments
 
 
@@ -86,8 +85,7 @@ def critiques(source: CritiqueArguments, args: CFTConfig) -> Dataset:
 
     if source.dataset_name is None and source.candidates is None:
         return Dataset.from_list(demo.generate_critiques(256, seed=args.seed))
-    with tell_input_errors():
-        rows = load_rows(source.candidates or source.dataset_name, split=source.dataset_train_split)
+    rows = load_rows(source.candidates or source.dataset_name, split=source.dataset_train_split)
     if source.candidates is None:
         return rows
     teacher = APITeacher(source.teacher, base_url=source.teacher_base_url, concurrency=source.concurrency)
@@ -97,10 +95,11 @@ def critiques(source: CritiqueArguments, args: CFTConfig) -> Dataset:
     return dataset
 
 
+@tell_input_errors()
 def main(arguments: list[str] | None = None):
     source, args, model_args = parse_arguments((CritiqueArguments, CFTConfig, ModelConfig), arguments, DEMO)
     if (source.candidates is None) != (source.teacher is None):
-        sys.exit("--candidates and --teacher go together.")
+        raise ValueError("--candidates and --teacher go together: give both, or none of them.")
 
     # After the command line: --help does not wait for them.
     from trl_concise import CFTTrainer

@@ -25,8 +25,10 @@ Time and memory: 19.7 GiB planned, see docs/memory.md; not measured on a GPU yet
 from __future__ import annotations
 
 from trl_concise import HAPOConfig, TrainingScript, math_accuracy_reward
+from trl_concise.errors import tell_input_errors
 
 
+@tell_input_errors()
 def main():
     script = TrainingScript(HAPOConfig)
 

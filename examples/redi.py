@@ -9,7 +9,8 @@ Without arguments: the embedded model and traces sampled from it, on a CPU, in a
 
     accelerate launch examples/redi.py
 
-One stage of your own, from rows with `problem`, `answer` and `generations` (verified here) or as in OpenR1-Math-Raw:
+One stage of your own, from rows with `problem`, `answer` and `generations` (verified here) or as in OpenR1-Math-Raw, or
+from pairs with `prompt`, `chosen` and `rejected`, which are taken as they are:
 
     accelerate launch examples/redi.py --stage redi --dataset_name traces.jsonl --model_name_or_path path/of/stage/1
 
@@ -24,7 +25,6 @@ examples/configs/redi_1.5b_40gb.yaml takes 14.5 GiB as planned (docs/memory.md).
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -32,7 +32,7 @@ from accelerate import PartialState
 from trl import ModelConfig, SFTConfig
 
 from trl_concise import REDIConfig, demo
-from trl_concise.recipe import tell_input_errors
+from trl_concise.errors import tell_input_errors
 from trl_concise.script import RunArguments, model_arguments, parse_arguments
 
 
@@ -76,7 +76,8 @@ class REDIArguments(RunArguments):
     dataset_name: str | None = field(
         default=None,
         metadata={
-            "help": "Traces: a dataset id on the Hub or a local .jsonl file. Default: sampled from the embedded model."
+            "help": "Traces, or pairs of them: a dataset id on the Hub or a local .jsonl file. Default: sampled from the "
+            "embedded model."
         },
     )
     dataset_config: str | None = field(default=None, metadata={"help": "Configuration of the Hub dataset."})
@@ -92,22 +93,51 @@ class REDIArguments(RunArguments):
 
 
 def load_traces(script_args: REDIArguments, seed: int) -> Dataset:
-    """Rows with a problem, several generations, and verdicts or a gold answer."""
+    """
+    Rows of traces (`problem`, `generations`, and `answer` or verdicts), or of examples (`prompt`, `chosen` and `rejected`, or
+    `prompt`, `completion` and `label`).
+    """
     from datasets import Dataset
 
     from trl_concise.data.problems import load_rows
 
     if script_args.dataset_name is None:
         return Dataset.from_list(demo.sample_traces(seed=seed))
-    with tell_input_errors():
-        return load_rows(script_args.dataset_name, script_args.dataset_config, script_args.dataset_train_split)
+    traces = load_rows(script_args.dataset_name, script_args.dataset_config, script_args.dataset_train_split)
+    columns = set(traces.column_names)
+    if "prompt" in columns and {"chosen", "rejected", "completion"} & columns:
+        needed = {"chosen", "rejected"} if {"chosen", "rejected"} & columns else {"completion", "label"}
+        needed -= {"rejected", "label"} if script_args.stage == "sft" else set()
+        if script_args.system_prompt is not None:
+            raise ValueError(
+                "--system_prompt has no effect on rows with a `prompt`, which are taken as they are. Leave it out, or put "
+                "the system message into the prompts."
+            )
+    else:
+        needed = {"problem", "generations"} | ({"answer"} if "correctness" not in columns else set())
+    if missing := sorted(needed - columns):
+        raise ValueError(
+            f"{script_args.dataset_name} lacks the columns {missing}; it has {sorted(columns)}. Give traces (`problem`, "
+            "`generations` and `answer`), pairs (`prompt`, `chosen` and `rejected`) or single examples (`prompt`, "
+            "`completion` and `label`)."
+        )
+    return traces
 
 
 def build(traces: Dataset, output: str, script_args: REDIArguments, tokenizer=None) -> Dataset:
+    """The `"positives"` of the first stage or the `"pairs"` of the second one; examples are taken as they are."""
     from datasets import Dataset
 
     from trl_concise import build_redi_pairs
 
+    columns = traces.column_names
+    if "prompt" in columns:
+        if output == "positives":
+            if "label" in columns:
+                traces = traces.filter(lambda row: row["label"])
+            traces = traces.rename_column("chosen", "completion") if "chosen" in columns else traces
+            traces = traces.select_columns(["prompt", "completion"])
+        return traces
     examples = build_redi_pairs(
         traces,
         output=output,
@@ -117,6 +147,13 @@ def build(traces: Dataset, output: str, script_args: REDIArguments, tokenizer=No
         system_prompt=script_args.system_prompt,
     )
     dataset = Dataset.from_list(list(examples))
+    if not len(dataset):
+        dropped = ", ".join(f"{rule} ({count})" for rule, count in examples.report.dropped.most_common())
+        needed = "a correct trace" if output == "positives" else "a correct and an incorrect trace of one problem"
+        raise ValueError(
+            f"None of the {len(traces)} rows of {script_args.dataset_name} can be used: {dropped}. Each example takes "
+            f"{needed}." + (" --stage sft trains on the correct traces only." if output == "pairs" else "")
+        )
     if PartialState().is_main_process:
         print(f"{output}\n{examples.report}", flush=True)
     return dataset
@@ -135,10 +172,11 @@ def keep_traces(tokenizer, examples: Dataset):
     return tokenizer
 
 
+@tell_input_errors()
 def main(arguments: list[str] | None = None):
     script_args, training_args, model_args = parse_arguments((REDIArguments, REDIConfig, ModelConfig), arguments, DEMO)
     if training_args.resume_from_checkpoint not in (None, "auto") and script_args.stage == "both":
-        sys.exit(
+        raise ValueError(
             "With --resume_from_checkpoint, --stage both takes 'auto' only. Give auto, or name the stage that was "
             "interrupted: --stage sft, or --stage redi."
         )

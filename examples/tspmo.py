@@ -24,8 +24,10 @@ Time and memory: 8.1 GiB planned, not measured on a GPU yet.
 from __future__ import annotations
 
 from trl_concise import TrainingScript, TSPMOConfig, math_accuracy_reward
+from trl_concise.errors import tell_input_errors
 
 
+@tell_input_errors()
 def main():
     script = TrainingScript(TSPMOConfig, output_dir="outputs/tspmo-demo", beta=0.0)
 

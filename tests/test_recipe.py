@@ -5,7 +5,8 @@ from dataclasses import dataclass
 
 import pytest
 
-from trl_concise.recipe import RecipeParser, tell_input_errors
+from trl_concise.errors import tell_input_errors
+from trl_concise.recipe import RecipeParser
 
 
 @dataclass

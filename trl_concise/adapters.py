@@ -3,13 +3,14 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from transformers.utils import CONFIG_NAME, find_adapter_config_file
+
+from .errors import Parser
 
 
 if TYPE_CHECKING:
@@ -125,7 +126,7 @@ def merge(adapter: str, output_dir: str | Path, *, revision: str | None = None, 
 
 def main(argv: Sequence[str]) -> int:
     """`trl-concise merge ADAPTER OUTPUT_DIR`."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="trl-concise merge",
         description="Merge an adapter into its base model, and save the model with its tokenizer and model card.",
     )

@@ -87,6 +87,22 @@ def check_budget(schedule: BudgetSchedule, args: GRPOConfig, model: str | PreTra
         )
 
 
+def check_not_empty(train_dataset: Any, eval_dataset: Any) -> None:
+    """
+    Look at the first row of the datasets of a trainer, which TRL asks for without looking whether there is one.
+
+    Args:
+        train_dataset, eval_dataset: Datasets, streams or lists of rows; mappings of them by name; or `None`.
+
+    Raises:
+        `ValueError`: If a dataset has no rows.
+    """
+    for name, given in {"train": train_dataset, "eval": eval_dataset}.items():
+        for dataset in given.values() if isinstance(given, dict) else [given]:
+            if dataset is not None and next(iter(dataset), None) is None:
+                raise ValueError(f"The {name} dataset is empty. If it was filtered, the filter kept nothing.")
+
+
 def check_dataset(
     dataset: Dataset | IterableDataset,
     *,

@@ -16,6 +16,8 @@ from collections.abc import Sequence
 from importlib import import_module
 from importlib.metadata import version
 
+from .errors import Parser, tell_input_errors
+
 
 TRAINING: dict[str, str] = {  # script in the examples folder -> what --help says
     "cft": "learn to criticise solutions (SFT)",
@@ -33,6 +35,15 @@ TRAINING: dict[str, str] = {  # script in the examples folder -> what --help say
     "siri": "a generation limit that swings between tight and wide (GRPO)",
     "tspmo": "credit the tokens at which the completions of a group part (GRPO)",
 }
+LAUNCHER_FLAGS = (  # of `accelerate launch`, which a training command takes as well as the options of its script
+    "--num_processes",
+    "--num_machines",
+    "--machine_rank",
+    "--main_process_ip",
+    "--main_process_port",
+    "--gpu_ids",
+    "--accelerate_config",
+)
 COMMANDS: dict[str, tuple[str, str]] = {  # name -> (module:function, what --help says)
     "env": ("trl_concise.launch:env", "print versions for a bug report"),
     "init": ("trl_concise.launch:init", "write a method's training script and recipe, to edit"),
@@ -54,13 +65,17 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Returns:
         `int`: Exit status.
+
+    Raises:
+        `SystemExit`: With status 2, after one line on stderr, if what was given is wrong.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
-    if argv and argv[0] in TRAINING:
-        return import_module("trl_concise.launch").train(argv[0], argv[1:])
-    if argv and argv[0] in COMMANDS:
-        module, function = COMMANDS[argv[0]][0].split(":")
-        return getattr(import_module(module), function)(argv[1:]) or 0
+    if argv and argv[0] in {*TRAINING, *COMMANDS}:
+        with tell_input_errors(f"trl-concise {argv[0]}"):
+            if argv[0] in TRAINING:
+                return import_module("trl_concise.launch").train(argv[0], argv[1:])
+            module, function = COMMANDS[argv[0]][0].split(":")
+            return getattr(import_module(module), function)(argv[1:]) or 0
     parser = _parser()
     options = parser.parse_args(argv[:1])  # answers --help and --version
     if options.command is None:
@@ -72,11 +87,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.error(f"no command {options.command!r}. {hint}")
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser() -> Parser:
     width = max(map(len, [*TRAINING, *COMMANDS]))
     training = "\n".join(f"  {name:<{width}}  {text}" for name, text in TRAINING.items())
     commands = "\n".join(f"  {name:<{width}}  {text}" for name, (_, text) in sorted(COMMANDS.items()))
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="trl-concise",
         description="Language models that reason correctly in fewer tokens.",
         epilog=f"training, with accelerate:\n{training}\n\nother commands:\n{commands}\n\n`trl-concise COMMAND --help` lists the options of a command.",

@@ -8,31 +8,24 @@ and taken over with `trl-concise init hapo`.
 
 from __future__ import annotations
 
-import argparse
 import difflib
+import io
+import logging
 import os
 import random
 import runpy
+import shlex
+import signal
 import socket
 import subprocess
 import sys
 from collections.abc import Sequence
+from contextlib import redirect_stderr
 from importlib import resources
 from pathlib import Path
 
-from .cli import TRAINING
-
-
-# Flags of `accelerate launch` that a training command takes beside those of its script.
-_LAUNCHER_FLAGS = (
-    "--num_processes",
-    "--num_machines",
-    "--machine_rank",
-    "--main_process_ip",
-    "--main_process_port",
-    "--gpu_ids",
-    "--accelerate_config",
-)
+from .cli import LAUNCHER_FLAGS, TRAINING
+from .errors import COMMAND, Parser, check_folder, fail
 
 
 def examples_folder() -> Path:
@@ -48,7 +41,7 @@ def train(method: str, argv: Sequence[str]) -> int:
 
     Args:
         method (`str`): Stem of a script in the examples folder.
-        argv (`Sequence[str]`): Flags of the script, among them those of `accelerate launch` in `_LAUNCHER_FLAGS`.
+        argv (`Sequence[str]`): Flags of the script, among them those of `accelerate launch` in `LAUNCHER_FLAGS`.
             `--accelerate_config` names a file, or one of the configurations that TRL ships (`fsdp2`, `zero3`, ...).
 
     Returns:
@@ -62,18 +55,33 @@ def train(method: str, argv: Sequence[str]) -> int:
         main()
         return 0
     from accelerate.commands.launch import launch_command, launch_command_parser
+    from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
     set_master_port()
+    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # the script reports its errors itself
+    command = f"trl-concise {method}"
     try:
-        launch_command(launch_command_parser().parse_args([*_with_defaults(launcher), str(script), *rest]))
-    except subprocess.CalledProcessError as error:  # the script itself has said why
-        if error.returncode < 0:  # unless a signal has ended it
-            print(f"trl-concise {method}: {error}", file=sys.stderr)
-        return error.returncode
+        with redirect_stderr(io.StringIO()) as errors:
+            options = launch_command_parser().parse_args([*_with_defaults(launcher), str(script), *rest])
+    except SystemExit:
+        fail(errors.getvalue().rpartition("error: ")[2], command)
+    os.environ[COMMAND] = command  # of the processes that are launched
+    try:
+        launch_command(options)
+        status = 0
+    except subprocess.CalledProcessError as error:
+        status = error.returncode
     except ChildFailedError as error:
-        return error.get_first_failure()[1].exitcode
-    return 0
+        status = error.get_first_failure()[1].exitcode
+    except (KeyboardInterrupt, SignalException):  # the script, which was interrupted as well, says so
+        status = 130
+    finally:
+        del os.environ[COMMAND]
+    if status < 0:  # killed before it could report anything
+        print(f"{command}: ended by {signal.Signals(-status).name}", file=sys.stderr)
+        return 128 - status
+    return status
 
 
 def set_master_port() -> str:
@@ -105,7 +113,7 @@ def split_launcher_flags(argv: Sequence[str]) -> tuple[list[str], list[str]]:
         `tuple[list[str], list[str]]`: Both parts, in their order.
 
     Raises:
-        `SystemExit`: If a flag lacks its value, or `--accelerate_config` names no configuration.
+        `ValueError`: If a flag lacks its value, or `--accelerate_config` does not name a configuration.
 
     Examples:
         >>> split_launcher_flags(["--learning_rate", "1e-6", "--num_processes=2"])
@@ -115,12 +123,12 @@ def split_launcher_flags(argv: Sequence[str]) -> tuple[list[str], list[str]]:
     while remaining:
         word = remaining.pop(0)
         name, equals, value = word.partition("=")
-        if name not in _LAUNCHER_FLAGS:
+        if name not in LAUNCHER_FLAGS:
             rest.append(word)
             continue
         if not equals:
             if not remaining:
-                sys.exit(f"trl-concise: error: {name} needs a value")
+                raise ValueError(f"{name} needs a value.")
             value = remaining.pop(0)
         if name == "--accelerate_config":
             name, value = "--config_file", _accelerate_config(value)
@@ -154,15 +162,15 @@ def _accelerate_config(name: str) -> str:
     shipped = {Path(str(file)).stem: str(file) for file in resources.files("trl.accelerate_configs").iterdir()}
     shipped = {stem: path for stem, path in shipped.items() if path.endswith(".yaml")}
     if name not in shipped:
-        sys.exit(
-            f"trl-concise: error: --accelerate_config takes a file, or one of {', '.join(sorted(shipped))}; got {name!r}"
+        raise ValueError(
+            f"--accelerate_config takes a file, or one of {', '.join(sorted(shipped))}; got {name!r}."
         )
     return shipped[name]
 
 
 def init(argv: Sequence[str]) -> int:
     """`trl-concise init METHOD`: write the training script of a method, and its recipe, into the current folder."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="trl-concise init",
         description="Write the training script of a method, and a recipe to go with it, to edit and to run.",
     )
@@ -175,6 +183,7 @@ def init(argv: Sequence[str]) -> int:
         parser.error(f"no method {options.method!r}; {hint}")
     script, recipes = examples_folder() / f"{options.method}.py", _recipes(options.method)
     copies = {file: options.output_dir / file.name for file in [script, *recipes]}
+    check_folder("--output_dir", options.output_dir)
     existing = [copy.name for copy in copies.values() if copy.exists()]
     if existing:
         parser.error(f"{', '.join(existing)} already there: move them away, or choose another --output_dir")
@@ -182,11 +191,12 @@ def init(argv: Sequence[str]) -> int:
     for file, copy in copies.items():
         text = file.read_text(encoding="utf-8")
         for other, there in copies.items():  # the commands in the comments
-            text = text.replace(f"examples/{other.relative_to(examples_folder()).as_posix()}", there.as_posix())
+            name = other.relative_to(examples_folder()).as_posix()
+            text = text.replace(f"examples/{name}", shlex.quote(there.as_posix()))
         copy.write_text(text, encoding="utf-8")
         print(f"wrote {copy}")
-    config = f" --config {copies[recipes[0]]}" if recipes else ""
-    print(f"\nRun it: accelerate launch {copies[script]}{config}")
+    config = ["--config", str(copies[recipes[0]])] if recipes else []
+    print(f"\nRun it: {shlex.join(['accelerate', 'launch', str(copies[script]), *config])}")
     return 0
 
 
@@ -199,7 +209,7 @@ def _recipes(method: str) -> list[Path]:
 
 def env(argv: Sequence[str]) -> int:
     """`trl-concise env`: print the versions and the hardware that a bug report needs."""
-    argparse.ArgumentParser(prog="trl-concise env", description="Versions for a bug report.").parse_args(argv)
+    Parser(prog="trl-concise env", description="Versions for a bug report.").parse_args(argv)
     import platform
     from importlib.metadata import PackageNotFoundError, version
 

@@ -1,23 +1,24 @@
 # SPDX-License-Identifier: Apache-2.0
-"""TRL's command line with a recipe, a YAML file of options, and errors of one line in what a user has given."""
+"""TRL's command line with a recipe: a YAML file of options."""
 
 from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 import yaml
+from transformers.hf_argparser import string_to_bool
 from trl import TrlParser
 
+from .errors import Parser, command_name
 
-class RecipeParser(TrlParser):
+
+class RecipeParser(Parser, TrlParser):
     """
     [`~trl.TrlParser`] whose `--config` is listed among the options, and may be written `--config=FILE`. Options are written
-    in full.
+    in full. The values of the file are checked as those of the command line are, and an error is one line.
 
     Args:
         dataclass_types (`Sequence[type]`): What the options are the fields of.
@@ -28,6 +29,7 @@ class RecipeParser(TrlParser):
     """
 
     def __init__(self, dataclass_types: Sequence[type], **kwargs: Any):
+        kwargs.setdefault("prog", command_name())
         super().__init__(dataclass_types, allow_abbrev=False, **kwargs)
         self.recipe: str | None = None
         help = "YAML file of options, such as those of examples/configs; the command line comes before it."
@@ -39,20 +41,38 @@ class RecipeParser(TrlParser):
         if words.count("--config") > 1:
             self.error("argument --config: given more than once, but a run has one recipe; merge the files into one")
         self.recipe = getattr(self.parse_known_args(words)[0], "config", None)
+        if self.recipe is not None:
+            self._check_recipe()
         return super().parse_args_and_config(words, **kwargs)
+
+    def _check_recipe(self) -> None:
+        try:
+            with open(self.recipe, encoding="utf-8") as file:
+                recipe = yaml.safe_load(file)
+        except UnicodeDecodeError:
+            raise ValueError(f"{self.recipe} is not a text file. --config takes a YAML file of options.") from None
+        if not isinstance(recipe, dict):
+            raise ValueError(f"{self.recipe} must contain a YAML mapping: one `option: value` per line.")
+        options = {action.dest: action for action in self._actions}
+        for name, value in recipe.items():
+            option = options.get(name)
+            if option is None or value is None:
+                continue
+            for item in value if isinstance(value, list) and option.nargs in ("+", "*") else [value]:
+                if option.choices is not None and item not in option.choices:
+                    if item is False and "no" in option.choices:
+                        self.error(f"{name} in {self.recipe}: YAML reads an unquoted no as false. Write {name}: 'no'.")
+                    allowed = ", ".join(map(repr, option.choices))
+                    self.error(f"{name} in {self.recipe} must be one of {allowed}, got {item!r}.")
+                if option.type in (int, float, string_to_bool):
+                    try:
+                        option.type(str(item))
+                    except (ValueError, argparse.ArgumentTypeError):
+                        kind = {int: "an integer", float: "a number"}.get(option.type, "true or false")
+                        self.error(f"{name} in {self.recipe} must be {kind}, got {item!r}.")
 
 
 def given_options(arguments: Sequence[str]) -> set[str]:
     """Return the names of the options on a command line, `dry_run` of `--dry-run=True` as of `--dry_run`."""
     words = (word.partition("=")[0] for word in arguments if word.startswith("-"))
     return {word.lstrip("-").replace("-", "_") for word in words}
-
-
-@contextmanager
-def tell_input_errors() -> Iterator[None]:
-    """Say in a line what is wrong with a file or a value that the user has given, and end with status 2."""
-    try:
-        yield
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        print(f"{Path(sys.argv[0]).name}: error: {error}", file=sys.stderr)
-        raise SystemExit(2) from error

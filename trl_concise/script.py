@@ -23,9 +23,11 @@ from trl import ModelConfig
 
 from . import demo
 from .adapters import adapter_config, load_adapter, load_tokenizer
+from .cli import LAUNCHER_FLAGS
 from .config import ConciseGRPOConfig
+from .errors import check_folder, tell_input_errors
 from .launch import set_master_port
-from .recipe import RecipeParser, given_options, tell_input_errors
+from .recipe import RecipeParser, given_options
 
 
 if TYPE_CHECKING:
@@ -85,6 +87,7 @@ def parse_arguments(
         parser.error(_say_unknown(unknown, classes))
     if model_args.model_name_or_path is None:
         parser.error("--model_name_or_path is needed with --config")
+    _check_given(parser, run_args, training_args, model_args)
     _check_adapter(parser, model_args)
     if run_args.dry_run:
         from .data.problems import local_file
@@ -311,14 +314,32 @@ def _check_adapter(parser: RecipeParser, model_args: ModelConfig) -> None:
         )
 
 
+def _check_given(parser: RecipeParser, *parsed: Any) -> None:
+    """Report empty names, a file as output folder, and an evaluation without a dataset."""
+    given = {item.name: getattr(part, item.name) for part in parsed for item in dataclasses.fields(part)}
+    for name in ("model_name_or_path", "dataset_name", "candidates", "output_dir"):
+        if given.get(name) == "":
+            parser.error(f"--{name} is empty: give a name, or leave the option out")
+    with tell_input_errors(parser.prog):
+        check_folder("--output_dir", given["output_dir"])
+    if given.get("dataset_test_split") and given["dataset_name"] is None:
+        parser.error("--dataset_test_split needs --dataset_name: the generated problems have one split")
+    evaluates = given["eval_on_start"] or given["eval_strategy"] != "no"
+    if evaluates and not given.get("dataset_test_split"):
+        option = "eval_on_start" if given["eval_on_start"] else f"eval_strategy {given['eval_strategy'].value}"
+        if "dataset_test_split" in given:
+            parser.error(f"--{option} needs problems to evaluate on: name their split with --dataset_test_split")
+        parser.error(f"--{option} has no effect: this command takes no dataset to evaluate on; leave the option out")
+
+
 def _say_unknown(unknown: Sequence[str], classes: Sequence[type]) -> str:
-    """Name the flags, or keys of a `--config` file, that mean nothing, each with the nearest that does."""
-    flags = ["--config", *(f"--{item.name}" for part in classes for item in dataclasses.fields(part))]
-    lines = []
+    """Name the options, or keys of a `--config` file, that do not exist, each with the closest one."""
+    options = ["--config", *LAUNCHER_FLAGS, *(f"--{item.name}" for part in classes for item in dataclasses.fields(part))]
+    found = []
     for name in (word.partition("=")[0] for word in unknown if word.startswith("--")):
-        close = difflib.get_close_matches(name, flags, n=1)
-        lines.append(f"no option {name}" + (f"; did you mean {close[0]}?" if close else ""))
-    return "\n".join(lines) or f"what is {' '.join(unknown)}? Every value follows a flag."
+        close = ["--accelerate_config"] if name == "--config_file" else difflib.get_close_matches(name, options, n=1)
+        found.append(f"no option {name}" + (f"; did you mean {close[0]}?" if close else ""))
+    return " ".join(found) or f"unexpected argument {' '.join(unknown)}: every value follows an option"
 
 
 def _say_own_options(script_class: type, config_class: type, model_class: type) -> str:

@@ -3,9 +3,10 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from typing import Any
+
+from ..errors import Parser
 
 
 _ENGINE_OPTIONS = {
@@ -103,8 +104,8 @@ def _budgets(text: str) -> list[int]:
     return [int(part) for part in text.split(",")]
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def _parser() -> Parser:
+    parser = Parser(
         prog="trl-concise eval",
         description="Measure accuracy against tokens on problem sets. A run that was interrupted goes on where it ended "
         "when the same command is given again.",

@@ -3,13 +3,13 @@
 
 from __future__ import annotations
 
-import argparse
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from ..errors import Parser
 from .logs import read_log_history
 from .measurements import Measurement, find_bases, gather_measurements, run_names
 from .metrics import accuracy_efficiency_score
@@ -164,7 +164,7 @@ def markdown_table(measured: Sequence[Measurement]) -> str:
 
 def main(argv: Sequence[str]) -> int:
     """Write the plots and the table, and print the table."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="trl-concise report",
         description="Plot accuracy against tokens and the training curves, and print a table, from what runs and "
         "evaluations have left on disk.",

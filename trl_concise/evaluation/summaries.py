@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -34,9 +35,10 @@ def read_summary(path: str | Path) -> list[dict[str, Any]]:
         `ValueError`: If it is no summary.
     """
     path = Path(path)
-    path = path / SUMMARY_FILE if path.is_dir() else path
+    path = path if path.suffix == Path(SUMMARY_FILE).suffix else path / SUMMARY_FILE
     if not path.is_file():
-        raise FileNotFoundError(f"{path} does not exist: `trl-concise eval --output_dir {path.parent}` writes it.")
+        written_by = f"`trl-concise eval --output_dir {shlex.quote(str(path.parent))}` writes it."
+        raise FileNotFoundError(f"There is no file {path}. Give the output folder of an evaluation: {written_by}")
     records = read_json(path)
     if not isinstance(records, list) or not all(_is_mapping_with(KEYS, record) for record in records):
         raise ValueError(f"{path} is no summary of an evaluation: expected a list of records.")

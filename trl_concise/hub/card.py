@@ -8,12 +8,10 @@ not measured is not in it: a section without figures is absent.
 
 from __future__ import annotations
 
-import argparse
 import json
 import logging
 import re
 import shutil
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +20,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from jinja2 import Environment
 
 from ..checkpoint import write_atomically
+from ..errors import Parser
 from ..evaluation import plot_frontier
 from ..evaluation.logs import read_log_history
 from ..evaluation.plots import can_plot
@@ -325,15 +324,14 @@ def _is_benchmark(set_: Comparison) -> bool:
 
 def main(argv: list[str]) -> int:
     """Run `trl-concise card`."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="trl-concise card", description="Write the model card of a run from what is in its folder."
     )
     parser.add_argument("run", type=Path, help="output folder of a run")
     try:
         path = write_card(parser.parse_args(argv).run)
     except (FileNotFoundError, ValueError) as error:
-        print(f"trl-concise card: {error}", file=sys.stderr)
-        return 1
+        parser.error(str(error))
     print(f"Wrote {path}.")
     return 0
 

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import argparse
 import logging
 import sys
 from contextlib import closing
@@ -11,6 +10,7 @@ from pathlib import Path
 
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
+from ..errors import Parser
 from ..evaluation.evaluator import SETTINGS_FILE
 from ..resume import checkpoints, missing_from_checkpoint
 from .card import write_card
@@ -92,7 +92,7 @@ def push_run(
 
 def main(argv: list[str]) -> int:
     """Run `trl-concise push`."""
-    parser = argparse.ArgumentParser(prog="trl-concise push", description=__doc__)
+    parser = Parser(prog="trl-concise push", description=__doc__)
     parser.add_argument("run", type=Path, help="output folder of a run")
     parser.add_argument("--repo_id", help="repository, e.g. user/model (default: where it was pushed to before)")
     parser.add_argument("--private", action="store_true", default=None, help="make a new repository private")
@@ -103,8 +103,10 @@ def main(argv: list[str]) -> int:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:
         repo_id = push_run(options.run, options.repo_id, private=options.private, patience=options.patience)
+    except (ValueError, FileNotFoundError) as error:
+        parser.error(str(error))
     except FAILURES as error:
-        print(f"trl-concise push: {error}", file=sys.stderr)
+        print(f"trl-concise push: {' '.join(str(error).split())}", file=sys.stderr)
         return 1
     print(f"Sent {options.run} to {repo_id}.")
     return 0

@@ -32,6 +32,7 @@ from transformers.data.data_collator import DataCollatorMixin
 from trl import SFTConfig, SFTTrainer
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
+from ..checks import check_not_empty
 from ..components import Paper
 from ..config import own_config
 from ..data.critique_tokens import IGNORED, LengthLimit, end_of_turn, tokenize_critique
@@ -169,6 +170,7 @@ class CFTTrainer(ResumesTraining, WritesCard, SFTTrainer):
         given = {name: value for name, value in given.items() if name != "self"}
         given["args"] = own_config(self.config_class, args, trainer=type(self), parent=SFTConfig, model=model)
         _check_settings(given["args"], given.get("formatting_func"))
+        check_not_empty(given.get("train_dataset"), given.get("eval_dataset"))
         self._length_limits: dict[str, LengthLimit] = {}  # by dataset
         super().__init__(**given)
         if self._is_vision_dataset:
@@ -186,6 +188,8 @@ class CFTTrainer(ResumesTraining, WritesCard, SFTTrainer):
             dataset = _label_critiques(dataset, processing_class, args, dataset_name)
         if isinstance(dataset, IterableDataset):
             dataset = dataset.filter(limit.admits)
+            if next(iter(dataset), None) is None:
+                raise _all_too_long(limit, limit.dropped, dataset_name)
         else:
             dataset = _select_admitted(dataset, limit, dataset_name)
         # Labelled and short enough: what is left for TRL is packing and shuffling.
@@ -245,12 +249,23 @@ def _label_critiques(
 def _select_admitted(dataset: Dataset, limit: LengthLimit, name: str) -> Dataset:
     admitted = [index for index, row in enumerate(dataset) if limit.admits(row)]
     if limit.dropped:
-        found = (
-            f"{limit.dropped} of {len(dataset)} rows of the {name} dataset have more than max_length={limit.max_length} "
-            f"tokens, the longest {limit.longest}."
-        )
         if not admitted:
-            raise ValueError(f"All rows are too long: {found} Raise max_length.")
-        logger.warning("%s They are left out, not cut; max_length=%d would keep them all.", found, limit.longest)
+            raise _all_too_long(limit, len(dataset), name)
+        logger.warning(
+            "%s They are left out, not truncated; max_length=%d would keep them all.",
+            _describe_dropped(limit, len(dataset), name),
+            limit.longest,
+        )
         dataset = dataset.select(admitted)
     return dataset
+
+
+def _describe_dropped(limit: LengthLimit, rows: int, name: str) -> str:
+    return (
+        f"{limit.dropped} of {rows} rows of the {name} dataset have more than max_length={limit.max_length} tokens, the "
+        f"longest {limit.longest}."
+    )
+
+
+def _all_too_long(limit: LengthLimit, rows: int, name: str) -> ValueError:
+    return ValueError(f"All rows are too long: {_describe_dropped(limit, rows, name)} Raise max_length.")

@@ -18,6 +18,7 @@ Differences from the authors' code (Tim-Siu/reinforcement-distillation @ dda07d2
 from __future__ import annotations
 
 from dataclasses import MISSING, dataclass, fields
+from inspect import signature
 from typing import Any
 
 import torch
@@ -28,6 +29,7 @@ from trl import DPOConfig, DPOTrainer
 from trl.trainer.dpo_trainer import DataCollatorForPreference
 
 from ..callbacks import CollapseCallback
+from ..checks import check_not_empty
 from ..components import Paper
 from ..config import own_config
 from ..hub.mixin import WritesCard
@@ -225,7 +227,7 @@ class REDITrainer(ResumesTraining, WritesCard, DPOTrainer):
             defaults to [`DataCollatorForREDI`].
 
     Raises:
-        `ValueError`: If there is a `ref_model`, or a setting of DPO's loss that would have no effect.
+        `ValueError`: If there is a `ref_model`, a setting of DPO's loss that would have no effect, or an empty dataset.
 
     Example:
 
@@ -254,6 +256,8 @@ class REDITrainer(ResumesTraining, WritesCard, DPOTrainer):
             raise ValueError("REDI compares with no reference model: leave ref_model out.")
         args = own_config(self.config_class, args, trainer=type(self), parent=DPOConfig, model=model)
         _check_settings(args)
+        given = signature(DPOTrainer.__init__).bind(self, model, None, args, data_collator, *dpo_args, **dpo_kwargs)
+        check_not_empty(given.arguments.get("train_dataset"), given.arguments.get("eval_dataset"))
         super().__init__(model, _NoReference(), args, data_collator, *dpo_args, **dpo_kwargs)
         self.ref_model = None
         if data_collator is None and not self._is_vision_dataset:

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 from datasets import Dataset
+from trl import SFTTrainer
 
-from trl_concise import demo
+from trl_concise import REDITrainer, demo
 
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
@@ -127,3 +128,25 @@ def write_traces(path: str) -> None:
             answers = row["answer"], str(int(row["answer"]) + 1)
             generations = [f"<think>\n</think>\n\\boxed{{{answer}}}" for answer in answers]
             file.write(json.dumps({**row, "generations": generations}) + "\n")
+
+
+@pytest.mark.parametrize("kind", ["pairs", "single"])
+def test_redi_takes_examples_as_they_are(kind, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    rows = [dict(row) for row in migration_rows("redi", "after")]
+    if kind == "single":
+        rows = [
+            {"prompt": row["prompt"], "completion": row[side], "label": side == "chosen"}
+            for row in rows
+            for side in ("chosen", "rejected")
+        ]
+    (tmp_path / "examples.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    seen = {}
+    for trainer in (SFTTrainer, REDITrainer):
+        monkeypatch.setattr(trainer, "train", lambda self, *_, **__: seen.update({type(self): self.train_dataset}))
+    command = "--per_device_train_batch_size 2 --report_problems 0 --dataset_name examples.jsonl --disable_tqdm True"
+    monkeypatch.setattr(sys, "argv", ["redi.py", *command.split()])
+    runpy.run_path(str(EXAMPLES / "redi.py"), run_name="__main__")
+    first, second = seen.values()
+    assert len(first) == 8  # the correct ones
+    assert len(second) == len(rows) and "rejected" not in first.column_names

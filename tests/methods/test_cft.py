@@ -176,6 +176,23 @@ def test_nothing_left_is_an_error(tiny_model, tmp_path, dataset, lengths):
         CFTTrainer(tiny_model, args, train_dataset=dataset)
 
 
+def test_a_stream_of_which_nothing_is_left_is_an_error(tiny_model, tmp_path, lengths):
+    stream = IterableDataset.from_generator(lambda: iter(ROWS))
+    args = CFTConfig(**settings(tmp_path, max_length=8))
+    with pytest.raises(ValueError, match=f"All rows are too long: 8 of 8 .* the longest {max(lengths)}"):
+        CFTTrainer(tiny_model, args, train_dataset=stream)
+
+
+@pytest.mark.parametrize("empty", [Dataset.from_list([]), IterableDataset.from_generator(lambda: iter(()))])
+def test_an_empty_dataset_is_an_error(empty, tiny_model, tmp_path, dataset):
+    args = CFTConfig(**settings(tmp_path))
+    with pytest.raises(ValueError, match="The train dataset is empty"):
+        CFTTrainer(tiny_model, args, train_dataset=empty)
+    for evaluated in (empty, {"hard": empty}):
+        with pytest.raises(ValueError, match="The eval dataset is empty"):
+            CFTTrainer(tiny_model, args, train_dataset=dataset, eval_dataset=evaluated)
+
+
 def test_tokens_of_ones_own_are_not_cut_either(tiny_model, tmp_path, tokenizer, lengths):
     rows = Dataset.from_list([tokenize_critique(row, tokenizer, end_of_turn(tokenizer)) for row in ROWS])
     args = CFTConfig(**settings(tmp_path, max_length=max(lengths) - 1))

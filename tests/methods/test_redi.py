@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from datasets import Dataset
+from datasets import Dataset, IterableDataset
 from hypothesis import given
 from hypothesis import strategies as st
 from peft import LoraConfig, get_peft_model
@@ -598,3 +598,10 @@ def test_a_template_that_drops_the_reasoning_is_refused(tiny_model, tmp_path):
     tokenizer.chat_template = get_training_chat_template(tokenizer)
     trainer = REDITrainer(tiny_model, args=args, train_dataset=dataset, processing_class=tokenizer)
     assert "1 + 1 = 2" in tokenizer.decode(trainer.train_dataset[0]["chosen_ids"])
+
+
+@pytest.mark.parametrize("empty", [Dataset.from_list([]), IterableDataset.from_generator(lambda: iter(()))])
+def test_an_empty_dataset_is_an_error(empty, tiny_model, tmp_path):
+    args = REDIConfig(**distributed.settings(tmp_path))
+    with pytest.raises(ValueError, match="The train dataset is empty"):
+        REDITrainer(tiny_model, args=args, train_dataset=empty)

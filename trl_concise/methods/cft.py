@@ -221,7 +221,7 @@ def _label_critiques(
     dataset: Dataset | IterableDataset, processing_class, args: CFTConfig, name: str
 ) -> Dataset | IterableDataset:
     """Turn a dataset of any of the accepted forms into `input_ids` and `labels`."""
-    columns = dataset.column_names or list(next(iter(dataset)))  # a stream may not know its columns
+    columns = dataset.column_names or list(next(iter(dataset), {}))  # a stream may not know its columns
     if not any(form <= set(columns) for form in _FORMS):
         raise ValueError(
             f"The {name} dataset needs the columns `question`, `solution` and `critique`, or `prompt` and `completion`, or "

@@ -70,7 +70,11 @@ ROWS = [
     ("hapo", "--config no_model.yaml", "--model_name_or_path"),
     ("hapo", "--config misspelt.yaml", "--learning_rate"),
     ("hapo", "--use_cpu --bf16 False --model_name_or_path=", "--model_name_or_path"),
-    ("hapo", "--model_name_or_path nobody/nothing --dataset_name problems.jsonl --use_cpu --bf16 False", "huggingface.co"),
+    (
+        "hapo",
+        "--model_name_or_path nobody/nothing --dataset_name problems.jsonl --use_cpu --bf16 False",
+        "huggingface.co",
+    ),
     ("hapo", "--model_name_or_path a_folder --dataset_name problems.jsonl --use_cpu --bf16 False", "a_folder"),
     ("hapo", "--dataset_name=", "--dataset_name"),
     ("hapo", "--dataset_name nowhere.jsonl", "nowhere.jsonl"),
@@ -210,9 +214,13 @@ SHORT = [*QUICK.split(), *"--dataset_name one.jsonl --num_generations 4 --output
 
 
 @pytest.mark.parametrize("processes", [1, 2])
-def test_a_launched_command_reports_an_error_in_training_once(processes, folder, accelerate_default, monkeypatch, capfd):
+def test_a_launched_command_reports_an_error_in_training_once(
+    processes, folder, accelerate_default, monkeypatch, capfd
+):
     monkeypatch.chdir(folder)
-    (folder / "two.yaml").write_text("distributed_type: MULTI_GPU\nnum_processes: 2\ncompute_environment: LOCAL_MACHINE\n")
+    (folder / "two.yaml").write_text(
+        "distributed_type: MULTI_GPU\nnum_processes: 2\ncompute_environment: LOCAL_MACHINE\n"
+    )
     launcher = ["--accelerate_config", "two.yaml", "--main_process_port", "0"] if processes == 2 else []
     assert main(["hapo", *launcher, *SHORT]) == 2
     said = capfd.readouterr().err

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import os
 import runpy
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -183,6 +184,15 @@ def test_init_writes_the_script_and_its_recipes(tmp_path, monkeypatch, capsys):
     with pytest.raises(SystemExit):
         main(["init", "hapo", "--output_dir", "mine"])
     assert "hapo.py" in capsys.readouterr().err
+
+
+def test_init_prints_a_command_for_the_shell(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["init", "hapo", "--output_dir", "my runs/it's"]) == 0
+    command = shlex.split(capsys.readouterr().out.rpartition("Run it: ")[2])
+    assert command == ["accelerate", "launch", "my runs/it's/hapo.py", "--config", "my runs/it's/hapo_1.5b_40gb.yaml"]
+    in_header = (tmp_path / command[2]).read_text().partition("accelerate launch ")[2]
+    assert shlex.split(in_header.splitlines()[0]) == ["my runs/it's/hapo.py"]
 
 
 @pytest.mark.parametrize("method", TRAINING)

@@ -162,9 +162,7 @@ def _accelerate_config(name: str) -> str:
     shipped = {Path(str(file)).stem: str(file) for file in resources.files("trl.accelerate_configs").iterdir()}
     shipped = {stem: path for stem, path in shipped.items() if path.endswith(".yaml")}
     if name not in shipped:
-        raise ValueError(
-            f"--accelerate_config takes a file, or one of {', '.join(sorted(shipped))}; got {name!r}."
-        )
+        raise ValueError(f"--accelerate_config takes a file, or one of {', '.join(sorted(shipped))}; got {name!r}.")
     return shipped[name]
 
 

@@ -334,7 +334,11 @@ def _check_given(parser: RecipeParser, *parsed: Any) -> None:
 
 def _say_unknown(unknown: Sequence[str], classes: Sequence[type]) -> str:
     """Name the options, or keys of a `--config` file, that do not exist, each with the closest one."""
-    options = ["--config", *LAUNCHER_FLAGS, *(f"--{item.name}" for part in classes for item in dataclasses.fields(part))]
+    options = [
+        "--config",
+        *LAUNCHER_FLAGS,
+        *(f"--{item.name}" for part in classes for item in dataclasses.fields(part)),
+    ]
     found = []
     for name in (word.partition("=")[0] for word in unknown if word.startswith("--")):
         close = ["--accelerate_config"] if name == "--config_file" else difflib.get_close_matches(name, options, n=1)

@@ -324,9 +324,7 @@ def _is_benchmark(set_: Comparison) -> bool:
 
 def main(argv: list[str]) -> int:
     """Run `trl-concise card`."""
-    parser = Parser(
-        prog="trl-concise card", description="Write the model card of a run from what is in its folder."
-    )
+    parser = Parser(prog="trl-concise card", description="Write the model card of a run from what is in its folder.")
     parser.add_argument("run", type=Path, help="output folder of a run")
     try:
         path = write_card(parser.parse_args(argv).run)

@@ -40,9 +40,10 @@ $(VLLM_VENV)/.installed: pyproject.toml constraints.txt tests/vllm/install.sh te
 test-vllm: $(VLLM_VENV)/.installed  ## run the tests that need the vLLM engine, on the CPU
 	@if [ -f $< ]; then $(VLLM_VENV)/bin/python -m pytest -ra -o addopts= tests/vllm; fi
 
-check: $(STAMP)  ## lint and check the formatting
+check: $(STAMP)  ## lint, check the formatting and the types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 
 docs: $(STAMP)  ## build the documentation site into site/
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[docs]'
@@ -53,5 +54,5 @@ format: $(STAMP)  ## fix what can be fixed
 	$(BIN)/ruff format .
 
 clean:  ## remove .venv, outputs and caches
-	rm -rf $(VENV) $(VLLM_VENV) outputs site build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VLLM_VENV) outputs site build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -63,6 +63,18 @@ DISAGREEMENTS = [
     ("58,500", r"\boxed{58,500^\circ}", True, "a unit is ignored; math-verify ignores it after ungrouped digits only"),
     ("2,048", r"\boxed{x = 2,048}", True, "the comma groups digits here as it does in 2,048, which math-verify reads"),
     ("3", "\\boxed{\uff13}", True, "a full-width three is a three"),
+    ("-12", r"\boxed{-12\%}", True, "the unit of the question, as in 12%, which math-verify reads"),
+    ("12.5", r"\boxed{12.5\%}", True, "the same"),
+    ("2 - c", r"\boxed{2 - m}", False, "a letter is a variable; math-verify takes c and m for units"),
+    ("n = 4m", r"\boxed{4}", False, "the same"),
+    ("5", r"\boxed{\$5 \text{ million}}", False, "math-verify takes the word for a unit"),
+    (r"5 \text{ kg}", r"\boxed{5 \text{ g}}", False, "another unit"),
+    ("101_2", r"\boxed{101_3}", False, "another base"),
+    ("0.0000001", r"\boxed{0.0000002}", False, "math-verify rounds to six decimals"),
+    (r"\frac{1}{2^{99}}", r"\boxed{\frac{1}{2^{98}}}", False, "numbers are compared relatively"),
+    ("silent", r"\boxed{listen}", False, "a word is not a product of its letters"),
+    (r"\frac{q}{R}", r"\boxed{\frac{q}{r}}", False, "two letters; math-verify lowers their case"),
+    ("3:30", r"\boxed{1:10}", False, "times, not ratios"),
 ]
 
 
@@ -118,8 +130,12 @@ def test_usual_answers():
     cases = [(gold, completion) for gold in GOLDS for completion in perturbed(gold)]
     cases += [(gold, rf"\boxed{{{other}}}") for gold, other in zip(GOLDS, GOLDS[1:], strict=False)]
     disagreements = compare(*map(list, zip(*cases, strict=True)))
-    # Both are listed above.
-    assert disagreements == [("2,048", rf"\boxed{{{answer}}}", True) for answer in ("x = 2,048", r"2,048^\circ")]
+    # All are listed above.
+    listed = {("2,048", rf"\boxed{{{answer}}}") for answer in ("x = 2,048", r"2,048^\circ")}
+    percent = {(gold, rf"\boxed{{{gold}\%}}") for gold in ("-12", "2,048", r"2\frac{3}{4}", "x = 9")}
+    two_units = {("60^\\circ", r"\boxed{\$60^\circ}"): False, (r"\$14.50", r"\boxed{\$14.50\%}"): False}
+    for gold, completion, verdict in disagreements:
+        assert verdict == two_units.get((gold, completion), (gold, completion) in listed | percent), (gold, completion)
 
 
 @pytest.mark.parametrize("dress", DRESSES)

@@ -7,7 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trl_concise.verification.certain import normalize, numeral, rewrite, settle
+from trl_concise.verification.certain import settle, spell
+from trl_concise.verification.normalization import normalize
+from trl_concise.verification.numerals import numeral
 
 
 @pytest.mark.parametrize(
@@ -81,6 +83,11 @@ def test_an_answer_may_name_the_unknown():
         ("(1, 2)", "(2, 1)"),
         (r"(2, \infty)", r"(5, \infty)"),
         ("(3, x)", "(4, y)"),
+        ("C", "B"),
+        ("5", "five"),
+        (r"9\%", "8"),
+        (r"0.5\%", "0.5"),
+        ("0.0000001", "0.0000002"),
     ],
 )
 def test_certainly_unequal(gold, answer):
@@ -92,9 +99,7 @@ def test_certainly_unequal(gold, answer):
     ("gold", "answer"),
     [
         ("x + 1", "1 + x"),
-        ("5", "xy = 5"),
         ("1/3", "0.333333"),  # math-verify rounds to 6 decimals
-        (r"9\%", "9"),  # math-verify takes both for nine
         ("100,200", "200,100"),  # two lists?
         ("1, 2", "2, 1"),
         (r"\{1, 2\}", r"\{2, 1\}"),
@@ -112,8 +117,7 @@ def test_certainly_unequal(gold, answer):
         ("1/0", "0"),
         ("1e999999999", "5"),  # too large to write out
         ("9" * 100, "8" * 100),
-        ("C", "B"),
-        ("5", "five"),
+        ("xyz", "zyx"),
         ("x" * 2000, "y" * 2000),
     ],
 )
@@ -123,7 +127,7 @@ def test_uncertain(gold, answer):
 
 
 def test_blanks_between_digits_are_kept():
-    assert normalize("1  2 x  +  3") == "1 2x+3"
+    assert normalize("1  2 x  +  3") == "1 2 x+3"
 
 
 fractions = st.fractions(min_value=-(10**9), max_value=10**9, max_denominator=10**6)
@@ -191,24 +195,20 @@ def test_any_text_equals_itself(text):
 @given(st.text(st.sampled_from(list(r"0123456789.,/\frac{}%e-+$ °overlinetimes^")), max_size=40))
 def test_any_text_is_safe(text):
     settle(text, "1/2")
-    rewrite(text)
+    spell(text)
 
 
 @pytest.mark.parametrize(
-    ("answer", "rewritten"),
+    ("answer", "spelled"),
     [
         ("42.", "42"),
-        ("x + 1.", "x + 1"),
-        (r"x + 1\,", "x + 1"),
-        (r"x + 1\;.", "x + 1"),
-        (r"x + 1.\ ", "x + 1"),
-        ("x + 1\\", "x + 1"),  # what is left of a backslash and a blank
-        (r"\left\{ x \right.", r"\left\{ x \right."),
-        (r"30, 150^\circ", r"30, 150^\circ"),
-        (r"30,150^\circ", r"30,150^\circ"),  # one number or two
-        ("60°, 120°", r"60^\circ, 120^\circ"),
+        (r"x + 1\,.", "x+1"),
+        (r"30, 150^\circ", r"30, 150^{\circ}"),
+        (r"30,150^\circ", r"30,150^{\circ}"),  # one number or two
+        ("60°, 120°", r"60^{\circ},120^{\circ}"),
         ("x" + "," * 200_000 + "x", "x" + "," * 200_000 + "x"),
         ("4.5e3", "4500"),
+        ("4.5e-3", "0.0045"),
         (r"-0.\overline{3}", r"\frac{-1}{3}"),
         ("2 1/2", r"\frac{5}{2}"),
         ("1/2", "1/2"),
@@ -216,5 +216,5 @@ def test_any_text_is_safe(text):
         (r"0.\overline{3}\%", r"\frac{1}{3}\%"),
     ],
 )
-def test_rewrite(answer, rewritten):
-    assert rewrite(answer) == rewritten
+def test_spell(answer, spelled):
+    assert spell(answer) == spelled

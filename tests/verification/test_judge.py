@@ -21,7 +21,6 @@ from trl_concise.verification.judge import Judge, Judgement, default_workers
 TOWER = "5^{5^{5^{5^5}}}"  # one operation on integers, which nothing can interrupt
 ENDLESS = (
     TOWER,
-    r"\binom{10^{9}}{5 \cdot 10^{8}}",
     "(1000000000!)!",
     r"\sum_{k=1}^{10^{12}} \frac{1}{k^2 + 1}",
 )
@@ -60,6 +59,31 @@ def test_a_hung_pair_costs_its_neighbours_nothing(judge):
     ends = judge.judge(pairs(*texts), 3.0)
     assert [end.verdict for end in ends] == [True, False, True, False, False, True]
     assert [end.end for end in ends] == ["judged", "timeout", "judged", "judged", "timeout", "judged"]
+
+
+def test_an_unreadable_reference_answer_costs_its_deadline_once():
+    judge = Judge(workers=2)
+    try:
+        judge.judge(pairs(("1", "1")), 20.0)
+        start = time.monotonic()
+        texts = [*((TOWER, str(number)) for number in range(8)), ("3", "1 + 2")]
+        judgements = judge.judge(pairs(*texts), 2.0)
+        assert judgements == [*[Judgement(None, "unreadable")] * 8, Judgement(True, "judged")]
+        assert time.monotonic() - start < 8 / 2 * 2.0  # a deadline for each would take that long
+        start = time.monotonic()
+        assert (
+            judge.judge(pairs(*((TOWER, str(number)) for number in range(8, 16))), 2.0)
+            == [Judgement(None, "unreadable")] * 8
+        )
+        assert time.monotonic() - start < 2.0
+    finally:
+        judge.close()
+
+
+def test_an_answer_that_misses_its_deadline_leaves_its_reference_answer_readable(judge):
+    texts = [("11", "5 + 6"), ("11", TOWER), ("11", "4 + 7")]
+    ends = judge.judge(pairs(*texts), 2.0)
+    assert [end.end for end in ends] == ["judged", "timeout", "judged"]
 
 
 def test_prose_is_searched(judge):
@@ -156,12 +180,12 @@ from trl_concise.verification import judge_process
 
 read = judge_process.read
 
-def greedy_read(text, is_bare):
+def greedy_read(text, is_bare, *options):
     if text == "all memory":
         bytearray(1 << 62)
     if text == "2 + 5":
         time.sleep(1)
-    return read(text, is_bare)
+    return read(text, is_bare, *options)
 
 judge_process.read = greedy_read
 judge_process.main()

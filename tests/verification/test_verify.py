@@ -59,7 +59,6 @@ PATIENT = 30.0  # seconds; a busy machine must not turn a right answer into a wr
         ("18", "", False),
         ("18", "<think>Hm.</think>", False),
         ("18", r"\boxed{}", False),
-        ("18", r"\boxed{18", True),  # cut off, but math-verify's search finds the number
         ("", r"\boxed{18}", None),
         ("  ", "", None),
         ("$$", r"\boxed{18}", None),
@@ -98,6 +97,28 @@ def test_guards_stop_and_count():
 def test_a_guarded_gold_is_unreadable_unless_it_is_given_back():
     gold = "5^{5^{5^{5^5}}}"
     assert verify_answers([gold] * 2, [r"\boxed{7}", rf"\boxed{{{gold}}}"]) == [None, True]
+
+
+@pytest.mark.parametrize("other", [None, 7, 0.5, {"answer": "7"}, ["7"], b"7", float("nan")])
+def test_what_is_not_a_string_gets_no_verdict_or_a_wrong_one_and_one_warning(other, caplog):
+    assert verify_answers([other, "7", "8", other], ["7", "7", other, other]) == [None, True, False, None]
+    assert len([record for record in caplog.records if type(other).__name__ in record.message]) == 1
+
+
+def test_verdicts_are_remembered(monkeypatch):
+    pair = ["m^2 + n + 1"], [r"\boxed{n + 1 + m^2}"]
+    assert verify_answers(*pair, timeout=PATIENT) == [True]
+    monkeypatch.setattr("trl_concise.verification.verify.JUDGE", None)
+    verdicts, tally = verify_and_count(*pair, timeout=PATIENT)
+    assert (verdicts, tally.fast, tally.timeouts) == ([True], 0, 0)
+
+
+def test_an_unreadable_reference_answer_is_named_once(caplog):
+    reference = "4^{4^{4^{4^4}}}"
+    for answer in ("6", "7"):
+        verdicts, tally = verify_and_count([reference] * 3, ["5", answer, "9 - 1"], timeout=1.0, guards=False)
+        assert (verdicts, tally.timeouts) == ([None] * 3, 3)
+    assert len([record for record in caplog.records if reference in record.message]) == 1
 
 
 def test_timeouts_are_counted():

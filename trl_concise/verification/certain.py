@@ -1,107 +1,187 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-Verdicts that need no algebra: the same text, two plain numerals, or two points or intervals made of them.
+Verdicts that need no algebra: the same text, two numerals, two words, or two points or intervals made of numerals.
 
-Only what is certain is settled here; the rest is math-verify's to judge. Two numerals are compared as exact fractions, so
-no rounding decides anything.
+Only what is certain is settled here; the rest is left to math-verify. Two numerals are compared as exact fractions, so no
+rounding decides anything.
 """
 
 from __future__ import annotations
 
 import re
 from fractions import Fraction
-from functools import lru_cache
 from typing import NamedTuple
 
-
-LONGEST_ANSWER = 1_000  # characters that are worth normalizing and keeping
-LONGEST_NUMERAL = 80  # characters
-LARGEST_EXPONENT = 400  # of ten; a numeral beyond is left to math-verify
-
-
-class Numeral(NamedTuple):
-    """A plain numeral, read exactly."""
-
-    value: Fraction
-    is_percent: bool  # `value` is the number before the sign
-    is_decimal: bool  # math-verify compares decimals after rounding them
-    is_mixed: bool  # 2 1/2 may be a product
-    is_misread: bool  # math-verify takes it for something else, or for nothing
+from .normalization import LONGEST_ANSWER
+from .numerals import Numeral, numeral
+from .reading import Reading, has_relation, read
 
 
-# What differs in writing only. Order matters: a command is removed before the blanks it leaves.
-_REWRITES = tuple(
-    (re.compile(pattern), replacement)
-    for pattern, replacement in (
-        ("[\u2212\u2013]", "-"),  # minus sign and en dash
-        (r"(?<=\d)(?:\\,|[\u2009\u202f])(?=\d{3}(?!\d))", ""),  # a thin space groups digits
-        (r"\\!\s*|\\displaystyle(?![A-Za-z])", ""),
-        (r"\\(?:[,;: ]|\Z)|\\q?quad(?![A-Za-z])|~", " "),
-        (r"\\(?:left|right)(?![A-Za-z])", ""),
-        (r"\\[dtc]frac(?![A-Za-z])", r"\\frac"),
-        (r"\{,\}", ","),
-        (r"\\([%$])", r"\1"),
-        (r"\^\{?\s*\\circ\s*\}?|\\degree(?![A-Za-z])", "°"),
-        (r"\\times(?![A-Za-z])|\u00d7", r"\\times "),
-        (r"\\cdot(?![A-Za-z])|\u00b7", r"\\cdot "),
-        (r"[.,]\s*\Z", ""),  # the end of a sentence
-        (r"\s+", " "),
-        # Blanks, but for those between digits, and the one that tells a list from a number: 30, 150 is not 30,150.
-        (r" (?!\d)|(?<!\d)(?<!\d,) |(?<=\d,) (?!\d{3}(?!\d))", ""),
-    )
-)
+class Comparison(NamedTuple):
+    """A verdict, or what math-verify has to compare."""
+
+    verdict: bool | None
+    reference: str = ""  # LaTeX
+    answer: str = ""
+
+
 _LIST = re.compile(r"([(\[])([^()\[\]]*)([)\]])")
-_ONLY_TEXT = re.compile(r"\\(?:text\w*|mbox|mathrm|mathbf)\{([^{}\\]*)\}")
-
-# A full stop or a comma that ends the sentence, not one that is part of a command.
-_END = re.compile(r"(?:\s|\\(?:[,;:! ]|\Z)|~|(?<!\\)(?<!\\left)(?<!\\right)[.,])+\Z")
-
-_WHOLE = r"(?:[1-9]\d{0,2}(?:,\d{3})+|\d+)"
-_FRACTION = r"\\frac(?:\{(?P<n1>[+-]?\d+)\}|(?P<n2>\d))\s?(?:\{(?P<d1>\d+)\}|(?P<d2>\d))"
-_NUMERAL = re.compile(
-    rf"""
-    (?P<sign>[+-]?)[$€£¥]?(?:
-        (?P<mixed>\d+)(?:{_FRACTION}|\ (?P<n3>\d+)/(?P<d3>\d+))
-      | {_FRACTION.replace("<n", "<a").replace("<d", "<b")}
-      | (?P<a3>{_WHOLE})/(?P<b3>{_WHOLE})
-      | (?P<whole>{_WHOLE})?
-        (?:\.(?P<decimals>\d*)(?:\\(?:overline|bar)\{{(?P<repeating>\d+)\}})?)?
-        (?:(?:[eE]|(?:\\times|\\cdot|\*)10\^)\{{?(?P<exponent>[+-]?\d+)\}}?)?
-    )(?P<suffix>%|°)?
-    """,
-    re.VERBOSE,
-)
-
-
 _THOUSANDS = re.compile(r"\d{1,3}(,\d{3})+")
 _DIGITS = re.compile(r"\d+")
+_DECIMAL_COMMA = re.compile(r"-?\d+,\d+")
+_TIME = re.compile(r"(\d{1,2}):([0-5]\d)")
+_WORD = re.compile(r"[^\W\d_]+(?:[ '’-][^\W\d_]+)*\.?")
+_DOTS = r"\ldots"
 
 
-def settle(gold: str, answer: str) -> bool | None:
+def settle(reference: str, answer: str) -> bool | None:
     r"""
     Compare two bare answers where that is certain.
 
     Args:
-        gold (`str`): Gold answer.
+        reference (`str`): Reference answer.
         answer (`str`): Answer to compare with it.
 
     Returns:
-        `bool` or `None`: Whether they are equal; `None` if it takes math-verify to say.
+        `bool` or `None`: Whether they are equal; `None` if it takes math-verify to decide.
 
     Examples:
         >>> settle("1,000", "1000."), settle(r"\frac{1}{2}", "0.5"), settle("42", "43"), settle("x + 1", "1 + x")
         (True, True, False, None)
     """
-    if max(len(gold), len(answer)) > LONGEST_ANSWER:
-        return True if gold.strip() == answer.strip() else None
-    plain_gold, plain_answer = normalize(gold), normalize(answer)
-    return _settle_lists(plain_gold, plain_answer)
+    return compare(reference, answer).verdict
+
+
+def compare(reference: str, answer: str) -> Comparison:
+    r"""
+    Compare two bare answers, and say what is left for math-verify if the verdict is not certain.
+
+    Examples:
+        >>> compare(r"x = 5 \text{ cm}", "2 + 3")
+        Comparison(verdict=None, reference='5', answer='2+3')
+    """
+    if max(len(reference), len(answer)) > LONGEST_ANSWER:
+        same = reference.strip() == answer.strip()
+        return Comparison(True if same else None, reference, answer)
+    one, other = read(reference), read(answer)
+    if _without_blanks(one.text) == _without_blanks(other.text):
+        return Comparison(True)
+    if one.choice:
+        verdict = _compare_choices(one, other)
+        if verdict is not None:
+            return Comparison(verdict)
+        if not one.value:  # a letter, and no choice in the answer
+            return Comparison(None, to_latex(one.text), to_latex(other.text))
+        one = read(one.value)
+    elif other.choice and other.value:  # the reference is the text of a choice
+        other = read(other.value)
+    if _DOTS in one.text or _DOTS in other.text:  # math-verify does not see the dots
+        return Comparison(one.value.replace(" ", "") == other.value.replace(" ", "") and _are_compatible(one, other))
+    if not _are_compatible(one, other):
+        return Comparison(False)
+    if one.base or other.base:
+        if _is_integer(one.value) and _is_integer(other.value) or one.base and other.base:
+            return Comparison(one.value.lower().lstrip("0") == other.value.lower().lstrip("0"))
+    if one.name and other.name and re.findall(r"\d+", one.name) != re.findall(r"\d+", other.name):
+        return Comparison(False)  # f(80) and f(70), x_1 and x_2
+    first, second = _values(one, other)
+    verdict = _settle_lists(first, second)
+    return Comparison(verdict, _latex_of(one, first), _latex_of(other, second))
+
+
+def spell(answer: str) -> str:
+    r"""
+    The LaTeX of a bare answer as math-verify reads it as meant, for a comparison with prose.
+
+    Examples:
+        >>> spell(r"x = 5 \text{ cm}"), spell("1e3")
+        ('x=5', '1000')
+    """
+    if len(answer) > LONGEST_ANSWER:
+        return answer
+    reading = read(answer)
+    return _latex_of(reading, reading.text if reading.choice or reading.base else _with_name(reading))
+
+
+def _latex_of(reading: Reading, value: str) -> str:
+    """The LaTeX of a value. 30,150° is a list or a number, and math-verify decides by the sign."""
+    return to_latex(f"{value}°" if reading.unit == "°" and "," in value else value)
+
+
+def to_latex(text: str) -> str:
+    r"""
+    The LaTeX of a normalized answer, with numerals that math-verify misreads as fractions.
+
+    Examples:
+        >>> to_latex(r"0.\overline{3}"), to_latex("50%")
+        ('\\frac{1}{3}', '50\\%')
+    """
+    number = numeral(text) if len(text) <= LONGEST_ANSWER else None
+    if number is not None and number.is_misread and "," not in text:
+        return _plain_latex(number.value, number.is_decimal) + (r"\%" if number.is_percent else "")
+    return re.sub(r"(?<!\\)%", r"\\%", text).replace("°", r"^{\circ}")
+
+
+def _plain_latex(value: Fraction, is_decimal: bool) -> str:
+    if value.denominator == 1:
+        return str(value.numerator)
+    if is_decimal:
+        digits = next((digits for digits in range(1, 60) if 10**digits % value.denominator == 0), None)
+        if digits is not None:  # a decimal stays one: math-verify rounds it
+            whole, decimals = divmod(abs(value.numerator) * 10**digits // value.denominator, 10**digits)
+            return f"{'-' if value < 0 else ''}{whole}.{decimals:0{digits}d}"
+    return rf"\frac{{{value.numerator}}}{{{value.denominator}}}"
+
+
+def _without_blanks(text: str) -> str:
+    return text.replace(", ", ",")
+
+
+def _are_compatible(one: Reading, other: Reading) -> bool:
+    return all(
+        not (mine and theirs) or mine == theirs for mine, theirs in ((one.unit, other.unit), (one.base, other.base))
+    )
+
+
+def _values(one: Reading, other: Reading) -> tuple[str, str]:
+    """What is left to compare. A name counts only where both have one, and they differ."""
+    is_same_name = one.name == other.name
+    is_same_condition = not (one.condition and other.condition) or one.condition == other.condition
+    if not is_same_condition:
+        return one.text, other.text
+    if one.name and other.name and not is_same_name:
+        return f"{one.name}={one.value}", f"{other.name}={other.value}"
+    if (one.name and not other.name and has_relation(other.value)) or (
+        other.name and not one.name and has_relation(one.value)
+    ):
+        return _with_name(one), _with_name(other)
+    return one.value, other.value
+
+
+def _with_name(reading: Reading) -> str:
+    return f"{reading.name}={reading.value}" if reading.name else reading.value
+
+
+def _is_integer(text: str) -> bool:
+    return re.fullmatch(r"[0-9A-Za-z]+", text) is not None
+
+
+def _compare_choices(reference: Reading, answer: Reading) -> bool | None:
+    """A choice equals its letter. Where both give the text as well, it has to agree."""
+    if not answer.choice:
+        return None
+    if reference.choice != answer.choice:
+        return False
+    if reference.value and answer.value:
+        verdict = settle(reference.value, answer.value)
+        return None if verdict is None else verdict
+    return True
 
 
 def _settle_lists(gold: str, answer: str) -> bool | None:
     """Points and intervals, member by member."""
     one, other = _LIST.fullmatch(gold), _LIST.fullmatch(answer)
-    if _close_up(gold) == _close_up(answer):
+    if _without_blanks(gold) == _without_blanks(answer):
         return True
     if one is None or other is None or one.group(1, 3) != other.group(1, 3):
         return _settle(gold, answer)
@@ -117,125 +197,55 @@ def _settle_lists(gold: str, answer: str) -> bool | None:
 def _settle(gold: str, answer: str) -> bool | None:
     if gold == answer:
         return True
-    one, other = numeral(gold), numeral(_value_of_assignment(answer))
+    words = _letters(gold), _letters(answer)
+    if all(words):
+        return words[0] == words[1]
+    one, other = numeral(gold), numeral(answer)
     if one is None or other is None:
+        if any(words) and (one or other):
+            return False
+        if one is not None and one.is_decimal and _DECIMAL_COMMA.fullmatch(answer):
+            other = numeral(answer.replace(",", "."))
+            return True if one.value == other.value else None
+        times = _TIME.fullmatch(gold), _TIME.fullmatch(answer)
+        if all(times):
+            return [int(part) for part in times[0].groups()] == [int(part) for part in times[1].groups()]
         return None
     if one.is_percent != other.is_percent:
-        # math-verify takes 9% for 9 as well as for 0.09. Only the latter is certain.
-        values = [n.value / 100 if n.is_percent else n.value for n in (one, other)]
-        return True if values[0] == values[1] else None
+        return _is_same_percentage(one, other)
     if one.value == other.value:
         return True
     if one.is_mixed or other.is_mixed or _are_reordered(gold, answer):
         return None
     if one.is_decimal or other.is_decimal:
-        close = 2e-6 * max(1, abs(one.value), abs(other.value))  # math-verify rounds to 6 decimals
-        return None if abs(one.value - other.value) <= close else False
+        if one.is_decimal and not other.is_decimal and _DECIMAL_COMMA.fullmatch(answer):  # 1.234 and 1,234
+            return None
+        difference = abs(one.value - other.value)
+        if difference > 2e-6 * max(abs(one.value), abs(other.value)):
+            return False
+        return None  # math-verify rounds to 6 decimals
     return False
 
 
-def _value_of_assignment(answer: str) -> str:
-    """An answer may name the unknown, `x = 5`, where the gold does not."""
-    name, equals, value = answer.partition("=")
-    return value if equals and len(name) == 1 and name.isalpha() else answer
+def _is_same_percentage(one: Numeral, other: Numeral) -> bool | None:
+    """9% is 0.09. It is 9 as well, as the unit of the question, but 0.5% is not 0.5."""
+    percent, plain = (one.value, other.value) if one.is_percent else (other.value, one.value)
+    if plain == percent / 100 or (plain == percent and abs(plain) >= 1):
+        return True
+    close = abs(plain - percent / 100) <= 2e-6 * abs(plain)
+    return None if close and (one.is_decimal or other.is_decimal) else False
+
+
+def _letters(text: str) -> str:
+    """The letters of a word or words, in lower case; nothing for a product of variables."""
+    match = _WORD.fullmatch(text.strip("()"))
+    letters = re.sub(r"[\W\d_]", "", text)
+    if match is None or len(letters) < 3:
+        return ""
+    is_product = letters.islower() and not re.search("[aeiou]", letters) and letters.isascii()
+    return "" if is_product else letters.casefold()
 
 
 def _are_reordered(gold: str, answer: str) -> bool:
     """Whether both may be lists of the same members: 100,200 and 200,100."""
     return "," in gold and sorted(_DIGITS.findall(gold)) == sorted(_DIGITS.findall(answer))
-
-
-def _close_up(text: str) -> str:
-    """The text alone, whose lists may be written with blanks or without."""
-    return text.replace(", ", ",")
-
-
-@lru_cache(maxsize=16_384)
-def normalize(answer: str) -> str:
-    r"""
-    Write an answer in one way where LaTeX and typography know several.
-
-    Examples:
-        >>> normalize(r"\left( 3, \dfrac{\pi}{2} \right)."), normalize(r"11,\! 111"), normalize(r"\text{Evelyn}")
-        ('(3,\\frac{\\pi}{2})', '11,111', 'Evelyn')
-    """
-    text = answer.strip()
-    for pattern, replacement in _REWRITES:
-        text = pattern.sub(replacement, text)
-    only_text = _ONLY_TEXT.fullmatch(text)
-    return only_text.group(1).strip() if only_text else text
-
-
-@lru_cache(maxsize=16_384)
-def numeral(text: str) -> Numeral | None:
-    r"""
-    Read a normalized text that is a plain numeral and nothing else.
-
-    Integers (with thousands separators), decimals, repeating decimals, fractions, mixed numbers and scientific notation, with
-    a sign, a currency sign, a percent sign or a degree sign.
-
-    Examples:
-        >>> numeral(r"0.1\overline{6}").value, numeral(r"137\frac{1}{2}").value, numeral("4.5e33").value == 45 * 10**32
-        (Fraction(1, 6), Fraction(275, 2), True)
-        >>> numeral("x") is None
-        True
-    """
-    match = _NUMERAL.fullmatch(text) if len(text) <= LONGEST_NUMERAL else None
-    if match is None:
-        return None
-    part = {name: value.replace(",", "") for name, value in match.groupdict().items() if value is not None}
-    numerator = (
-        part.get("n1") or part.get("n2") or part.get("n3") or part.get("a1") or part.get("a2") or part.get("a3")
-    )
-    if numerator is not None:
-        denominator = int(
-            part.get("d1") or part.get("d2") or part.get("d3") or part.get("b1") or part.get("b2") or part["b3"]
-        )
-        mixed = part.get("mixed")
-        if denominator == 0 or (mixed and numerator.startswith(("+", "-"))):
-            return None
-        value = Fraction(int(numerator), denominator) + int(mixed or 0)
-    else:
-        mixed = None
-        value = _decimal(part)
-        if value is None:
-            return None
-    return Numeral(
-        value=-value if part["sign"] == "-" else value,
-        is_percent=part.get("suffix") == "%",
-        is_decimal="decimals" in part or "exponent" in part,
-        is_mixed=mixed is not None,
-        is_misread="exponent" in part or "repeating" in part or "n3" in part or text.endswith("°"),
-    )
-
-
-def _decimal(part: dict[str, str]) -> Fraction | None:
-    whole, decimals, repeating = part.get("whole", ""), part.get("decimals", ""), part.get("repeating", "")
-    exponent = int(part.get("exponent", "0"))
-    if not (whole or decimals or repeating) or abs(exponent) > LARGEST_EXPONENT:
-        return None
-    scale = 10 ** len(decimals)
-    value = Fraction(int((whole or "0") + decimals), scale)
-    if repeating:  # 0.1666... = 1/10 + 6/9 * 1/10
-        value += Fraction(int(repeating), scale * (10 ** len(repeating) - 1))
-    return value * Fraction(10) ** exponent
-
-
-def rewrite(answer: str) -> str:
-    r"""
-    Write an answer in the way math-verify reads as meant: no full stop at the end, numerals it misreads as fractions.
-
-    Examples:
-        >>> rewrite(r"x + 1\,."), rewrite(r"0.\overline{3}"), rewrite("0.5")
-        ('x + 1', '\\frac{1}{3}', '0.5')
-    """
-    if len(answer) > LONGEST_ANSWER:
-        return answer
-    plain = normalize(answer)
-    number = numeral(plain)
-    if number is None or not number.is_misread or "," in plain:  # 30,150° may be two numbers
-        return _END.sub("", answer.strip()).replace("°", r"^\circ")
-    fraction = str(number.value.numerator)
-    if number.value.denominator != 1:
-        fraction = rf"\frac{{{number.value.numerator}}}{{{number.value.denominator}}}"
-    return fraction + (r"\%" if number.is_percent else "")

@@ -96,7 +96,7 @@ def gold_answer(gold: str) -> Answer:
     if marked:
         return Answer(marked, is_bare=True)
     text = _inside(text, _DELIMITERS)
-    if _DELIMITED.search(text):
+    if _DELIMITED.search(text) and _WORD.search(_LATEX_WORDS.sub(" ", text)):  # $5$;$10$ is one answer
         return Answer(text[-PROSE_TAIL:], is_bare=False)
     return Answer(text, is_bare=True)
 

@@ -27,8 +27,8 @@ RESTARTS = 3  # in a row, without a verdict in between
 class Judgement(NamedTuple):
     """What came of one pair."""
 
-    verdict: bool | None  # None: the gold is unreadable
-    end: str  # "judged", "timeout" or "crash"
+    verdict: bool | None  # None: the reference answer is unreadable
+    end: str  # "judged", "timeout", "crash" or "unreadable"
 
 
 class Silence(Exception):
@@ -54,10 +54,10 @@ class Judge:
 
     def judge(self, pairs: Sequence[tuple[Answer, Answer]], timeout: float) -> list[Judgement]:
         """
-        Ask whether the answer of each pair equals its gold.
+        Ask whether the answer of each pair equals its reference answer.
 
         Args:
-            pairs (`Sequence[tuple[Answer, Answer]]`): Gold and answer.
+            pairs (`Sequence[tuple[Answer, Answer]]`): Reference answer and answer.
             timeout (`float`): Seconds one pair may take before its worker is killed.
 
         Returns:

@@ -8,9 +8,10 @@ from then on only forks workers, hands them pairs of answers, and kills the ones
 itself, hence it always answers, and a new worker costs a fork instead of an import. It holds no threads and no CUDA
 context, which is what makes forking safe here, whatever the training process holds.
 
-Lines of JSON in: `{"timeout": seconds, "workers": count, "pairs": [[gold, is_bare, answer, is_bare], ...]}`.
+Lines of JSON in: `{"timeout": seconds, "workers": count, "pairs": [[reference, is_bare, answer, is_bare], ...]}`.
 Lines of JSON out: `"ready"` once, then `[index, verdict, end]` for every pair, in the order in which they are done, with a
-verdict of true, false or null (the gold is unreadable) and an end of "judged", "timeout" or "crash".
+verdict of true, false or null (the reference answer is unreadable) and an end of "judged", "timeout", "crash" or "unreadable".
+A reference answer that costs a worker its deadline before the answer is looked at is "unreadable" from then on.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ from functools import lru_cache
 from typing import Any, NoReturn
 
 
-Pair = tuple[str, bool, str, bool]  # gold, whether it is bare, answer, whether it is bare
+Pair = tuple[str, bool, str, bool]  # reference answer, whether it is bare, answer, whether it is bare
 
 MEMORY = 2 << 30  # bytes of address space for one worker
 ATTEMPTS = 2  # a worker that someone else killed says nothing about the pair it was judging
@@ -56,18 +57,107 @@ WARM_UP = (
 
 
 @lru_cache(maxsize=4096)
-def read(text: str, is_bare: bool) -> tuple[Any, ...]:
-    """Parse an answer (in a box, so that all of it is taken as LaTeX), or find and parse the one that prose holds."""
+def read(text: str, is_bare: bool, keeps_case: bool = True) -> tuple[Any, ...]:
+    """
+    Parse an answer, or find and parse the one in prose.
+
+    A bare answer is LaTeX as a whole. math-verify's own way around, which strips trailing letters as units, lowers the case of
+    letters, and searches what it cannot parse for a number, is for prose only.
+    """
     from math_verify import parse
+    from math_verify.grader import should_treat_as_complex
+    from math_verify.parser import get_last_eq
 
-    return tuple(parse(rf"\boxed{{{text}}}" if is_bare else text, parsing_timeout=None))
+    if not is_bare:
+        return tuple(parse(text, parsing_timeout=None))
+    normalize, convert = _latex_reader(keeps_case)
+    latex = normalize(text)
+    for part in dict.fromkeys(
+        (latex, get_last_eq(latex))
+    ):  # as math-verify does: all of it, or the end of a chain of equations
+        with contextlib.suppress(Exception):  # whatever the grammar or sympy raises
+            return (convert(part, is_real=not should_treat_as_complex(part)), latex)
+    return (latex,) if latex else ()
 
 
-def equal(parsed_gold: tuple[Any, ...], parsed_answer: tuple[Any, ...]) -> bool:
+@lru_cache(maxsize=2)
+def _latex_reader(keeps_case: bool) -> tuple[Any, Any]:
+    from functools import partial
+
+    from latex2sympy2_extended.latex2sympy2 import ConversionConfig, latex2sympy
+    from latex2sympy2_extended.math_normalization import NormalizationConfig, normalize_latex
+
+    normalization = NormalizationConfig(
+        basic_latex=True, units=False, malformed_operators=True, nits=True, boxed="last"
+    )
+    conversion = ConversionConfig(lowercase_symbols=not keeps_case)
+    return partial(normalize_latex, config=normalization), partial(
+        latex2sympy, convert_degrees=False, normalization_config=None, conversion_config=conversion
+    )
+
+
+def equal(parsed_reference: tuple[Any, ...], parsed_answer: tuple[Any, ...]) -> bool:
     """math-verify's verdict, without its own deadline: that one needs a signal, and a signal is not enough."""
     from math_verify import verify
 
-    return verify(list(parsed_gold), list(parsed_answer), timeout_seconds=None)
+    if parsed_reference and parsed_answer and differ(parsed_reference[0], parsed_answer[0]):
+        return False
+    return verify(list(parsed_reference), list(parsed_answer), timeout_seconds=None)
+
+
+# Relative differences above these are differences. math-verify's tolerances are absolute: they equate small numbers.
+EXACT, ROUNDED = 1e-9, 2e-6
+DIGITS = 20  # of an evaluation
+
+
+def differ(one: Any, other: Any) -> bool:
+    """
+    Whether two expressions certainly differ: at a point where both have a value, the values differ.
+
+    It is quick where the simplification of a difference that is not zero is slow, and it compares relatively; without decimals,
+    exactly.
+    """
+    import sympy
+    from sympy.core.function import AppliedUndef
+
+    if isinstance(one, sympy.Tuple) and isinstance(other, sympy.Tuple):
+        return len(one) == len(other) and any(map(differ, one, other))
+    if isinstance(one, sympy.Interval) and isinstance(other, sympy.Interval):
+        return differ(one.start, other.start) or differ(one.end, other.end)
+    if isinstance(one, sympy.FiniteSet) and isinstance(other, sympy.FiniteSet):
+        numbers = [[member for member in members.args if member.is_number] for members in (one, other)]
+        if len(one) != len(other) or not len(numbers[0]) == len(numbers[1]) == len(one):
+            return False
+        with contextlib.suppress(Exception):  # numbers without an order
+            return any(map(differ, *(sorted(members, key=lambda number: number.evalf(DIGITS)) for members in numbers)))
+        return False
+    if not (isinstance(one, sympy.Expr) and isinstance(other, sympy.Expr)):
+        return False
+    if isinstance(one, sympy.Symbol) or isinstance(other, sympy.Symbol):
+        return False  # math-verify compares names
+    opaque = (
+        AppliedUndef,
+        sympy.UnevaluatedExpr,
+        sympy.Integral,
+        sympy.Sum,
+        sympy.Product,
+        sympy.Limit,
+        sympy.Derivative,
+    )
+    if one.has(*opaque) or other.has(*opaque):
+        return False
+    names = sorted(one.free_symbols | other.free_symbols, key=str)
+    point = {name: sympy.Rational(7 + 5 * number, 11 + 2 * number) for number, name in enumerate(names)}
+    try:
+        values = [expression.evalf(DIGITS, subs=point) for expression in (one, other)]
+        if not all(value.is_number and value.is_finite for value in values):
+            return False
+        is_rounded = one.has(sympy.Float) or other.has(sympy.Float)
+        if abs(values[0] - values[1]) > (ROUNDED if is_rounded else EXACT) * max(map(abs, values)):
+            return True
+        return not is_rounded and (one - other).evalf(DIGITS, subs=point, maxn=150, strict=True) != 0
+    except Exception:  # no value there, or not enough digits: nothing is certain
+        return False
 
 
 @contextlib.contextmanager
@@ -87,6 +177,7 @@ class Worker:
         self.channel, channel = socket.socketpair()
         self.index: int | None = None  # of the pair in hand
         self.deadline = math.inf  # on the monotonic clock
+        self.received = b""
         supervisor = os.getpid()
         self.pid = os.fork()
         if self.pid == 0:
@@ -103,11 +194,12 @@ class Worker:
         with contextlib.suppress(BrokenPipeError):  # it has died: listening will tell
             self.channel.sendall(json.dumps([pair, timeout]).encode() + b"\n")
 
-    def answer(self) -> bytes:
-        """The verdict as JSON, or nothing from a worker that has died."""
+    def messages(self) -> list[Any]:
+        """What the worker sent: `"read"`, a verdict, or both; nothing from a worker that has died."""
         with contextlib.suppress(ConnectionResetError):
-            return self.channel.recv(64)
-        return b""
+            self.received += self.channel.recv(64)
+        *lines, self.received = self.received.split(b"\n")
+        return [json.loads(line) for line in lines]
 
     def kill(self) -> None:
         os.kill(self.pid, signal.SIGKILL)
@@ -127,14 +219,22 @@ def _work(channel: socket.socket, supervisor: int) -> NoReturn:
         _limit(resource.RLIMIT_AS, MEMORY)
     if os.getppid() != supervisor:  # it died before the lines above took hold
         os._exit(1)
+    known: set[tuple[str, bool]] = set()  # reference answers
+    one = read("1", True)
     with channel.makefile("rw", encoding="utf-8") as lines:
         for line in lines:
             (gold, gold_is_bare, answer, answer_is_bare), timeout = json.loads(line)
             # Where nobody is left to kill this process, the kernel ends it soon after its deadline all the same.
             usage = resource.getrusage(resource.RUSAGE_SELF)
             _limit(resource.RLIMIT_CPU, math.ceil(usage.ru_utime + usage.ru_stime + timeout) + 1)
-            parsed_gold = read(gold, gold_is_bare)
-            verdict = equal(parsed_gold, read(answer, answer_is_bare)) if parsed_gold else None
+            keeps_case = gold_is_bare and answer_is_bare  # math-verify's search of prose does not
+            reference = read(gold, gold_is_bare, keeps_case)
+            if (gold, gold_is_bare) not in known:
+                equal(reference, one)
+                known.add((gold, gold_is_bare))
+                lines.write('"read"\n')  # whatever takes too long from here on is the answer's fault
+                lines.flush()
+            verdict = equal(reference, read(answer, answer_is_bare, keeps_case)) if reference else None
             lines.write(json.dumps(verdict) + "\n")
             lines.flush()
     os._exit(0)
@@ -154,6 +254,8 @@ class Supervisor:
         self.selector = selectors.DefaultSelector()
         self.selector.register(sys.stdin.fileno(), selectors.EVENT_READ)
         self.received = b""
+        self.readable: set[tuple[str, bool]] = set()  # reference answers
+        self.unreadable: dict[tuple[str, bool], float] = {}  # the deadline that each of them missed
 
     def serve(self) -> None:
         """Answer requests until the training process is gone."""
@@ -164,7 +266,9 @@ class Supervisor:
                     self.dismiss(worker)
                 while b"\n" in self.received:
                     line, _, self.received = self.received.partition(b"\n")
-                    self.judge_all(**json.loads(line))
+                    request = json.loads(line)
+                    request["pairs"] = [tuple(pair) for pair in request["pairs"]]
+                    self.judge_all(**request)
         except (EOFError, BrokenPipeError):
             pass  # the training process is gone, and so is the reason to be here
         finally:
@@ -177,25 +281,42 @@ class Supervisor:
         while waiting or any(worker.index is not None for worker in self.workers):
             while waiting and (worker := self.idle_worker(workers)) is not None:
                 index = waiting.popleft()
+                if self.is_unreadable(pairs[index], timeout):
+                    self.send([index, None, "unreadable"])
+                    continue
                 attempts[index] += 1
                 worker.assign(index, pairs[index], timeout)
 
-            for worker in self.select(min(worker.deadline for worker in self.workers)):
-                index, answer = worker.index, worker.answer()
-                if answer:
-                    self.send([index, json.loads(answer), "judged"])
+            for worker in self.select(min((worker.deadline for worker in self.workers), default=math.inf)):
+                index, messages = worker.index, worker.messages()
+                if not messages:  # it has died
+                    self.dismiss(worker)
+                    if index is not None and attempts[index] < ATTEMPTS:
+                        waiting.appendleft(index)
+                    elif index is not None:
+                        self.give_up(index, pairs[index], timeout, "crash")
+                for message in messages:
+                    if message == "read":
+                        self.readable.add(pairs[index][:2])
+                        continue
+                    self.send([index, message, "judged"])
                     worker.index, worker.deadline = None, math.inf
-                    continue
-                self.dismiss(worker)
-                if index is not None and attempts[index] < ATTEMPTS:
-                    waiting.appendleft(index)
-                elif index is not None:
-                    self.send([index, False, "crash"])
 
             now = time.monotonic()
             for worker in [worker for worker in self.workers if worker.deadline <= now]:
                 self.dismiss(worker)
-                self.send([worker.index, False, "timeout"])
+                self.give_up(worker.index, pairs[worker.index], timeout, "timeout")
+
+    def give_up(self, index: int, pair: Pair, timeout: float, end: str) -> None:
+        """Report a pair without a verdict. Before the reference answer was read, the reference answer is the reason."""
+        if pair[:2] in self.readable:
+            self.send([index, False, end])
+        else:
+            self.unreadable[pair[:2]] = max(timeout, self.unreadable.get(pair[:2], 0.0))
+            self.send([index, None, "unreadable"])
+
+    def is_unreadable(self, pair: Pair, timeout: float) -> bool:
+        return pair[:2] not in self.readable and self.unreadable.get(pair[:2], 0.0) >= timeout
 
     def idle_worker(self, limit: int) -> Worker | None:
         for worker in self.workers:

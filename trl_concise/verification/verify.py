@@ -3,18 +3,25 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
-from .certain import rewrite, settle
+from .certain import compare, spell
 from .extraction import Answer, final_answer, gold_answer
 from .guards import guard
-from .judge import JUDGE
+from .judge import JUDGE, Judgement
+from .normalization import normalize_prose
 
 
+logger = logging.getLogger(__name__)
 LONGEST_TIMEOUT = 86_400  # seconds; the operating system's own limits are not far beyond
+REMEMBERED = 65_536  # judged pairs
+
+_JUDGED: dict[tuple[Answer, Answer], bool | None] = {}
+_UNREADABLE: set[Answer] = set()
 
 
 @dataclass
@@ -91,12 +98,14 @@ def verify_and_count(
     tally = Tally(len(completions))
     verdicts: list[bool | None] = [None] * len(completions)
     undecided: dict[tuple[Answer, Answer], list[int]] = {}  # equal pairs are judged once
+    _warn_of_other_types(golds, completions)
 
     for index, (gold_text, completion) in enumerate(zip(golds, completions, strict=True)):
-        gold, answer = _read_gold(gold_text), final_answer(completion)
-        if not gold.text:
+        gold = _read_gold(gold_text) if isinstance(gold_text, str) else None
+        if gold is None or not gold.text:
             continue  # unreadable
-        verdict = _settle(gold, answer)
+        answer = final_answer(completion) if isinstance(completion, str) else Answer("", is_bare=True)
+        verdict, pair = _compare(gold, answer)
         if verdict is not None:
             verdicts[index] = verdict
         elif guards and answer.is_bare and guard(answer.text):
@@ -105,30 +114,66 @@ def verify_and_count(
         elif guards and gold.is_bare and guard(gold.text):
             tally.guarded += 1
         else:
-            undecided.setdefault((gold, answer), []).append(index)
+            undecided.setdefault(pair, []).append(index)
 
     tally.fast = len(completions) - sum(map(len, undecided.values()))
-    if undecided:
-        pairs = [(_rewritten(gold), _rewritten(answer)) for gold, answer in undecided]
-        for indices, judgement in zip(undecided.values(), JUDGE.judge(pairs, timeout), strict=True):
-            for index in indices:
-                verdicts[index] = judgement.verdict
-            if judgement.end != "judged":
-                tally.timeouts += len(indices)
+    new = [pair for pair in undecided if pair not in _JUDGED]
+    judged = dict(zip(new, JUDGE.judge(new, timeout), strict=True)) if new else {}
+    for pair, indices in undecided.items():
+        judgement = judged.get(pair) or Judgement(_JUDGED[pair], "judged")
+        for index in indices:
+            verdicts[index] = judgement.verdict
+        if judgement.end == "judged":
+            _remember(pair, judgement.verdict)
+        else:
+            tally.timeouts += len(indices)
+            if judgement.end == "unreadable":
+                _warn_of_unreadable(pair[0])
     tally.seconds = time.perf_counter() - start
     return verdicts, tally
 
 
-def _settle(gold: Answer, answer: Answer) -> bool | None:
+def _compare(reference: Answer, answer: Answer) -> tuple[bool | None, tuple[Answer, Answer]]:
+    """A verdict that is certain, or the pair that math-verify has to judge."""
     if not answer.text:
-        return False
-    if gold.is_bare and answer.is_bare:
-        return settle(gold.text, answer.text)
-    return True if gold.text == answer.text else None
+        return False, (reference, answer)
+    if reference.is_bare and answer.is_bare:
+        verdict, *latex = compare(reference.text, answer.text)
+        return verdict, (Answer(latex[0], True), Answer(latex[1], True))
+    return (True if reference.text == answer.text else None), (_for_judge(reference), _for_judge(answer))
 
 
-def _rewritten(answer: Answer) -> Answer:
-    return Answer(rewrite(answer.text), True) if answer.is_bare else answer
+def _for_judge(answer: Answer) -> Answer:
+    if answer.is_bare:
+        return Answer(spell(answer.text), True)
+    return Answer(normalize_prose(answer.text), False)
+
+
+def _remember(pair: tuple[Answer, Answer], verdict: bool | None) -> None:
+    """Epochs repeat problems, and their usual answers with them."""
+    if len(_JUDGED) >= REMEMBERED:
+        _JUDGED.clear()
+    _JUDGED[pair] = verdict
+
+
+def _warn_of_unreadable(reference: Answer) -> None:
+    if reference not in _UNREADABLE:
+        _UNREADABLE.add(reference)
+        logger.warning(
+            "The reference answer %r cannot be read before the deadline. Its completions count as unverifiable from now on; remove "
+            "the problem or write its answer in another way.",
+            reference.text[:200],
+        )
+
+
+def _warn_of_other_types(references: Sequence[object], completions: Sequence[object]) -> None:
+    others = sorted({type(text).__name__ for text in (*references, *completions) if not isinstance(text, str)})
+    if others:
+        logger.warning(
+            "Reference answers and completions must be strings; got %s among them. Such a reference answer counts as unreadable, and "
+            "such a completion as wrong; convert them with str().",
+            ", ".join(others),
+        )
 
 
 _read_gold = lru_cache(maxsize=16_384)(gold_answer)  # every completion of a group asks for the same one

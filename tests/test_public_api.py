@@ -99,3 +99,44 @@ def test_every_module_stands_in_the_architecture_page():
     page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
     modules = {path.name for path in (ROOT / "trl_concise").glob("[!_]*.py")}
     assert not [name for name in modules if f"  {name} " not in page]
+
+
+# Imports this package again without what Windows lacks; other packages know Windows. `judge_process` is a script for systems
+# that can fork, which `judge` starts.
+AS_ON_WINDOWS = """
+import importlib, os, pkgutil, signal, sys
+import trl_concise
+
+def import_everything():
+    for module in pkgutil.walk_packages(trl_concise.__path__, "trl_concise."):
+        if module.name.rpartition(".")[2] not in ("__main__", "judge_process"):
+            importlib.import_module(module.name)
+
+import_everything()
+ours = [name for name in sys.modules if name.split(".")[0] == "trl_concise"]
+for name in ours:
+    del sys.modules[name]
+for name in ("resource", "fcntl", "pwd", "grp", "termios", "tty", "pty", "syslog"):
+    sys.modules[name] = None
+for module in (os, signal):
+    for name in ("fork", "register_at_fork", "sched_getaffinity", "getuid", "killpg", "SIGKILL", "SIGALRM", "setitimer"):
+        vars(module).pop(name, None)
+import trl_concise
+import_everything()
+for name in trl_concise.__all__:
+    getattr(trl_concise, name)
+print(trl_concise.verify_answers(["7"], [r"\\boxed{7}"]))
+try:
+    trl_concise.verify_answers([r"\\sin(x)^2"], [r"\\boxed{1 - \\cos(x)^2}"])
+except RuntimeError as error:
+    print(error)
+"""
+
+
+def test_everything_can_be_imported_on_windows():
+    command = [sys.executable, "-c", AS_ON_WINDOWS]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr[-3000:]
+    verdict, error = done.stdout.splitlines()[-2:]
+    assert verdict == "[True]"  # equal as text: no process is needed
+    assert "has no fork(), with which the time for checking an answer is limited. Use Linux, macOS or WSL" in error

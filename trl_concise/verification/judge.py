@@ -125,8 +125,11 @@ class Judge:
             unsent = unsent[self._process.stdin.write(unsent) :]
 
     def _start(self) -> None:
-        if os.name != "posix":
-            raise RuntimeError("Verifying answers needs fork(), which this operating system does not have.")
+        if not hasattr(os, "fork"):
+            raise RuntimeError(
+                "This operating system has no fork(), with which the time for checking an answer is limited. Use Linux, macOS "
+                "or WSL, or a reward function and a verifier of your own."
+            )
         # A script of its own, not multiprocessing: nothing imports the user's main module again, so notebooks, scripts read
         # from stdin and scripts without `if __name__ == "__main__"` work. -P keeps the script's folder off the path.
         self._process = subprocess.Popen(
@@ -167,5 +170,5 @@ def default_workers() -> int:
 
 JUDGE = Judge()
 atexit.register(JUDGE.close)
-if os.name == "posix":
+if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=JUDGE.start_over)

@@ -34,6 +34,8 @@ OVERRIDDEN = {  # public methods
 OF_THE_CARD = {
     "create_model_card": ["self", "model_name", "dataset_name", "tags"],
     "save_model": ["self", "output_dir", "_internal_call"],
+    "_save": ["self", "output_dir", "state_dict"],
+    "_push_from_checkpoint": ["self", "checkpoint_folder"],
 }
 OF_RESUMING = {
     "train": ["self", "resume_from_checkpoint", "trial", "ignore_keys_for_eval"],

@@ -11,8 +11,9 @@ is built, fed and tested without a model.
 from __future__ import annotations
 
 import inspect
+import re
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -53,12 +54,18 @@ class Component(ABC):
     What the four kinds of parts share: a name, a paper, state that is saved with the checkpoint, and metrics.
 
     Attributes:
-        name (`str`): Prefix of the metrics and key in the saved state, unique within a trainer.
-        paper ([`Paper`], *optional*): The method's source.
+        name (`str`):
+            Prefix of the metrics and key in the saved state, unique within a trainer. At most 64 ASCII letters, digits,
+            `_` and `-`, the first a letter or a digit.
+        paper ([`Paper`], *optional*):
+            The method's source.
+        card_settings (`tuple[str, ...]`):
+            Attributes of a component of your own whose values the model card and `run.json` publish. Default: none.
     """
 
     name: ClassVar[str]
     paper: ClassVar[Paper | None] = None
+    card_settings: ClassVar[tuple[str, ...]] = ()
     _metrics: Mapping[str, float] = MappingProxyType({})
 
     def attach(self, trainer: ConciseGRPOTrainer) -> None:  # noqa: B027 (a hook, empty on purpose)
@@ -91,12 +98,30 @@ class Component(ABC):
         return {}
 
     def config(self) -> dict[str, Any]:
-        """Return the settings, as shown in the model card. Default: the attributes named as the constructor's arguments."""
-        names = inspect.signature(type(self)).parameters
-        return {name: getattr(self, name) for name in names if hasattr(self, name)}
+        """
+        Return the settings that the model card and `run.json` publish.
+
+        Default: the attributes that `card_settings` names, and, of the built-in component that the class is or extends, the
+        numbers, switches and choices among the attributes that are named like the constructor's arguments. The card shows
+        what is not a number, a switch or text by its kind: a function by its name, a path by its last part.
+        """
+        built_in = next(kind for kind in type(self).__mro__ if kind.__module__.split(".")[0] == "trl_concise")
+        settings = {}
+        for name, parameter in inspect.signature(built_in).parameters.items():
+            value = getattr(self, name, None)
+            is_choice = isinstance(value, str) and isinstance(parameter.default, str)  # checked by the constructor
+            if hasattr(self, name) and (value is None or isinstance(value, (bool, int, float)) or is_choice):
+                settings[name] = value
+        return settings | {name: getattr(self, name) for name in self.card_settings}
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what a resumed run needs: numbers, strings, lists and dicts of them, and tensors at the top level."""
+        """
+        Return what a resumed run needs.
+
+        Returns:
+            `dict[str, Any]`: Numbers, NaN and infinity included, booleans, strings and `None`, lists and dicts of these, and
+            tensors at the top level. A tuple is restored as a list.
+        """
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -243,3 +268,38 @@ class BudgetSchedule(Component):
         Returns:
             `int`: At least 1, in tokens.
         """
+
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
+_RESERVED = {"prompt_order"}  # the entry in `state.json` for the prompts that a selector has chosen
+
+
+def check_names(components: Sequence[Component]) -> None:
+    """
+    Check that each component has a name under which its state can be saved.
+
+    Args:
+        components (`Sequence[Component]`): The components of one trainer.
+
+    Raises:
+        `ValueError`: If a name is missing, invalid, reserved or used twice.
+    """
+    seen: dict[str, str] = {}  # in lower case: some file systems ignore it
+    for component in components:
+        kind, name = type(component).__name__, getattr(component, "name", None)
+        if not isinstance(name, str) or not _NAME.fullmatch(name):
+            raise ValueError(
+                f"The name of {kind} is {name!r}. A component's name has 1 to 64 ASCII letters, digits, `_` and `-`, and "
+                "begins with a letter or a digit: it names a file in each checkpoint. Set `name` in the class."
+            )
+        if name.lower() in _RESERVED:
+            raise ValueError(
+                f"The name of {kind} is {name!r}, under which checkpoints store the order of prompts. Set another `name` "
+                "in the class."
+            )
+        if name.lower() in seen:
+            raise ValueError(
+                f"{seen[name.lower()]} and {kind} have the same name, {name!r}; upper and lower case do not distinguish "
+                "names. Remove one, or set another `name` in a subclass."
+            )
+        seen[name.lower()] = kind

@@ -1,13 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""[`ConciseGRPOConfig`], and what every drop-in trainer does with the `args` it is given."""
+"""[`ConciseGRPOConfig`], and how every drop-in trainer handles the `args` it is given."""
 
 from __future__ import annotations
 
 import copy
 import dataclasses
 import difflib
+import os
+import re
+from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from transformers import TrainingArguments
 from trl import GRPOConfig
@@ -16,8 +21,17 @@ from trl import GRPOConfig
 Config = TypeVar("Config", bound=TrainingArguments)
 
 
-class NamesMistypedFields:
-    """Mixin for a config: a keyword that is no field is answered with the nearest one that is."""
+class ConfigMixin:
+    """
+    Mixin for a config of this package. It suggests the closest field name for an unknown keyword, and keeps the fields that
+    a subclass adds out of what is published.
+
+    Attributes:
+        card_settings (`tuple[str, ...]`):
+            Fields of a subclass of your own whose values the model card and `run.json` publish. Default: none.
+    """
+
+    card_settings: ClassVar[tuple[str, ...]] = ()
 
     def __new__(cls, *args: Any, **kwargs: Any):
         fields = [item.name for item in dataclasses.fields(cls) if item.init]
@@ -28,9 +42,42 @@ class NamesMistypedFields:
                 raise TypeError(f"{cls.__name__} has no field {name!r}{hint}")
         return super().__new__(cls)
 
+    def to_dict(self) -> dict[str, Any]:
+        """
+        Return the fields for trackers. As transformers does with tokens, text in fields that a subclass adds is replaced by
+        the field's name, unless `card_settings` names it: TensorBoard's files are part of the output folder.
+        """
+        from .hub.facts import own_fields
+
+        known = own_fields(type(self)) | set(self.card_settings)
+        return {
+            name: value if name in known or isinstance(value, (bool, int, float, type(None))) else f"<{name.upper()}>"
+            for name, value in super().to_dict().items()
+        }
+
+    def __reduce_ex__(self, protocol):
+        if vars(self).get(_PUBLISHED):
+            from .hub.facts import changed_settings
+
+            return OrderedDict, (changed_settings(self),)  # torch.load(weights_only=True) reads it
+        return super().__reduce_ex__(protocol)
+
+
+_PUBLISHED = "_is_published"
+
+
+@contextmanager
+def pickled_as_settings(args: TrainingArguments) -> Iterator[None]:
+    """Pickle a config as a dict of the settings that may be published: transformers uploads `training_args.bin`."""
+    setattr(args, _PUBLISHED, True)
+    try:
+        yield
+    finally:
+        vars(args).pop(_PUBLISHED, None)
+
 
 @dataclass
-class ConciseGRPOConfig(NamesMistypedFields, GRPOConfig):
+class ConciseGRPOConfig(ConfigMixin, GRPOConfig):
     r"""
     Configuration of [`ConciseGRPOTrainer`]: [`~trl.GRPOConfig`] and what says whether a completion is correct.
 
@@ -67,7 +114,7 @@ def own_config(
             What the user gave: a `config_class`, a `parent` (the method's own fields then take their defaults), or
             `None`.
         trainer (`type`):
-            The drop-in trainer. Its `_name` ends the default output directory.
+            The drop-in trainer. Its name ends the default output directory.
         parent (`type`):
             Config of TRL's trainer that the drop-in extends.
         model (`str` or [`~transformers.PreTrainedModel`]):
@@ -80,8 +127,9 @@ def own_config(
         `TypeError`: If `args` is no `parent`.
     """
     if args is None:
-        name = model if isinstance(model, str) else model.config._name_or_path
-        return config_class(f"{name.rstrip('/').split('/')[-1]}-{trainer._name}")
+        return config_class(
+            default_output_dir(model if isinstance(model, str) else model.config._name_or_path, trainer)
+        )
     if not isinstance(args, parent):
         raise TypeError(
             f"{trainer.__name__} takes a {config_class.__name__} or a {parent.__name__}, got a {type(args).__name__}."
@@ -98,3 +146,24 @@ def own_config(
         if isinstance(value, (dict, list)) or name == "accelerator_config":
             setattr(own, name, copy.deepcopy(value))
     return own
+
+
+def default_output_dir(model_name: str, trainer: type) -> str:
+    """
+    Return the default output directory, which is also the default name of the repository on the Hub: the last part of the
+    model's name and the method, such as `"Qwen2.5-1.5B-Instruct-SGRPO"`.
+
+    Args:
+        model_name (`str`): Name or folder of the model.
+        trainer (`type`): The drop-in trainer.
+
+    Returns:
+        `str`: A valid name on the Hub: at most 96 ASCII letters, digits, `-`, `_` and `.`.
+    """
+    if os.path.isdir(model_name):
+        model_name = os.path.abspath(model_name)  # of "." the folder's name
+    last = re.split(r"[/\\]", model_name.rstrip("/\\"))[-1]
+    method = trainer.__name__.removesuffix("Trainer")
+    name = re.sub(r"[^A-Za-z0-9_.-]+", "-", last)
+    name = re.sub(r"([.-])[.-]+", r"\1", name).strip("-.")[: 95 - len(method)].rstrip("-.")
+    return f"{name or 'model'}-{method}"

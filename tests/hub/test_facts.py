@@ -1,67 +1,25 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
+import sys
+from types import SimpleNamespace
+
 import pytest
 import torch
+from peft import LoraConfig
 
 from tests import tiny
 from trl_concise import HAPOConfig, LASERDConfig, REDIConfig
+from trl_concise.hub.card import run_table
 from trl_concise.hub.facts import (
+    _adapter_settings,
     _hardware,
     _peak_memory,
     changed_settings,
-    command_line,
     hub_id,
     pushed_checkpoint,
     training_seconds,
 )
-
-
-@pytest.mark.parametrize(
-    ("arguments", "shown"),
-    [
-        (["python", "examples/hapo.py"], "python examples/hapo.py"),
-        (["python", "-u", "/home/me/train.py", "--lr", "1e-6"], "python train.py --lr 1e-6"),
-        (["python", "-m", "my.train", "--model", "/data/secret/qwen"], "python -m my.train --model qwen"),
-        (["python", "train.py", "--model", "Qwen/Qwen2.5-1.5B"], "python train.py --model Qwen/Qwen2.5-1.5B"),
-        (["python", "train.py", "--output_dir=~/runs/a b"], "python train.py --output_dir='a b'"),
-        (
-            ["python", "train.py", "--hub_token", "hf_x", "--push_to_hub"],
-            "python train.py --hub_token ... --push_to_hub",
-        ),
-        (["python", "train.py", "--system_prompt", "Think."], "python train.py --system_prompt ..."),
-        (["python", "train.py", "--api", "https://me:pw@host"], "python train.py --api ..."),
-        (["python", "train.py", "../x/y.yaml"], "python train.py y.yaml"),
-        (
-            ["python", "train.py", "hub_token=abc", "+api.key=d", "lr=1"],
-            "python train.py hub_token=... +api.key=... lr=1",
-        ),
-        (["python", "train.py", "--api_key", "abc=="], "python train.py --api_key ..."),
-        (["python", "train.py", "-t", "hf_abc"], "python train.py -t ..."),
-        (
-            ["python", "train.py", "--kwargs", '{"token": "abc", "cache_dir": "/home/me/cache", "n": [1]}'],
-            """python train.py --kwargs '{"token": "...", "cache_dir": "cache", "n": [1]}'""",
-        ),
-        (["python", "train.py", "--kwargs", "{token: abc}"], "python train.py --kwargs ..."),
-        (["python", "train.py", "--data", "train=/home/me/x.json"], "python train.py --data train=x.json"),
-        (["python", "train.py", "--data", "train:/home/me/x.json"], "python train.py --data ..."),
-        (["python", "train.py", "--files", "/home/me/a.json,/tmp/b.json"], "python train.py --files a.json,b.json"),
-        (["python", "train.py", "--note", "see /home/me"], "python train.py --note ..."),
-        (
-            ["python", "train.py", "--max_tokens", "5", "--tokenizer=a/b", "--replay_per_prompt", "4"],
-            "python train.py --max_tokens 5 --tokenizer=a/b --replay_per_prompt 4",
-        ),
-        (["python", "-c", "import x"], None),
-        (["python", "/env/ipykernel_launcher.py", "-f", "kernel.json"], None),
-        (["python", "-m", "pytest", "tests"], None),
-    ],
-)
-def test_the_command_is_shown_without_places_and_secrets(arguments, shown):
-    assert command_line(arguments) == shown
-
-
-def test_the_command_names_the_number_of_processes():
-    assert command_line(["python", "train.py"], processes=4) == "accelerate launch --num_processes 4 train.py"
 
 
 def test_settings_are_those_that_were_changed_the_methods_first(tmp_path):
@@ -114,6 +72,22 @@ def test_only_one_strategy_pushes_the_last_checkpoint(changes, folder, tmp_path)
     assert pushed_checkpoint(args) is None  # none has been saved
     (tmp_path / "checkpoint-2").mkdir()
     assert pushed_checkpoint(args) == folder
+
+
+@pytest.mark.parametrize("modules", ["q_proj|v_proj", ["q_proj", "v_proj"], {"v_proj", "q_proj"}])
+def test_adapter_settings_are_numbers_and_names_of_modules(modules):
+    trainer = SimpleNamespace(
+        accelerator=SimpleNamespace(unwrap_model=lambda model: model),
+        model=SimpleNamespace(peft_config={"default": LoraConfig(r=4, target_modules=modules)}),
+    )
+    names = {} if isinstance(modules, str) else {"lora_target_modules": ["q_proj", "v_proj"]}  # a pattern is free text
+    assert _adapter_settings(trainer) == {"lora_r": 4, "lora_alpha": 8, **names}
+
+
+def test_a_run_without_a_memory_measurement_has_a_card(monkeypatch):
+    monkeypatch.setitem(sys.modules, "resource", None)  # as on Windows
+    assert _peak_memory(torch.device("cpu")) is None
+    assert "Peak memory" not in run_table({"hardware": "1 x CPU", "steps": 2})
 
 
 def test_a_run_on_the_cpu_of_a_gpu_machine_says_so(monkeypatch):

@@ -140,7 +140,6 @@ def render_card(run: Path, facts: dict[str, Any], results: list[Comparison]) -> 
         "history": history_sentence(facts.get("history")),
         "resume": facts.get("resume"),
         "run": run_table(facts),
-        "command": _wrapped(facts.get("command")),
         "versions": facts["versions"],
         "citations": facts.get("citations"),
     }
@@ -254,8 +253,9 @@ def run_table(facts: dict[str, Any]) -> dict[str, str]:
             if seconds < 7200
             else (f"{seconds / 3600:.1f} h")
         )
-    peak = facts["peak_memory"]
-    rows["Peak memory"] = f"{peak['bytes'] / 2**30:.1f} GiB of {peak['of']} in one process"
+    if "peak_memory" in facts:
+        peak = facts["peak_memory"]
+        rows["Peak memory"] = f"{peak['bytes'] / 2**30:.1f} GiB of {peak['of']} in one process"
     return rows
 
 
@@ -380,16 +380,10 @@ def _before(base: Figures | None, what: str) -> str:
     return "" if value is None else f" (base model: {value:.1%})"
 
 
-def _wrapped(command: str | None) -> str | None:
-    if command is None or len(command) <= 100:
-        return command
-    return re.sub(r"""('[^']*'|"[^"]*")| --""", lambda found: found[1] or " \\\n    --", command)
-
-
 def _setting(value: Any) -> str:
     if isinstance(value, list):
         return ", ".join(map(_setting, value))
-    text = f"{value:g}" if isinstance(value, float) else str(value)
+    text = f"{value:g}" if isinstance(value, float) else " ".join(str(value).split())
     if re.fullmatch(r"[\w .,+-]*", text):
         return text
     return f"`{text}`".replace("|", r"\|")  # a bar would end the table's cell, even here

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-What a trainer knows about its run, for the model card: written to `run.json`, so that the card can be made again later.
+The facts about a run that its model card shows, written to `run.json` so that the card can be made again later.
 
-The file is published with the model. It holds no local path, no token and no prompt: only settings that are numbers,
-switches and plain words are taken over, and the command line is shown without what names a place on this machine.
+The file is published with the model, so it holds only what is known to be safe: numbers, switches and choices of fields
+that TRL, transformers and this package define, and the settings of built-in components. A config or a component of the
+user's own names in `card_settings` what else to publish. The command line and the environment are not recorded.
 """
 
 from __future__ import annotations
@@ -11,15 +12,15 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import json
+import math
 import os
 import platform
 import re
-import resource
-import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from enum import Enum
 from importlib.metadata import version
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -41,19 +42,22 @@ FACTS_FILE = "run.json"
 LAST_CHECKPOINT = "last-checkpoint"  # transformers' name for the folder in the repository
 _FORMAT = 1
 _PACKAGES = ["trl-concise", "trl", "transformers", "accelerate", "datasets", "tokenizers", "torch"]
-# Settings that say nothing about what was learnt: where things go, what is logged, and how often.
-_ASIDE = re.compile(
-    r"dir|path|file|token$|hub|host|server|port$|url|name|project|trackio|log|report|save|eval|push|tqdm|print|"
-    r"dataloader|resume|ignore|remove|skip|deepspeed|fsdp|ddp|accelerator|include|load_best|use_cpu|system_prompt|"
-    r"checkpointing"
+_PUBLISHERS = {"transformers", "trl", "trl_concise"}  # packages whose config fields are published
+# Switches and numbers that have no effect on what the model learns.
+_WITHOUT_EFFECT = re.compile(
+    r"^(ddp|dataloader|disable_tqdm|hub|ignore|load_best|log|push|save|skip|use_cpu|vllm_group|vllm_server)"
+    r"|checkpointing|eval|print|remove"
 )
 # Derived from other settings by their config when they are not given.
 _DERIVED = {"steps_per_generation", "generation_batch_size", "num_generations_eval", "bf16", "warmup_steps"}
+# The only fields whose value may be text, besides those that declare their `choices` and those that hold an enumeration:
+# TRL and this package accept one of a few words here.
+_WORDS = {
+    *("correctness", "f_divergence_type", "importance_sampling_level", "loss_type", "lr_scheduler_type"),
+    *("multi_objective_aggregation", "optim", "packing_strategy", "scale_rewards", "truncation_mode"),
+    *("vllm_importance_sampling_mode", "vllm_mode"),
+}
 _DATA_FILES = (".json", ".jsonl", ".csv", ".parquet", ".arrow", ".txt")
-# Options whose value is nobody else's business, and values that are secret whatever their option; `max_tokens` is none.
-_SECRET = re.compile(r"(?<!eos_)(?<!pad_)token(?!s|iz)|key|secret|password|(?<!per_)prompt$")
-_TOKEN = re.compile(r"\b(?:hf_|sk-|gh[po]_)\w|://")
-_HIDDEN = "..."
 _TRL_PART = re.compile(r"^(?:## Citations)\n(.*)", flags=re.DOTALL | re.MULTILINE)
 
 
@@ -63,7 +67,7 @@ def write_facts(trainer: WritesCard) -> None:
     citations are kept.
     """
     folder = Path(trainer.args.output_dir)
-    write_atomically(folder / FACTS_FILE, json.dumps(run_facts(trainer), indent=2).encode())
+    write_atomically(folder / FACTS_FILE, json.dumps(run_facts(trainer), indent=2, allow_nan=False).encode())
 
 
 def read_facts(folder: str | Path) -> dict[str, Any]:
@@ -76,14 +80,14 @@ def read_facts(folder: str | Path) -> dict[str, Any]:
     path = Path(folder, FACTS_FILE)
     if not path.is_file():
         raise FileNotFoundError(
-            f"{path} does not exist: a trainer of trl_concise writes it into its output folder beside each checkpoint "
-            "and in create_model_card()."
+            f"{path} does not exist. A trainer of trl_concise writes it into its output folder at each checkpoint and in "
+            "create_model_card()."
         )
     return json.loads(path.read_text(encoding="utf-8"))
 
 
 def run_facts(trainer: WritesCard) -> dict[str, Any]:
-    """Return what the card says about a run, as JSON. Absent is what is not known."""
+    """Return the facts about a run, as JSON values. A fact that is not known is absent."""
     args = trainer.args
     card = ModelCard.load(Path(args.output_dir, "README.md"), ignore_metadata_errors=True)
     metadata = card.data.to_dict()
@@ -111,7 +115,6 @@ def run_facts(trainer: WritesCard) -> dict[str, Any]:
         "peak_memory": _peak_memory(trainer.accelerator.device),
         "versions": {name: version(name) for name in [*_PACKAGES, *(["peft"] if adapters else [])]}
         | {"Python": platform.python_version()},
-        "command": command_line(sys.orig_argv, trainer.accelerator.num_processes),
         "max_completion_length": getattr(args, "max_completion_length", None),
         "resume": pushed_checkpoint(args),
     }
@@ -185,119 +188,115 @@ def _adapter_settings(trainer: WritesCard) -> dict[str, Any]:
     for config in _adapters(trainer):
         for flag, name in {"lora_r": "r", "lora_alpha": "lora_alpha", "lora_target_modules": "target_modules"}.items():
             value = getattr(config, name, None)
-            if value is not None:
-                settings[flag] = sorted(value) if isinstance(value, (set, list, tuple)) else value
+            if isinstance(value, (set, list, tuple)):  # a pattern is text
+                value = sorted(value)
+            if _is_number(value) or isinstance(value, list) and all(map(_is_word, value)):
+                settings[flag] = value
     return settings
 
 
 def _rewards(trainer: WritesCard) -> dict[str, Any]:
-    names = getattr(trainer, "reward_func_names", None)
+    names = [name if _is_word(name.strip("<>")) else "..." for name in getattr(trainer, "reward_func_names", [])]
     return {"reward_funcs": names} if names else {}
 
 
-def changed_settings(args: Any) -> dict[str, Any]:
+def changed_settings(args: TrainingArguments) -> dict[str, Any]:
     """
-    Return the settings that differ from their defaults, the method's own first.
+    Return the settings of a config that may be published and differ from their defaults, the method's own first.
+
+    A setting may be published if TRL, transformers or this package defines its field, and its value is a number, a switch,
+    one of the field's choices, or a list of these. Fields that a subclass adds are published if its attribute
+    `card_settings` names them.
 
     Args:
         args ([`~transformers.TrainingArguments`]): Any config.
 
     Returns:
-        `dict[str, Any]`: Numbers, switches and plain words only.
+        `dict[str, Any]`: JSON values.
     """
     changed = {}
     kinds = list(type(args).__mro__)
     owner = {name: kind for kind in reversed(kinds) for name in getattr(kind, "__annotations__", {})}
+    known = own_fields(type(args))
     for item in sorted(dataclasses.fields(args), key=lambda item: kinds.index(owner.get(item.name, kinds[-1]))):
         value = getattr(args, item.name)
-        value = getattr(value, "value", value)  # enumerations
         default = item.default if item.default_factory is dataclasses.MISSING else item.default_factory()
-        if _ASIDE.search(item.name) or item.name in _DERIVED or value is None or value == default:
+        if value is None or value == default:
+            continue
+        if item.name not in known:
+            if item.name in getattr(args, "card_settings", ()):
+                changed[item.name] = as_text(value)
+            continue
+        if _WITHOUT_EFFECT.search(item.name) or item.name in _DERIVED:
             continue
         if item.name == "reward_weights" and set(value) == {1.0}:
-            continue  # what TRL takes where there are none
-        plain = value if isinstance(value, list) else [value]
-        if all(isinstance(one, (bool, int, float)) or (isinstance(one, str) and _is_word(one)) for one in plain):
-            if plain:
+            continue  # TRL's default
+        if isinstance(value, Enum):
+            value = value.value
+            if value != default and _is_word(value):
                 changed[item.name] = value
+            continue
+        values = value if isinstance(value, list) else [value]
+        if values and all(_is_number(one) or _is_choice(one, item) for one in values):
+            changed[item.name] = as_text(value)
     return changed
 
 
-def command_line(arguments: list[str], processes: int = 1) -> str | None:
+def own_fields(config_class: type) -> set[str]:
+    """Return the fields of a config that TRL, transformers or this package defines."""
+    return {
+        name
+        for kind in config_class.__mro__
+        if kind.__module__.split(".")[0] in _PUBLISHERS
+        for name in getattr(kind, "__dataclass_fields__", ())
+    }
+
+
+def as_text(value: Any) -> Any:
     """
-    Return a command as others can run it: paths relative to the working folder, or their last part; no secrets, no text.
+    Return a value as JSON that is safe to publish: of an object only its kind, of a function only its name.
 
     Args:
-        arguments (`list[str]`): The interpreter, its options, the script and its arguments (`sys.orig_argv`).
-        processes (`int`, *optional*, defaults to `1`): Number of processes of the run.
+        value (`Any`): A value that the user chose to publish, or a number.
 
     Returns:
-        `str` or `None`: The command; `None` where there is no script, as in a notebook.
-
-    Examples:
-        >>> command_line(["/usr/bin/python", "/no/such/place/train.py", "--learning_rate", "1e-6", "--hub_token", "hf_x"])
-        'python train.py --learning_rate 1e-6 --hub_token ...'
+        `Any`: Numbers, switches and text as they are; lists, tuples, sets and dicts as JSON; infinite numbers and everything
+        else as text, without addresses and folders.
     """
-    arguments = arguments[1:]
-    while arguments and arguments[0].startswith("-") and arguments[0] not in ("-m", "-c"):
-        arguments = arguments[1:]  # options of the interpreter
-    if arguments[:1] == ["-m"] and len(arguments) > 1 and "." in arguments[1]:
-        shown, rest = [f"-m {arguments[1]}"], arguments[2:]
-    elif arguments and arguments[0].endswith(".py") and not arguments[0].endswith(("__main__.py", "launcher.py")):
-        shown, rest = [shlex.quote(_public_path(arguments[0]))], arguments[1:]
-    else:
-        return None
-    option = ""
-    for argument in rest:
-        if argument.startswith("--") and "=" not in argument:
-            option = argument
-            shown.append(argument)
-        elif not argument.startswith("-") and _SECRET.search(option):
-            shown.append(_HIDDEN)
-        elif found := re.fullmatch(r"([-+]*\w[\w.@/-]*)=(.*)", argument, flags=re.DOTALL):  # an option, or Hydra's
-            shown.append(f"{found[1]}={_quoted(_public_value(found[1], found[2]))}")
-        else:
-            shown.append(_quoted(_public_value(option, argument)))
-    launcher = "python" if processes == 1 else f"accelerate launch --num_processes {processes}"
-    return " ".join([launcher, *shown])
+    if value is None or isinstance(value, (bool, int, str)):
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else str(value)
+    if isinstance(value, Enum):
+        return as_text(value.value)
+    if isinstance(value, Mapping):
+        return {str(name): as_text(item) for name, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [as_text(item) for item in value]
+    if isinstance(value, (set, frozenset)):
+        return sorted((as_text(item) for item in value), key=str)
+    if isinstance(value, torch.Tensor):
+        return f"tensor of shape {tuple(value.shape)}"
+    if isinstance(value, PurePath):
+        return value.name
+    if callable(value) and hasattr(value, "__qualname__"):
+        return value.__qualname__
+    return type(value).__qualname__
 
 
-def _quoted(value: str) -> str:
-    return value if value == _HIDDEN else shlex.quote(value)
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (bool, int, float))
 
 
-def _public_value(option: str, value: str) -> str:
-    if _SECRET.search(option) or _TOKEN.search(value):
-        return _HIDDEN
-    if value.startswith(("{", "[")):
-        try:
-            return json.dumps(_public_json(option, json.loads(value)))
-        except json.JSONDecodeError:
-            return _HIDDEN
-    if os.path.exists(value) or value.startswith("~"):
-        return _public_path(value)
-    if os.sep in value and re.search(r"[\s:=]", value):  # a text, which may name a place
-        return _HIDDEN
-    return ",".join(_public_path(part) if os.sep in part else part for part in value.split(","))
-
-
-def _public_json(name: str, value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _public_json(key, item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_public_json(name, item) for item in value]
-    return _public_value(name, value) if isinstance(value, str) or _SECRET.search(name) else value
-
-
-def _public_path(path: str) -> str:
-    if not os.path.isabs(path) and ".." not in Path(path).parts and not path.startswith("~"):
-        return path
-    absolute = Path(path).expanduser().resolve()
-    return str(absolute.relative_to(Path.cwd())) if absolute.is_relative_to(Path.cwd()) else absolute.name
+def _is_choice(value: Any, item: dataclasses.Field) -> bool:
+    if not isinstance(value, str):
+        return False
+    choices = item.metadata.get("choices")
+    return value in choices if choices else item.name in _WORDS and _is_word(value)
 
 
 def _is_word(text: str) -> bool:
-    return re.fullmatch(r"[\w.+-]{1,40}", text) is not None
+    return re.fullmatch(r"[\w.+-]{1,60}", text) is not None
 
 
 def _listed(value: Any) -> list:
@@ -305,17 +304,22 @@ def _listed(value: Any) -> list:
 
 
 def _method(component: Component, trainer: WritesCard) -> dict[str, Any]:
-    parameters = inspect.signature(type(component)).parameters
+    defaults = {
+        name: as_text(parameter.default)
+        for kind in reversed(type(component).__mro__)
+        if hasattr(kind, "state_dict")  # a component
+        for name, parameter in inspect.signature(kind).parameters.items()
+    }
     settings = {
         name: value
-        for name, value in component.config().items()
-        if name not in parameters or parameters[name].default != value
+        for name, value in as_text(component.config()).items()
+        if name not in defaults or defaults[name] != value
     }
     method: dict[str, Any] = {"name": type(component).__name__}
     paper = component.paper
     if paper is not None:
         if paper.id == trainer._paper.get("id"):
-            method["name"] = trainer._name  # the part that the drop-in trainer adds by itself
+            method["name"] = trainer._name  # the component that the drop-in trainer adds
         method |= {"title": paper.title, "id": paper.id}
         method |= {"reconstructed": paper.reconstructed} if paper.reconstructed else {}
     return method | ({"settings": settings} if settings else {})
@@ -355,9 +359,13 @@ def _hardware(device: torch.device, processes: int) -> str:
     return f"{processes} x CPU ({platform.machine()}, {threads} thread{'s' * (threads > 1)})"
 
 
-def _peak_memory(device: torch.device) -> dict[str, Any]:
-    """Return the most memory that one process has held, in bytes."""
+def _peak_memory(device: torch.device) -> dict[str, Any] | None:
+    """Return the largest amount of memory that one process has held, in bytes; `None` where that is not known."""
     if device.type == "cuda":
         return {"bytes": torch.cuda.max_memory_allocated(device), "of": "GPU"}
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
     unit = 1 if sys.platform == "darwin" else 1024
     return {"bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit, "of": "main memory"}

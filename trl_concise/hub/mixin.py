@@ -1,16 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How a trainer of TRL's comes to leave our model card."""
+"""Mixin for TRL trainers that writes the model card and decides what is uploaded."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from transformers import TrainerCallback
+from transformers.trainer import TRAINER_STATE_NAME
 
-from ..checkpoint import save_components
+from ..checkpoint import save_components, write_atomically
+from ..config import pickled_as_settings
 from .card import copy_card, write_card
 from .facts import FACTS_FILE, write_facts
 
@@ -22,13 +25,14 @@ if TYPE_CHECKING:
 
 class WritesCard:
     """
-    Completes the model card that a trainer of TRL's writes. Stands before that trainer among the bases.
+    Completes the model card that a TRL trainer writes, and keeps private settings out of the files that transformers uploads
+    with the model. It precedes that trainer among the bases.
 
     While transformers uploads the output folder in the background, the card and what goes with it stay as they are: the
     upload fails as a whole if a large file is not the one that it has hashed. They are written before the next upload.
 
     Attributes:
-        components (`Sequence[Component]`): Parts whose papers, settings and state belong to the model.
+        components (`Sequence[Component]`): Components whose papers, settings and state belong to the model.
         history ([`PromptHistory`], *optional*): What they remember about each prompt.
     """
 
@@ -51,7 +55,7 @@ class WritesCard:
         if not self.is_world_process_zero():
             return
         # TRL and transformers call this before every push, and push the output folder: what is to go with it gets there.
-        self.save_state()
+        self._save_public_state()
         if self.components:
             save_components(self.components, self.args.output_dir)
         write_facts(self)
@@ -69,6 +73,23 @@ class WritesCard:
         # PEFT writes a card wherever it saves an adapter, or edits ours: with the path of a local base model, without tags.
         self.create_model_card(**self._card_arguments)
         copy_card(run, folder)
+
+    def _save(self, output_dir=None, state_dict=None):
+        with pickled_as_settings(self.args):
+            super()._save(output_dir, state_dict)
+
+    def _push_from_checkpoint(self, checkpoint_folder):
+        with pickled_as_settings(self.args):
+            super()._push_from_checkpoint(checkpoint_folder)
+
+    def _save_public_state(self) -> None:
+        """Save the log and the step into the output folder, without the path of the folder."""
+        self.save_state()
+        best = self.state.best_model_checkpoint
+        if best is not None:
+            path = Path(self.args.output_dir, TRAINER_STATE_NAME)
+            state = json.loads(path.read_text(encoding="utf-8")) | {"best_model_checkpoint": Path(best).name}
+            write_atomically(path, (json.dumps(state, indent=2, sort_keys=True) + "\n").encode())
 
     def push_to_hub(self, *args, **kwargs):
         if getattr(self, "push_in_progress", None) is not None:

@@ -7,13 +7,13 @@ from dataclasses import dataclass, field
 
 from trl import SFTConfig
 
-from ..config import NamesMistypedFields
+from ..config import ConfigMixin
 from ..data.critique_tokens import OVERLONG
 from ..data.critiques import CRITIQUE_TEMPLATES
 
 
 @dataclass
-class CFTConfig(NamesMistypedFields, SFTConfig):
+class CFTConfig(ConfigMixin, SFTConfig):
     r"""
     Configuration of [`CFTTrainer`]: [`~trl.SFTConfig`] and what concerns critiques.
 

@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 
 from trl import DPOConfig
 
-from ..config import NamesMistypedFields
+from ..config import ConfigMixin
 
 
 @dataclass
-class REDIConfig(NamesMistypedFields, DPOConfig):
+class REDIConfig(ConfigMixin, DPOConfig):
     r"""
     Configuration of [`REDITrainer`]: [`~trl.DPOConfig`] and REDI's own settings.
 

@@ -554,6 +554,15 @@ class Group(GroupReward):
         return rollouts.correct
 
 
+class Slashed(Group):
+    name = "my/part"
+
+
+class Unsaved(Group):
+    def state_dict(self):
+        return {"seen": {"a"}}
+
+
 def test_a_plain_grpo_trainer_cannot_use_a_group_reward(tiny_model, problems, tmp_path):
     args = GRPOConfig(**tiny.settings(tmp_path))
     trainer = GRPOTrainer(tiny_model, [tiny.even_reward, HAPOLengthReward()], args, problems)
@@ -571,7 +580,9 @@ def needs_solution(completions, solution, **kwargs):
         ([tiny.even_reward], {"remove_unused_columns": True}, {}, ValueError, "Leave it False"),
         ([tiny.even_reward], {"correctness": "accuracy"}, {}, ValueError, r"none of the reward functions \['even"),
         ([Group()], {}, {}, ValueError, r"\['Group'\] build on correctness: put a reward function"),
-        ([tiny.even_reward, Group(), Group()], {}, {}, ValueError, "Each part needs a name of its own"),
+        ([tiny.even_reward, Group(), Group()], {}, {}, ValueError, "Group and Group have the same name, 'group'"),
+        ([tiny.even_reward, Slashed()], {}, {}, ValueError, "The name of Slashed is 'my/part'"),
+        ([tiny.even_reward, Unsaved()], {}, {}, ValueError, "`group`: state_dict.*'seen'.* is a set"),
         ([lambda x: x, lambda x: x, Group()], {}, {}, ValueError, "Give each a `__name__` of its own"),
         ([tiny.even_reward], {}, {"prompt_selector": Group()}, TypeError, "prompt_selector= takes a PromptSelector"),
         ([tiny.even_reward, Group], {}, {}, TypeError, r"Group\(\), not the class"),

@@ -3,14 +3,17 @@
 The state of components on disk, beside the optimizer's.
 
 `concise_state/` holds `state.json` (format, versions, and every number and string, readable) and one `.safetensors` per
-component that holds tensors. Every file is written whole or not at all, and `state.json`, written last, names the
-checksum of each tensor file, so a half-written or mixed folder is recognised when it is read.
+component that has tensors. Every file is written whole or not at all, and `state.json`, written last, names the
+checksum of each tensor file, so a half-written or mixed folder is recognized when it is read. What JSON lacks is written
+as an object of one entry: NaN and infinity as `{"__float__": "nan"}`, a dict with other keys than strings as
+`{"__items__": [[key, value], ...]}`.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
@@ -28,6 +31,7 @@ if TYPE_CHECKING:
 STATE_FOLDER = "concise_state"
 _STATE_FILE = "state.json"
 _FORMAT = 1
+_FLOAT, _ITEMS = "__float__", "__items__"
 
 
 def save_components(components: Sequence[Component], folder: str | Path) -> None:
@@ -37,20 +41,79 @@ def save_components(components: Sequence[Component], folder: str | Path) -> None
     Args:
         components (`Sequence[Component]`): Components with distinct names.
         folder (`str` or `Path`): The checkpoint folder.
+
+    Raises:
+        `ValueError`: If a state has a value that cannot be saved.
     """
     folder = Path(folder, STATE_FOLDER)
     folder.mkdir(parents=True, exist_ok=True)
     entries = {}
     for component in components:
-        state = component.state_dict()
-        tensors = {name: value for name, value in state.items() if isinstance(value, Tensor)}
-        entry: dict[str, Any] = {"values": {name: value for name, value in state.items() if name not in tensors}}
+        values, tensors = _split_state(component)
+        entry: dict[str, Any] = {"values": values}
         if tensors:
             path = folder / f"{component.name}.safetensors"
             entry["tensors"] = {"file": path.name, "sha256": write_tensors(path, tensors)}
         entries[component.name] = entry
     state = {"format": _FORMAT, "trl_concise": version("trl-concise"), "components": entries}
     write_atomically(folder / _STATE_FILE, json.dumps(state, indent=2, allow_nan=False).encode())
+
+
+def check_states(components: Sequence[Component]) -> None:
+    """
+    Check that the state of each component can be saved.
+
+    Args:
+        components (`Sequence[Component]`): Components.
+
+    Raises:
+        `ValueError`: If a state has a value that cannot be saved.
+    """
+    for component in components:
+        _split_state(component)
+
+
+def _split_state(component: Component) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Return the JSON values and the tensors of a component's state."""
+    values, tensors = {}, {}
+    for name, value in component.state_dict().items():
+        if isinstance(value, Tensor):
+            tensors[name] = value
+        else:
+            values[name] = _encode(value, f"`{component.name}`: state_dict()[{name!r}]")
+    return values, tensors
+
+
+def _encode(value: Any, place: str) -> Any:
+    """Return a value as JSON from which `_decode` restores it."""
+    if value is None or isinstance(value, (str, bool, int)):
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else {_FLOAT: str(float(value))}
+    if isinstance(value, (list, tuple)):
+        return [_encode(item, f"{place}[{i}]") for i, item in enumerate(value)]
+    if isinstance(value, Mapping):
+        items = {key: _encode(item, f"{place}[{key!r}]") for key, item in value.items()}
+        if all(isinstance(key, str) and key not in (_FLOAT, _ITEMS) for key in items):
+            return items
+        return {_ITEMS: [[_encode(key, f"the key {key!r} of {place}"), item] for key, item in items.items()]}
+    raise ValueError(
+        f"{place} is a {type(value).__name__}. A saved state has numbers, strings, booleans, None, lists and dicts of these, "
+        "and tensors at the top level. Convert this value in state_dict()."
+    )
+
+
+def _decode(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_decode(item) for item in value]
+    if not isinstance(value, dict):
+        return value
+    if _FLOAT in value:
+        return float(value[_FLOAT])
+    if _ITEMS in value:
+        pairs = _decode(value[_ITEMS])
+        return {tuple(key) if isinstance(key, list) else key: item for key, item in pairs}
+    return {key: _decode(item) for key, item in value.items()}
 
 
 def load_components(components: Sequence[Component], folder: str | Path) -> list[str] | None:
@@ -89,7 +152,7 @@ def load_components(components: Sequence[Component], folder: str | Path) -> list
             f"run was started with, or delete {folder} to start them afresh."
         )
     for name, entry in entries.items():
-        values = dict(entry["values"])
+        values = _decode(entry["values"])
         if "tensors" in entry:
             values |= read_tensors(folder / entry["tensors"]["file"], sha256=entry["tensors"]["sha256"])
         known[name].load_state_dict(values)

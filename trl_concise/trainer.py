@@ -29,9 +29,9 @@ from trl import GRPOConfig, GRPOTrainer
 from trl.chat_template_utils import parse_response
 from trl.trainer.utils import pad
 
-from .checkpoint import load_components, save_components
+from .checkpoint import check_states, load_components, save_components
 from .checks import Watch, check_budget, check_dataset, check_output_dir, check_rewards
-from .components import BudgetSchedule, Component, GroupReward, PromptSelector, TokenCredit
+from .components import BudgetSchedule, Component, GroupReward, PromptSelector, TokenCredit, check_names
 from .config import ConciseGRPOConfig, own_config
 from .evaluation.training import EvaluationLog, measure_completions
 from .generation import ForkedRandomState, GeneratedRollouts, GenerationRequest, pad_pairs
@@ -168,11 +168,8 @@ class ConciseGRPOTrainer(ResumesTraining, WritesCard, GRPOTrainer):
             *credits,
             *([budget_schedule] if budget_schedule else []),
         ]
+        check_names(self.components)
         names = [component.name for component in self.components]
-        if len(set(names)) < len(names):
-            raise ValueError(
-                f"Each part needs a name of its own, got {names}. Remove one, or subclass it with a `name`."
-            )
         self._prompt_order: SelectingSampler | None = None  # saved beside the parts; see `_get_train_sampler`
         self._tool_mask_list: list[list[int]] | None = None  # of the batch being scored; see `_generate`
         self._tokens: CompletionTokens | None = None  # the batch being scored, for the token credit
@@ -225,6 +222,7 @@ class ConciseGRPOTrainer(ResumesTraining, WritesCard, GRPOTrainer):
             )
         for component in self.components:
             component.attach(self)
+        check_states(self.components)
 
     @property
     def history(self) -> PromptHistory | None:

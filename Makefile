@@ -17,14 +17,15 @@ help:  ## show this list
 # The stamp is written last, so an interrupted installation is taken up again.
 $(STAMP): pyproject.toml constraints.txt
 	@"$(PYTHON)" -c 'import sys; sys.exit("trl_concise needs Python 3.11 or newer, and $(PYTHON) is " + sys.version.split()[0] + ". Name another one: make PYTHON=python3.12") if sys.version_info < (3, 11) else 0'
-	"$(PYTHON)" -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	@echo 'Installing the tested versions into $(VENV) (once; a few minutes) ...'
+	@"$(PYTHON)" -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
 	@touch $@
 
 install: $(STAMP)  ## build .venv with the tested versions (constraints.txt)
 
 demo: $(STAMP)  ## train the embedded model with HAPO on the CPU, a few minutes
-	$(BIN)/accelerate launch examples/hapo.py
+	@$(BIN)/trl-concise hapo
 
 test: $(STAMP)  ## run the tests, offline and on the CPU
 	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal
@@ -46,7 +47,7 @@ check: $(STAMP)  ## lint, check the formatting and the types
 	$(BIN)/mypy
 
 docs: $(STAMP)  ## build the documentation site into site/
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[docs]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[docs]'
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
 
 format: $(STAMP)  ## fix what can be fixed

@@ -26,6 +26,7 @@ from pathlib import Path
 
 from .cli import LAUNCHER_FLAGS, TRAINING
 from .errors import COMMAND, Parser, check_folder, fail
+from .quiet import QUIET, hide_messages
 
 
 def examples_folder() -> Path:
@@ -49,6 +50,9 @@ def train(method: str, argv: Sequence[str]) -> int:
     """
     script = examples_folder() / f"{method}.py"
     launcher, rest = split_launcher_flags(argv)
+    is_verbose = bool({"--verbose", "--verbose=True", "--verbose=true"} & set(rest))
+    if not is_verbose:
+        hide_messages()
     if {"-h", "--help", "--dry_run", "--dry-run"} & set(rest):  # nothing to launch
         main = runpy.run_path(str(script))["main"]
         sys.argv = [f"trl-concise {method}", *rest]
@@ -66,7 +70,7 @@ def train(method: str, argv: Sequence[str]) -> int:
             options = launch_command_parser().parse_args([*_with_defaults(launcher), str(script), *rest])
     except SystemExit:
         fail(errors.getvalue().rpartition("error: ")[2], command)
-    os.environ[COMMAND] = command  # of the processes that are launched
+    os.environ |= {COMMAND: command} if is_verbose else {COMMAND: command, QUIET: "1"}  # of the processes launched
     try:
         launch_command(options)
         status = 0
@@ -77,7 +81,8 @@ def train(method: str, argv: Sequence[str]) -> int:
     except (KeyboardInterrupt, SignalException):  # the script, which was interrupted as well, says so
         status = 130
     finally:
-        del os.environ[COMMAND]
+        for name in (COMMAND, QUIET):
+            os.environ.pop(name, None)
     if status < 0:  # killed before it could report anything
         print(f"{command}: ended by {signal.Signals(-status).name}", file=sys.stderr)
         return 128 - status

@@ -35,6 +35,23 @@ class RecipeParser(Parser, TrlParser):
         help = "YAML file of options, such as those of examples/configs; the command line comes before it."
         self.add_argument("--config", metavar="RECIPE", default=argparse.SUPPRESS, help=help)
 
+    def group_options(self, title: str, names: Sequence[str], title_of_others: str) -> None:
+        """
+        List some options first in the help.
+
+        Args:
+            title (`str`): Heading of these options.
+            names (`Sequence[str]`): Their names, in the order in which they are listed.
+            title_of_others (`str`): Heading of all others, except `--help` and `--config`.
+        """
+        first, others = self.add_argument_group(title), self.add_argument_group(title_of_others)
+        listed = {action.dest: [] for action in self._optionals._group_actions}
+        for action in self._optionals._group_actions:
+            listed[action.dest].append(action)  # a switch that is on by default has two: --name and --no_name
+        first._group_actions = [action for name in names for action in listed.pop(name)]
+        self._optionals._group_actions = listed.pop("help") + listed.pop("config")
+        others._group_actions = [action for actions in listed.values() for action in actions]
+
     def parse_args_and_config(self, args: Sequence[str] | None = None, **kwargs: Any) -> tuple[Any, ...]:
         args = sys.argv[1:] if args is None else args
         words = [part for word in args for part in (word.split("=", 1) if word.startswith("--config=") else [word])]

@@ -27,6 +27,7 @@ from .cli import LAUNCHER_FLAGS
 from .config import ConciseGRPOConfig
 from .errors import check_folder, tell_input_errors
 from .launch import set_master_port
+from .quiet import hide_messages, hide_weight_bars
 from .recipe import RecipeParser, given_options
 
 
@@ -49,6 +50,10 @@ class RunArguments:
     report_problems: int = field(
         default=1024,
         metadata={"help": "How many problems the report evaluates before and after a run of the demo; 0: no report."},
+    )
+    verbose: bool = field(
+        default=False,
+        metadata={"help": "Show what libraries print and the progress of loading weights, which is hidden otherwise."},
     )
 
 
@@ -75,10 +80,15 @@ def parse_arguments(
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     parser = RecipeParser(classes, usage="%(prog)s [--OPTION VALUE ...]", epilog=_say_own_options(*classes))
+    parser.group_options("options of this script and its method", _own_options(*classes), "options of TRL")
     if not {"model_name_or_path", "config"} & given_options(arguments):
         parser.set_defaults_with_config(**demo_settings)
+    given = parser.parse_known_args(arguments)[0]
+    if not given.verbose:
+        hide_messages()
+        hide_weight_bars()
     # A recipe for a GPU is read on a machine without one as well: on a CPU, bf16 is not refused.
-    on_cpu = ["--use_cpu"] if parser.parse_known_args(arguments)[0].dry_run else []
+    on_cpu = ["--use_cpu"] if given.dry_run else []
     with tell_input_errors():
         run_args, training_args, model_args, unknown = parser.parse_args_and_config(
             [*arguments, *on_cpu], return_remaining_strings=True
@@ -130,7 +140,7 @@ def resolved_settings(*parts: Any) -> dict[str, Any]:
                 and value not in (item.default, [])
             ):
                 settings[item.name] = value
-    for name in ("dry_run", "generation_batch_size"):  # not a setting; follows from the others
+    for name in ("dry_run", "verbose", "generation_batch_size"):  # not settings; follows from the others
         settings.pop(name, None)
     return settings
 
@@ -346,13 +356,22 @@ def _say_unknown(unknown: Sequence[str], classes: Sequence[type]) -> str:
     return " ".join(found) or f"unexpected argument {' '.join(unknown)}: every value follows an option"
 
 
+def _own_options(script_class: type, config_class: type, model_class: type) -> list[str]:
+    """Return the names of the options that are not TRL's."""
+    inherited = {item.name for item in dataclasses.fields(_trl_config(config_class))}
+    names = [item.name for item in (*dataclasses.fields(script_class), *dataclasses.fields(config_class))]
+    return [name for name in names if name not in inherited]
+
+
+def _trl_config(config_class: type) -> type:
+    return next(part for part in config_class.__mro__ if part.__module__.startswith("trl."))
+
+
 def _say_own_options(script_class: type, config_class: type, model_class: type) -> str:
-    """Name the options that are not TRL's: among a thousand lines of help they are not to be found."""
-    base = next(part for part in config_class.__mro__ if part.__module__.startswith("trl."))
-    inherited = {item.name for item in dataclasses.fields(base)}
-    own = [item.name for item in (*dataclasses.fields(script_class), *dataclasses.fields(config_class))]
-    own = ", ".join(f"--{name}" for name in own if name not in inherited)
-    return f"Options of this script and its method: {own}. The others are those of TRL's {base.__name__} and {model_class.__name__}."
+    """Name the options that are not TRL's at the end of the help, which is what a terminal shows of it."""
+    own = ", ".join(f"--{name}" for name in _own_options(script_class, config_class, model_class))
+    trl = _trl_config(config_class).__name__
+    return f"Options of this script and its method: {own}. The others are those of TRL's {trl} and {model_class.__name__}."
 
 
 def _memory_plan(prog: str, settings: dict[str, Any]) -> str:

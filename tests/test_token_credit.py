@@ -71,6 +71,21 @@ def loss_and_gradients(trainer, loss) -> tuple[torch.Tensor, list[torch.Tensor]]
     return loss.detach(), torch.autograd.grad(loss, parameters)
 
 
+@pytest.mark.parametrize("shape", [(8, 3), (7, 24), (8,), (24,)])
+def test_a_selection_of_the_wrong_shape_is_refused_by_name(shape, tiny_model, problems, tmp_path):
+    class Narrow(FirstTokens):
+        name = "narrow"
+
+        def select(self, tokens):
+            return torch.ones(shape, dtype=torch.bool)
+
+    rollout = tiny.rollouts_of([[5] * 8])  # and EOS
+    trainer = build(tiny_model, problems, tmp_path, credit=[FirstTokens(), Narrow()], rollout_func=rollout)
+    message = r"Narrow\.select returned the shape .* for 8 completions of at most 6 tokens\. Return \(8, 6\), or wider"
+    with pytest.raises(ValueError, match=message):
+        trainer.train()
+
+
 @pytest.fixture(scope="session")
 def architectures(tmp_path_factory, tiny_model) -> dict[str, str]:
     return {"qwen2": tiny_model, "llama": tiny.make_model(tmp_path_factory.mktemp("llama"), architecture="llama")}

@@ -57,11 +57,22 @@ def gather_tokens(tokens: CompletionTokens) -> CompletionTokens:
 
 
 def select_tokens(credits: Sequence[TokenCredit], tokens: CompletionTokens) -> list[list[int]]:
-    """Return, per completion of this process, 1 for each token that every part may keep, before any reward is known."""
+    """
+    Return, per completion of this process, 1 for each token that every component may keep, before any reward is known.
+
+    Raises:
+        `ValueError`: If a component selects among more or fewer completions, or among fewer tokens, than there are.
+    """
     chosen = [mask for _, mask in tokens.own()]
     for credit in credits:
         keep = credit.select(tokens)
         if keep is not None:
+            longest = max(map(len, chosen), default=0)
+            if keep.ndim != 2 or keep.size(0) != len(chosen) or keep.size(1) < longest:
+                raise ValueError(
+                    f"{type(credit).__name__}.select returned the shape {tuple(keep.shape)} for {len(chosen)} completions of "
+                    f"at most {longest} tokens. Return ({len(chosen)}, {longest}), or wider."
+                )
             chosen = [
                 [int(a and b) for a, b in zip(mask, row, strict=False)]
                 for mask, row in zip(chosen, keep.tolist(), strict=True)

@@ -100,6 +100,16 @@ def test_rollouts_are_buffered_as_resuming_expects():
     assert "self._buffered_inputs[self._step % self.args.steps_per_generation]" in source
 
 
+def test_a_pass_over_a_stream_is_counted_as_resuming_expects():
+    assert "max_steps * args.gradient_accumulation_steps" in inspect.getsource(Trainer.set_initial_training_values)
+    assert "self.state.epoch = epoch + (step + 1) / steps_in_epoch" in inspect.getsource(Trainer)
+
+
+def test_reward_functions_are_read_where_one_of_them_is_chosen():
+    source = inspect.getsource(GRPOTrainer._calculate_rewards)
+    assert "zip(self.reward_funcs, self.reward_processing_classes, self.reward_func_names, strict=True)" in source
+
+
 def test_sft_seam_unchanged():
     parameters = ["self", "dataset", "processing_class", "args", "packing", "formatting_func", "dataset_name"]
     assert list(inspect.signature(SFTTrainer._prepare_dataset).parameters) == parameters

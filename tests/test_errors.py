@@ -64,6 +64,10 @@ needs_solution.__name__ = "accuracy"
             {"rows": [{"prompt": f"{i}?", "prompt_id": "same"} for i in range(8)]},
             "names different prompts, which would share one history",
         ),
+        (
+            {"rows": [{"prompt": f"{i}?", "completions": "x", "prompts": "y"} for i in range(8)]},
+            "The train dataset has the columns ['completions', 'prompts'], but TRL passes arguments of these names",
+        ),
         ({"remove_unused_columns": True}, "drops every column but"),
         (
             {"reward_weights": [1.0, 2.0]},
@@ -90,6 +94,33 @@ def test_no_chat_template(tiny_model, tmp_path):
     rows = [{"prompt": [{"role": "user", "content": f"{i}?"}]} for i in range(8)]
     with pytest.raises(ValueError, match="the tokenizer has no chat template"):
         build(tiny_model, tmp_path, rows, trainer_kwargs={"processing_class": tokenizer})
+
+
+def test_a_column_that_trl_replaces(tiny_model, tmp_path, caplog):
+    rows = [{"prompt": f"{i}?", "trainer_state": "x", "completion": "y"} for i in range(8)]
+    with caplog.at_level(logging.WARNING, logger="trl_concise"):
+        build(tiny_model, tmp_path, rows, max_steps=1).train()
+    assert "Reward functions do not receive the columns ['trainer_state'] of the train dataset" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({}, None),
+        ({"load_best_model_at_end": True}, "chosen by 'loss', which is about 0 for every policy"),
+        ({"metric_for_best_model": "eval_loss"}, "chosen by 'eval_loss', which is about 0"),
+        ({"metric_for_best_model": "tokens_mean"}, "keeps the checkpoint with the highest value, but lower is better"),
+        ({"metric_for_best_model": "eval_hard_truncated_fraction"}, "but lower is better"),
+        ({"metric_for_best_model": "tokens_mean", "greater_is_better": False}, None),
+        ({"metric_for_best_model": "eval_accuracy"}, None),
+    ],
+)
+def test_a_metric_that_does_not_tell_the_best_checkpoint(changes, message, tiny_model, tmp_path, caplog):
+    settings = {"eval_strategy": "steps", "save_strategy": "steps", "eval_steps": 1, "save_steps": 1, **changes}
+    evaluated = {"eval_dataset": Dataset.from_list([{"prompt": "1?"}])}
+    with caplog.at_level(logging.WARNING, logger="trl_concise"):
+        build(tiny_model, tmp_path, trainer_kwargs=evaluated, **settings)
+    assert (message in caplog.text) if message else ("best" not in caplog.text)
 
 
 def test_no_padding_token(tiny_model, tmp_path):

@@ -141,7 +141,10 @@ def test_padding_meets_between_prompt_and_completion():
 
 
 def test_extra_completions_are_judged_by_what_says_what_is_correct(tiny_model, problems, tmp_path):
+    called = []
+
     def style(completions, **kwargs):
+        called.append(len(completions))
         return [1.0] * len(completions)
 
     def judge(completion_ids, solution, log_metric, log_extra, **kwargs):
@@ -158,4 +161,7 @@ def test_extra_completions_are_judged_by_what_says_what_is_correct(tiny_model, p
     verdicts = trainer.judge_rollouts(rows, generated)
     assert verdicts.isnan().tolist() == [True] * 3 + [False] * 3
     assert verdicts[3:].tolist() == [1, 1, 1]  # the prefix is part of the completion
+    assert not called  # a paid judge, for example
+    rewards = trainer.reward_rollouts(rows, generated)
+    assert rewards.shape == (6, 2) and called == [6]
     assert not trainer._pending_metrics and not trainer._pending_extra_logs

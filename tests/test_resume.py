@@ -5,12 +5,18 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import shutil
+import signal
+import time
 
 import pytest
 import torch
 from datasets import Dataset
+from peft import LoraConfig
 from safetensors.torch import load_file
+from transformers import TrainerCallback
+from transformers.trainer_jit_checkpoint import JITCheckpointCallback
 
 from tests import tiny
 from tests.tools import kill_loop, resume_matrix
@@ -292,3 +298,120 @@ def test_the_last_file_of_a_checkpoint(output_dir):
     files = [path for path in (output_dir / "checkpoint-2").rglob("*") if path.is_file()]
     newest = max(files, key=lambda path: path.stat().st_mtime_ns)
     assert newest.name == "trainer_state.json" and json.loads(newest.read_text())["global_step"] == 2
+
+
+# Saved inside an optimizer step
+
+
+class SaveInside(TrainerCallback):
+    """Saves in an event of the second step, and stops the run."""
+
+    def __init__(self, event):
+        self.trainer = None
+        setattr(self, event, self.save)
+
+    def save(self, args, state, control, **kwargs):
+        if state.global_step == 1:
+            self.trainer._save_checkpoint(self.trainer.model, trial=None)
+            control.should_training_stop = True
+
+
+class Terminated(TrainerCallback):
+    """Gets SIGTERM in the second step, between two micro-steps."""
+
+    def on_substep_end(self, args, state, control, **kwargs):
+        if state.global_step == 1:
+            callbacks = self.trainer.callback_handler.callbacks
+            (manager,) = (item.jit_manager for item in callbacks if isinstance(item, JITCheckpointCallback))
+            manager.kill_wait = 0
+            os.kill(os.getpid(), signal.SIGTERM)
+            while not manager.is_checkpoint_requested:
+                time.sleep(0.01)
+
+
+def complete_run(model, folder, callback=None, resume=None, **changes):
+    """A run in which dropout and generation draw from the random state, and all that it has learned."""
+    from tests.tools import parts
+    from trl_concise import ConciseGRPOConfig, ConciseGRPOTrainer, HAPOLengthReward
+
+    dataset = Dataset.from_list([{"prompt": f"What is {i}?"} for i in range(8)])
+    settings = tiny.settings(folder, max_steps=4, per_device_train_batch_size=4, **changes)
+    trainer = ConciseGRPOTrainer(
+        model,
+        [tiny.even_reward, HAPOLengthReward()],
+        ConciseGRPOConfig(**settings),
+        dataset,
+        callbacks=[callback] if callback else None,
+        peft_config=LoraConfig(target_modules=["q_proj", "v_proj"], lora_dropout=0.5),
+        **{slot: part() for slot, part in parts.SLOTS.values()},
+    )
+    if callback:
+        callback.trainer = trainer
+    trainer.train(resume_from_checkpoint=resume)
+    history = trainer.history.to_pandas().sort_index().fillna(-1).to_dict("index")
+    tokens = [entry["num_tokens"] for entry in trainer.state.log_history if "num_tokens" in entry]
+    return history, tiny.losses(trainer)[1:], tokens[1:]
+
+
+@pytest.mark.parametrize(
+    ("event", "changes"),
+    [
+        ("on_substep_end", {"gradient_accumulation_steps": 2}),
+        ("on_pre_optimizer_step", {"num_iterations": 2, "num_generations": 2}),
+    ],
+)
+def test_a_run_saved_inside_a_step_resumes_exactly(event, changes, tiny_model, tmp_path):
+    whole = complete_run(tiny_model, tmp_path / "whole", **changes)
+    complete_run(tiny_model, tmp_path / "stopped", SaveInside(event), **changes)
+    checkpoint = str(tmp_path / "stopped" / "checkpoint-1")
+    assert complete_run(tiny_model, tmp_path / "resumed", resume=checkpoint, **changes) == whole
+
+
+def test_a_run_that_is_terminated_inside_a_step_resumes_exactly(tiny_model, tmp_path):
+    """Each micro-step generates: the step has rolled out two batches when it is stopped."""
+    changes = {"gradient_accumulation_steps": 2, "steps_per_generation": 1, "enable_jit_checkpoint": True}
+    whole = complete_run(tiny_model, tmp_path / "whole", **changes)
+    complete_run(tiny_model, tmp_path / "stopped", Terminated(), **changes)
+    checkpoint = str(tmp_path / "stopped" / "checkpoint-1")
+    assert complete_run(tiny_model, tmp_path / "resumed", resume=checkpoint, **changes) == whole
+
+
+def test_a_save_after_the_update_is_refused(tiny_model, tmp_path):
+    with pytest.raises(ValueError, match=r"would update them twice\. Save in `on_step_end` instead"):
+        complete_run(tiny_model, tmp_path, SaveInside("on_optimizer_step"))
+
+
+def test_saving_inside_a_step_leaves_the_run_as_it_is(tiny_model, tmp_path):
+    class Goes(SaveInside):
+        def save(self, args, state, control, **kwargs):
+            super().save(args, state, control)
+            control.should_training_stop = False
+
+    whole = complete_run(tiny_model, tmp_path / "whole")
+    assert complete_run(tiny_model, tmp_path / "saved", Goes("on_pre_optimizer_step")) == whole
+
+
+# Streams
+
+
+def test_a_streamed_run_resumes_in_its_epoch(tiny_model, tmp_path):
+    """8 rows are 4 steps: the order of the second pass differs from that of the first."""
+
+    def run(folder, resume=None):
+        seen = []
+
+        def reward(prompts, completion_ids, **kwargs):
+            seen.append(prompts)
+            return tiny.even_reward(completion_ids)
+
+        settings = tiny.settings(folder, max_steps=8, save_strategy="steps", save_steps=1)
+        stream = Dataset.from_list([{"prompt": f"What is {i}?"} for i in range(8)]).to_iterable_dataset()
+        trainer = HAPOTrainer(tiny_model, reward, HAPOConfig(**settings), stream)
+        trainer.train(resume_from_checkpoint=resume)
+        return seen, tiny.losses(trainer), trainer.history.to_pandas().sort_index().fillna(-1).to_dict("index")
+
+    seen, losses, history = run(tmp_path / "whole")
+    assert seen[:4] != seen[4:]
+    for step in (3, 4, 5):  # inside the first pass, at its end, inside the second
+        resumed = run(tmp_path / f"from-{step}", str(tmp_path / "whole" / f"checkpoint-{step}"))
+        assert resumed == (seen[step:], losses, history)

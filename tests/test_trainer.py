@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import logging
 import math
+from functools import partial
 from importlib import resources
 from pathlib import Path
 
@@ -192,6 +193,7 @@ def test_kept_tokens_alone_carry_the_loss(tiny_model, problems, tmp_path):
 @pytest.mark.parametrize(
     ("part", "message"),
     [
+        ("infinite", r"The reward functions \['Bad'\] returned an infinite reward"),
         ("reward", r"Bad\.score returned the shape \(3,\) for 8 completions; it must be \(8,\)"),
         ("measure", r"Bad\.measure returned 'x' in the shape \(3,\) for 8 completions; it must be \(8,\)"),
         ("credit", r"Bad\.assign returned advantages \(3,\)"),
@@ -200,7 +202,7 @@ def test_kept_tokens_alone_carry_the_loss(tiny_model, problems, tmp_path):
 )
 def test_a_part_that_returns_nonsense_is_named(part, message, tiny_model, problems, tmp_path):
     rewards, slots = [tiny.even_reward], {}
-    if part in ("reward", "measure"):
+    if part in ("infinite", "reward", "measure"):
 
         class Bad(GroupReward):
             name = "bad"
@@ -209,7 +211,7 @@ def test_a_part_that_returns_nonsense_is_named(part, message, tiny_model, proble
                 return {"x": torch.zeros(3)} if part == "measure" else {}
 
             def score(self, rollouts):
-                return torch.zeros(3)
+                return torch.full((len(rollouts),), -math.inf) if part == "infinite" else torch.zeros(3)
 
         rewards.append(Bad())
     elif part == "credit":
@@ -570,6 +572,10 @@ def test_a_plain_grpo_trainer_cannot_use_a_group_reward(tiny_model, problems, tm
         trainer.train()
 
 
+def abstain(completions, n, **kwargs):
+    return [None] * len(completions)
+
+
 def needs_solution(completions, solution, **kwargs):
     return [0.0] * len(completions)
 
@@ -583,7 +589,14 @@ def needs_solution(completions, solution, **kwargs):
         ([tiny.even_reward, Group(), Group()], {}, {}, ValueError, "Group and Group have the same name, 'group'"),
         ([tiny.even_reward, Slashed()], {}, {}, ValueError, "The name of Slashed is 'my/part'"),
         ([tiny.even_reward, Unsaved()], {}, {}, ValueError, "`group`: state_dict.*'seen'.* is a set"),
-        ([lambda x: x, lambda x: x, Group()], {}, {}, ValueError, "Give each a `__name__` of its own"),
+        ([lambda x: x, lambda x: x, Group()], {}, {}, ValueError, "Define each with its own `def`"),
+        (
+            [partial(abstain, n=1), partial(abstain, n=2), Group()],
+            {},
+            {},
+            ValueError,
+            "a `functools.partial` has the name",
+        ),
         ([tiny.even_reward], {}, {"prompt_selector": Group()}, TypeError, "prompt_selector= takes a PromptSelector"),
         ([tiny.even_reward, Group], {}, {}, TypeError, r"Group\(\), not the class"),
         ([tiny.even_reward], {}, {"prompt_selector": GRESO}, TypeError, r"GRESO\(\), not the class"),
@@ -615,6 +628,46 @@ def test_bad_datasets(tiny_model, problems, tmp_path):
             problems.to_iterable_dataset(),
             prompt_selector=Recorder().selector,
         )
+
+
+class Rows(torch.utils.data.Dataset):
+    """A PyTorch dataset."""
+
+    def __init__(self, rows):
+        self.rows = rows
+
+    def __len__(self):
+        return len(self.rows)
+
+    def __getitem__(self, index):
+        return self.rows[index]
+
+
+@pytest.mark.parametrize("kind", [list, lambda rows: Rows(list(rows)), lambda rows: {"a": list(rows), "b": rows}])
+def test_datasets_for_evaluation_are_those_that_trl_accepts(kind, tiny_model, problems, tmp_path):
+    changes = {"max_steps": 1, "eval_strategy": "steps", "eval_steps": 1, "save_strategy": "steps", "save_steps": 1}
+    evaluated = kind(problems.select(range(2)))
+    trainer = hapo(tiny_model, problems, tmp_path, trainer_kwargs={"eval_dataset": evaluated}, **changes)
+    trainer.train()
+    names = ["eval_a_accuracy", "eval_b_accuracy"] if isinstance(evaluated, dict) else ["eval_accuracy"]
+    assert all(any(name in entry for entry in trainer.state.log_history) for name in names)
+    assert trainer.evaluate({"outer": {"inner": list(problems.select(range(2)))}})
+
+
+@pytest.mark.parametrize(
+    ("evaluated", "message"),
+    [
+        ([], "The eval dataset is empty"),
+        ({"hard": Rows([{"question": "1?"}])}, r"The hard dataset needs a `prompt` column; it has \['question'\]"),
+        (
+            {"outer": {"inner": [{"prompt": "1?"}]}},
+            r"needs the columns \['solution'\], but the inner dataset has only",
+        ),
+    ],
+)
+def test_other_datasets_for_evaluation_are_checked_too(evaluated, message, tiny_model, problems, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        hapo(tiny_model, problems, tmp_path, needs_solution, {"eval_dataset": evaluated})
 
 
 def test_an_environment_without_a_dataset_has_nothing_to_remember_by(tiny_model, tmp_path):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What can be known to go wrong before the first generation, and what is worth a warning once it goes on."""
+"""Checks that run before the first generation, and warnings while training."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from datasets import Dataset, IterableDataset
 from transformers import AutoConfig
+from transformers.trainer_utils import has_length
 
 from .components import BudgetSchedule, Component, PromptSelector
 
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# What TRL passes to every reward function beside the dataset's columns (GRPOTrainer._calculate_rewards).
+# What TRL passes to every reward function in addition to the dataset's columns (GRPOTrainer._calculate_rewards).
 _TRL_REWARD_ARGUMENTS = {
     "prompts",
     "completions",
@@ -36,6 +37,11 @@ _TRL_REWARD_ARGUMENTS = {
     "log_metric",
     "environments",
 }
+# Of these, the ones that TRL also passes if the dataset has a column of that name: the call fails.
+_COLLIDING_COLUMNS = {"prompts", "completions"}
+# And the ones with which TRL replaces the column.
+_REPLACED_COLUMNS = {"trainer_state", "log_extra", "log_metric", "completion_ids"}
+_LOWER_IS_BETTER = ("tokens_mean", "tokens_correct_mean", "truncated_fraction", "empty_fraction", "length")
 _BLIND_AFTER = 20  # generation batches in a row
 
 
@@ -103,8 +109,58 @@ def check_not_empty(train_dataset: Any, eval_dataset: Any) -> None:
                 raise ValueError(f"The {name} dataset is empty. If it was filtered, the filter kept nothing.")
 
 
+def check_best_metric(metric: str | None, greater_is_better: bool | None) -> None:
+    """
+    Warn of a metric by which the best checkpoint would be an arbitrary or the longest one.
+
+    Args:
+        metric (`str`, *optional*): `metric_for_best_model`; transformers sets `"loss"` where a best checkpoint is asked for
+            without a metric.
+        greater_is_better (`bool`, *optional*): Of the same config.
+    """
+    if metric is None:
+        return
+    if metric == "loss" or metric.endswith("_loss"):
+        logger.warning(
+            "The best checkpoint is chosen by %r, which is about 0 for every policy in GRPO. Set metric_for_best_model, for "
+            'example to "eval_accuracy" or, with greater_is_better=True, "eval_accuracy_efficiency".',
+            metric,
+        )
+    elif greater_is_better and metric.endswith(_LOWER_IS_BETTER):
+        logger.warning(
+            "metric_for_best_model=%r with greater_is_better=True keeps the checkpoint with the highest value, but lower is "
+            "better. Set greater_is_better=False.",
+            metric,
+        )
+
+
+def check_datasets(
+    train_dataset: Any, eval_dataset: Any, *, prompt_selector: PromptSelector | None, **given: Any
+) -> None:
+    """
+    Check the training dataset, and each dataset for evaluation, with [`check_dataset`].
+
+    Args:
+        train_dataset (`Dataset` or `IterableDataset`): The training data.
+        eval_dataset: Everything that TRL accepts for evaluation: a dataset of any kind, a dictionary of them, or `None`.
+        prompt_selector ([`PromptSelector`], *optional*): The component that looks ahead in the training dataset.
+        given: Other arguments of [`check_dataset`].
+
+    Raises:
+        `ValueError`: If something is missing. The message names the dataset and says what to change.
+    """
+    check_dataset(train_dataset, prompt_selector=prompt_selector, **given)
+    pending = [("eval", eval_dataset)]
+    while pending:
+        name, dataset = pending.pop()
+        if isinstance(dataset, Mapping):
+            pending += dataset.items()
+        elif dataset is not None:
+            check_dataset(dataset, prompt_selector=None, name=name, **given)
+
+
 def check_dataset(
-    dataset: Dataset | IterableDataset,
+    dataset: Any,
     *,
     components: Sequence[Component],
     prompt_selector: PromptSelector | None,
@@ -117,9 +173,10 @@ def check_dataset(
     Look for rows and columns that a run will ask for.
 
     Args:
-        dataset (`Dataset` or `IterableDataset`): The data.
-        components (`Sequence[Component]`): The trainer's parts.
-        prompt_selector ([`PromptSelector`], *optional*): The part that looks ahead in the dataset.
+        dataset (`Dataset`, `IterableDataset`, or any object with `__len__` and `__getitem__`): The data. The columns of a
+            list or a PyTorch dataset are those of its first row.
+        components (`Sequence[Component]`): The trainer's components.
+        prompt_selector ([`PromptSelector`], *optional*): The component that looks ahead in the dataset.
         reward_funcs (`Mapping[str, Callable | torch.nn.Module]`): By name. Their parameters name the columns they need.
         chat_template (`str` or `dict[str, str]`, *optional*): Renders conversational prompts.
         brings_own_prompts (`bool`): Whether an environment or a rollout function makes prompts and columns.
@@ -133,10 +190,18 @@ def check_dataset(
             f"{type(prompt_selector).__name__} looks ahead in the dataset, which an IterableDataset does not "
             "allow. Load it as a Dataset (streaming=False), or train without a prompt_selector."
         )
-    if isinstance(dataset, Dataset) and len(dataset) == 0:
+    is_indexed = hasattr(dataset, "__getitem__") and has_length(dataset)
+    if is_indexed and len(dataset) == 0:
         raise ValueError(f"The {name} dataset is empty. If it was filtered, the filter kept nothing.")
-    columns = dataset.column_names  # None: a stream that does not know
-    if columns is None or brings_own_prompts:
+    if isinstance(dataset, (Dataset, IterableDataset)):
+        columns = dataset.column_names  # None: a stream that does not know
+    else:
+        columns = sorted(dataset[0]) if is_indexed else None
+    if columns is None:
+        return
+    if not all(isinstance(func, torch.nn.Module) for func in reward_funcs.values()):
+        _check_names(columns, name)
+    if brings_own_prompts:
         return
     if "prompt" not in columns:
         raise ValueError(f"The {name} dataset needs a `prompt` column; it has {columns}.")
@@ -148,10 +213,26 @@ def check_dataset(
     for func_name, func in reward_funcs.items():
         if not isinstance(func, torch.nn.Module):
             _check_columns(func_name, func, columns, name)
-    if isinstance(dataset, Dataset):
+    if is_indexed:
         _check_prompt(dataset[0]["prompt"], chat_template)
-        if components and "prompt_id" in columns:
-            _check_prompt_ids(dataset)
+    if isinstance(dataset, Dataset) and components and "prompt_id" in columns:
+        _check_prompt_ids(dataset)
+
+
+def _check_names(columns: Sequence[str], dataset: str) -> None:
+    """Look for columns that have the name of another argument of reward functions."""
+    if colliding := sorted(_COLLIDING_COLUMNS & set(columns)):
+        raise ValueError(
+            f"The {dataset} dataset has the columns {colliding}, but TRL passes arguments of these names to every reward "
+            f"function. Rename them, for example with `dataset.rename_column({colliding[0]!r}, '...')`, or remove them."
+        )
+    if replaced := sorted(_REPLACED_COLUMNS & set(columns)):
+        logger.warning(
+            "Reward functions do not receive the columns %s of the %s dataset, because TRL passes its own arguments of these "
+            "names. Rename the columns.",
+            replaced,
+            dataset,
+        )
 
 
 def _check_columns(name: str, func: Callable, columns: Sequence[str], dataset: str) -> None:
@@ -185,8 +266,8 @@ def _check_prompt(prompt: Any, chat_template: str | dict[str, str] | None) -> No
         )
     if chat_template is None:
         raise ValueError(
-            "The prompts are lists of messages, but the tokenizer has no chat template. Set `chat_template_path`, use "
-            "the model's instruct version, or give prompts as plain strings."
+            "The prompts are lists of messages, but the tokenizer has no chat template. Pass a processing_class whose "
+            "`chat_template` is set, use the model's instruct version, or give prompts as plain strings."
         )
 
 
@@ -226,7 +307,26 @@ class Watch:
 
     def __init__(self):
         self._in_a_row: dict[str, int] = {}  # what is the matter -> batches
-        self._has_warned_of_length = False
+        self._has_warned_of_length = self._has_warned_of_grades = False
+
+    def check_verdicts(self, rewards: torch.Tensor, name: str) -> None:
+        """
+        Warn, once, if the function that says what is correct returns a value strictly between 0 and 1.
+
+        Args:
+            rewards (`torch.Tensor`): `(B,)`, its rewards; NaN where it abstained.
+            name (`str`): Its name.
+        """
+        graded = rewards[(rewards > 0) & (rewards < 1)]
+        if len(graded) and not self._has_warned_of_grades:
+            self._has_warned_of_grades = True
+            logger.warning(
+                "The reward function %r returned %.3g, but it says what is correct: 0.5 and more count as correct, less as "
+                "wrong. With such grades a wrong completion can earn more than a correct one, for example in HAPO. Return 0 "
+                "or 1, or name another function with correctness=.",
+                name,
+                graded[0].item(),
+            )
 
     def check_context(
         self, prompt_ids: Sequence[Sequence[int]], max_completion_length: int | None, context: int | None

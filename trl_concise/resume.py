@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 from accelerate.utils import gather_object
+from datasets import IterableDataset
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from transformers.trainer import TRAINER_STATE_NAME
@@ -154,6 +155,25 @@ def load_reference_model(folder: str | Path, model: torch.nn.Module) -> None:
             "would measure the KL divergence from another one. Resume with sync_ref_model=False, or start anew."
         )
     model.load_state_dict(read_tensors(path))
+
+
+# Streamed datasets
+
+
+def stream_position(folder: str | Path) -> tuple[int, int]:
+    """
+    Return where in a streamed dataset a checkpoint was written.
+
+    Args:
+        folder (`str` or `Path`): The checkpoint folder.
+
+    Returns:
+        `tuple[int, int]`: Passes over the stream that are complete, and optimizer steps in the current one.
+    """
+    state = json.loads(Path(folder, TRAINER_STATE_NAME).read_text(encoding="utf-8"))
+    # Without a length, the trainer counts a pass as `max_steps` steps long, and begins the next where the stream ends.
+    epoch = int(state["epoch"])
+    return epoch, round((state["epoch"] - epoch) * state["max_steps"])
 
 
 # Checkpoints
@@ -383,10 +403,18 @@ class ResumesTraining:
         steps = json.loads(Path(checkpoint, TRAINER_STATE_NAME).read_text(encoding="utf-8"))["global_step"]
         return steps >= self.set_initial_training_values(self.args, self.get_train_dataloader())[-1]
 
-    def _init_training_state(self, max_steps, num_update_steps_per_epoch, num_train_epochs, *args, **kwargs):
-        start = super()._init_training_state(max_steps, num_update_steps_per_epoch, num_train_epochs, *args, **kwargs)
+    def _init_training_state(
+        self, max_steps, num_update_steps_per_epoch, num_train_epochs, resume_from_checkpoint, *args, **kwargs
+    ):
+        start = super()._init_training_state(
+            max_steps, num_update_steps_per_epoch, num_train_epochs, resume_from_checkpoint, *args, **kwargs
+        )
         if not 0 < max_steps <= self.state.global_step:
-            return start
+            if resume_from_checkpoint is None or not isinstance(self.train_dataset, IterableDataset):
+                return start
+            # A stream has no length: transformers would skip the steps of all epochs in the first one.
+            epoch, steps = stream_position(resume_from_checkpoint)
+            return epoch, 0 if self.args.ignore_data_skip else steps * self.args.gradient_accumulation_steps
         # Without this, transformers trains one more step before it looks at the limit.
         if self.is_world_process_zero():
             logger.warning(

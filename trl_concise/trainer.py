@@ -30,7 +30,7 @@ from trl.chat_template_utils import parse_response
 from trl.trainer.utils import pad
 
 from .checkpoint import check_states, load_components, save_components
-from .checks import Watch, check_budget, check_dataset, check_output_dir, check_rewards
+from .checks import Watch, check_best_metric, check_budget, check_datasets, check_output_dir, check_rewards
 from .components import BudgetSchedule, Component, GroupReward, PromptSelector, TokenCredit, check_names
 from .config import ConciseGRPOConfig, own_config
 from .evaluation.training import EvaluationLog, measure_completions
@@ -49,6 +49,7 @@ from .resume import (
 )
 from .rollouts import CompletionTokens, LocalRollouts, Rollouts, completion_lengths, prompt_digest, prompt_key
 from .sampling import EpochRepeatSampler, SelectingSampler
+from .step_start import StepStart
 from .token_credit import (
     KeptTokens,
     assign_token_credit,
@@ -178,6 +179,11 @@ class ConciseGRPOTrainer(ResumesTraining, WritesCard, GRPOTrainer):
         self._is_ordered = True  # whether the buffered micro-batches are in their final order
         self._evaluation_log = EvaluationLog(args.metric_for_best_model)
         self._watch = Watch()
+        self._step_start = StepStart(
+            self, self._saved_parts, ["_step", "_buffered_inputs", "entropy_coef", "_last_world_entropy"]
+        )
+        # Before the user's callbacks, which may save or change a component.
+        given["callbacks"] = [self._step_start, *(given.get("callbacks") or [])]
 
         if self.components and given.get("train_dataset") is None and given.get("environment_factory") is not None:
             raise ValueError(
@@ -187,6 +193,7 @@ class ConciseGRPOTrainer(ResumesTraining, WritesCard, GRPOTrainer):
 
         if budget_schedule is not None:
             check_budget(budget_schedule, args, model)  # before vLLM's engine is built
+        check_best_metric(args.metric_for_best_model, args.greater_is_better)
         if args.should_save:
             check_output_dir(args.output_dir)
         super().__init__(**given)
@@ -196,18 +203,15 @@ class ConciseGRPOTrainer(ResumesTraining, WritesCard, GRPOTrainer):
 
         self._fork = ForkedRandomState(args.seed, self.accelerator.process_index, self.accelerator.device)
         self._correctness_column = self._find_correctness(args.correctness)
-        check = partial(
-            check_dataset,
+        check_datasets(
+            self.train_dataset,
+            self.eval_dataset,
             components=self.components,
+            prompt_selector=prompt_selector,
             reward_funcs=dict(zip(self.reward_func_names, self.reward_funcs, strict=True)),
             chat_template=getattr(self.processing_class, "chat_template", None) or self._tokenizer.chat_template,
             brings_own_prompts=self.environment_factories is not None or self.rollout_func is not None,
         )
-        check(self.train_dataset, prompt_selector=prompt_selector)
-        evaluated = self.eval_dataset if isinstance(self.eval_dataset, dict) else {"eval": self.eval_dataset}
-        for name, dataset in evaluated.items():
-            if dataset is not None:
-                check(dataset, prompt_selector=None, name=name)
         if args.save_only_model and self.components:
             logger.warning(
                 "save_only_model=True: checkpoints will hold neither the optimizer nor the state of %s, so a run "
@@ -307,21 +311,11 @@ class ConciseGRPOTrainer(ResumesTraining, WritesCard, GRPOTrainer):
             `torch.Tensor`: `(len(rollouts), functions)` float32 of this process's completions, NaN where a function
             abstained.
         """
-        inputs = [dict(row) for row in rows for _ in range(len(rollouts) // len(rows))]
-        prompts = [row["prompt"] for row in inputs]
-        completion_ids = [
-            [*prefix, *ids] for prefix, ids in zip(rollouts.prefix_ids, rollouts.completion_ids, strict=True)
-        ]
-        # What reward functions log waits here for the next training batch, which these completions are no part of.
-        waiting = copy.deepcopy((self._pending_metrics, self._pending_extra_logs))
-        rewards = super()._calculate_rewards(inputs, prompts, rollouts.completions, completion_ids)
-        self._pending_metrics, self._pending_extra_logs = waiting
-        start = self.accelerator.process_index * len(rollouts)
-        return rewards[start : start + len(rollouts)]
+        return self._reward_rollouts(rows, rollouts)
 
     def judge_rollouts(self, rows: Sequence[Mapping[str, Any]], rollouts: GeneratedRollouts) -> torch.Tensor:
         """
-        Ask the reward function that says what is correct about extra completions.
+        Ask the reward function that says what is correct about extra completions; no other function is called.
 
         Args:
             rows, rollouts: As for [`~ConciseGRPOTrainer.reward_rollouts`].
@@ -329,7 +323,32 @@ class ConciseGRPOTrainer(ResumesTraining, WritesCard, GRPOTrainer):
         Returns:
             `torch.Tensor`: `(len(rollouts),)` float32 of this process's completions: 1 correct, 0 wrong, NaN unknown.
         """
-        return self._correctness(self.reward_rollouts(rows, rollouts))
+        with self._only_reward_function(self._correctness_column):
+            return _verdicts(self._reward_rollouts(rows, rollouts)[:, 0])
+
+    def _reward_rollouts(self, rows, rollouts: GeneratedRollouts) -> torch.Tensor:
+        inputs = [dict(row) for row in rows for _ in range(len(rollouts) // len(rows))]
+        prompts = [row["prompt"] for row in inputs]
+        completion_ids = [
+            [*prefix, *ids] for prefix, ids in zip(rollouts.prefix_ids, rollouts.completion_ids, strict=True)
+        ]
+        # What reward functions log waits here for the next training batch, which does not contain these completions.
+        waiting = copy.deepcopy((self._pending_metrics, self._pending_extra_logs))
+        rewards = super()._calculate_rewards(inputs, prompts, rollouts.completions, completion_ids)
+        self._pending_metrics, self._pending_extra_logs = waiting
+        start = self.accelerator.process_index * len(rollouts)
+        return rewards[start : start + len(rollouts)]
+
+    @contextmanager
+    def _only_reward_function(self, column: int):
+        """Let TRL call one reward function only; its rewards have one column then."""
+        names = ("reward_funcs", "reward_processing_classes", "reward_func_names")
+        before = {name: getattr(self, name) for name in names}
+        vars(self).update({name: [values[column]] for name, values in before.items()})
+        try:
+            yield
+        finally:
+            vars(self).update(before)
 
     def _decode(self, prompt, prompt_ids: list[int], completion_ids: list[int]):
         """Return a completion as TRL hands it to reward functions."""
@@ -421,8 +440,8 @@ class ConciseGRPOTrainer(ResumesTraining, WritesCard, GRPOTrainer):
         names = list(columns.values())
         if self.components and len(set(names)) < len(names):
             raise ValueError(
-                f"The reward functions are called {names}; parts and metrics tell them apart by name. Give each a "
-                "`__name__` of its own."
+                f"The reward functions are called {names}, but components and metrics need different names. Define each "
+                "with its own `def`; a `functools.partial` has the name of the function that it wraps."
             )
         if name is not None and name not in names:
             raise ValueError(f"correctness={name!r} names none of the reward functions {names}.")
@@ -538,6 +557,10 @@ class ConciseGRPOTrainer(ResumesTraining, WritesCard, GRPOTrainer):
     def _calculate_rewards(self, inputs, prompts, completions, completion_ids_list):
         rewards = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)  # (B, F), gathered
         check_rewards(rewards, self.reward_func_names)
+        if self.components:
+            self._watch.check_verdicts(
+                rewards[:, self._correctness_column], self.reward_func_names[self._correctness_column]
+            )
         if not self.model.training:
             self._add_to_evaluation(rewards, completions, completion_ids_list)
         else:
@@ -555,6 +578,7 @@ class ConciseGRPOTrainer(ResumesTraining, WritesCard, GRPOTrainer):
                     f"{len(rollouts)} completions; it must be ({len(rollouts)},)."
                 )
             rewards[:, column] = scores.to(rewards)
+        check_rewards(rewards, self.reward_func_names)
         self._rollouts = dataclasses.replace(rollouts, rewards={n: rewards[:, i] for i, n in names.items()})
         if self.log_completions:
             for component in self.components:
@@ -612,8 +636,7 @@ class ConciseGRPOTrainer(ResumesTraining, WritesCard, GRPOTrainer):
 
     def _correctness(self, rewards: torch.Tensor) -> torch.Tensor:
         """Return 1 correct, 0 wrong, NaN unknown: `(B, F)` becomes `(B,)`."""
-        verdicts = rewards[:, self._correctness_column]
-        return torch.where(verdicts.isnan(), verdicts, (verdicts >= 0.5).float())
+        return _verdicts(rewards[:, self._correctness_column])
 
     def _gather_measures(self, component: GroupReward, local: LocalRollouts) -> dict[str, torch.Tensor]:
         measures = component.measure(local)
@@ -699,18 +722,22 @@ class ConciseGRPOTrainer(ResumesTraining, WritesCard, GRPOTrainer):
         return [*self.components, *([self._prompt_order] if self._prompt_order is not None else [])]
 
     def _save_checkpoint(self, model, trial):
-        if self.args.should_save:
-            clear_checkpoint(Path(self._get_output_dir(trial), f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"))
-        self.accelerator.wait_for_everyone()  # before another process writes its part
-        with disk_full_said_clearly(self.args.output_dir):
-            super()._save_checkpoint(model, trial)
-        self.accelerator.wait_for_everyone()  # callbacks find what each process writes
+        # DeepSpeed updates the weights in the backward pass of the last micro-step.
+        is_updated = self.is_deepspeed_enabled and self.accelerator.sync_gradients
+        with self._step_start.restored(is_updated):
+            if self.args.should_save:
+                folder = Path(self._get_output_dir(trial), f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}")
+                clear_checkpoint(folder)
+            self.accelerator.wait_for_everyone()  # before another process writes its part
+            with disk_full_said_clearly(self.args.output_dir):
+                super()._save_checkpoint(model, trial)
+            self.accelerator.wait_for_everyone()  # callbacks find what each process writes
 
     def _save_optimizer_and_scheduler(self, output_dir):
         super()._save_optimizer_and_scheduler(output_dir)
         # Here rather than after the checkpoint: the push to the Hub starts before `_save_checkpoint` returns.
         if self.args.should_save:
-            save_components(self._saved_parts(), output_dir)
+            save_components(self._step_start.parts or self._saved_parts(), output_dir)
             if self._keeps_reference:
                 save_reference_model(output_dir, self.accelerator.unwrap_model(self.ref_model))
         if self._step % (self.args.steps_per_generation * self.num_iterations):
@@ -754,6 +781,11 @@ class ConciseGRPOTrainer(ResumesTraining, WritesCard, GRPOTrainer):
             logger.warning(
                 "%s holds the rollouts of some processes only: all prompts are rolled out again.", checkpoint
             )
+
+
+def _verdicts(rewards: torch.Tensor) -> torch.Tensor:
+    """Return 1 correct, 0 wrong, NaN unknown, for the rewards of the correctness function: `(B,)`."""
+    return torch.where(rewards.isnan(), rewards, (rewards >= 0.5).float())
 
 
 def _abstain_as(name: str):

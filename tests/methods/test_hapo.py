@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 
 import pytest
@@ -289,6 +290,47 @@ def test_a_wrong_completion_may_not_earn_as_much_as_a_long_correct_one(changes, 
         HAPOTrainer(tiny_model, tiny.even_reward, args, problems)
     args.length_reward_weight = 0.4
     HAPOTrainer(tiny_model, tiny.even_reward, args, problems)
+
+
+@pytest.mark.parametrize(
+    ("correctness", "reward_weights", "refused"),
+    [
+        ("even_reward", [1.0, 0.1], "'even_reward', which says what is correct, has the weight 0.1"),
+        ("even_reward", [0.1, 1.0], None),
+        ("style", [0.1, 1.0], "'style', which says what is correct, has the weight 0.1"),
+        (None, [0.7, 1.0], "'style', which says what is correct, has the weight 0.7"),
+    ],
+)
+def test_the_weight_of_the_correctness_function_decides(
+    correctness, reward_weights, refused, tiny_model, problems, tmp_path
+):
+    def style(completions, **kwargs):
+        return [1.0] * len(completions)
+
+    args = HAPOConfig(**tiny.settings(tmp_path, correctness=correctness, reward_weights=reward_weights))
+    if refused is None:
+        HAPOTrainer(tiny_model, [style, tiny.even_reward], args, problems)
+        return
+    with pytest.raises(ValueError, match=refused):
+        HAPOTrainer(tiny_model, [style, tiny.even_reward], args, problems)
+
+
+@pytest.mark.parametrize("aggregation", ["sum_then_normalize", "normalize_then_sum"])
+def test_rewards_that_are_normalized_apart_are_warned_about(aggregation, tiny_model, problems, tmp_path, caplog):
+    args = HAPOConfig(**tiny.settings(tmp_path, multi_objective_aggregation=aggregation))
+    with caplog.at_level(logging.WARNING, logger="trl_concise"):
+        HAPOTrainer(tiny_model, tiny.even_reward, args, problems)
+    assert ("normalizes the length reward on its own" in caplog.text) == (aggregation == "normalize_then_sum")
+
+
+@pytest.mark.parametrize(("values", "warnings"), [((0.5, 0.2), 1), ((1.0, 0.0), 0), ((1.0, -1.0), 0)])
+def test_graded_correctness_is_warned_about_once(values, warnings, tiny_model, problems, tmp_path, caplog):
+    def grade(completion_ids, **kwargs):
+        return [values[reward == 0] for reward in tiny.even_reward(completion_ids)]
+
+    with caplog.at_level(logging.WARNING, logger="trl_concise"):
+        HAPOTrainer(tiny_model, grade, HAPOConfig(**tiny.settings(tmp_path)), problems).train()
+    assert caplog.text.count("The reward function 'grade' returned 0.") == warnings
 
 
 def test_golden_advantages_come_out_of_the_trainer(tiny_model, problems, tmp_path):

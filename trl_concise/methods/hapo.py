@@ -16,6 +16,7 @@ Differences from the authors' code (HCY123902/HAPO @ c91ae3b):
 
 from __future__ import annotations
 
+import logging
 import math
 from typing import Any
 
@@ -28,6 +29,8 @@ from ..rollouts import Rollouts
 from ..trainer import ConciseGRPOTrainer
 from .hapo_config import AGGREGATES, SHAPES, HAPOConfig
 
+
+logger = logging.getLogger(__name__)
 
 HAPO_PAPER = Paper(
     title="HAPO: Training Language Models to Reason Concisely via History-Aware Policy Optimization",
@@ -250,14 +253,26 @@ class HAPOTrainer(ConciseGRPOTrainer):
                 f"length_reward_weight must lie in [0, 1], so that every correct completion outranks every wrong one; got "
                 f"{args.length_reward_weight}."
             )
-        weight = args.reward_weights[0] if args.reward_weights and args.correctness is None else 1.0
-        if args.length_reward_weight and args.length_reward_weight * -args.length_reward_floor >= weight:
-            raise ValueError(
-                f"A long correct completion would earn no more than a wrong one: correctness weighs {weight:g}, and length "
-                f"takes up to {args.length_reward_weight:g} * {-args.length_reward_floor:g} of it. Lower "
-                "length_reward_weight, or raise length_reward_floor."
-            )
         length_reward = HAPOLengthReward(
             shape=args.length_reward_shape, floor=args.length_reward_floor, aggregate=args.history_aggregate
         )
         return [(length_reward, args.length_reward_weight)]
+
+    def _find_correctness(self, name):
+        column = super()._find_correctness(name)
+        args = self.args
+        weight = args.reward_weights[column]
+        if args.length_reward_weight and args.length_reward_weight * -args.length_reward_floor >= weight:
+            raise ValueError(
+                f"A long correct completion would earn no more than a wrong one: {self.reward_func_names[column]!r}, which "
+                f"says what is correct, has the weight {weight:g}, and the length reward takes up to "
+                f"{args.length_reward_weight:g} * {-args.length_reward_floor:g} of it. Lower length_reward_weight, raise "
+                "length_reward_floor, or raise that function's entry in reward_weights."
+            )
+        if args.length_reward_weight and args.multi_objective_aggregation != "sum_then_normalize":
+            logger.warning(
+                "multi_objective_aggregation=%r normalizes the length reward on its own, so a wrong completion can earn more "
+                'than a correct one. Set it to "sum_then_normalize".',
+                args.multi_objective_aggregation,
+            )
+        return column

@@ -7,6 +7,7 @@ import gc
 import inspect
 import json
 import logging
+import math
 import runpy
 from pathlib import Path
 
@@ -426,6 +427,17 @@ def test_a_resumed_run_is_the_uninterrupted_one(tiny_model, pairs, tmp_path):
     assert_same_weights(resumed.model, whole.model, atol=0, rtol=0)
 
 
+def test_a_streamed_run_resumes_in_its_epoch(tiny_model, pairs, tmp_path):
+    """16 pairs are 2 steps."""
+    changes = {"max_steps": 4, "save_strategy": "steps", "save_steps": 1}
+    whole = train(tiny_model, pairs.to_iterable_dataset(), tmp_path / "whole", **changes)
+    args = REDIConfig(**distributed.settings(tmp_path / "resumed", **changes))
+    resumed = REDITrainer(tiny_model, args=args, train_dataset=pairs.to_iterable_dataset())
+    resumed.train(resume_from_checkpoint=str(tmp_path / "whole" / "checkpoint-3"))
+    assert tiny.losses(resumed) == tiny.losses(whole)
+    assert_same_weights(resumed.model, whole.model, atol=0, rtol=0)
+
+
 def test_streaming_and_plain_text(tiny_model, pairs, tmp_path):
     plain = pairs.map(
         lambda row: (
@@ -605,3 +617,87 @@ def test_an_empty_dataset_is_an_error(empty, tiny_model, tmp_path):
     args = REDIConfig(**distributed.settings(tmp_path))
     with pytest.raises(ValueError, match="The train dataset is empty"):
         REDITrainer(tiny_model, args=args, train_dataset=empty)
+
+
+# Every row is checked
+
+
+@pytest.mark.parametrize(
+    ("column", "usual", "value"),
+    [
+        ("label", "false", "false"),
+        ("label", 1, -1),
+        ("label", True, None),
+        ("label", 1.0, 0.5),
+        ("weight", 1.0, math.nan),
+        ("weight", 1.0, -0.5),
+        ("weight", None, math.inf),
+        ("weight", "heavy", "heavy"),
+    ],
+)
+def test_a_label_or_weight_without_meaning_is_refused(column, usual, value, tiny_model, rows, tmp_path):
+    """In the last row of a dataset and of a stream, and in a prepared row."""
+    changed = rows.remove_columns(column) if column in rows.column_names else rows
+    changed = changed.add_column(column, [usual] * (len(rows) - 1) + [value])
+    args = REDIConfig(**distributed.settings(tmp_path))
+    message = rf"{0 if usual == value else 31} has the {column} {value!r}\."
+    with pytest.raises(ValueError, match=f"Row {message}"):
+        REDITrainer(tiny_model, args=args, train_dataset=changed)
+    with pytest.raises(ValueError, match=f"Row {message}"):
+        list(REDITrainer(tiny_model, args=args, train_dataset=changed.to_iterable_dataset()).train_dataset)
+    with pytest.raises(ValueError, match=rf"A row has the {column} {value!r}\."):
+        DataCollatorForREDI(pad_token_id=0)([{"prompt_ids": [1], "completion_ids": [2], "label": True, column: value}])
+
+
+def test_labels_of_numbers_and_missing_weights(tiny_model, rows, tmp_path):
+    numbers = rows.map(lambda row: {"label": int(row["label"])}).add_column("weight", [None, 1.0] * (len(rows) // 2))
+    trainer = train(tiny_model, numbers, tmp_path / "numbers", max_steps=1)
+    assert tiny.losses(trainer) == tiny.losses(train(tiny_model, rows, tmp_path / "plain", max_steps=1))
+
+
+def test_a_weight_of_pairs_is_checked(tiny_model, pairs, tmp_path):
+    changed = pairs.add_column("weight", [1.0] * 15 + [-1.0])
+    with pytest.raises(ValueError, match=r"Row 15 has the weight -1\.0"):
+        REDITrainer(tiny_model, args=REDIConfig(**distributed.settings(tmp_path)), train_dataset=changed)
+
+
+def assistant(content: str, **more) -> list[dict[str, str]]:
+    return [{"role": "assistant", "content": content, **more}]
+
+
+THINKING = "<think>so</think> 3"
+
+
+@pytest.mark.parametrize(
+    ("place", "changes", "message"),
+    [
+        (7, {"rejected": assistant(THINKING)}, "`content` in `rejected` of row 7"),
+        (0, {"chosen": assistant(THINKING)}, "`content` in `chosen` of row 0"),
+        (5, {"chosen": assistant("2", reasoning_content="so")}, "`reasoning_content` in `chosen` of row 5"),
+        # The same text in the prompt does not count.
+        (5, {"chosen": assistant("2", reasoning_content="What is 5")}, "`reasoning_content` in `chosen` of row 5"),
+    ],
+)
+def test_reasoning_that_the_template_drops_is_found_in_every_row(place, changes, message, tiny_model, pairs, tmp_path):
+    changed = Dataset.from_list([{**row, **changes} if i == place else row for i, row in enumerate(pairs)])
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+    tokenizer.chat_template = deepseek_r1_distill_chat_template
+    args = REDIConfig(**distributed.settings(tmp_path))
+    with pytest.raises(ValueError, match=message):
+        REDITrainer(tiny_model, args=args, train_dataset=changed, processing_class=tokenizer)
+    with pytest.raises(ValueError, match=message):
+        trainer = REDITrainer(
+            tiny_model, args=args, train_dataset=changed.to_iterable_dataset(), processing_class=tokenizer
+        )
+        list(trainer.train_dataset)
+
+
+def test_a_template_that_renders_reasoning_content_keeps_the_traces(tiny_model, pairs, tmp_path):
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+    tokenizer.chat_template = tiny.CHAT_TEMPLATE.replace(
+        "m['content']", "m.get('reasoning_content', '') + m['content']"
+    )
+    changed = pairs.map(lambda row: {"chosen": assistant("2", reasoning_content="so")})
+    args = REDIConfig(**distributed.settings(tmp_path))
+    trainer = REDITrainer(tiny_model, args=args, train_dataset=changed, processing_class=tokenizer)
+    assert tokenizer.decode(trainer.train_dataset[0]["chosen_ids"]).startswith("so2")

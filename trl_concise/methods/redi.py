@@ -17,15 +17,20 @@ Differences from the authors' code (Tim-Siu/reinforcement-distillation @ dda07d2
 
 from __future__ import annotations
 
+import json
+import math
+from collections.abc import Iterator
 from dataclasses import MISSING, dataclass, fields
 from inspect import signature
+from numbers import Real
 from typing import Any
 
 import torch
+from datasets import Dataset
 from torch import Tensor
 from transformers import PretrainedConfig
 from transformers.utils import logging
-from trl import DPOConfig, DPOTrainer
+from trl import DPOConfig, DPOTrainer, extract_prompt
 from trl.trainer.dpo_trainer import DataCollatorForPreference
 
 from ..callbacks import CollapseCallback
@@ -125,7 +130,7 @@ class DataCollatorForREDI(DataCollatorForPreference):
 
     A batch of pairs (`prompt_ids`, `chosen_ids`, `rejected_ids`) is the batch of
     [`~trl.trainer.dpo_trainer.DataCollatorForPreference`]. Rows may also be single (`prompt_ids`, `completion_ids` and
-    `label`, true for a correct completion) and carry a `weight` (`float`, 1 if absent). The batch then has one row per
+    `label`, true for a correct completion) and carry a `weight` (`float` of at least 0; 1 if absent or `None`). The batch then has one row per
     completion, the correct ones first, and two more keys:
     - `"sign"`: `(rows,)`, 1 for a correct completion, -1 for an incorrect one.
     - `"weight"`: `(rows,)`.
@@ -178,38 +183,99 @@ class DataCollatorForREDI(DataCollatorForPreference):
         return batch | {key: torch.tensor([row[key] for row in rows]) for key in ("sign", "weight")}
 
 
-def check_template_keeps_traces(tokenizer: Any, row: dict[str, Any]) -> None:
+def check_template_keeps_traces(tokenizer: Any, row: dict[str, Any], index: int | None = None) -> None:
     """
-    Refuse a chat template that leaves the reasoning out of a reply, as DeepSeek-R1-Distill's does up to `</think>`.
+    Refuse a chat template that leaves reasoning out of a reply, as DeepSeek-R1-Distill's does up to `</think>`.
+
+    Each assistant message of the replies is checked: its `content`, and its `reasoning_content`.
 
     Args:
         tokenizer: The model's tokenizer or processor.
-        row (`dict[str, Any]`): A row with a `prompt`, and `chosen` or `completion`.
+        row (`dict[str, Any]`): A row with `chosen` and `rejected`, or with `completion`; and a `prompt`, which TRL takes from
+            the pair if it is missing.
+        index (`int`, *optional*): Place of the row in the dataset, for the message.
 
     Raises:
-        `ValueError`: If the template drops text of the reply. The message says where to find one that does not.
+        `ValueError`: If the template drops text of a reply. The message says where to find one that does not.
     """
-    prompt, reply = row.get("prompt"), row.get("chosen", row.get("completion"))
-    if not (isinstance(prompt, list) and isinstance(reply, list) and isinstance(reply[-1].get("content"), str)):
-        return
-    rendered = tokenizer.apply_chat_template([*prompt, *reply], tokenize=False)
-    if "".join(reply[-1]["content"].split()) not in "".join(rendered.split()):
+    if "prompt" not in row and "chosen" in row and "rejected" in row:
+        row = {**row, **extract_prompt(row)}
+    prompt = row.get("prompt") or []
+    tools = row.get("tools")
+    kwargs = {
+        "tools": json.loads(tools) if isinstance(tools, str) else tools,
+        **(row.get("chat_template_kwargs") or {}),
+    }
+    for side in ("chosen", "rejected", "completion"):
+        reply = row.get(side)
+        if not (isinstance(prompt, list) and isinstance(reply, list)):
+            continue
+        rendered = "".join(tokenizer.apply_chat_template([*prompt, *reply], tokenize=False, **kwargs).split())
+        end = 0  # of what has been found, so that a text of the prompt is not taken for one of the reply
+        for number, message in enumerate([*prompt, *reply]):
+            for key, text in _texts(message):
+                start = rendered.find(text, end)
+                if start >= 0:
+                    end = start + len(text)
+                elif number >= len(prompt) and message.get("role") == "assistant":
+                    where = "" if index is None else f" of row {index}"
+                    raise ValueError(
+                        f"The chat template does not render the whole reply: it drops text of `{key}` in `{side}`{where}, so "
+                        "the model would not learn it. Pass a processing_class whose chat_template keeps it; for "
+                        "DeepSeek-R1-Distill, Qwen3 and others TRL has one: tokenizer.chat_template = "
+                        "trl.chat_template_utils.get_training_chat_template(tokenizer)."
+                    )
+
+
+def _texts(message: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yield the texts of a message, without white space, in the order in which templates render them."""
+    for key in ("reasoning_content", "content"):
+        value = message.get(key)
+        for text in value if isinstance(value, list) else [value]:
+            text = text.get("text") if isinstance(text, dict) else text
+            if isinstance(text, str):
+                yield key, "".join(text.split())
+
+
+def check_label_and_weight(row: dict[str, Any], index: int | None = None) -> None:
+    """
+    Check the `label` and the `weight` of a row, where it has them.
+
+    Args:
+        row (`dict[str, Any]`): A row of a dataset.
+        index (`int`, *optional*): Place of the row in the dataset, for the message.
+
+    Raises:
+        `ValueError`: If the label is not a bool, 0 or 1, or the weight is not a finite number of at least 0. A weight of
+            `None` is allowed and counts as 1.
+    """
+    where = "A row" if index is None else f"Row {index}"
+    if "label" in row and not (isinstance(row["label"], Real) and row["label"] in (0, 1)):
         raise ValueError(
-            "The chat template does not render the whole reply: reasoning would be cut out of the traces. Give the trainer "
-            "a processing_class whose chat_template keeps it; for DeepSeek-R1-Distill, Qwen3 and others TRL has one: "
-            "tokenizer.chat_template = trl.chat_template_utils.get_training_chat_template(tokenizer)."
+            f"{where} has the label {row['label']!r}. A label is True (or 1) for a correct completion, False (or 0) for an "
+            "incorrect one. Convert the column, and remove rows without a label."
+        )
+    weight = row.get("weight")
+    is_number = isinstance(weight, Real) and not isinstance(weight, bool)
+    if weight is not None and not (is_number and 0 <= weight < math.inf):
+        raise ValueError(
+            f"{where} has the weight {weight!r}. A weight is a finite number of at least 0, or None, which counts as 1. "
+            "Correct the column, or remove the row."
         )
 
 
 def _rows(example: dict[str, Any]) -> list[dict[str, Any]]:
     """The completions of an example, one row each."""
+    check_label_and_weight(example)  # again: a collator is also given datasets that no trainer has prepared
     if "completion_ids" in example:
         completions = [(example["completion_ids"], 1.0 if example["label"] else -1.0)]
     else:
         completions = [(example["chosen_ids"], 1.0), (example["rejected_ids"], -1.0)]
-    prompt_ids, weight = example["prompt_ids"], float(example.get("weight", 1.0))
+    weight = example.get("weight")
+    weight = 1.0 if weight is None else float(weight)
     return [
-        {"prompt_ids": prompt_ids, "completion_ids": ids, "sign": sign, "weight": weight} for ids, sign in completions
+        {"prompt_ids": example["prompt_ids"], "completion_ids": ids, "sign": sign, "weight": weight}
+        for ids, sign in completions
     ]
 
 
@@ -227,7 +293,9 @@ class REDITrainer(ResumesTraining, WritesCard, DPOTrainer):
             defaults to [`DataCollatorForREDI`].
 
     Raises:
-        `ValueError`: If there is a `ref_model`, a setting of DPO's loss that would have no effect, or an empty dataset.
+        `ValueError`: If there is a `ref_model`, a setting of DPO's loss that would have no effect, or an empty dataset; if a row has a label
+            or weight without meaning, or the chat template drops text of a trace. Rows of a stream are checked when they
+            are read.
 
     Example:
 
@@ -267,14 +335,26 @@ class REDITrainer(ResumesTraining, WritesCard, DPOTrainer):
 
     def _prepare_dataset(self, dataset, processing_class, args, dataset_name):
         first = next(iter(dataset))
-        check_template_keeps_traces(processing_class, first)
-        if "completion" not in first or "chosen" in first:
-            return super()._prepare_dataset(dataset, processing_class, args, dataset_name)
-        if "label" not in first or "prompt" not in first:
+        is_single = "completion" in first and "chosen" not in first
+        if is_single and ("label" not in first or "prompt" not in first):
             raise ValueError(
                 f"Traces without a counterpart need the columns `prompt`, `completion` and `label` (true if correct); "
                 f"the {dataset_name} dataset has {sorted(first)}."
             )
+
+        def check(row: dict[str, Any], index: int) -> dict[str, Any] | None:
+            check_label_and_weight(row if is_single else {"weight": row.get("weight")}, index)
+            check_template_keeps_traces(processing_class, row, index)
+            return None if isinstance(dataset, Dataset) else row
+
+        if isinstance(dataset, Dataset):  # every row, now
+            dataset.map(
+                check, with_indices=True, num_proc=args.dataset_num_proc, desc=f"Checking {dataset_name} dataset"
+            )
+        else:  # each row when it is read
+            dataset = dataset.map(check, with_indices=True)
+        if not is_single:
+            return super()._prepare_dataset(dataset, processing_class, args, dataset_name)
         # Tokenized as a pair with itself, so exactly as pairs are.
         dataset = dataset.map(_as_pair, remove_columns=["completion"])
         dataset = super()._prepare_dataset(dataset, processing_class, args, dataset_name)

@@ -156,4 +156,5 @@ class StepStart(TrainerCallback):
     def _set(self, values: dict[str, Any]) -> None:
         values["random"].restore(self._trainer.accelerator.device)
         self._trainer.state.num_input_tokens_seen = values["tokens"]
-        vars(self._trainer).update(values["attributes"])
+        for name, value in values["attributes"].items():
+            setattr(self._trainer, name, value)

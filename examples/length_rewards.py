@@ -28,7 +28,7 @@ from trl_concise import ConciseGRPOConfig, TrainingScript, math_accuracy_reward
 from trl_concise.errors import tell_input_errors
 
 
-METHODS = ["kimi", "l1-exact", "l1-max", "grpo-lead", "efficient-reasoning", "overlong", "dler"]
+METHODS = ["kimi", "l1-exact", "l1-max", "grpo-lead", "grpo-lead-released", "efficient-reasoning", "overlong", "dler"]
 
 
 @dataclass
@@ -72,6 +72,9 @@ def main():
     elif args.method == "grpo-lead":
         rewards.append(GRPOLEADReward())
         token_credit = DifficultyWeighting()
+    elif args.method == "grpo-lead-released":  # as in the authors' code, for models that think before </think>
+        rewards.append(GRPOLEADReward(min_length=4000, unanswered_reward=0.0, repetition_reward=-2.0))
+        token_credit = DifficultyWeighting(skip_unsolved=True)
     elif args.method == "efficient-reasoning":
         rewards.append(EfficientReasoningReward(alpha=0.2))
     elif args.method == "overlong":

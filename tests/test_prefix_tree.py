@@ -49,6 +49,23 @@ def test_golden_group():
     assert sum(edge.advantage for edge in table.edges) / table.unique_edges == pytest.approx(-0.074074, abs=1e-6)
 
 
+def test_golden_group_with_an_unweighted_baseline():
+    completions, rewards = ["abce$", "abd$", "abce$", "af$"], [1, 0, 1, 0]
+    table = prefix_advantages(group(*completions), rewards, baseline="unweighted")
+    # By hand: after "a", b is worth 2/3 and f 0, so the baseline is 1/3; after "ab", c is worth 1 and d 0: 1/2.
+    assert {chr(edge.token): edge.advantage for edge in table.edges} == {
+        "b": pytest.approx(1 / 3),
+        "f": pytest.approx(-1 / 3),
+        "c": pytest.approx(1 / 2),
+        "d": pytest.approx(-1 / 2),
+    }
+    # A choice of unknown worth is left out of the baseline: b is worth 1, c 0, and d is unknown.
+    table = prefix_advantages(group("b$", "b$", "c$", "d$"), [1, 1, 0, math.nan], baseline="unweighted")
+    assert {chr(edge.token): edge.advantage for edge in table.edges} == {"b": 0.5, "c": -0.5, "d": 0.0}
+    with pytest.raises(ValueError, match="baseline must be one of"):
+        prefix_advantages(group("a", "b"), [1, 0], baseline="mean")
+
+
 def test_to_end_is_a_choice():
     table = prefix_advantages(group("a$", "ab$"), [1, 0])
     assert table.unique_edges == 4

@@ -50,8 +50,15 @@ class PrefixTable:
     first_new: tuple[int, ...]
 
 
+BASELINES = ("weighted", "unweighted")
+
+
 def prefix_advantages(
-    completions: Sequence[Sequence[int]], rewards: Sequence[float], masks: Sequence[Sequence[int]] | None = None
+    completions: Sequence[Sequence[int]],
+    rewards: Sequence[float],
+    masks: Sequence[Sequence[int]] | None = None,
+    *,
+    baseline: str = "weighted",
 ) -> PrefixTable:
     r"""
     Compute the advantages of all tokens after all prefixes of a group.
@@ -67,15 +74,23 @@ def prefix_advantages(
         rewards (`Sequence[float]`): G rewards; NaN is unknown and left out of the means.
         masks (`Sequence[Sequence[int]]`, *optional*): 0 at tokens that stand for no edge (tool output, all of a completion
             that is left out of the loss). They still belong to prefixes, and their rewards to the means.
+        baseline (`str`, *optional*, defaults to `"weighted"`): The mean that is subtracted: over the completions that go on
+            from the prefix (`"weighted"`, the equation above), or over the mean rewards of the tokens chosen there
+            (`"unweighted"`), so that each choice counts once.
 
     Returns:
         [`PrefixTable`]: Edges in the order of sorted completions.
+
+    Raises:
+        `ValueError`: If `baseline` is unknown.
 
     Examples:
         >>> table = prefix_advantages([[1, 9], [1, 2, 9]], [1.0, 0.0])
         >>> table.unique_edges, [(edge.position, edge.token, edge.advantage) for edge in table.edges]
         (4, [(1, 2, -0.5), (1, 9, 0.5)])
     """
+    if baseline not in BASELINES:
+        raise ValueError(f"baseline must be one of {BASELINES}, got {baseline!r}.")
     lengths = [len(ids) for ids in completions]
     encoded = [np.asarray(ids, dtype=">u4") for ids in completions]  # big-endian: bytes sort as tokens do
     order = sorted(range(len(completions)), key=lambda i: encoded[i].tobytes())
@@ -94,11 +109,11 @@ def prefix_advantages(
     for depth, children in _branches(shared, [lengths[i] for i in order]):
         branching += 1
         groups = [[order[place] for place in range(start, end)] for start, end in children]
-        known = [rewards[i] for group in groups for i in group if not math.isnan(rewards[i])]
-        for group in groups:
+        of_children = [[rewards[i] for i in group if not math.isnan(rewards[i])] for group in groups]
+        for group, own in zip(groups, of_children, strict=True):
             stands = next((i for i in group if masks is None or masks[i][depth]), None)
             if stands is not None:
-                advantage = _mean_difference([rewards[i] for i in group], known)
+                advantage = _advantage(own, of_children, baseline)
                 edges.append(Edge(stands, depth, int(completions[stands][depth]), len(group), advantage))
     return PrefixTable(unique_edges, branching, tuple(edges), tuple(first_new))
 
@@ -124,11 +139,14 @@ def _branches(shared: list[int], lengths: list[int]) -> Iterator[tuple[int, list
         ranges.extend(children)
 
 
-def _mean_difference(rewards: list[float], of_all: list[float]) -> float:
-    """Return the difference of two means, exactly 0 if all rewards are equal; unknown rewards are left out."""
-    known = [reward for reward in rewards if not math.isnan(reward)]
-    if not known:
+def _advantage(own: list[float], of_children: list[list[float]], baseline: str) -> float:
+    """Return a child's mean reward less the baseline, exactly 0 if all rewards are equal or its own are unknown."""
+    if not own:
         return 0.0
-    base = of_all[0]  # taken off first, so that equal rewards of any size cancel exactly
-    mean = math.fsum(reward - base for reward in known) / len(known)
-    return mean - math.fsum(reward - base for reward in of_all) / len(of_all)
+    base = own[0]  # subtracted first, so that equal rewards of any size cancel exactly
+    children = [[reward - base for reward in rewards] for rewards in of_children if rewards]
+    if baseline == "unweighted":
+        means = [math.fsum(rewards) / len(rewards) for rewards in children]
+    else:
+        means = [reward for rewards in children for reward in rewards]
+    return math.fsum(reward - base for reward in own) / len(own) - math.fsum(means) / len(means)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Golden values: computed from the formulas as third-party code quotes them."""
+"""Golden values: computed from the formulas of the authors' code (aeroplanepaper/GRPO-LEAD @ 9344bef)."""
 
 from __future__ import annotations
 
@@ -14,10 +14,12 @@ from trl_concise import (
     ConciseGRPOTrainer,
     DifficultyWeighting,
     GRPOLEADReward,
+    LocalRollouts,
     Rollouts,
     difficulty_weight,
     grpo_lead_reward,
 )
+from trl_concise.methods.grpo_lead import has_adjacent_repetition
 
 
 LENGTHS = torch.tensor([[800, 1500, 2600, 500, 4000]])
@@ -80,6 +82,49 @@ def test_both_parts_train(tiny_model, problems, tmp_path):
     before = [parameter.detach().clone() for parameter in trainer.model.parameters()]
     trainer.train()
     assert any(not torch.equal(old, new) for old, new in zip(before, trainer.model.parameters(), strict=True))
+
+
+def test_groups_of_short_completions_have_no_length_term():
+    # The three shortest, correct or wrong, are 500, 800 and 1,500: 933.3 tokens on average.
+    for min_length, first in [(933, 1.0470), (934, 1.0)]:
+        rewards = grpo_lead_reward(LENGTHS, CORRECT, min_length=min_length)[0].tolist()
+        assert rewards[0] == pytest.approx(first, abs=1e-4) and rewards[3:] == [-1, -1]
+
+
+def test_the_reward_of_the_authors_code():
+    texts = [
+        r"<think>x</think>\boxed{1}",  # correct
+        r"<think>x</think>\boxed{2}",  # wrong
+        r"<think>it is \boxed{1}",  # correct, but the thinking never ends
+        "<think>x</think>1",  # not boxed
+        "<think>" + " wait" * 10,
+        "</think>" + "1" * 120,
+    ]
+    released = GRPOLEADReward(min_length=4000, unanswered_reward=0.0, repetition_reward=-2.0)
+    correct, lengths = torch.tensor([1.0, 0, 1, 1, 0, math.nan]), torch.full((6,), 5000)
+    local = LocalRollouts(["p"] * 6, texts, [[1]] * 6, None, lengths, {}, 6, 0, True)
+    rollouts = Rollouts(("p",) * 6, lengths, correct, 6, measured={"grpo_lead": released.measure(local)})
+    total = (correct + released.score(rollouts)).tolist()
+    assert total == pytest.approx([1, -1, 0, 0, -2, math.nan], nan_ok=True)
+    assert released.measure(local)["unanswered"][-1] == -2  # a word of 120 characters
+
+
+def test_repetition_is_adjacent():
+    assert has_adjacent_repetition("so we add one " * 10) and not has_adjacent_repetition("so we add one " * 9)
+    assert not has_adjacent_repetition(" ".join(f"wait {i}" for i in range(100)))
+    assert not has_adjacent_repetition("")
+
+
+def test_unsolved_groups_can_be_left_out():
+    correct = torch.tensor([0.0, 0, 0, 0, 1, 0, 0, 0])
+    rollouts = Rollouts(tuple("aaaabbbb"), torch.ones(8, dtype=torch.long), correct, 4, local=slice(0, 8))
+    weighted, _ = DifficultyWeighting(skip_unsolved=True).assign(rollouts, {}, torch.tensor([1.0, -1] * 4))
+    assert weighted[:4].tolist() == [0] * 4 and (weighted[4:] != 0).all()
+
+
+def test_a_repetition_without_an_answer_is_set_with_it():
+    with pytest.raises(ValueError, match="unanswered_reward is None. Set unanswered_reward"):
+        GRPOLEADReward(repetition_reward=-2.0)
 
 
 def test_a_reward_for_length_is_refused():

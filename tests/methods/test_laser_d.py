@@ -127,6 +127,12 @@ def test_tokens_that_come_once_are_no_repetition(ids, length):
     assert not is_repetitive(ids[:length])
 
 
+@pytest.mark.parametrize("length", range(9))
+def test_a_completion_of_at_most_eight_tokens_is_never_repetitive(length):
+    assert not is_repetitive([1, 2, 1, 2, 1, 2, 1, 2][:length]) and not is_repetitive([7] * length)
+    assert is_repetitive([1, 2] * 4 + [1])
+
+
 def test_a_loop_at_the_end_of_a_long_text_is_found():
     assert is_repetitive([*range(400), *[900, 901, 902, 903, 904] * 4])
     assert not is_repetitive(

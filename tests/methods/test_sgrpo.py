@@ -50,6 +50,14 @@ def chosen(cutoff, max_tokens, probability=0.5, length=10, **settings) -> set[in
         (3, 5, {"probability": 1}, {0, 1, 2, 3, 4}),
         (3, 5, {"length": 2}, {0, 1}),
         (0, 2, {}, {1, 2}),
+        # By hand: of the drawn 4 (0.2), 6 (0.1), 7 (0.3) and 8 (0.4) the cap of 5 leaves room for the two smallest.
+        (3, 5, {"cap": "random"}, {0, 1, 2, 4, 6}),
+        (5, 7, {"cap": "random"}, {0, 1, 2, 3, 4, 6, 7}),
+        (0, 3, {"cap": "random"}, {4, 6, 7}),
+        (0, 3, {"cap": "left"}, {1, 2, 4}),
+        (3, 1, {"cap": "random", "count_forced": False}, {0, 1, 2, 6}),
+        (6, 5, {"cap": "random"}, {0, 1, 2, 3, 4, 5}),
+        (3, 50, {"cap": "random"}, {0, 1, 2, 4, 6, 7, 8}),
     ],
 )
 def test_golden_masks(cutoff, max_tokens, settings, expected):
@@ -62,6 +70,7 @@ settings = st.fixed_dictionaries(
         "max_tokens": st.integers(0, 12),
         "probability": st.floats(0, 1),
         "count_forced": st.booleans(),
+        "cap": st.sampled_from(["left", "random"]),
     }
 )
 masks = st.lists(st.lists(st.integers(0, 1), min_size=10, max_size=10), min_size=1, max_size=4).map(torch.tensor)

@@ -66,7 +66,7 @@ def test_stair_cosine(step, expected):
 
 def test_stair_switches_after_half_a_cycle():
     values = [siri_budget(step, cycle=6, shape="stair", **PAPER) for step in range(7)]
-    assert values == [16384, 16384, 16384, 8192, 8192, 8192, 16384]
+    assert values == [8192, 8192, 8192, 16384, 16384, 16384, 8192]  # compression first
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -76,10 +76,10 @@ def test_within_the_limits_and_periodic(limits, cycle, step, shape):
     limit = schedule.max_completion_length(step)
     assert schedule.shortest <= limit <= schedule.longest
     assert limit == schedule.max_completion_length(step + cycle)
-    assert schedule.max_completion_length(0) == schedule.longest
+    assert schedule.max_completion_length(0) == (schedule.shortest if shape == "stair" else schedule.longest)
 
 
-@given(limits=limits, half=st.integers(1, 1000), shape=st.sampled_from(SHAPES))
+@given(limits=limits, half=st.integers(1, 1000), shape=st.sampled_from(["cosine", "stair-cosine"]))
 def test_the_trough_is_at_half_a_cycle(limits, half, shape):
     assert siri_budget(half, longest=limits[1], shortest=limits[0], cycle=2 * half, shape=shape) == limits[0]
 

@@ -44,6 +44,14 @@ def batch_of(completions: list[str], rewards: list[float], num_generations: int,
     return rollouts, batch, torch.zeros(len(own))
 
 
+def test_the_baseline_is_chosen():
+    batch = batch_of(["abce$", "abd$", "abce$", "af$"], [1.0, 0.0, 1.0, 0.0], 4)
+    advantages, keep = PrefixMatching(baseline="unweighted").assign(*batch)
+    # 9 edges; b and f are worth 1/3 more and less than their unweighted mean, c and d 1/2.
+    scaled = advantages / keep.sum() * 9
+    assert scaled[keep].sort().values.tolist() == pytest.approx([-1 / 2, -1 / 3, 1 / 3, 1 / 2])
+
+
 def test_two_groups_count_alike():
     rollouts, batch, advantages = batch_of(["ab$", "ac$", "xyz$", "xq$"], [1.0, 0.0, 0.0, 1.0], 2)
     advantages, keep = PrefixMatching().assign(rollouts, batch, advantages)

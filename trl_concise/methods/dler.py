@@ -9,8 +9,14 @@ All of it but the normalisation is a setting of TRL's: `max_completion_length`, 
 TRL's `scale_rewards="batch"` divides by the spread of the rewards; DLER whitens the advantages, token by token. That is
 [`BatchWhitening`].
 
-Dynamic sampling draws until each prompt of a batch is solved by some of its completions. In a batch of fixed size the
-other groups are left out of the statistics instead, and get no advantage.
+Dynamic sampling draws until the batch is full of prompts that some but not all completions solve (section 3.3). In a batch of
+fixed size the other groups are left out of the statistics instead, and get no advantage.
+
+Differences from the authors' code (NVlabs/DLER @ ea7d4f7):
+  1. Theirs multiplies the reward of a truncated completion by 0.1 and adds 0.1 to the advantage where the score is at least
+     1. Neither is in the paper, nor here.
+  2. Theirs chooses the groups to replace by the score before the length penalty.
+  3. Theirs whitens with the unbiased variance and divides by the square root of the variance plus 1e-8.
 """
 
 from __future__ import annotations

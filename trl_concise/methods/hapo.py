@@ -11,7 +11,8 @@ Differences from the authors' code (HCY123902/HAPO @ c91ae3b):
   2. Evaluation reads the history and never updates it; theirs updates it.
   3. The history is saved with the checkpoint and restored; theirs is lost on resume.
   4. A batch folds into the mean once; theirs folds it once per local duplicate of the prompt.
-  5. Only the batch's keys and lengths travel between processes, not a table of all prompts.
+  5. `aggregate="mean"` keeps fractions of a token; theirs truncates the running mean to whole tokens (an int64 table).
+  6. Only the batch's keys and lengths travel between processes, not a table of all prompts.
 """
 
 from __future__ import annotations

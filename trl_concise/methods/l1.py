@@ -6,7 +6,8 @@ The prompt says how many tokens to think for, and the reward charges for the dis
 exceeding it (L1-Max). After training, the length is set in the prompt.
 
 Exact, and the released form of Max, are those of the authors' code (cmu-l3/l1, math_reward.py); the paper's form of Max
-has twice the slope, and both are here. The code's mixed mode, which draws Exact or Max per prompt, is left out.
+(cmu-l3/l1, docs/static/pdfs/paper.tex, which also gives delta 0.5 and the range of n) has twice the slope, and both are here.
+No launch script of theirs sets the alpha of Max. The code's mixed mode, which draws Exact or Max per prompt, is left out.
 """
 
 from __future__ import annotations
@@ -33,7 +34,6 @@ L1_PAPER = Paper(
     year         = 2025,
     eprint       = {arXiv:2503.04697}
 }""",
-    reconstructed="the paper's form of L1-Max and its delta, from secondary sources",
 )
 
 _INSTRUCTIONS = {"exact": "Think for {} tokens.", "max": "Think for maximum {} tokens."}

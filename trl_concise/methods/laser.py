@@ -8,7 +8,9 @@ LASER-D and LASER-DE, whose targets follow the policy, are in `laser_d.py`.
 Differences from the authors' code (hkust-nlp/Laser):
   1. Correctness may come from any reward function; the authors' scores of 1, -0.5 and -1 are [`laser_base_score`].
   2. `<think>` is not asked for, since chat templates open the thinking themselves; `</think>` is.
-  3. The target defaults to half of `max_completion_length`, which is the paper's best at its 16,384 tokens.
+  3. Lengths exclude EOS; theirs include it, so a target is one token shorter there.
+  4. A completion is split at its last `</think>`; theirs at its first.
+  5. The target defaults to half of `max_completion_length`, which is the paper's best at its 16,384 tokens.
 """
 
 from __future__ import annotations

@@ -10,7 +10,9 @@ Differences from the authors' code (hkust-nlp/Laser):
   2. A share of exactly 1/3 counts as medium and of 2/3 as easy, in training and on the monitor set; their monitor counts
      it one band lower. With 8 completions neither occurs.
   3. Repetition is looked for in plain integers. Theirs compares zero-dimensional tensors, which never match.
-  4. Targets default to shares of `max_completion_length`, which are the paper's values at its 16,384 tokens.
+  4. Levels and their monitor agree on what is correct: a correctness of 1. Theirs needs a score of 1 in training (boxed, after
+     `</think>`), and plain correctness on the monitor set.
+  5. Targets default to shares of `max_completion_length`, which are the paper's values at its 16,384 tokens.
 """
 
 from __future__ import annotations
@@ -101,7 +103,7 @@ def is_repetitive(token_ids: Iterable[int]) -> bool:
 
     True if an n-gram (n = 2 below 30 tokens, 3 below 100, else 4; not of one token only, for n > 2) comes 2 times, or 3
     from 200 tokens on, with two neighbouring ones closer than a third of the completion; or if any 2n-gram comes twice
-    in a completion of at least 4n tokens.
+    in a completion of at least 4n tokens. A completion of at most 8 tokens never counts as repetitive.
 
     Args:
         token_ids (`Iterable[int]`): Token ids of one completion; a list, an array or a tensor.
@@ -114,6 +116,8 @@ def is_repetitive(token_ids: Iterable[int]) -> bool:
         (True, False)
     """
     ids = [int(token) for token in token_ids]
+    if len(ids) <= 8:
+        return False
     n = 2 if len(ids) < 30 else 3 if len(ids) < 100 else 4
     needed = 2 if len(ids) < 200 else 3
     starts: dict[tuple[int, ...], list[int]] = defaultdict(list)

@@ -48,7 +48,7 @@ class LASERDConfig(ConciseGRPOConfig):
         metadata={"help": "Distance between targets. Defaults to a sixteenth of max_completion_length."},
     )
     monitor_prompts: int = field(
-        default=500,  # "about 500 training prompts", secondary sources
+        default=500,  # section 5.2 and `train_sample500`
         metadata={"help": "Prompts in the monitor set."},
     )
     monitor_generations: int = field(

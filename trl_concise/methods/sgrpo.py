@@ -10,6 +10,7 @@ The objective and the selection rule are the paper's, read in secondary descript
 leave open is a reconstruction:
   1. Positions count from 0 over the tokens that the model wrote, EOS included. Tool output is neither drawn nor counted.
   2. The cap counts the forced tokens too (the literal reading of |T| < k); `count_forced=False` caps the random ones alone.
+     Beyond the cap, the leftmost random tokens are kept; `cap="random"` keeps a random subset of them, the other reading.
   3. The advantage is GRPO's, group-normalized and the same for all tokens.
   4. The values of all settings.
 """
@@ -26,7 +27,7 @@ from ..components import Paper, TokenCredit
 from ..rollouts import CompletionTokens, Rollouts
 from ..token_credit import check_selection
 from ..trainer import ConciseGRPOTrainer
-from .sgrpo_config import SGRPOConfig
+from .sgrpo_config import CAPS, SGRPOConfig
 
 
 SGRPO_PAPER = Paper(
@@ -51,6 +52,7 @@ def stochastic_token_mask(
     max_tokens: int,
     probability: float,
     count_forced: bool = True,
+    cap: str = "left",
     generator: torch.Generator | None = None,
     uniforms: Tensor | None = None,
 ) -> Tensor:
@@ -73,10 +75,14 @@ def stochastic_token_mask(
             $P$ in `[0, 1]`.
         count_forced (`bool`, *optional*, defaults to `True`):
             Whether the first $\alpha$ tokens count towards $k$. If they do and $\alpha \ge k$, no random token is taken.
+        cap (`str`, *optional*, defaults to `"left"`):
+            Which random tokens are kept where more than $k$ are drawn: the leftmost (`"left"`), or a uniform random subset
+            (`"random"`). The first $\alpha$ tokens are kept in both cases.
         generator (`torch.Generator`, *optional*):
             Source of the draw, on the mask's device.
         uniforms (`torch.Tensor`, *optional*):
-            `(B, T)` in `[0, 1)`, the draw itself: the token at a position is taken if its number is below $P$.
+            `(B, T)` in `[0, 1)`, the draw itself: the token at a position is taken if its number is below $P$. With
+            `cap="random"` the smallest of these numbers are kept.
 
     Returns:
         `torch.Tensor`: `(B, T)` bool.
@@ -90,7 +96,7 @@ def stochastic_token_mask(
         >>> mask.nonzero()[:, 1].tolist()
         [0, 1, 2, 4, 6]
     """
-    _check(cutoff, max_tokens, probability)
+    _check(cutoff, max_tokens, probability, cap)
     if uniforms is None:
         uniforms = torch.rand(completion_mask.shape, generator=generator, device=completion_mask.device)
     if uniforms.shape != completion_mask.shape:
@@ -100,10 +106,16 @@ def stochastic_token_mask(
     forced = candidates & (position < cutoff)
     drawn = candidates & (position >= cutoff) & (uniforms < probability)
     room = max_tokens - forced.sum(dim=1, keepdim=True) if count_forced else max_tokens
-    return forced | (drawn & (drawn.cumsum(dim=1) <= room))
+    if cap == "left":
+        return forced | (drawn & (drawn.cumsum(dim=1) <= room))
+    # Below P the numbers are uniform, so their order is a random order of the drawn tokens.
+    rank = uniforms.masked_fill(~drawn, torch.inf).argsort(dim=1, stable=True).argsort(dim=1)
+    return forced | (drawn & (rank < room))
 
 
-def _check(cutoff: int, max_tokens: int, probability: float) -> None:
+def _check(cutoff: int, max_tokens: int, probability: float, cap: str) -> None:
+    if cap not in CAPS:
+        raise ValueError(f"cap must be one of {CAPS}, got {cap!r}.")
     if cutoff < 0 or max_tokens < 0:
         raise ValueError(f"cutoff and max_tokens must be at least 0, got {cutoff} and {max_tokens}.")
     if not 0 <= probability <= 1:
@@ -127,6 +139,9 @@ class StochasticTokens(TokenCredit):
             $P$, probability of keeping a token after the first `cutoff`.
         count_forced (`bool`, *optional*, defaults to `True`):
             Whether the first `cutoff` tokens count towards `max_tokens`.
+        cap (`str`, *optional*, defaults to `"left"`):
+            Which random tokens are kept where more than `max_tokens` are drawn: the leftmost (`"left"`) or a random subset
+            (`"random"`).
         seed (`int`, *optional*):
             Seed of the draws. Defaults to the trainer's `seed`.
     """
@@ -141,8 +156,9 @@ class StochasticTokens(TokenCredit):
         probability: float = 0.5,
         count_forced: bool = True,
         seed: int | None = None,
+        cap: str = "left",
     ):
-        _check(cutoff, max_tokens, probability)
+        _check(cutoff, max_tokens, probability, cap)
         if cutoff == 0 and (max_tokens == 0 or probability == 0):
             raise ValueError(
                 f"cutoff=0 with max_tokens={max_tokens} and probability={probability} keeps no token at all. Raise one."
@@ -151,6 +167,7 @@ class StochasticTokens(TokenCredit):
         self.max_tokens = max_tokens
         self.probability = probability
         self.count_forced = count_forced
+        self.cap = cap
         self.seed = seed
         self._metrics: dict[str, float] = {}
 
@@ -173,6 +190,7 @@ class StochasticTokens(TokenCredit):
             max_tokens=self.max_tokens,
             probability=self.probability,
             count_forced=self.count_forced,
+            cap=self.cap,
             uniforms=uniforms,
         )
 
@@ -213,4 +231,8 @@ class SGRPOTrainer(ConciseGRPOTrainer):
     _paper = SGRPO_PAPER.as_card()
 
     def _own_slots(self, args):
-        return {"token_credit": StochasticTokens(args.cutoff, args.max_tokens, args.probability, args.count_forced)}
+        return {
+            "token_credit": StochasticTokens(
+                args.cutoff, args.max_tokens, args.probability, args.count_forced, cap=args.cap
+            )
+        }

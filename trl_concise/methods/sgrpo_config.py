@@ -8,6 +8,9 @@ from dataclasses import dataclass, field
 from ..config import ConciseGRPOConfig
 
 
+CAPS = ("left", "random")
+
+
 @dataclass
 class SGRPOConfig(ConciseGRPOConfig):
     r"""
@@ -30,6 +33,9 @@ class SGRPOConfig(ConciseGRPOConfig):
             Probability of taking a token after the first `cutoff`.
         count_forced (`bool`, *optional*, defaults to `True`):
             Whether the first `cutoff` tokens count towards `max_tokens`.
+        cap (`str`, *optional*, defaults to `"left"`):
+            Which random tokens are kept where more than `max_tokens` are drawn: the leftmost (`"left"`) or a random subset
+            (`"random"`). Descriptions of the method differ.
     """
 
     loss_type: str = field(
@@ -43,4 +49,11 @@ class SGRPOConfig(ConciseGRPOConfig):
     )
     count_forced: bool = field(
         default=True, metadata={"help": "Whether the first `cutoff` tokens count towards `max_tokens`."}
+    )
+    cap: str = field(
+        default="left",
+        metadata={
+            "help": "Which random tokens are kept where more than `max_tokens` are drawn: the leftmost or a random subset.",
+            "choices": list(CAPS),
+        },
     )

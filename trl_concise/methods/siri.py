@@ -7,7 +7,7 @@ No length reward: the generation limit itself swings between a small one, under 
 does not need, and a large one, under which it explores again. Each cycle ends with more accuracy per token.
 
 The authors' code is not public in what we read. Reconstructed here:
-  1. The stair shape switches after half a cycle; the paper's figure suggests it.
+  1. The stair shape switches after half a cycle: compression is the first half in the paper, expansion the second.
   2. A limit is rounded down to a whole number of tokens.
   3. A completion that was cut counts only if it holds a boxed answer. The paper extracts the answer of the cut text,
      where the last number of an unfinished calculation could pass.
@@ -50,7 +50,7 @@ def siri_budget(step: int, *, longest: int, shortest: int, cycle: int, shape: st
     With $m = (L_{\max} + L_{\min}) / 2$, $a = (L_{\max} - L_{\min}) / 2$ and $\varphi = 2 \pi (t \bmod T) / T$:
 
     - cosine: $L(t) = m + a \cos \varphi$, from $L_{\max}$ to $L_{\min}$ and back;
-    - stair: $L_{\max}$ in the first half of a cycle, $L_{\min}$ in the second;
+    - stair: $L_{\min}$ in the first half of a cycle (compression), $L_{\max}$ in the second (expansion);
     - stair-cosine: $L_{\max}$ for $\varphi$ within $\pi/4$ of 0, $L_{\min}$ within $\pi/4$ of $\pi$, and
       $m + a \cos 2(\varphi - \pi/4)$ (falling) or $m + a \cos 2(\varphi - 3\pi/4)$ (rising) between them.
 
@@ -75,7 +75,7 @@ def siri_budget(step: int, *, longest: int, shortest: int, cycle: int, shape: st
         raise ValueError(f"shape must be one of {SHAPES}, got {shape!r}.")
     phase = 2 * math.pi * (step % cycle) / cycle
     if shape == "stair":
-        height = 1.0 if 2 * (step % cycle) < cycle else -1.0
+        height = -1.0 if 2 * (step % cycle) < cycle else 1.0
     elif shape == "cosine":
         height = math.cos(phase)
     else:
@@ -93,7 +93,7 @@ class SIRISchedule(BudgetSchedule):
 
     Args:
         longest (`int`):
-            Largest limit, in tokens, at the start of each cycle.
+            Largest limit, in tokens.
         shortest (`int`):
             Smallest limit, in tokens.
         cycle (`int`, *optional*, defaults to `640`):

@@ -33,7 +33,7 @@ class SIRIConfig(ConciseGRPOConfig):
         metadata={"help": "Smallest generation limit, in tokens. Defaults to half of max_completion_length."},
     )
     budget_cycle: int = field(
-        default=640,  # the best of 320, 480 and 640 (Table 1)
+        default=640,  # the best of 320, 480 and 640 (section 5.3, figure 7a)
         metadata={"help": "Optimizer steps per cycle of the generation limit."},
     )
     budget_shape: str = field(

@@ -11,7 +11,9 @@ secondary descriptions, never the paper's own:
   1. The advantage is a difference of raw reward means, without a standard deviation.
   2. Each unique (prefix, token) pair counts once, however many completions share it, and the loss is divided by their number.
   3. A completion that stops without EOS at a prefix has made no choice there and is left out of that prefix's mean.
-  4. Replay restarts generation inside a completion. It is off by default.
+  4. The baseline is the mean over the completions that reach the prefix; `baseline="unweighted"` is the other reading, the
+     mean over the choices made there.
+  5. Replay restarts generation inside a completion. It is off by default.
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ from accelerate.utils import gather
 from torch import Tensor
 
 from ..components import Paper, TokenCredit
-from ..prefix_tree import Edge, PrefixTable, prefix_advantages
+from ..prefix_tree import BASELINES, Edge, PrefixTable, prefix_advantages
 from ..replay import ReplayedGroup, check_replay, replay
 from ..rollouts import CompletionTokens, Rollouts, weighted_sum
 from ..token_credit import check_selection
@@ -68,19 +70,25 @@ class PrefixMatching(TokenCredit):
             further rows of the batch: with 1, a micro-batch has twice as many. 0 switches replay off.
         replay_group_size (`int`, *optional*):
             Completions per further group, at least 2. Defaults to `num_generations`.
+        baseline (`str`, *optional*, defaults to `"weighted"`):
+            The mean that is subtracted at a prefix: over its completions (`"weighted"`) or over the tokens chosen there
+            (`"unweighted"`). See [`prefix_advantages`].
     """
 
     name = "tspmo"
     paper = TSPMO_PAPER
     needs_groups = True
 
-    def __init__(self, replay_per_prompt: int = 0, replay_group_size: int | None = None):
+    def __init__(self, replay_per_prompt: int = 0, replay_group_size: int | None = None, baseline: str = "weighted"):
+        if baseline not in BASELINES:
+            raise ValueError(f"baseline must be one of {BASELINES}, got {baseline!r}.")
         if replay_per_prompt < 0:
             raise ValueError(f"replay_per_prompt must be at least 0, got {replay_per_prompt}.")
         if replay_group_size is not None and replay_group_size < 2:
             raise ValueError(f"replay_group_size must be at least 2, got {replay_group_size}.")
         self.replay_per_prompt = replay_per_prompt
         self.replay_group_size = replay_group_size
+        self.baseline = baseline
         self._replayed: list[ReplayedGroup] = []  # of the batch being scored
         self._keeps_all = False  # whether tokens without advantage have a KL or entropy term
         self._reward_weights: Tensor | None = None
@@ -125,7 +133,10 @@ class PrefixMatching(TokenCredit):
         keep = torch.zeros(batch["completion_ids"].shape, dtype=torch.bool)
         advantages = torch.zeros(keep.shape, dtype=advantages.dtype, device=advantages.device)
         counts = []
-        for rows, masks, table, start in (*_tables(tokens, rewards), *_replay_tables(self._replayed, batch)):
+        for rows, masks, table, start in (
+            *_tables(tokens, rewards, self.baseline),
+            *_replay_tables(self._replayed, batch, self.baseline),
+        ):
             informative = [edge for edge in table.edges if edge.advantage != 0]
             self._keep_group(keep, rows, masks, table, informative, start)
             for edge in informative:
@@ -170,7 +181,7 @@ class PrefixMatching(TokenCredit):
 _GroupTable = tuple[Sequence[int | None], Sequence[Sequence[int]], PrefixTable, int]
 
 
-def _tables(tokens: CompletionTokens, rewards: list[float]) -> Iterator[_GroupTable]:
+def _tables(tokens: CompletionTokens, rewards: list[float], baseline: str = "weighted") -> Iterator[_GroupTable]:
     size, own = tokens.num_generations, range(len(tokens.own()))
     for first in range(0, len(tokens.ids), size):
         places = [tokens.start - (tokens.local.start or 0) + first + i for i in range(size)]
@@ -178,14 +189,14 @@ def _tables(tokens: CompletionTokens, rewards: list[float]) -> Iterator[_GroupTa
         if any(row is not None for row in rows):
             group = slice(first, first + size)
             masks = tokens.mask[group]
-            yield rows, masks, prefix_advantages(tokens.ids[group], rewards[group], masks), 0
+            yield rows, masks, prefix_advantages(tokens.ids[group], rewards[group], masks, baseline=baseline), 0
 
 
-def _replay_tables(groups: list[ReplayedGroup], batch: dict[str, Any]) -> Iterator[_GroupTable]:
+def _replay_tables(groups: list[ReplayedGroup], batch: dict[str, Any], baseline: str) -> Iterator[_GroupTable]:
     for group in groups:
         used = batch["completion_mask"][group.rows.start : group.rows.stop].any(dim=1).tolist()
         masks = [[int(is_used)] * len(ids) for ids, is_used in zip(group.ids, used, strict=True)]
-        yield group.rows, masks, prefix_advantages(group.ids, group.rewards, masks), group.start
+        yield group.rows, masks, prefix_advantages(group.ids, group.rewards, masks, baseline=baseline), group.start
 
 
 class TSPMOTrainer(ConciseGRPOTrainer):
@@ -216,4 +227,4 @@ class TSPMOTrainer(ConciseGRPOTrainer):
     _paper = TSPMO_PAPER.as_card()
 
     def _own_slots(self, args):
-        return {"token_credit": PrefixMatching(args.replay_per_prompt, args.replay_group_size)}
+        return {"token_credit": PrefixMatching(args.replay_per_prompt, args.replay_group_size, args.baseline)}

@@ -6,6 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from ..config import ConciseGRPOConfig
+from ..prefix_tree import BASELINES
 
 
 @dataclass
@@ -22,6 +23,9 @@ class TSPMOConfig(ConciseGRPOConfig):
             Further groups per prompt that start inside one of its completions. 0 switches replay off.
         replay_group_size (`int`, *optional*):
             Completions per further group. Defaults to `num_generations`.
+        baseline (`str`, *optional*, defaults to `"weighted"`):
+            The mean that is subtracted at a prefix: over the completions that reach it (`"weighted"`) or over the tokens
+            chosen there (`"unweighted"`). Descriptions of the method leave this open.
     """
 
     replay_per_prompt: int = field(
@@ -29,4 +33,11 @@ class TSPMOConfig(ConciseGRPOConfig):
     )
     replay_group_size: int | None = field(
         default=None, metadata={"help": "Completions per further group. Defaults to num_generations."}
+    )
+    baseline: str = field(
+        default="weighted",
+        metadata={
+            "help": "The mean that is subtracted at a prefix: over its completions or over the tokens chosen there.",
+            "choices": list(BASELINES),
+        },
     )

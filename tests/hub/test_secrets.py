@@ -99,7 +99,7 @@ def test_no_secret_leaves_the_run(tiny_model, tmp_path):
     run = folder / "run"
     files |= {f"run/{name}": (run / name).read_bytes() for name in ("README.md", FACTS_FILE, "trainer_state.json")}
     files |= {"stdout": done.stdout.encode(), "stderr": done.stderr.encode()}
-    texts = [*TEXTS, PRIVATE_FOLDER, str(tmp_path)]
+    texts = [*TEXTS, PRIVATE_FOLDER, str(tmp_path), tiny_model]
     assert len(texts) >= 30
     leaks = [(text, name) for text in texts for name, data in files.items() if text.encode() in data]
     assert leaks == []

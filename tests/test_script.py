@@ -173,3 +173,16 @@ def test_a_job_that_is_started_again_goes_on_and_then_ends_with_a_line(name, tmp
     assert len(said) == (2 if name == "redi" else 1), said  # stages
     assert all(line.startswith("The run is finished: its checkpoint is of step 2 of 2, so no step") for line in said)
     assert checkpoints() == second
+
+
+def test_problems_are_shown_before_a_run(tmp_path, capsys):
+    rows = [{"body": "Ann has 9 pens.", "question": f"{i} more?", "answer": f"{9 + i} (pens)"} for i in range(3)]
+    path = tmp_path / "problems.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    script = TrainingScript(HAPOConfig, ["--dataset_name", str(path), "--context_column", "none", "--show", "1"])
+    with pytest.raises(SystemExit) as stop:
+        script.trainer_arguments()
+    assert not stop.value.code
+    printed = capsys.readouterr()
+    assert printed.out.splitlines() == ["--- problem 1 of 3", "[user] 0 more?", "[reference answer] 9"]
+    assert "3 problems, prompt from question, reference answer from answer (unit removed)" in printed.err

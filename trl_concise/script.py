@@ -160,7 +160,16 @@ class ProblemArguments(RunArguments):
     dataset_test_split: str | None = field(default=None, metadata={"help": "Split to evaluate on."})
     problem_column: str | None = field(default=None, metadata={"help": "Column that holds the problem."})
     answer_column: str | None = field(default=None, metadata={"help": "Column that holds the final answer."})
+    context_column: str | None = field(
+        default=None, metadata={"help": "Column of the text before the problem; 'none': no such text."}
+    )
+    choices_column: str | None = field(
+        default=None, metadata={"help": "Column of the options of multiple-choice problems; 'none': no options."}
+    )
     system_prompt: str | None = field(default=None, metadata={"help": "System message before every problem."})
+    show: int = field(
+        default=0, metadata={"help": "Print the first SHOW problems as the trainer will see them, and stop."}
+    )
 
 
 def model_arguments(training_args: Any, model_args: ModelConfig, **tokenizer_options: Any) -> dict[str, Any]:
@@ -237,16 +246,19 @@ class TrainingScript:
         )
 
     def load_datasets(self) -> tuple[Dataset, Dataset | None]:
-        """Return the problems to train on, and those to evaluate on if a `--dataset_test_split` is named."""
-        if self.problem_args.dataset_name is None:
-            return demo.train_dataset(seed=self.training_args.seed), None
-        train_split, test_split = self.problem_args.dataset_train_split, self.problem_args.dataset_test_split
-        with tell_input_errors():
-            _check_splits(self.problem_args.dataset_name, train_split, test_split)
-            return (
-                self._load_split(train_split),
-                self._load_split(test_split) if test_split is not None else None,
-            )
+        """
+        Return the problems to train on, and those to evaluate on if a `--dataset_test_split` is named.
+
+        With `--show`, print the first problems and stop.
+        """
+        train_dataset, eval_dataset = self._load_datasets()
+        if self.problem_args.show:
+            from .data.problems import is_main_process, show_problems
+
+            if is_main_process():
+                show_problems(train_dataset, self.problem_args.show)
+            sys.exit()
+        return train_dataset, eval_dataset
 
     def trainer_arguments(self) -> dict[str, Any]:
         """
@@ -290,6 +302,17 @@ class TrainingScript:
         if args.push_to_hub:
             trainer.push_to_hub(dataset_name=dataset_name)
 
+    def _load_datasets(self) -> tuple[Dataset, Dataset | None]:
+        if self.problem_args.dataset_name is None:
+            return demo.train_dataset(seed=self.training_args.seed), None
+        train_split, test_split = self.problem_args.dataset_train_split, self.problem_args.dataset_test_split
+        with tell_input_errors():
+            _check_splits(self.problem_args.dataset_name, train_split, test_split)
+            return (
+                self._load_split(train_split),
+                self._load_split(test_split) if test_split is not None else None,
+            )
+
     def _load_split(self, split: str) -> Dataset:
         from .data import load_problems
 
@@ -299,6 +322,8 @@ class TrainingScript:
             split=split,
             problem_column=self.problem_args.problem_column,
             answer_column=self.problem_args.answer_column,
+            context_column=self.problem_args.context_column,
+            choices_column=self.problem_args.choices_column,
             system_prompt=self.problem_args.system_prompt,
         )
 

@@ -1,40 +1,55 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Maths problems from the Hub or a local file, as `prompt` and `solution` columns."""
+"""Math problems from the Hub or a local file, as `prompt` and `solution` columns."""
 
 from __future__ import annotations
 
-import glob
-import json
 import logging
-from collections.abc import Sequence
-from pathlib import Path
+import os
+import sys
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from datasets import Dataset, load_dataset
-from datasets.exceptions import DatasetGenerationError
+from datasets import Dataset
 
-from ..verification.extraction import after_hashes, last_boxed
+from .choices import Choice, choose, read_choices, with_choices
+from .columns import (
+    ANSWER_COLUMNS,
+    Columns,
+    FinalAnswer,
+    RowError,
+    final_answer_in,
+    find_columns,
+    read_answer,
+    read_problem,
+    unknown_column,
+)
+from .files import Rows, load_rows, local_file, read_rows
 from .rows import read_column
 
 
+__all__ = ["as_messages", "find_columns", "load_problems", "load_rows", "local_file", "read_problems", "show_problems"]
+
 logger = logging.getLogger(__name__)
 
-LOADERS = {".jsonl": "json", ".json": "json", ".parquet": "parquet", ".csv": "csv"}
-
-# First match wins. Where a dataset has both a prompt and a bare problem, its authors meant the prompt; where it has both an
-# answer and a solution, the solution is the worked one. A dot steps into a nested column, a plus joins two columns.
-PROBLEM_COLUMNS = ("prompt", "problem", "question", "question_concat", "Body+Question")
-ANSWER_COLUMNS = ("answer", "Answer", "reward_model.ground_truth", "solution")
 ID_COLUMNS = ("prompt_id", "id")
+NAMED = 5  # rows that a warning names
 
-LONGEST_ANSWER = 200  # characters; a longer `solution` without a marked answer is a worked one
 
+class ProblemRows(NamedTuple):
+    """
+    Problems, and the rows that they come from.
 
-class Columns(NamedTuple):
-    """The columns that hold the problem and its answer, in the notation of `PROBLEM_COLUMNS`."""
+    Attributes:
+        problems (`list[dict]`): With `prompt`, `solution` and, where rows have unique ids, `prompt_id`.
+        places (`list[int]`): The place of each problem among the rows.
+        source (`Rows`): The rows as they were written.
+        unreadable (`list[int]`): The places among `problems` of those whose reference answer math-verify cannot read.
+    """
 
-    problem: str
-    answer: str
+    problems: list[dict[str, Any]]
+    places: list[int]
+    source: Rows
+    unreadable: list[int]
 
 
 def load_problems(
@@ -44,15 +59,30 @@ def load_problems(
     split: str = "train",
     problem_column: str | None = None,
     answer_column: str | None = None,
+    context_column: str | None = None,
+    choices_column: str | None = None,
     system_prompt: str | None = None,
+    check_answers: bool = True,
 ) -> Dataset:
     r"""
-    Load maths problems with their final answers.
+    Load math problems with their final answers.
 
-    The usual shapes are recognised by their column names: GSM8K (`question`, `answer` ending in `#### 42`), MATH and
-    OpenR1-Math (`problem`, `answer` or a `solution` with a `\boxed{}`), SVAMP (`Body`, `Question`, `Answer`), DeepScaleR
-    (`problem`, `answer`), DAPO-Math (`prompt`, `reward_model.ground_truth`) and TRL's own (`prompt`, `solution`). Rows
-    without a problem or an answer are left out, with a warning that counts them.
+    The usual shapes are recognized by their column names, in any case: GSM8K (`question`, `answer` ending in `#### 42`), MATH
+    and OpenR1-Math (`problem`, `answer` or a `solution` with a `\boxed{}`), SVAMP (`Body`, `Question`, `Answer`), DeepScaleR
+    (`problem`, `answer`), DAPO-Math (`prompt`, `reward_model.ground_truth`), multiple choice (`question`, `choices`,
+    `answer`), conversations (`messages`, also in ShareGPT's notation, also as JSON text) and TRL's own (`prompt`,
+    `solution`). One line on stderr says what was taken from where.
+
+    - A column that holds the final answer (`ground_truth`, `final_answer`, `answer`, `reward_model.ground_truth`, `target`)
+      is preferred to a worked `solution`, of which only a box, the text after `####` or a bare answer is taken.
+    - A `body`, `context`, `passage` or `story` is put before the problem.
+    - Options are listed below the problem, and the reference answer is the letter.
+    - A conversation that ends with a message of the assistant is asked without it. That message is the solution if no
+      column holds the answer.
+    - The unit is removed from `3 (apples)`. A list of one answer is that answer; a list of several, their set.
+
+    Rows without a problem or an answer, and rows that cannot be read, are left out, with a warning that counts and names
+    them. A second warning counts and names the rows whose reference answer math-verify cannot read; they are kept.
 
     Args:
         name_or_path (`str`):
@@ -62,12 +92,18 @@ def load_problems(
         split (`str`, *optional*, defaults to `"train"`):
             Split to load; slices such as `"train[:1000]"` work. A local file is one split, whatever its name.
         problem_column (`str`, *optional*):
-            Column that holds the problem, as text or as a list of messages. Recognised by name if `None`. A dot steps into
+            Column that holds the problem, as text or as a list of messages. Recognized by name if `None`. A dot steps into
             a nested column, a plus joins two.
         answer_column (`str`, *optional*):
-            Column that holds the answer. Recognised by name if `None`. A dot steps into a nested column.
+            Column that holds the answer. Recognized by name if `None`. A dot steps into a nested column.
+        context_column (`str`, *optional*):
+            Column of a text that belongs before the problem. Recognized by name if `None`; `"none"` for no context.
+        choices_column (`str`, *optional*):
+            Column of the options of multiple-choice problems. Recognized by name if `None`; `"none"` for no options.
         system_prompt (`str`, *optional*):
-            System message to put before every problem. Takes the place of one the dataset brings.
+            System message to put before every problem. Replaces one that the dataset contains.
+        check_answers (`bool`, *optional*, defaults to `True`):
+            Whether to look for reference answers that math-verify cannot read.
 
     Returns:
         `datasets.Dataset`: With the columns `prompt` (list of messages), `solution` (`str`, the final answer only), and
@@ -75,8 +111,8 @@ def load_problems(
 
     Raises:
         `FileNotFoundError`: If a local file does not exist.
-        `ValueError`: If the file type or the columns are not recognised, or no row has both a problem and an
-            answer.
+        `ValueError`: If the file or the columns cannot be read, no row has both a problem and an answer, or no reference
+            answer can be read.
 
     Examples:
     ```python
@@ -86,109 +122,269 @@ def load_problems(
     >>> dataset = load_problems("my_problems.jsonl", problem_column="text", answer_column="label")
     ```
     """
-    dataset = load_rows(name_or_path, config_name, split)
-    columns = find_columns(dataset.column_names, problem_column, answer_column, name_or_path)
-    id_column = next((c for c in ID_COLUMNS if c in dataset.column_names and _is_unique(dataset[c])), None)
-
-    def is_usable(row: dict[str, Any]) -> bool:
-        return bool(read_problem(row, columns.problem)) and bool(read_answer(row, columns.answer))
-
-    def to_problem(row: dict[str, Any]) -> dict[str, Any]:
-        problem = {
-            "prompt": as_messages(read_problem(row, columns.problem), system_prompt),
-            "solution": read_answer(row, columns.answer),
-        }
-        return problem if id_column is None else problem | {"prompt_id": str(row[id_column])}
-
-    usable = dataset.filter(is_usable)
-    dropped = len(dataset) - len(usable)
-    if not len(usable):
-        raise ValueError(
-            f"No row of {name_or_path} has both a problem in {columns.problem!r} and an answer in {columns.answer!r}. Name "
-            "the columns that hold them with problem_column (--problem_column) and answer_column (--answer_column)."
-        )
-    if dropped:
-        logger.warning(
-            "%s: left out %d of %d rows without a problem or an answer.", name_or_path, dropped, len(dataset)
-        )
-    problems = usable.map(to_problem, remove_columns=dataset.column_names)
-    return problems.select_columns(["prompt", "solution"] + ([] if id_column is None else ["prompt_id"]))
+    found = read_problems(
+        name_or_path,
+        config_name=config_name,
+        split=split,
+        problem_column=problem_column,
+        answer_column=answer_column,
+        context_column=context_column,
+        choices_column=choices_column,
+        system_prompt=system_prompt,
+        check_answers=check_answers,
+    )
+    return Dataset.from_list(found.problems)
 
 
-def find_columns(
-    names: Sequence[str],
+def read_problems(
+    name_or_path: str,
+    *,
+    config_name: str | None = None,
+    split: str = "train",
     problem_column: str | None = None,
     answer_column: str | None = None,
-    source: str = "the dataset",
-) -> Columns:
-    """
-    Choose the columns that hold the problem and its answer.
+    context_column: str | None = None,
+    choices_column: str | None = None,
+    system_prompt: str | None = None,
+    check_answers: bool = True,
+) -> ProblemRows:
+    """Read what [`load_problems`] returns, together with the rows that the problems come from."""
+    source = read_rows(name_or_path, config_name, split)
+    columns = find_columns(
+        source.columns,
+        problem_column,
+        answer_column,
+        name_or_path,
+        context_column=context_column,
+        choices_column=choices_column,
+    )
+    readings: dict[int, _Reading] = {}
+    wrong: dict[int, str] = {}  # place -> what is wrong
+    for place, row in enumerate(source.rows):
+        try:
+            readings[place] = _read(row, columns)
+        except RowError as error:
+            wrong[place] = str(error)
+    if not columns.answers and readings and not any(reading.message for reading in readings.values()):
+        raise unknown_column("answer", name_or_path, source.columns, ANSWER_COLUMNS)
+    columns, answers = _take_answers(columns, readings)
+    empty = [
+        place for place, reading in readings.items() if not reading.problem or not answers.get(place, _NOTHING).text
+    ]
+    for place in empty:
+        del readings[place]
+    how = _settle_choices(columns, readings, answers, wrong)
 
-    Args:
-        names (`Sequence[str]`): Columns of the dataset.
-        problem_column (`str`, *optional*): The user's choice of the problem column.
-        answer_column (`str`, *optional*): The user's choice of the answer column.
-        source (`str`, *optional*, defaults to `"the dataset"`): What the error message calls the dataset.
-
-    Returns:
-        `Columns`: The chosen columns.
-
-    Raises:
-        `ValueError`: If nothing is recognised, or the user's choice is not there.
-
-    Examples:
-        >>> find_columns(["id", "problem", "solution", "answer"])
-        Columns(problem='problem', answer='answer')
-    """
-
-    def there(column: str) -> bool:
-        return all(part.split(".")[0] in names for part in column.split("+"))
-
-    def choose(kind: str, given: str | None, known: tuple[str, ...]) -> str:
-        if given is not None:
-            if there(given):
-                return given
-            raise ValueError(f"{source} has no column {given!r} for the {kind}. Its columns: {', '.join(names)}.")
-        for column in known:
-            if there(column):
-                return column
+    if not readings:
+        first = next((f" Row {source.numbers[place]}: {reason}." for place, reason in wrong.items()), "")
         raise ValueError(
-            f"No column of {source} is known to hold the {kind}. Its columns: {', '.join(names)}. Known ones: "
-            f"{', '.join(known)}. Name yours with {kind}_column (--{kind}_column)."
+            f"No row of {name_or_path} has both a problem in {columns.problem!r} and an answer in "
+            f"{' or '.join(map(repr, columns.answers)) or 'its last message'}.{first} Its columns: "
+            f"{', '.join(source.columns)}. Name the columns that hold them with problem_column (--problem_column) and "
+            "answer_column (--answer_column)."
         )
+    if wrong:
+        logger.warning(
+            "%s: left out %d of %d rows that cannot be read: %s.",
+            name_or_path,
+            len(wrong),
+            len(source.rows),
+            _shorten([f"row {source.numbers[place]}, {wrong[place]}" for place in sorted(wrong)], "; "),
+        )
+    if empty:
+        logger.warning(
+            "%s: left out %d of %d rows without a problem or an answer (%s).",
+            name_or_path,
+            len(empty),
+            len(source.rows),
+            _name_rows(source.numbers[place] for place in empty),
+        )
+    ids = _ids(source, name_or_path)
+    problems = []
+    for place, reading in readings.items():
+        problem = {"prompt": as_messages(reading.prompt(), system_prompt), "solution": answers[place].text}
+        problems.append(problem if ids is None else problem | {"prompt_id": ids[place]})
+    if is_main_process():
+        used = {place: answers[place] for place in readings}
+        print(_describe(name_or_path, columns, readings, used, how), file=sys.stderr)
+    places = list(readings)
+    unreadable = _find_unreadable(problems, places, source, name_or_path) if check_answers and is_main_process() else []
+    return ProblemRows(problems, places, source, unreadable)
 
-    return Columns(choose("problem", problem_column, PROBLEM_COLUMNS), choose("answer", answer_column, ANSWER_COLUMNS))
+
+def is_main_process() -> bool:
+    """Whether this is the first of the processes that a launcher has started, or the only one."""
+    return os.environ.get("RANK", "0") == "0"
 
 
-def read_problem(row: dict[str, Any], column: str) -> str | list[dict[str, str]]:
-    """The problem of one row: text, or messages where the source has messages; `""` if there is none."""
-    parts = [read_column(row, part) for part in column.split("+")]
-    if None in parts:
+def show_problems(dataset: Dataset, count: int) -> None:
+    """Print the first rows of a dataset of problems as a trainer will see them."""
+    for number, row in enumerate(dataset.select(range(min(count, len(dataset)))), 1):
+        print(f"--- problem {number} of {len(dataset)}")
+        messages = row["prompt"] if isinstance(row["prompt"], list) else as_messages(row["prompt"], None)
+        for message in messages:
+            print(f"[{message['role']}] {message['content']}")
+        print(f"[reference answer] {row['solution']}")
+
+
+class _Reading(NamedTuple):
+    """What a row holds."""
+
+    problem: str | list[dict[str, str]]
+    context: str  # "" where there is none, or where the problem begins with it
+    choices: list[Choice]
+    answers: dict[str, tuple[FinalAnswer, str]]  # column -> the final answer, and the text that it was read from
+    message: str  # the last message of an assistant
+
+    def prompt(self) -> str | list[dict[str, str]]:
+        """The problem with its context and options."""
+
+        def complete(text: str) -> str:
+            text = f"{self.context} {text.lstrip()}" if self.context else text
+            return with_choices(text, self.choices) if self.choices else text
+
+        if isinstance(self.problem, str):
+            return complete(self.problem)
+        last = max(place for place, message in enumerate(self.problem) if message["role"] == "user")
+        return [
+            {**message, "content": complete(message["content"])} if place == last else message
+            for place, message in enumerate(self.problem)
+        ]
+
+
+_NOTHING = FinalAnswer("")
+
+
+def _read(row: Mapping[str, Any], columns: Columns) -> _Reading:
+    problem, message = read_problem(row, columns.problem)
+    context = "" if columns.context is None else read_problem(row, columns.context)[0]
+    if not isinstance(context, str):
+        raise RowError(columns.context, "holds messages, not text")
+    text = problem if isinstance(problem, str) else " ".join(item["content"] for item in problem)
+    context = "" if context.strip() in text else context.strip()
+    choices = [] if columns.choices is None else read_choices(row, columns.choices)
+    answers = {}
+    for column in columns.answers:
+        answer = read_answer(row, column)
+        answers[column] = (answer, str(read_column(row, column)) if answer.text else "")
+    return _Reading(problem, context, choices, answers, message)
+
+
+def _take_answers(columns: Columns, readings: Mapping[int, _Reading]) -> tuple[Columns, dict[int, FinalAnswer]]:
+    """Take the answers from the first column that holds any; where a row has none there, from `solution` or a message."""
+    chosen = next(
+        (column for column in columns.answers if any(item.answers[column][0].text for item in readings.values())), None
+    )
+    used = [column for column in columns.answers if column in (chosen, "solution")]
+    answers = {}
+    for place, reading in readings.items():
+        found = [answer for column in used if (answer := reading.answers[column][0]).text]
+        if not found and reading.message:
+            found = [final_answer_in(reading.message, columns.problem, may_be_worked=True)]
+        answers[place] = found[0] if found else _NOTHING
+    return columns._replace(answers=tuple([chosen] if chosen else columns.answers)), answers
+
+
+def _settle_choices(
+    columns: Columns, readings: dict[int, _Reading], answers: dict[int, FinalAnswer], wrong: dict[int, str]
+) -> str:
+    """Put letters in the place of the answers of multiple-choice problems, and say how they were read."""
+    places = [place for place, reading in readings.items() if reading.choices]
+    if not places:
         return ""
-    problem = parts[0] if len(parts) == 1 else " ".join(str(part).strip() for part in parts)
-    return "" if isinstance(problem, str) and not problem.strip() else problem
+    column = columns.answers[0] if columns.answers else columns.problem
+
+    def text_of(place: int) -> str:
+        written = readings[place].answers.get(column, (_NOTHING, ""))[1]
+        return written if answers[place].how == "unit removed" and written else answers[place].text
+
+    texts = {place: text_of(place) for place in places}
+    letters, how = choose([(texts[place], readings[place].choices) for place in places], column)
+    for place, letter in zip(places, letters, strict=True):
+        if letter is None:
+            options = ", ".join(choice.letter for choice in readings[place].choices)
+            wrong[place] = f"column {column!r} holds {texts[place]!r:.40}, which is none of the options {options}"
+            del readings[place]
+        else:
+            answers[place] = FinalAnswer(letter)
+    return how
 
 
-def read_answer(row: dict[str, Any], column: str) -> str:
-    r"""
-    The final answer of one row, `""` if there is none.
+def _describe(
+    source: str,
+    columns: Columns,
+    readings: Mapping[int, _Reading],
+    answers: Mapping[int, FinalAnswer],
+    how_choices: str,
+) -> str:
+    """Say in one line what was taken from where."""
+    prompt = [columns.problem]
+    if any(reading.context for reading in readings.values()):
+        prompt.insert(0, columns.context)
+    if any(reading.choices for reading in readings.values()):
+        prompt.append(columns.choices)
+    hows = list(dict.fromkeys(answer.how for answer in answers.values() if answer.how))
+    hows += [how_choices] if how_choices not in ("", "letter") else []
+    if columns.answers:
+        answer = columns.answers[0]
+    else:
+        answer = f"the last message of {columns.problem}"
+    remark = f" ({', '.join(hows)})" if hows else ""
+    return f"{source}: {len(readings)} problems, prompt from {' + '.join(prompt)}, reference answer from {answer}{remark}"
 
-    Examples:
-        >>> read_answer({"answer": "48 / 2 = 24\n#### 1,024"}, "answer")
-        '1,024'
-        >>> read_answer({"answer": "", "solution": r"So it is \boxed{\frac{1}{2}}."}, "answer")
-        '\\frac{1}{2}'
-    """
-    value = read_column(row, column)
-    if isinstance(value, (list, dict)):
-        raise ValueError(f"The answer in column {column!r} must be text or a number, not a {type(value).__name__}.")
-    text = "" if value is None else _number_as_text(value).strip()
-    answer = last_boxed(text) or after_hashes(text) or text
-    if column == "solution" and answer == text and ("\n" in text or len(text) > LONGEST_ANSWER):
-        return ""  # a worked solution that never marks its answer
-    if not answer and column != "solution" and row.get("solution"):
-        return read_answer(row, "solution")
-    return answer
+
+def _find_unreadable(
+    problems: Sequence[Mapping[str, Any]], places: Sequence[int], source: Rows, name: str
+) -> list[int]:
+    from ..evaluation.completions import unreadable_golds
+
+    solutions = list(dict.fromkeys(problem["solution"] for problem in problems))
+    unreadable = {solutions[place] for place in unreadable_golds(solutions)}
+    if not unreadable:
+        return []
+    found = [place for place, problem in enumerate(problems) if problem["solution"] in unreadable]
+    if len(found) == len(problems):
+        raise ValueError(
+            f"No reference answer of {name} can be read; the first is {problems[0]['solution']!r:.80}. Name the column of "
+            "the final answers with answer_column (--answer_column)."
+        )
+    logger.warning(
+        "%s: the reference answers of %d of %d problems cannot be read, so no completion of them can be judged: %s.",
+        name,
+        len(found),
+        len(problems),
+        _shorten([f"row {source.numbers[places[place]]}, {problems[place]['solution']!r:.40}" for place in found], "; "),
+    )
+    return found
+
+
+def _ids(source: Rows, name: str) -> list[str] | None:
+    """The ids of the rows as text, if a column holds one for each."""
+    for column in ID_COLUMNS:
+        if column not in source.columns:
+            continue
+        ids = [read_column(row, column) for row in source.rows]
+        for place, value in enumerate(ids):
+            if isinstance(value, (list, dict)):
+                logger.warning(
+                    "%s: row %d, column %r holds a %s, so it is not used as prompt_id.",
+                    *(name, source.numbers[place], column, "list" if isinstance(value, list) else "dictionary"),
+                )
+                break
+        else:
+            if None not in ids and len(set(map(str, ids))) == len(ids):
+                return [str(value) for value in ids]
+    return None
+
+
+def _name_rows(numbers: Any) -> str:
+    numbers = list(numbers)
+    return f"row{'s' * (len(numbers) > 1)} {_shorten(list(map(str, numbers)), ', ')}"
+
+
+def _shorten(texts: Sequence[str], separator: str) -> str:
+    shown = separator.join(texts[:NAMED])
+    return f"{shown}{separator}..." if len(texts) > NAMED else shown
 
 
 def as_messages(problem: str | list[dict[str, str]], system_prompt: str | None) -> list[dict[str, str]]:
@@ -197,63 +393,3 @@ def as_messages(problem: str | list[dict[str, str]], system_prompt: str | None) 
     if system_prompt is None:
         return messages
     return [{"role": "system", "content": system_prompt}, *(m for m in messages if m["role"] != "system")]
-
-
-def load_rows(name_or_path: str, config_name: str | None = None, split: str = "train") -> Dataset:
-    """
-    Load a split of a dataset on the Hub, or of a local file, as it is.
-
-    Raises:
-        `FileNotFoundError`: If a name with the ending of a file is none.
-        `ValueError`: If a file cannot be read.
-    """
-    path = local_file(name_or_path)
-    if path is None:
-        return load_dataset(name_or_path, config_name, split=split)
-    loader = LOADERS.get(path.suffix.lower())
-    if loader is None:
-        raise ValueError(f"Cannot read {name_or_path}: a local file must be one of {', '.join(LOADERS)}.")
-    if not path.stat().st_size:
-        raise ValueError(f"Cannot read {name_or_path}: it is empty.")
-    split_name = split.partition("[")[0]  # "train[:100]" -> "train"
-    try:
-        return load_dataset(loader, data_files={split_name: glob.escape(str(path))}, split=split)
-    except (DatasetGenerationError, ValueError) as error:
-        raise ValueError(f"Cannot read {name_or_path}: {_what_is_wrong(path) or error.__cause__ or error}") from error
-
-
-def local_file(name_or_path: str) -> Path | None:
-    """
-    Return the local file that a name of a dataset means, `None` if it means one on the Hub.
-
-    Raises:
-        `FileNotFoundError`: If a name with the ending of a file is none.
-    """
-    path = Path(name_or_path).expanduser()
-    if path.is_file():
-        return path
-    if path.suffix.lower() in LOADERS:
-        raise FileNotFoundError(f"No file {name_or_path} (looked in {Path.cwd()}).")
-    return None
-
-
-def _what_is_wrong(path: Path) -> str | None:
-    """Name the first line of a JSON Lines file that is no JSON object."""
-    if path.suffix.lower() != ".jsonl":
-        return None
-    with open(path, encoding="utf-8", errors="replace") as file:
-        for number, line in enumerate(file, 1):
-            try:
-                if line.strip() and not isinstance(json.loads(line), dict):
-                    return f"line {number} is no JSON object."
-            except json.JSONDecodeError as error:
-                return f"line {number} is no JSON: {error.msg} (column {error.colno})."
-    return None
-
-
-def _is_unique(values: Sequence[Any]) -> bool:
-    return None not in values and len(set(values)) == len(values)
-
-
-def _number_as_text(value: Any) -> str:
-    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)

@@ -9,10 +9,16 @@ from typing import Any
 from ..errors import Parser
 
 
-_ENGINE_OPTIONS = {
+ENGINE_OPTIONS = {
     "max_model_len": (int, "vLLM's context in tokens; the longest prompt and max_new_tokens by default"),
     "gpu_memory_utilization": (float, "share of the GPU's memory that vLLM takes"),
     "tensor_parallel_size": (int, "GPUs that vLLM spreads the model over"),
+}
+COLUMN_OPTIONS = {
+    "problem_column": "the problem",
+    "answer_column": "the final answer",
+    "context_column": "the text before the problem; 'none' for no such text",
+    "choices_column": "the options of multiple-choice problems; 'none' for no options",
 }
 
 
@@ -21,6 +27,7 @@ def main(argv: Sequence[str]) -> int:
     parser = _parser()
     options = parser.parse_args(argv)
 
+    from ..data.problems import show_problems
     from .evaluator import evaluate
     from .sets import load_problem_sets
 
@@ -32,8 +39,16 @@ def main(argv: Sequence[str]) -> int:
         "split": options.dataset_split,
         "problem_column": options.problem_column,
         "answer_column": options.answer_column,
+        "context_column": options.context_column,
+        "choices_column": options.choices_column,
     }
+    if options.output_dir is None and not options.show:
+        parser.error("the following arguments are required: --output_dir")
     try:
+        if options.show:
+            for problems in load_problem_sets(options.sets, system_prompt=options.system_prompt, **columns).values():
+                show_problems(problems, options.show)
+            return 0
         sets = load_problem_sets(options.sets, **columns)
         records = evaluate(
             options.model,
@@ -50,7 +65,7 @@ def main(argv: Sequence[str]) -> int:
             limit=options.limit,
             batch_size=batch_size,
             use_vllm=options.use_vllm,
-            engine_options={name: value for name in _ENGINE_OPTIONS if (value := getattr(options, name)) is not None},
+            engine_options={name: value for name in ENGINE_OPTIONS if (value := getattr(options, name)) is not None},
             model_name=options.model_name,
         )
     except (ValueError, OSError, ImportError) as error:
@@ -119,7 +134,7 @@ def _parser() -> Parser:
         help="gsm8k, math500, aime24, aime25, amc23, svamp, olympiadbench, minerva, demo, a dataset id, or a "
         ".jsonl, .json, .parquet or .csv file",
     )
-    add("--output_dir", required=True, help="folder of completions.jsonl, summary.json and settings.json")
+    add("--output_dir", help="folder of completions.jsonl, summary.json and settings.json")
     add("--num_completions", "-n", type=int, default=1, help="completions per problem (%(default)s)")
     add("--max_new_tokens", type=int, default=4096, help="tokens after which a completion is cut (%(default)s)")
     add("--temperature", type=float, default=0.6, help="0 decodes greedily (%(default)s)")
@@ -132,12 +147,19 @@ def _parser() -> Parser:
     add("--limit", type=int, help="take only so many problems of each set")
     add("--batch_size", type=int, help="completions generated at a time: 64, with vLLM 10,000")
     add("--use_vllm", action="store_true", help="generate with vLLM")
-    for name, (kind, text) in _ENGINE_OPTIONS.items():
+    for name, (kind, text) in ENGINE_OPTIONS.items():
         add(f"--{name}", type=kind, help=text)
     add("--model_name", help="name of the model in the results; its id or folder name by default")
     add("--system_prompt", help="system message before every problem")
     add("--dataset_split", help="split of a set without a short name; test by default")
     add("--dataset_config", help="configuration of a set without a short name")
-    add("--problem_column", help="its column that holds the problem")
-    add("--answer_column", help="its column that holds the final answer")
+    add_column_options(parser)
     return parser
+
+
+def add_column_options(parser: Parser) -> None:
+    """Add the options that say where a dataset holds its problems, and `--show`."""
+    add = parser.add_argument
+    for name, content in COLUMN_OPTIONS.items():
+        add(f"--{name}", help=f"column that holds {content}")
+    add("--show", type=int, default=0, metavar="N", help="print the first N problems as the model will see them, and stop")

@@ -84,7 +84,7 @@ def load_problem_sets(names: Sequence[str], *, system_prompt: str | None = None,
             sets[title] = _demo_problems(system_prompt)
         else:
             try:
-                sets[title] = load_problems(system_prompt=system_prompt, **arguments)
+                sets[title] = load_problems(system_prompt=system_prompt, check_answers=False, **arguments)
             except OSError as error:  # no such file, or the Hub did not answer
                 close = difflib.get_close_matches(name, [*KNOWN_SETS, "demo"], n=1)
                 hint = f" Did you mean {close[0]!r}?" if close and name not in KNOWN_SETS else ""

@@ -214,14 +214,17 @@ BIG = 12345678901234567891
 @pytest.mark.parametrize(
     ("suffix", "text"),
     [
-        (".jsonl", '{"problem": "a?", "answer": "2024-01-01"}\n{"problem": "b?", "answer": %d}\n{"problem": "c?"}\n' % BIG),
-        (".json", '[{"problem": "a?", "answer": "2024-01-01"}, {"problem": "b?", "answer": %d}]' % BIG),
-        (".csv", "problem,answer\na?,2024-01-01\nb?,%d\nc?,\n" % BIG),
+        (
+            ".jsonl",
+            '{"problem": "a?", "answer": "2024-01-01"}\n{"problem": "b?", "answer": BIG}\n{"problem": "c?"}\n',
+        ),
+        (".json", '[{"problem": "a?", "answer": "2024-01-01"}, {"problem": "b?", "answer": BIG}]'),
+        (".csv", "problem,answer\na?,2024-01-01\nb?,BIG\nc?,\n"),
     ],
 )
 def test_dates_and_long_integers_stay_as_written(suffix, text, tmp_path):
     path = tmp_path / f"problems{suffix}"
-    path.write_text(text)
+    path.write_text(text.replace("BIG", str(BIG)))
     assert load_problems(str(path), check_answers=False)["solution"][:] == ["2024-01-01", str(BIG)]
 
 
@@ -266,7 +269,9 @@ def test_a_file_in_another_encoding_is_named_with_its_line(suffix, tmp_path):
 def test_one_row_that_holds_a_dictionary_is_named_and_left_out(load, caplog):
     rows = [{"problem": "a?", "answer": "1"}, {"problem": "b?", "answer": {"value": "2"}}]
     assert load(*rows)["solution"][:] == ["1"]
-    assert "problems.jsonl: left out 1 of 2 rows that cannot be read: row 2, column 'answer' holds a dict" in caplog.text
+    assert (
+        "problems.jsonl: left out 1 of 2 rows that cannot be read: row 2, column 'answer' holds a dict" in caplog.text
+    )
     with pytest.raises(ValueError, match="Row 1: column 'answer' holds a dictionary .*answer.value"):
         load(rows[1])
 
@@ -292,7 +297,14 @@ def test_what_cannot_be_decided_is_an_error_that_lists_the_columns(row, listed, 
 
 
 def test_a_wrong_guess_can_be_overridden(load):
-    row = {"question": "a?", "answer": "1", "context": "x.", "passage": "y.", "choices": ["1", "2"], "pair": ["3", "1"]}
+    row = {
+        "question": "a?",
+        "answer": "1",
+        "context": "x.",
+        "passage": "y.",
+        "choices": ["1", "2"],
+        "pair": ["3", "1"],
+    }
     assert asked(load(row, context_column="passage", choices_column="none")) == ["y. a?"]
     dataset = load(row, context_column="none", choices_column="pair")
     assert asked(dataset) == ["a?\n\nA. 3\nB. 1"]

@@ -18,7 +18,8 @@ _MARK = r"[(\[]?([A-J])[)\].:]"  # (A), A), A., A:
 _MARKED = re.compile(rf"\s*{_MARK}\s*(.*)", re.DOTALL)
 _BETWEEN = re.compile(rf"(?:\A|(?<=\s)|(?<=,)){_MARK}\s*")
 _LETTER = re.compile(
-    r"(?:(?:the\s+)?(?:answer|option|choice)\s*(?:is)?\s*:?\s*)?[(\[]?(?P<label>[A-Ja-j])[)\]]?[.:]?(?:\s+.*)?", re.DOTALL
+    r"(?:(?:the\s+)?(?:answer|option|choice)\s*(?:is)?\s*:?\s*)?[(\[]?(?P<label>[A-Ja-j])[)\]]?[.:]?(?:\s+.*)?",
+    re.DOTALL,
 )
 _TEXT_KEYS, _LABEL_KEYS = ("text", "content", "value", "option"), ("label", "key", "letter", "id")
 
@@ -52,7 +53,9 @@ def read_choices(row: Mapping[str, Any], column: str) -> list[Choice]:
         raise RowError(column, "holds options that are not texts")
     texts = [str(text).strip() for _, text in pairs]
     marked = [_MARKED.fullmatch(text) for text in texts]
-    if marked and all(match and match[1] == letter for match, letter in zip(marked, string.ascii_uppercase, strict=False)):
+    if marked and all(
+        match and match[1] == letter for match, letter in zip(marked, string.ascii_uppercase, strict=False)
+    ):
         texts = [match[2].strip() for match in marked]
     letters = [str(label) for label, _ in pairs]
     if not all(re.fullmatch("[A-Z]", letter) for letter in letters) or len(set(letters)) < len(letters):
@@ -154,8 +157,7 @@ def choose(answers: Sequence[tuple[str, Sequence[Choice]]], column: str) -> tupl
         return choices[number - first].letter if first <= number < first + len(choices) else None
 
     positions = [
-        None if number is None else at(number, choices)
-        for number, (_, choices) in zip(numbers, answers, strict=True)
+        None if number is None else at(number, choices) for number, (_, choices) in zip(numbers, answers, strict=True)
     ]
     as_positions = [position for position, number in zip(positions, numbers, strict=True) if number is not None]
     as_options = [name for _, _, name in rows]

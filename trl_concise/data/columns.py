@@ -227,7 +227,9 @@ def read_messages(value: Sequence[Any], column: str) -> list[dict[str, str]]:
         if role is None:
             raise RowError(column, f"holds a message with the role {name!r}; known roles: {', '.join(ROLES)}")
         if isinstance(content, (list, tuple)):  # components of a multimodal message
-            content = "".join(str(item.get("text") or "") if isinstance(item, Mapping) else str(item) for item in content)
+            content = "".join(
+                str(item.get("text") or "") if isinstance(item, Mapping) else str(item) for item in content
+            )
         messages.append({"role": role, "content": "" if content is None else str(content)})
     return messages
 
@@ -309,7 +311,9 @@ def _as_text(value: Any, column: str) -> str:
     """A value as it was written."""
     if isinstance(value, Mapping):
         keys = ", ".join(map(str, value))
-        raise RowError(column, f"holds a dictionary ({keys}); a dot steps into it: {column}.{next(iter(value), 'KEY')}")
+        raise RowError(
+            column, f"holds a dictionary ({keys}); a dot steps into it: {column}.{next(iter(value), 'KEY')}"
+        )
     if isinstance(value, (list, tuple)):
         raise RowError(column, "holds a list")
     if isinstance(value, float):

@@ -208,7 +208,9 @@ def read_problems(
         used = {place: answers[place] for place in readings}
         print(_describe(name_or_path, columns, readings, used, how), file=sys.stderr)
     places = list(readings)
-    unreadable = _find_unreadable(problems, places, source, name_or_path) if check_answers and is_main_process() else []
+    unreadable = (
+        _find_unreadable(problems, places, source, name_or_path) if check_answers and is_main_process() else []
+    )
     return ProblemRows(problems, places, source, unreadable)
 
 
@@ -330,7 +332,9 @@ def _describe(
     else:
         answer = f"the last message of {columns.problem}"
     remark = f" ({', '.join(hows)})" if hows else ""
-    return f"{source}: {len(readings)} problems, prompt from {' + '.join(prompt)}, reference answer from {answer}{remark}"
+    return (
+        f"{source}: {len(readings)} problems, prompt from {' + '.join(prompt)}, reference answer from {answer}{remark}"
+    )
 
 
 def _find_unreadable(
@@ -353,7 +357,9 @@ def _find_unreadable(
         name,
         len(found),
         len(problems),
-        _shorten([f"row {source.numbers[places[place]]}, {problems[place]['solution']!r:.40}" for place in found], "; "),
+        _shorten(
+            [f"row {source.numbers[places[place]]}, {problems[place]['solution']!r:.40}" for place in found], "; "
+        ),
     )
     return found
 

@@ -162,4 +162,10 @@ def add_column_options(parser: Parser) -> None:
     add = parser.add_argument
     for name, content in COLUMN_OPTIONS.items():
         add(f"--{name}", help=f"column that holds {content}")
-    add("--show", type=int, default=0, metavar="N", help="print the first N problems as the model will see them, and stop")
+    add(
+        "--show",
+        type=int,
+        default=0,
+        metavar="N",
+        help="print the first N problems as the model will see them, and stop",
+    )

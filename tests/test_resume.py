@@ -3,12 +3,14 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import logging
 import os
 import shutil
 import signal
 import time
+import weakref
 
 import pytest
 import torch
@@ -389,6 +391,22 @@ def test_saving_inside_a_step_leaves_the_run_as_it_is(tiny_model, tmp_path):
 
     whole = complete_run(tiny_model, tmp_path / "whole")
     assert complete_run(tiny_model, tmp_path / "saved", Goes("on_pre_optimizer_step")) == whole
+
+
+def test_a_step_does_not_keep_the_rollouts_of_the_one_before(tiny_model, tmp_path):
+    """Each step generates."""
+
+    class Weak(HAPOTrainer):
+        def _compute_loss(self, model, inputs):
+            self.references.append(weakref.ref(inputs["completion_ids"]))
+            return super()._compute_loss(model, inputs)
+
+    dataset = Dataset.from_list([{"prompt": f"What is {i}?"} for i in range(8)])
+    trainer = Weak(tiny_model, tiny.even_reward, HAPOConfig(**tiny.settings(tmp_path, max_steps=3)), dataset)
+    trainer.references = []
+    trainer.train()
+    gc.collect()
+    assert sum(reference() is not None for reference in trainer.references) == 1  # of the last step
 
 
 # Streams

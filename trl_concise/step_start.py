@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import copy
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -83,7 +83,8 @@ class StepStart(TrainerCallback):
     Args:
         trainer ([`ConciseGRPOTrainer`]): Trainer whose state is kept.
         components (`Callable[[], list]`): Returns every object whose state is saved with a checkpoint.
-        attributes (`Sequence[str]`): Attributes of the trainer that a step changes.
+        attributes (`Callable[[bool], dict[str, Any]]`): Returns the attributes of the trainer that a step changes, by name.
+            Called with `True` between two steps, and with `False` inside one.
 
     Attributes:
         parts (`list[FrozenState]`): Inside [`~StepStart.restored`], the components' state to save; empty for the current
@@ -94,7 +95,7 @@ class StepStart(TrainerCallback):
         self,
         trainer: ConciseGRPOTrainer,
         components: Callable[[], list[Component | SelectingSampler]],
-        attributes: Sequence[str],
+        attributes: Callable[[bool], dict[str, Any]],
     ):
         self.parts: list[FrozenState] = []
         self._trainer = trainer
@@ -110,7 +111,7 @@ class StepStart(TrainerCallback):
 
     def on_step_begin(self, args, state, control, **kwargs):
         self._step, self._is_updated = state.global_step, False
-        self._values = self._capture()
+        self._values = self._capture(between_steps=True)
         if args.should_save:
             self._parts = [FrozenState.of(part) for part in self._components()]
 
@@ -136,7 +137,7 @@ class StepStart(TrainerCallback):
                 "A checkpoint cannot be saved here: the weights are updated, but the step is not counted yet, so a resumed "
                 "run would update them twice. Save in `on_step_end` instead."
             )
-        now, self.parts = self._capture(), self._parts
+        now, self.parts = self._capture(between_steps=False), self._parts
         self._set(self._values)
         try:
             yield
@@ -144,13 +145,11 @@ class StepStart(TrainerCallback):
             self.parts = []
             self._set(now)
 
-    def _capture(self) -> dict[str, Any]:
+    def _capture(self, between_steps: bool) -> dict[str, Any]:
         return {
             "random": RandomState.capture(self._trainer.accelerator.device),
             "tokens": self._trainer.state.num_input_tokens_seen,
-            "attributes": {
-                name: vars(self._trainer)[name] for name in self._attributes if name in vars(self._trainer)
-            },
+            "attributes": self._attributes(between_steps),
         }
 
     def _set(self, values: dict[str, Any]) -> None:

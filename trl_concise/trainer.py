@@ -179,9 +179,7 @@ class ConciseGRPOTrainer(ResumesTraining, WritesCard, GRPOTrainer):
         self._is_ordered = True  # whether the buffered micro-batches are in their final order
         self._evaluation_log = EvaluationLog(args.metric_for_best_model)
         self._watch = Watch()
-        self._step_start = StepStart(
-            self, self._saved_parts, ["_step", "_buffered_inputs", "entropy_coef", "_last_world_entropy"]
-        )
+        self._step_start = StepStart(self, self._saved_parts, self._changed_by_a_step)
         # Before the user's callbacks, which may save or change a component.
         given["callbacks"] = [self._step_start, *(given.get("callbacks") or [])]
 
@@ -720,6 +718,13 @@ class ConciseGRPOTrainer(ResumesTraining, WritesCard, GRPOTrainer):
 
     def _saved_parts(self) -> list[Component | SelectingSampler]:
         return [*self.components, *([self._prompt_order] if self._prompt_order is not None else [])]
+
+    def _changed_by_a_step(self, between_steps: bool) -> dict[str, Any]:
+        names = ["_step", *(["entropy_coef", "_last_world_entropy"] if self.use_adaptive_entropy else [])]
+        # A generation block that is used up must not be kept in memory for longer than TRL keeps it.
+        is_used_up = between_steps and self._step % (self.args.steps_per_generation * self.num_iterations) == 0
+        block = None if is_used_up else self._buffered_inputs
+        return {"_buffered_inputs": block, **{name: getattr(self, name) for name in names}}
 
     def _save_checkpoint(self, model, trial):
         # DeepSpeed updates the weights in the backward pass of the last micro-step.

@@ -18,7 +18,7 @@ SEARCHED = 200_000  # characters from the end; more than any completion, so that
 PROSE_TAIL = 4_000  # characters of prose that are searched: the answer stands near the end, and searching is slow
 BARE_LIMIT = 200  # characters; a longer text without a box is prose
 
-_BOX = re.compile(r"\\f?box(?:ed)?\s*\{")
+_BOX = re.compile(r"\\f?(?:rame)?box(?:ed)?\s*\{")
 _SEPARATOR = re.compile(r"\b(?:and|or)\b|[,;]")
 _BARE_SEPARATOR = re.compile(r"\s*(?:[,;]|[,;]?\s*\b(?:and|or)\b)\s*(?:[A-Za-z](?:_\w+)?\s*=\s*)?")
 _DELIMITER = re.compile(r"(?<![\\$])\$\$?(?!\$)|\\[()\[\]]")

@@ -103,8 +103,10 @@ def main(arguments: list[str] | None = None):
 
     # After the command line: --help does not wait for them.
     from trl_concise import CFTTrainer
+    from trl_concise.callbacks import show_progress
 
     trainer = CFTTrainer(args=args, train_dataset=critiques(source, args), **model_arguments(args, model_args))
+    show_progress(trainer)
     held_out = demo.generate_problems(source.report_problems, seed=0, split="test")
     checkpoint = trainer.find_checkpoint()
     is_demo = model_args.model_name_or_path == str(demo.model_path()) and held_out

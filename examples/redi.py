@@ -186,6 +186,7 @@ def main(arguments: list[str] | None = None):
 
     from trl_concise import REDITrainer
     from trl_concise.adapters import load_tokenizer
+    from trl_concise.callbacks import show_progress
     from trl_concise.resume import ResumesTraining
 
     class FirstStageTrainer(ResumesTraining, SFTTrainer):
@@ -207,6 +208,7 @@ def main(arguments: list[str] | None = None):
         tokenizer = load_tokenizer(model_args.model_name_or_path, model_args.model_revision)
         given = model_arguments(sft_args, model_args) | {"processing_class": keep_traces(tokenizer, positives)}
         trainer = FirstStageTrainer(args=sft_args, train_dataset=positives, **given)
+        show_progress(trainer)
         checkpoint = trainer.find_checkpoint(training_args.resume_from_checkpoint)
         is_finished = trainer.is_finished(checkpoint)
         trainer.train(resume_from_checkpoint=checkpoint or False)
@@ -221,6 +223,7 @@ def main(arguments: list[str] | None = None):
         pairs = build(traces, "pairs", script_args, tokenizer)
         given = model_arguments(training_args, model_args) | {"processing_class": keep_traces(tokenizer, pairs)}
         trainer = REDITrainer(args=training_args, train_dataset=pairs, **given)
+        show_progress(trainer)
         checkpoint = trainer.find_checkpoint()
         is_finished = trainer.is_finished(checkpoint)
         trainer.train(resume_from_checkpoint=checkpoint or False)
@@ -230,7 +233,8 @@ def main(arguments: list[str] | None = None):
     is_demo = script_args.dataset_name is None and script_args.report_problems and not is_finished
     if is_demo and trainer.accelerator.is_main_process:
         rows = demo.generate_problems(script_args.report_problems, seed=0, split="test")
-        print("held-out problems", demo.evaluate_model(trainer.model, trainer.processing_class, rows).summary())
+        evaluation = demo.evaluate_model(trainer.model, trainer.processing_class, rows)
+        print(f"after: accuracy {evaluation.accuracy:.1%}, {evaluation.tokens_mean:.1f} tokens on held-out problems")
     if training_args.push_to_hub:
         trainer.push_to_hub(dataset_name=script_args.dataset_name)
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 import logging
 import os
 import re
+import runpy
 import subprocess
 import sys
 import warnings
@@ -14,8 +15,10 @@ import pytest
 from huggingface_hub.utils import are_progress_bars_disabled
 from transformers.utils import logging as transformers_logging
 
+from tests.test_examples import write_traces
 from trl_concise import HAPOConfig, TrainingScript
 from trl_concise.cli import main
+from trl_concise.launch import examples_folder
 from trl_concise.quiet import hide_messages
 
 
@@ -52,6 +55,22 @@ def test_a_short_run_prints_these_lines(tmp_path, monkeypatch):
         r"After training ━+ 2/2 [\d:]+ *\n" + table + r"Training and both evaluations took \d+ s \(seed 42\)\.\n"
     )
     assert re.fullmatch(expected, done.stdout), done.stdout
+
+
+@pytest.mark.parametrize("name", ["cft", "redi"])
+def test_a_script_without_rollouts_prints_these_lines(name, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    write_traces("traces.jsonl")
+    flags = "--max_steps 2 --logging_steps 1 --per_device_train_batch_size 2 --report_problems 0 --output_dir out"
+    flags += " --dataset_name traces.jsonl" if name == "redi" else ""
+    monkeypatch.setattr(sys, "argv", [f"{name}.py", *flags.split()])
+    runpy.run_path(str(examples_folder() / f"{name}.py"), run_name="__main__")
+    lines = [re.sub(r"-?\d+(\.\d+)?", "N", line) for line in capsys.readouterr().out.splitlines()]
+    lines = [re.sub(r"  +", " ", re.sub(r", \S+ left$", "", line)) for line in lines]
+    step = "step N/N: token accuracy N%"
+    pair = f"{step}, correct N, incorrect N nats per token"
+    read = ["rows read N", "examples written N"]
+    assert lines == ([step] * 2 if name == "cft" else ["positives", *read, step, step, "pairs", *read, pair, pair])
 
 
 def test_verbose_shows_what_libraries_print(tmp_path, capfd):

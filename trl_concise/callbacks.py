@@ -5,13 +5,17 @@ from __future__ import annotations
 
 import atexit
 import logging
+from typing import TYPE_CHECKING
 
 import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from transformers import TrainerCallback
+from transformers import ProgressCallback, TrainerCallback
 from transformers.trainer_utils import has_length
 
+
+if TYPE_CHECKING:
+    from transformers import Trainer
 
 logger = logging.getLogger(__name__)
 
@@ -41,6 +45,9 @@ class ConciseProgressCallback(TrainerCallback):
         "accuracy": "accuracy {:.0%}",
         "completions/mean_length": "{:.0f} tokens",
         "hapo/history_coverage": "history {:.0%}",
+        "mean_token_accuracy": "token accuracy {:.1%}",  # SFT, CFT, REDI
+        "redi/chosen_logps_per_token": "correct {:.3f}",
+        "redi/rejected_logps_per_token": "incorrect {:.3f} nats per token",
     }
 
     def __init__(self, console: Console | None = None):
@@ -74,7 +81,7 @@ class ConciseProgressCallback(TrainerCallback):
             self._progress.update(self._training, completed=state.global_step)
 
     def on_log(self, args, state, control, logs=None, **kwargs):
-        if self._progress is None:
+        if self._progress is None or "train_runtime" in (logs or {}):  # the summary at the end
             return
         parts = [text.format(logs[name]) for name, text in self.shown.items() if logs.get(name) is not None]
         if not parts:
@@ -83,7 +90,9 @@ class ConciseProgressCallback(TrainerCallback):
         self._progress.update(self._training, figures=figures)
         if self._progress.disable:
             left = TimeRemainingColumn().render(self._progress.tasks[0])
-            self._progress.console.print(f"step {state.global_step}/{state.max_steps}: {figures}, {left} left")
+            self._progress.console.print(
+                f"step {state.global_step}/{state.max_steps}: {figures}, {left} left", soft_wrap=True
+            )
 
     def on_prediction_step(self, args, state, control, eval_dataloader=None, **kwargs):
         if self._progress is None or not has_length(eval_dataloader):
@@ -105,6 +114,13 @@ class ConciseProgressCallback(TrainerCallback):
             self._progress.stop()
             atexit.unregister(self._progress.stop)
         self._progress = self._evaluating = None
+
+
+def show_progress(trainer: Trainer) -> None:
+    """Give a trainer [`ConciseProgressCallback`] in the place of transformers' progress bar, unless `disable_tqdm` is set."""
+    if not trainer.args.disable_tqdm:
+        trainer.remove_callback(ProgressCallback)
+        trainer.add_callback(ConciseProgressCallback)
 
 
 class CollapseCallback(TrainerCallback):

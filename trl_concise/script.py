@@ -282,14 +282,10 @@ class TrainingScript:
         Args:
             trainer ([`ConciseGRPOTrainer`]): Built from [`~TrainingScript.trainer_arguments`].
         """
-        from transformers import ProgressCallback
-
-        from .callbacks import ConciseProgressCallback
+        from .callbacks import show_progress
 
         args, dataset_name = self.training_args, self.problem_args.dataset_name
-        if not args.disable_tqdm:
-            trainer.remove_callback(ProgressCallback)
-            trainer.add_callback(ConciseProgressCallback)
+        show_progress(trainer)
         checkpoint = trainer.find_checkpoint()
         is_demo = dataset_name is None and self.problem_args.report_problems
         reports = is_demo and not trainer.is_finished(checkpoint)

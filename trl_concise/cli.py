@@ -48,6 +48,7 @@ COMMANDS: dict[str, tuple[str, str]] = {  # name -> (module:function, what --hel
     "env": ("trl_concise.launch:env", "print versions for a bug report"),
     "init": ("trl_concise.launch:init", "write a method's training script and recipe, to edit"),
     "eval": ("trl_concise.evaluation.command:main", "measure accuracy against tokens on problem sets"),
+    "filter": ("trl_concise.evaluation.filter:main", "keep the problems that a model solves sometimes"),
     "report": ("trl_concise.evaluation.report:main", "plot and tabulate what runs and evaluations have measured"),
     "card": ("trl_concise.hub.card:main", "write the model card of a run"),
     "merge": ("trl_concise.adapters:main", "merge an adapter into its base model"),

@@ -64,7 +64,7 @@ def test_a_story_in_another_column_comes_first(column, load, capsys):
     dataset = load({"question": "How many are left?", column: "Ann has 9 pens and sells 2.", "answer": "7 (pens)"})
     assert asked(dataset) == ["Ann has 9 pens and sells 2. How many are left?"]
     assert dataset["solution"][:] == ["7"]
-    said = f"1 problems, prompt from {column} + question, reference answer from answer (unit removed)"
+    said = f"1 problem, prompt from {column} + question, reference answer from answer (unit removed)"
     assert said in capsys.readouterr().err
 
 

@@ -52,14 +52,12 @@ def read_choices(row: Mapping[str, Any], column: str) -> list[Choice]:
     if any(isinstance(text, (Mapping, list)) for _, text in pairs):
         raise RowError(column, "holds options that are not texts")
     texts = [str(text).strip() for _, text in pairs]
-    marked = [_MARKED.fullmatch(text) for text in texts]
-    if marked and all(
-        match and match[1] == letter for match, letter in zip(marked, string.ascii_uppercase, strict=False)
-    ):
+    marked = [match for text in texts if (match := _MARKED.fullmatch(text))]
+    if len(marked) == len(texts) and [match[1] for match in marked] == list(string.ascii_uppercase[: len(texts)]):
         texts = [match[2].strip() for match in marked]
     letters = [str(label) for label, _ in pairs]
     if not all(re.fullmatch("[A-Z]", letter) for letter in letters) or len(set(letters)) < len(letters):
-        letters = string.ascii_uppercase
+        letters = list(string.ascii_uppercase)
     return [Choice(letter, str(label), text) for letter, (label, _), text in zip(letters, pairs, texts, strict=False)]
 
 

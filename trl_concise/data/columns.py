@@ -132,12 +132,10 @@ def find_columns(
             )
         return found[0] if found else None
 
-    if problem_column is not None:
-        problem = given("problem", problem_column)
-    else:
-        problem = next(iter(all_of(PROBLEM_COLUMNS)), None)
-    if problem is None:
+    problems = all_of(PROBLEM_COLUMNS) if problem_column is None else [given("problem", problem_column)]
+    if not problems:
         raise unknown_column("problem", source, names, PROBLEM_COLUMNS)
+    problem = problems[0]
     chosen = {problem, answer_column}
     context = optional("context", context_column, CONTEXT_COLUMNS)
     choices = optional("choices", choices_column, CHOICES_COLUMNS)

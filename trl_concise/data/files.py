@@ -37,6 +37,8 @@ class Rows(NamedTuple):
 class WrittenFloat(float):
     """A number of a JSON file that keeps its spelling in `text`: `0.10`, or more digits than a float has."""
 
+    text: str
+
     def __new__(cls, text: str) -> WrittenFloat:
         number = super().__new__(cls, text)
         number.text = text

@@ -261,7 +261,7 @@ def _read(row: Mapping[str, Any], columns: Columns) -> _Reading:
     problem, message = read_problem(row, columns.problem)
     context = "" if columns.context is None else read_problem(row, columns.context)[0]
     if not isinstance(context, str):
-        raise RowError(columns.context, "holds messages, not text")
+        raise RowError(str(columns.context), "holds messages, not text")
     text = problem if isinstance(problem, str) else " ".join(item["content"] for item in problem)
     context = "" if context.strip() in text else context.strip()
     choices = [] if columns.choices is None else read_choices(row, columns.choices)
@@ -321,9 +321,9 @@ def _describe(
 ) -> str:
     """Say in one line what was taken from where."""
     prompt = [columns.problem]
-    if any(reading.context for reading in readings.values()):
+    if columns.context and any(reading.context for reading in readings.values()):
         prompt.insert(0, columns.context)
-    if any(reading.choices for reading in readings.values()):
+    if columns.choices and any(reading.choices for reading in readings.values()):
         prompt.append(columns.choices)
     hows = list(dict.fromkeys(answer.how for answer in answers.values() if answer.how))
     hows += [how_choices] if how_choices not in ("", "letter") else []
@@ -332,9 +332,7 @@ def _describe(
     else:
         answer = f"the last message of {columns.problem}"
     remark = f" ({', '.join(hows)})" if hows else ""
-    return (
-        f"{source}: {len(readings)} problems, prompt from {' + '.join(prompt)}, reference answer from {answer}{remark}"
-    )
+    return f"{source}: {len(readings):,} problem{'s' * (len(readings) > 1)}, prompt from {' + '.join(prompt)}, reference answer from {answer}{remark}"
 
 
 def _find_unreadable(

@@ -1,5 +1,6 @@
 from .completions import Completion, has_no_answer, read_completions, summarize
 from .evaluator import evaluate
+from .filter import filter_problems
 from .metrics import accuracy_efficiency_score, accuracy_interval, bootstrap_interval, on_frontier, pass_at_k
 from .plots import FrontierPoint, plot_curves, plot_frontier
 from .sets import load_problem_sets
@@ -12,6 +13,7 @@ __all__ = [
     "accuracy_interval",
     "bootstrap_interval",
     "evaluate",
+    "filter_problems",
     "has_no_answer",
     "load_problem_sets",
     "on_frontier",

@@ -22,17 +22,35 @@ Time and memory: 57 GiB planned for full fine-tuning on a card of 80 GiB, not me
 
 from __future__ import annotations
 
-from trl_concise import LASERDConfig, TrainingScript, math_accuracy_reward
+from dataclasses import dataclass, field
+
+import trl_concise
+from trl_concise import LASERDConfig, TrainingScript
 from trl_concise.errors import tell_input_errors
+
+
+@dataclass
+class LASERDScriptConfig(LASERDConfig):
+    reward: str = field(
+        default="math_accuracy_reward",
+        metadata={
+            "help": "Base score: 1 or 0, or the authors' 1, -0.5 and -1 for models that think before </think>.",
+            "choices": ["math_accuracy_reward", "laser_base_score"],
+        },
+    )
 
 
 @tell_input_errors()
 def main():
-    script = TrainingScript(LASERDConfig, output_dir="outputs/laser-d-demo", monitor_prompts=32, monitor_generations=4)
+    script = TrainingScript(
+        LASERDScriptConfig, output_dir="outputs/laser-d-demo", monitor_prompts=32, monitor_generations=4
+    )
 
     from trl_concise import LASERDTrainer  # after the command line: --help does not wait for it
 
-    trainer = LASERDTrainer(reward_funcs=math_accuracy_reward, **script.trainer_arguments())
+    trainer = LASERDTrainer(
+        reward_funcs=getattr(trl_concise, script.training_args.reward), **script.trainer_arguments()
+    )
     script.train(trainer)
 
 

@@ -27,7 +27,8 @@ def parse(recipe: Path) -> dict:
     # The recipes ask for bf16 on a GPU, which `TrainingArguments` refuses to be built for where there is none.
     command = ["--config", str(recipe), *([] if torch.cuda.is_available() else ["--use_cpu"])]
     classes = [item for item in imported.values() if isinstance(item, type)]
-    config = next(c for c in classes if issubclass(c, TrainingArguments) and c.__module__.startswith("trl_concise"))
+    configs = [c for c in classes if issubclass(c, TrainingArguments)]
+    config = max(configs, key=lambda c: len(c.__mro__))  # the example's own, where it adds options
     own = [c for c in classes if issubclass(c, RunArguments) and c is not RunArguments] or [ProblemArguments]
     parsed = parse_arguments((own[0], config, ModelConfig), command, {})
     return {name: value for part in parsed for name, value in vars(part).items()}
@@ -61,6 +62,22 @@ def test_paper_recipe_is_the_paper():
     assert {key: parsed[key] for key in expected} == expected
     assert 4 * parsed["per_device_train_batch_size"] * parsed["gradient_accumulation_steps"] == 16
     assert parsed["steps_per_generation"] == parsed["gradient_accumulation_steps"]
+
+
+@pytest.mark.parametrize("name", ["laser_d", "shorter_better"])
+def test_a_recipe_of_the_authors_sets_what_their_script_sets(name):
+    parsed = parse(EXAMPLES / "configs" / f"{name}_paper.yaml")
+    expected = {
+        "lr_scheduler_type": "constant",
+        "warmup_steps": 0,
+        "weight_decay": 0.01,
+        "entropy_coef": 0.001,
+        "beta": 0.001,
+        "prompt_suffix": r"Let's think step by step and output the final answer within \boxed{}.",
+    }
+    assert {key: parsed[key] for key in expected} == expected
+    if name == "laser_d":
+        assert (parsed["reward"], parsed["monitor_prompts"]) == ("laser_base_score", 500)
 
 
 def test_redi_recipe_is_the_paper():

@@ -26,8 +26,8 @@ SIGNATURES = {
     "pass_at_k": "(n, c, k)",
     "redi_loss": "(chosen_logps, chosen_lengths, rejected_logps, rejected_lengths, *, alpha=0.8)",
     "prompt_key": "(row)",
-    "prefix_advantages": "(completions, rewards, masks=None)",
-    "stochastic_token_mask": "(completion_mask, *, cutoff, max_tokens, probability, count_forced=True, generator=None, "
+    "prefix_advantages": "(completions, rewards, masks=None, *, baseline='weighted')",
+    "stochastic_token_mask": "(completion_mask, *, cutoff, max_tokens, probability, count_forced=True, cap='left', generator=None, "
     "uniforms=None)",
 }
 

@@ -69,6 +69,19 @@ def test_one_file_is_not_both_trained_on_and_evaluated_on(tmp_path, monkeypatch,
     assert [len(part) for part in TrainingScript(HAPOConfig, slices).load_datasets()] == [8, 2]
 
 
+def test_a_suffix_is_added_to_the_problems_of_both_splits(tmp_path, capsys):
+    rows = [json.dumps({"problem": f"{n} + {n}?", "answer": str(2 * n)}) for n in range(4)]
+    (tmp_path / "problems.jsonl").write_text("\n".join(rows))
+    flags = ["--dataset_name", str(tmp_path / "problems.jsonl"), "--prompt_suffix", r"Use \boxed{}."]
+    slices = ["--dataset_train_split", "train[:3]", "--dataset_test_split", "train[3:]"]
+    train, test = TrainingScript(HAPOConfig, [*flags, *slices]).load_datasets()
+    assert train["prompt"][0] == [{"role": "user", "content": r"0 + 0? Use \boxed{}."}]
+    assert test["prompt"][0] == [{"role": "user", "content": r"3 + 3? Use \boxed{}."}]
+    with pytest.raises(SystemExit):
+        TrainingScript(HAPOConfig, flags[2:]).load_datasets()
+    assert "Add --dataset_name" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("given", "meant"),
     [("True", True), ("true", True), ("false", None), ("Auto", "auto"), ("out/checkpoint-3", "out/checkpoint-3")],

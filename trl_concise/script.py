@@ -170,6 +170,10 @@ class ProblemArguments(RunArguments):
     show: int = field(
         default=0, metadata={"help": "Print the first SHOW problems as the trainer will see them, and stop."}
     )
+    prompt_suffix: str | None = field(
+        default=None,
+        metadata={"help": "Text after every problem, for example an instruction on the form of the answer."},
+    )
 
 
 def model_arguments(training_args: Any, model_args: ModelConfig, **tokenizer_options: Any) -> dict[str, Any]:
@@ -300,6 +304,11 @@ class TrainingScript:
 
     def _load_datasets(self) -> tuple[Dataset, Dataset | None]:
         if self.problem_args.dataset_name is None:
+            if (suffix := self.problem_args.prompt_suffix) is not None:
+                with tell_input_errors():
+                    raise ValueError(
+                        f"--prompt_suffix {suffix!r} applies to problems of your own. Add --dataset_name."
+                    )
             return demo.train_dataset(seed=self.training_args.seed), None
         train_split, test_split = self.problem_args.dataset_train_split, self.problem_args.dataset_test_split
         with tell_input_errors():
@@ -311,8 +320,9 @@ class TrainingScript:
 
     def _load_split(self, split: str) -> Dataset:
         from .data import load_problems
+        from .data.rows import add_prompt_suffix
 
-        return load_problems(
+        problems = load_problems(
             self.problem_args.dataset_name,
             config_name=self.problem_args.dataset_config,
             split=split,
@@ -322,6 +332,8 @@ class TrainingScript:
             choices_column=self.problem_args.choices_column,
             system_prompt=self.problem_args.system_prompt,
         )
+        suffix = self.problem_args.prompt_suffix
+        return problems if suffix is None else problems.map(add_prompt_suffix, fn_kwargs={"suffix": suffix})
 
 
 def _check_splits(dataset: str, train_split: str, test_split: str | None) -> None:

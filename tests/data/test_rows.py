@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import pytest
 
-from trl_concise.data.rows import read_column, read_generations
+from trl_concise.data.rows import add_prompt_suffix, read_column, read_generations
 
 
 @pytest.mark.parametrize(
@@ -37,3 +37,17 @@ def test_read_generations():
         read_generations({"g": "Two"}, "g")
     with pytest.raises(ValueError, match="'g' must hold a list of texts, got a int in it: 3"):
         read_generations({"g": ["a", 3]}, "g")
+
+
+def test_a_suffix_goes_after_the_last_message_of_the_user():
+    messages = [
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": "1 + 1?"},
+        {"role": "assistant", "content": "<think>"},
+    ]
+    extended = add_prompt_suffix({"prompt": messages}, r"Use \boxed{}.")["prompt"]
+    assert [message["content"] for message in extended] == ["Be brief.", r"1 + 1? Use \boxed{}.", "<think>"]
+    assert messages[1]["content"] == "1 + 1?"
+    assert add_prompt_suffix({"prompt": "1 + 1?"}, "Think.") == {"prompt": "1 + 1? Think."}
+    with pytest.raises(ValueError, match="belongs after a message of the user"):
+        add_prompt_suffix({"prompt": messages[:1]}, "Think.")

@@ -70,3 +70,30 @@ def read_generations(row: Mapping[str, Any], column: str) -> list[str | None]:
                 "Name the column that holds the texts; a dot steps into dictionaries."
             )
     return list(generations)
+
+
+def add_prompt_suffix(row: Mapping[str, Any], suffix: str) -> dict[str, Any]:
+    r"""
+    Append a text to the problem of a row, after a space.
+
+    Args:
+        row (`Mapping[str, Any]`): With a `prompt`: text, or messages, of which the last one of the user is extended.
+        suffix (`str`): For example an instruction on the form of the answer.
+
+    Returns:
+        `dict[str, Any]`: The new `prompt`.
+
+    Examples:
+        >>> add_prompt_suffix({"prompt": [{"role": "user", "content": "1 + 1?"}]}, "Use \\boxed{}.")
+        {'prompt': [{'role': 'user', 'content': '1 + 1? Use \\boxed{}.'}]}
+    """
+    prompt = row["prompt"]
+    if isinstance(prompt, str):
+        return {"prompt": f"{prompt} {suffix}"}
+    last = max((i for i, message in enumerate(prompt) if message["role"] == "user"), default=None)
+    if last is None:
+        raise ValueError(
+            f"The suffix {suffix!r} belongs after a message of the user, and this prompt has none: {prompt}."
+        )
+    message = {**prompt[last], "content": f"{prompt[last]['content']} {suffix}"}
+    return {"prompt": [*prompt[:last], message, *prompt[last + 1 :]]}

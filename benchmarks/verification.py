@@ -4,12 +4,16 @@ Completions per second of `math_accuracy_reward` beside TRL's `accuracy_reward`.
 
     python benchmarks/verification.py
     python benchmarks/verification.py --golds path/to/math500.jsonl
+    python benchmarks/verification.py --pairs path/to/answer_pairs.jsonl
 
 Both reward functions see the same batches, in turns, in one process. A batch holds 8 completions for each problem; a right
 completion gives the gold answer back, half of the time in another notation; a third of the wrong ones repeat another wrong
 one of their group. Starting the verification processes (once per run) is printed and not counted, nor is the first batch of
 a mixture, in which math-verify's LaTeX parser learns its grammar. Verdicts may differ where TRL reads LaTeX without mending it
 (`\\frac43`) or a notation that only we read.
+
+`--pairs` adds the row "answer_pairs, mixed": labeled pairs (as for `benchmarks/answer_pairs.py`) of all categories, each once, so that no
+verdict is asked for twice.
 """
 
 from __future__ import annotations
@@ -24,6 +28,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from answer_pairs import MARKED, Pair, read_pairs
 from trl.rewards import accuracy_reward
 
 from trl_concise import math_accuracy_reward
@@ -103,6 +108,27 @@ def batch(golds: list[str], problems: list[str], share_right: float, rng: random
     return completions, solutions
 
 
+def batch_of_pairs(pairs: list[Pair]) -> tuple[list, list[str]]:
+    """Every labeled completion once: no verdict is asked for twice."""
+    completions = [[{"role": "assistant", "content": pair.completion}] for pair in pairs]
+    return completions, [pair.reference if MARKED.search(pair.reference) else f"${pair.reference}$" for pair in pairs]
+
+
+def compare(name: str, mixture: str, batches: list[tuple[list, list[str]]]) -> None:
+    """Print the line of a mixture. Its first batch is not counted."""
+    theirs = ours = same = count = 0.0
+    for number, (completions, solutions) in enumerate(batches):
+        their_seconds, their_rewards = timed(lambda: accuracy_reward(completions, solutions))  # noqa: B023
+        our_seconds, our_rewards = timed(lambda: math_accuracy_reward(completions, solutions))  # noqa: B023
+        if number == 0:
+            continue
+        theirs, ours, count = theirs + their_seconds, ours + our_seconds, count + len(completions)
+        same += sum(one == other for one, other in zip(their_rewards, our_rewards, strict=True))
+    print(
+        f"{name:<18}{mixture:<12}{count / theirs:>10.0f}{count / ours:>10.0f}{theirs / ours:>7.1f}x{same / count:>14.1%}"
+    )
+
+
 def timed(call: Callable[[], list]) -> tuple[float, list]:
     start = time.perf_counter()
     rewards = call()
@@ -114,6 +140,7 @@ def main() -> None:
     parser.add_argument(
         "--golds", type=Path, help="JSON lines with an `answer` each, in place of the generated answers"
     )
+    parser.add_argument("--pairs", type=Path, help="JSON lines with labeled pairs, measured as well")
     parser.add_argument("--problems", type=int, default=288, help="problems per mixture")
     parser.add_argument("--problems_per_batch", type=int, default=32, help="groups that one call verifies")
     parser.add_argument("--seed", type=int, default=0)
@@ -135,19 +162,20 @@ def main() -> None:
     print(f"{'completions':<18}{'mixture':<12}{'TRL /s':>10}{'ours /s':>10}{'ratio':>8}{'same verdict':>15}")
     for name, golds in sets.items():
         for mixture, share_right in MIXTURES.items():
-            theirs = ours = same = count = 0.0
-            for start in range(0, len(golds), options.problems_per_batch):
-                problems = golds[start : start + options.problems_per_batch]
-                completions, solutions = batch(golds, problems, share_right, rng)
-                their_seconds, their_rewards = timed(lambda: accuracy_reward(completions, solutions))  # noqa: B023
-                our_seconds, our_rewards = timed(lambda: math_accuracy_reward(completions, solutions))  # noqa: B023
-                if start == 0:
-                    continue
-                theirs, ours, count = theirs + their_seconds, ours + our_seconds, count + len(completions)
-                same += sum(one == other for one, other in zip(their_rewards, our_rewards, strict=True))
-            print(
-                f"{name:<18}{mixture:<12}{count / theirs:>10.0f}{count / ours:>10.0f}{theirs / ours:>7.1f}x{same / count:>14.1%}"
+            compare(
+                name,
+                mixture,
+                [
+                    batch(golds, golds[start : start + options.problems_per_batch], share_right, rng)
+                    for start in range(0, len(golds), options.problems_per_batch)
+                ],
             )
+    if options.pairs is not None:
+        pairs = read_pairs(options.pairs)
+        rng.shuffle(pairs)
+        compare(
+            "answer_pairs", "mixed", [batch_of_pairs(pairs[start : start + 60]) for start in range(0, len(pairs), 60)]
+        )
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import re
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
@@ -91,6 +92,27 @@ def verdicts() -> dict[tuple[str, str], bool | None]:
     ]
     completions = [rf"The answer is \boxed{{{answer}}}." for _, answer in pairs]
     return dict(zip(pairs, verify_answers([pair[0] for pair in pairs], completions, timeout=PATIENT), strict=True))
+
+
+def documented() -> list[tuple[str, str, bool]]:
+    """The table of docs/verification.md."""
+    page = (ROOT / "docs" / "verification.md").read_text(encoding="utf-8")
+    table = page.partition("## What is equal and what is not")[2].partition("\n## ")[0].partition("| Kind |")[2]
+    cases = []
+    for line in table.partition("\n\n")[0].splitlines()[2:]:
+        _, reference, same, others = (re.findall("`([^`]+)`", cell) for cell in line.strip("|").split("|"))
+        cases += [(reference[0], answer, True) for answer in same] + [
+            (reference[0], answer, False) for answer in others
+        ]
+    return cases
+
+
+def test_the_documented_examples():
+    references, answers, expected = map(list, zip(*documented(), strict=True))
+    assert len(references) > 70
+    judged = verify_answers(references, [rf"\boxed{{{answer}}}" for answer in answers], timeout=PATIENT)
+    wrong = [case for case, verdict in zip(documented(), judged, strict=True) if verdict is not case[2]]
+    assert wrong == []
 
 
 @pytest.mark.parametrize("kind", KINDS)

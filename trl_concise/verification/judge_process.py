@@ -53,6 +53,17 @@ WARM_UP = (
     r"\{1, 2, 3\}",
     r"\text{(C)}",
     r"50\%",
+    r"\frac{q_{0}}{\sqrt{2LC}} - \frac{\sqrt{2}v_0^2}{5\pi g}",
+    r"7\cdot\sin(\pi\cdot x/5) + 3\cos(\frac{2x}{3})",
+    r"\frac{(n-1)!}{k!(n-k)!} + \binom{n}{k}",
+    r"1 < x \le 2, x \ne 3",
+    r"11z^{7}(5 + 11z^{7})^{-\frac{1}{2}}",
+    r"|x - 1| + \sqrt[3]{2} \cdot e^{2x}",
+    r"\frac{1 \pm \sqrt{5}}{2}",
+    r"f(x) = \log_2(x) + \ln x",
+    r"x_{1} = 3, x_{2} = -4",
+    r"\mathbb{R} \setminus \{-4\}",
+    r"\sum_{k=1}^{n} k^2",
 )
 
 

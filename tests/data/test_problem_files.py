@@ -102,6 +102,8 @@ def test_units_in_parentheses_are_removed(answer, read, load):
         ({"options": ["3", "4"], "answer": "B"}, "B"),
         ({"options": ["3", "4"], "answer": "(b)"}, "B"),
         ({"options": ["3", "4"], "answer": "4"}, "B"),
+        ({"options": ["3", "4"], "answer": "Option B"}, "B"),
+        ({"options": ["3", "4"], "answer": "The answer is B."}, "B"),
         ({"options": ["A) 3", "B) 4"], "correct": "B"}, "B"),
         ({"options": {"A": "3", "B": "4"}, "answer": "B. 4"}, "B"),
         ({"choices": {"text": ["3", "4"], "label": ["1", "2"]}, "answerKey": "2"}, "B"),
@@ -346,3 +348,16 @@ def test_problems_are_shown_as_the_trainer_sees_them(tmp_path, capsys):
         "[user] Ann has 1 pens. How many?",
         "[reference answer] 1",
     ]
+
+
+def test_a_column_that_is_not_needed_does_not_block_a_row(load, caplog):
+    rows = [
+        {"problem": "a?", "answer": "1", "solution": {"steps": 3}, "reward_model": {"style": "rule"}},
+        {"problem": "b?", "answer": None, "solution": {"steps": 3}, "reward_model": {"style": "rule"}},
+    ]
+    assert load(*rows)["solution"][:] == ["1"]
+    assert "left out 1 of 2 rows that cannot be read: row 2" in caplog.text
+
+
+def test_a_problem_in_a_list_of_one(load):
+    assert asked(load({"problem": ["a?"], "answer": "1"})) == ["a?"]

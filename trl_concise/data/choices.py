@@ -19,7 +19,7 @@ _MARKED = re.compile(rf"\s*{_MARK}\s*(.*)", re.DOTALL)
 _BETWEEN = re.compile(rf"(?:\A|(?<=\s)|(?<=,)){_MARK}\s*")
 _LETTER = re.compile(
     r"(?:(?:the\s+)?(?:answer|option|choice)\s*(?:is)?\s*:?\s*)?[(\[]?(?P<label>[A-Ja-j])[)\]]?[.:]?(?:\s+.*)?",
-    re.DOTALL,
+    re.DOTALL | re.IGNORECASE,
 )
 _TEXT_KEYS, _LABEL_KEYS = ("text", "content", "value", "option"), ("label", "key", "letter", "id")
 

@@ -187,6 +187,8 @@ def read_problem(row: Mapping[str, Any], column: str) -> tuple[str | list[dict[s
     value = parts[0]
     if isinstance(value, str):
         value = parse_messages(value) or value
+    if isinstance(value, (list, tuple)) and len(value) == 1 and isinstance(value[0], str):
+        value = value[0]
     if isinstance(value, (list, tuple)):
         messages = read_messages(value, column)
         solution = ""

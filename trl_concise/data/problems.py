@@ -172,7 +172,9 @@ def read_problems(
         place for place, reading in readings.items() if not reading.problem or not answers.get(place, _NOTHING).text
     ]
     for place in empty:
-        del readings[place]
+        if errors := readings.pop(place).errors:
+            wrong[place] = errors[0]
+    empty = [place for place in empty if place not in wrong]
     how = _settle_choices(columns, readings, answers, wrong)
 
     if not readings:
@@ -237,6 +239,7 @@ class _Reading(NamedTuple):
     choices: list[Choice]
     answers: dict[str, tuple[FinalAnswer, str]]  # column -> the final answer, and the text that it was read from
     message: str  # the last message of an assistant
+    errors: list[str]  # what is wrong with columns that may hold the answer
 
     def prompt(self) -> str | list[dict[str, str]]:
         """The problem with its context and options."""
@@ -265,11 +268,18 @@ def _read(row: Mapping[str, Any], columns: Columns) -> _Reading:
     text = problem if isinstance(problem, str) else " ".join(item["content"] for item in problem)
     context = "" if context.strip() in text else context.strip()
     choices = [] if columns.choices is None else read_choices(row, columns.choices)
-    answers = {}
+    answers: dict[str, tuple[FinalAnswer, str]] = {}
+    errors: list[str] = []
     for column in columns.answers:
-        answer = read_answer(row, column)
-        answers[column] = (answer, str(read_column(row, column)) if answer.text else "")
-    return _Reading(problem, context, choices, answers, message)
+        try:
+            answer = read_answer(row, column)
+            answers[column] = (answer, str(read_column(row, column)) if answer.text else "")
+        except ValueError as error:
+            if len(columns.answers) == 1:
+                raise
+            answers[column] = (_NOTHING, "")  # another column may hold the answer
+            errors.append(str(error))
+    return _Reading(problem, context, choices, answers, message, errors)
 
 
 def _take_answers(columns: Columns, readings: Mapping[int, _Reading]) -> tuple[Columns, dict[int, FinalAnswer]]:

@@ -208,6 +208,8 @@ def main(arguments: list[str] | None = None):
         tokenizer = load_tokenizer(model_args.model_name_or_path, model_args.model_revision)
         given = model_arguments(sft_args, model_args) | {"processing_class": keep_traces(tokenizer, positives)}
         trainer = FirstStageTrainer(args=sft_args, train_dataset=positives, **given)
+        if not len(trainer.train_dataset):
+            raise ValueError(f"All rows are longer than --sft_max_length {sft_args.max_length}. Raise it.")
         show_progress(trainer)
         checkpoint = trainer.find_checkpoint(training_args.resume_from_checkpoint)
         is_finished = trainer.is_finished(checkpoint)

@@ -20,6 +20,7 @@ from trl_concise.errors import tell_input_errors
 from trl_concise.launch import examples_folder
 
 
+GROUPS = "--num_generations 4 --max_completion_length 16 --steps_per_generation 1"
 QUICK = "--max_steps 1 --per_device_train_batch_size 8 --report_problems 0"
 FILES = {
     "a_file": "text",
@@ -33,6 +34,7 @@ FILES = {
     "list.yaml": "- learning_rate\n",
     "broken.yaml": "learning_rate: [1\n",
     "word.yaml": "max_steps: many\n",
+    "zero.yaml": "steps_per_generation: 0\n",
     "numbers.yaml": "learning_rate: [1.0, 2.0]\n",
     "no_model.yaml": "use_cpu: true\nbf16: false\n",
     "misspelt.yaml": "model_name_or_path: mine\nuse_cpu: true\nbf16: false\nlerning_rate: 1.0\n",
@@ -97,6 +99,16 @@ ROWS = [
     ("hapo", "--num_generations 5", "num_generations"),
     ("hapo", "--reward_weights 1 2", "reward_weights"),
     ("hapo", "--correctness judge", "correctness"),
+    ("hapo", "--temperature 0", "--temperature"),
+    ("hapo", "--per_device_train_batch_size 0", "--per_device_train_batch_size"),
+    ("hapo", "--gradient_accumulation_steps 0", "--gradient_accumulation_steps"),
+    ("hapo", "--num_generations 0", "--num_generations"),
+    ("hapo", "--seed=-1", "--seed"),
+    ("hapo", "--config zero.yaml", "steps_per_generation"),
+    ("hapo", "--generation_kwargs greedy", "--generation_kwargs"),
+    ("hapo", "--lr_scheduler_kwargs [1]", "--lr_scheduler_kwargs"),
+    ("hapo", f"{QUICK} --dataset_name problems.jsonl {GROUPS} --scale_rewards none_at_all", "scale_rewards"),
+    ("hapo", "--report_to nothing", "nothing is not supported"),
     ("sgrpo", "--probability 2", "probability"),
     ("greso", "--exploration 2", "exploration"),
     ("laser", "--target_length 0", "target_length"),
@@ -110,6 +122,10 @@ ROWS = [
     ("cft", "--critique_template long", "critique_template"),
     ("cft", "--eval_strategy epoch", "--eval_strategy"),
     ("cft", "--output_dir a_file", "output_dir"),
+    ("cft", "--candidates problems.jsonl --teacher gpt", "OPENAI_API_KEY"),
+    ("redi", "--dataset_name pairs.jsonl --sft_max_length 0", "--sft_max_length"),
+    ("redi", "--dataset_name pairs.jsonl --sft_per_device_train_batch_size 0", "--sft_per_device_train_batch_size"),
+    ("redi", "--dataset_name pairs.jsonl --stage redi --max_length 1", "max_length"),
     ("redi", "--dataset_name problems.jsonl", "['generations']"),
     ("redi", "--dataset_name text.jsonl", "'generations' must hold a list"),
     ("redi", "--dataset_name correct.jsonl --stage redi", "--stage sft"),
@@ -195,6 +211,7 @@ def run(command: str, words: list[str], monkeypatch) -> int:
 @pytest.mark.parametrize(("command", "line", "names"), ROWS, ids=lambda value: value[:60])
 def test_a_mistake_is_one_line(command, line, names, folder, monkeypatch, capsys):
     monkeypatch.chdir(folder)
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     with pytest.raises(SystemExit) as exit:
         run(command, line.split(), monkeypatch)
     said = capsys.readouterr().err.splitlines()

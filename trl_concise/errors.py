@@ -94,9 +94,9 @@ def is_input_error(error: Exception) -> bool:
     """
     Return whether an error is about what the user gave: an option, a file, a dataset, a model.
 
-    These are, before training begins, an `OSError`, an `ImportError`, a YAML error, and a `ValueError` that a `raise`
-    statement has raised. In training they are only those that this package raises. A `ValueError` of Python itself, such as
-    `int("x")`, and any other exception are errors in a program.
+    These are, before training begins, an `OSError`, an `ImportError`, a YAML error, a tracker that is not installed, and a
+    `ValueError` that a `raise` statement has raised. In training they are only those that this package or TRL raises. A
+    `ValueError` of Python itself, such as `int("x")`, and any other exception are errors in a program.
     """
     entries = []
     entry = error.__traceback__
@@ -106,11 +106,13 @@ def is_input_error(error: Exception) -> bool:
     if not entries:
         return False
     functions = [(entry.tb_frame.f_globals.get("__name__", ""), entry.tb_frame.f_code.co_name) for entry in entries]
-    is_training = ("transformers.trainer", "train") in functions
-    if is_training and functions[-1][0].partition(".")[0] != __package__:
+    is_training, raised_in = ("transformers.trainer", "train") in functions, functions[-1][0]
+    if is_training and raised_in.partition(".")[0] not in (__package__, "trl"):
         return False
     if isinstance(error, (OSError, ImportError, yaml.YAMLError)):
         return True
+    if isinstance(error, RuntimeError):
+        return raised_in.startswith("transformers.integrations")
     last = entries[-1]
     instruction = last.tb_frame.f_code.co_code[last.tb_lasti : last.tb_lasti + 1]
     return isinstance(error, ValueError) and instruction == bytes([dis.opmap["RAISE_VARARGS"]])

@@ -4,8 +4,9 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import yaml
@@ -13,6 +14,23 @@ from transformers.hf_argparser import string_to_bool
 from trl import TrlParser
 
 from .errors import Parser, command_name
+
+
+_MINIMUM = {  # of options that fail far from where they are read, or train without a word
+    "dataloader_num_workers": 0,
+    "gradient_accumulation_steps": 1,
+    "learning_rate": 0,
+    "num_generations": 1,
+    "num_iterations": 1,
+    "per_device_eval_batch_size": 1,
+    "per_device_train_batch_size": 1,
+    "report_problems": 0,
+    "seed": 0,
+    "sft_gradient_accumulation_steps": 1,
+    "sft_learning_rate": 0,
+    "sft_per_device_train_batch_size": 1,
+    "steps_per_generation": 1,
+}
 
 
 class RecipeParser(Parser, TrlParser):
@@ -34,6 +52,11 @@ class RecipeParser(Parser, TrlParser):
         self.recipe: str | None = None
         help = "YAML file of options, such as those of examples/configs; the command line comes before it."
         self.add_argument("--config", metavar="RECIPE", default=argparse.SUPPRESS, help=help)
+        for option in self._actions:
+            if option.dest in _MINIMUM:
+                option.type = _at_least(_MINIMUM[option.dest], option.type)
+            elif option.dest.endswith("_kwargs"):
+                option.type = _json_object
 
     def group_options(self, title: str, names: Sequence[str], title_of_others: str) -> None:
         """
@@ -70,7 +93,7 @@ class RecipeParser(Parser, TrlParser):
             raise ValueError(f"{self.recipe} is not a text file. --config takes a YAML file of options.") from None
         if not isinstance(recipe, dict):
             raise ValueError(f"{self.recipe} must contain a YAML mapping: one `option: value` per line.")
-        options = {action.dest: action for action in self._actions}
+        options = {action.dest: action for action in self._actions if action.type is not None}  # without `--no_...`
         for name, value in recipe.items():
             option = options.get(name)
             if option is None or value is None:
@@ -81,15 +104,38 @@ class RecipeParser(Parser, TrlParser):
                         self.error(f"{name} in {self.recipe}: YAML reads an unquoted no as false. Write {name}: 'no'.")
                     allowed = ", ".join(map(repr, option.choices))
                     self.error(f"{name} in {self.recipe} must be one of {allowed}, got {item!r}.")
-                if option.type in (int, float, string_to_bool):
+                is_checked = option.type in (int, float, string_to_bool, _json_object) or name in _MINIMUM
+                if is_checked and not isinstance(item, dict):
                     try:
                         option.type(str(item))
-                    except (ValueError, argparse.ArgumentTypeError):
-                        kind = {int: "an integer", float: "a number"}.get(option.type, "true or false")
-                        self.error(f"{name} in {self.recipe} must be {kind}, got {item!r}.")
+                    except (ValueError, argparse.ArgumentTypeError) as error:
+                        kinds = {int: "an integer", float: "a number", string_to_bool: "true or false"}
+                        kind = f"must be {kinds[option.type]}, got {item!r}" if option.type in kinds else error
+                        self.error(f"{name} in {self.recipe}: {kind}")
 
 
 def given_options(arguments: Sequence[str]) -> set[str]:
     """Return the names of the options on a command line, `dry_run` of `--dry-run=True` as of `--dry_run`."""
     words = (word.partition("=")[0] for word in arguments if word.startswith("-"))
     return {word.lstrip("-").replace("-", "_") for word in words}
+
+
+def _at_least(minimum: int, kind: Callable[[str], float]) -> Callable[[str], float]:
+    def read(text: str) -> float:
+        value = kind(text)
+        if value < minimum:
+            raise argparse.ArgumentTypeError(f"must be at least {minimum}, got {text}")
+        return value
+
+    read.__name__ = kind.__name__  # in argparse's own message
+    return read
+
+
+def _json_object(text: str) -> str:
+    try:
+        is_object = isinstance(json.loads(text), dict)
+    except json.JSONDecodeError:
+        is_object = False
+    if not is_object:
+        raise argparse.ArgumentTypeError(f"must be a JSON object, such as '{{\"name\": 1}}', got {text!r}")
+    return text

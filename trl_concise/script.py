@@ -358,13 +358,15 @@ def _check_adapter(parser: RecipeParser, model_args: ModelConfig) -> None:
 
 
 def _check_given(parser: RecipeParser, *parsed: Any) -> None:
-    """Report empty names, a file as output folder, and an evaluation without a dataset."""
+    """Report values that fail later or without a clear message."""
     given = {item.name: getattr(part, item.name) for part in parsed for item in dataclasses.fields(part)}
     for name in ("model_name_or_path", "dataset_name", "candidates", "output_dir"):
         if given.get(name) == "":
             parser.error(f"--{name} is empty: give a name, or leave the option out")
     with tell_input_errors(parser.prog):
         check_folder("--output_dir", given["output_dir"])
+    if given.get("temperature") is not None and given["temperature"] <= 0:
+        parser.error(f"--temperature must be above 0, got {given['temperature']}: completions are sampled")
     if given.get("dataset_test_split") and given["dataset_name"] is None:
         parser.error("--dataset_test_split needs --dataset_name: the generated problems have one split")
     evaluates = given["eval_on_start"] or given["eval_strategy"] != "no"

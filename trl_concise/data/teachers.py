@@ -88,6 +88,7 @@ class APITeacher:
 
     Raises:
         `ImportError`: If the `openai` package is missing.
+        `ValueError`: If there is no API key, or a number is out of range.
 
     Example:
 
@@ -113,7 +114,7 @@ class APITeacher:
         options: dict[str, Any] | None = None,
     ):
         try:
-            from openai import OpenAI
+            from openai import OpenAI, OpenAIError
         except ImportError as error:
             raise ImportError(
                 "A teacher behind an endpoint needs openai: pip install 'trl-concise[critiques]'."
@@ -128,7 +129,13 @@ class APITeacher:
         self.prices = prices
         sampling = {"temperature": temperature, "top_p": top_p, "max_tokens": max_tokens}
         self.options = {name: value for name, value in sampling.items() if value is not None} | (options or {})
-        self._client = OpenAI(base_url=base_url, api_key=api_key, max_retries=max_retries, timeout=timeout)
+        try:
+            self._client = OpenAI(base_url=base_url, api_key=api_key, max_retries=max_retries, timeout=timeout)
+        except OpenAIError as error:
+            raise ValueError(
+                f"There is no API key for the teacher {model!r}. Set the environment variable OPENAI_API_KEY; a local server "
+                "takes any value."
+            ) from error
 
     def config(self) -> dict[str, Any]:
         return self.options

@@ -327,6 +327,10 @@ class REDITrainer(ResumesTraining, WritesCard, DPOTrainer):
         given = signature(DPOTrainer.__init__).bind(self, model, None, args, data_collator, *dpo_args, **dpo_kwargs)
         check_not_empty(given.arguments.get("train_dataset"), given.arguments.get("eval_dataset"))
         super().__init__(model, _NoReference(), args, data_collator, *dpo_args, **dpo_kwargs)
+        if isinstance(self.train_dataset, Dataset) and not len(self.train_dataset):
+            raise ValueError(
+                f"All rows are too long: their prompts have at least max_length={args.max_length} tokens. Raise max_length."
+            )
         self.ref_model = None
         if data_collator is None and not self._is_vision_dataset:
             self.data_collator = DataCollatorForREDI(**vars(self.data_collator))

@@ -26,7 +26,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from trl_concise import ConciseGRPOConfig, TrainingScript, math_accuracy_reward
+from trl_concise import ConciseGRPOConfig, TrainingScript
 from trl_concise.errors import tell_input_errors
 
 
@@ -51,7 +51,7 @@ def main():
     from trl_concise import GRESO, ConciseGRPOTrainer, HAPOLengthReward, StochasticTokens
 
     trainer = ConciseGRPOTrainer(
-        reward_funcs=[math_accuracy_reward, HAPOLengthReward()],  # --reward_weights 1.0 0.5 weighs them
+        reward_funcs=[script.accuracy_reward(), HAPOLengthReward()],  # --reward_weights 1.0 0.5 weighs them
         prompt_selector=GRESO(args.exploration),
         token_credit=StochasticTokens(args.cutoff, args.max_tokens, args.probability),
         **script.trainer_arguments(),

@@ -21,7 +21,7 @@ Time and memory: 54 GiB planned for full fine-tuning on a card of 80 GiB, not me
 
 from __future__ import annotations
 
-from trl_concise import ConciseGRPOConfig, TrainingScript, math_accuracy_reward
+from trl_concise import ConciseGRPOConfig, TrainingScript
 from trl_concise.errors import tell_input_errors
 
 
@@ -33,7 +33,7 @@ def main():
 
     selector = AccuracyBand(low=0.2, high=0.8, seed=script.training_args.seed)
     trainer = ConciseGRPOTrainer(
-        reward_funcs=math_accuracy_reward, prompt_selector=selector, **script.trainer_arguments()
+        reward_funcs=script.accuracy_reward(), prompt_selector=selector, **script.trainer_arguments()
     )
     script.train(trainer)
     if trainer.is_world_process_zero():

@@ -22,7 +22,7 @@ Time and memory: 54 GiB planned for full fine-tuning on a card of 80 GiB, not me
 
 from __future__ import annotations
 
-from trl_concise import GRESOConfig, TrainingScript, math_accuracy_reward
+from trl_concise import GRESOConfig, TrainingScript
 from trl_concise.errors import tell_input_errors
 
 
@@ -32,7 +32,7 @@ def main():
 
     from trl_concise import GRESOTrainer  # after the command line: --help does not wait for it
 
-    trainer = GRESOTrainer(reward_funcs=math_accuracy_reward, **script.trainer_arguments())
+    trainer = GRESOTrainer(reward_funcs=script.accuracy_reward(), **script.trainer_arguments())
     script.train(trainer)
 
 

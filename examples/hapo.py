@@ -24,7 +24,7 @@ Time and memory: 19.7 GiB planned, see docs/memory.md; not measured on a GPU yet
 
 from __future__ import annotations
 
-from trl_concise import HAPOConfig, TrainingScript, math_accuracy_reward
+from trl_concise import HAPOConfig, TrainingScript
 from trl_concise.errors import tell_input_errors
 
 
@@ -34,7 +34,7 @@ def main():
 
     from trl_concise import HAPOTrainer  # after the command line: --help does not wait for it
 
-    trainer = HAPOTrainer(reward_funcs=math_accuracy_reward, **script.trainer_arguments())
+    trainer = HAPOTrainer(reward_funcs=script.accuracy_reward(), **script.trainer_arguments())
     script.train(trainer)
 
 

@@ -48,9 +48,10 @@ def main():
 
     from trl_concise import LASERDTrainer  # after the command line: --help does not wait for it
 
-    trainer = LASERDTrainer(
-        reward_funcs=getattr(trl_concise, script.training_args.reward), **script.trainer_arguments()
-    )
+    args = script.training_args
+    own = args.reward != "math_accuracy_reward"
+    reward = getattr(trl_concise, args.reward) if own else script.accuracy_reward()
+    trainer = LASERDTrainer(reward_funcs=reward, **script.trainer_arguments())
     script.train(trainer)
 
 

@@ -24,7 +24,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from trl_concise import ConciseGRPOConfig, TrainingScript, math_accuracy_reward
+from trl_concise import ConciseGRPOConfig, TrainingScript
 from trl_concise.errors import tell_input_errors
 
 
@@ -59,7 +59,7 @@ def main():
     if args.method in ("efficient-reasoning", "dler"):
         args.scale_rewards = "none"  # both make no sense with a division by the group's standard deviation
     arguments = script.trainer_arguments()
-    limit, rewards, token_credit = args.max_completion_length, [math_accuracy_reward], None
+    limit, rewards, token_credit = args.max_completion_length, [script.accuracy_reward()], None
     if args.method == "kimi":
         rewards.append(KimiLengthReward())
     elif args.method in ("l1-exact", "l1-max"):

@@ -21,7 +21,7 @@ Time and memory: not measured on a GPU yet.
 
 from __future__ import annotations
 
-from trl_concise import ConciseGRPOConfig, TrainingScript, math_accuracy_reward
+from trl_concise import ConciseGRPOConfig, TrainingScript
 from trl_concise.errors import tell_input_errors
 
 
@@ -43,7 +43,7 @@ def main():
     arguments["train_dataset"] = repeat_example(
         arguments["train_dataset"].select([0]), rows=args.generation_batch_size // args.num_generations
     )
-    trainer = ConciseGRPOTrainer(reward_funcs=math_accuracy_reward, **arguments)
+    trainer = ConciseGRPOTrainer(reward_funcs=script.accuracy_reward(), **arguments)
     script.train(trainer)
 
 

@@ -23,7 +23,7 @@ Time and memory: 5.3 GiB planned, not measured on a GPU yet.
 
 from __future__ import annotations
 
-from trl_concise import SGRPOConfig, TrainingScript, math_accuracy_reward
+from trl_concise import SGRPOConfig, TrainingScript
 from trl_concise.errors import tell_input_errors
 
 
@@ -34,7 +34,7 @@ def main():
 
     from trl_concise import SGRPOTrainer  # after the command line: --help does not wait for it
 
-    trainer = SGRPOTrainer(reward_funcs=math_accuracy_reward, **script.trainer_arguments())
+    trainer = SGRPOTrainer(reward_funcs=script.accuracy_reward(), **script.trainer_arguments())
     script.train(trainer)
 
 

@@ -22,7 +22,7 @@ Time and memory: 57 GiB planned for full fine-tuning on a card of 80 GiB, not me
 
 from __future__ import annotations
 
-from trl_concise import ShorterBetterConfig, TrainingScript, math_accuracy_reward
+from trl_concise import ShorterBetterConfig, TrainingScript
 from trl_concise.errors import tell_input_errors
 
 
@@ -32,7 +32,7 @@ def main():
 
     from trl_concise import ShorterBetterTrainer  # after the command line: --help does not wait for it
 
-    trainer = ShorterBetterTrainer(reward_funcs=math_accuracy_reward, **script.trainer_arguments())
+    trainer = ShorterBetterTrainer(reward_funcs=script.accuracy_reward(), **script.trainer_arguments())
     script.train(trainer)
 
 

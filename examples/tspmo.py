@@ -23,7 +23,7 @@ Time and memory: 8.1 GiB planned, not measured on a GPU yet.
 
 from __future__ import annotations
 
-from trl_concise import TrainingScript, TSPMOConfig, math_accuracy_reward
+from trl_concise import TrainingScript, TSPMOConfig
 from trl_concise.errors import tell_input_errors
 
 
@@ -33,7 +33,7 @@ def main():
 
     from trl_concise import TSPMOTrainer  # after the command line: --help does not wait for it
 
-    trainer = TSPMOTrainer(reward_funcs=math_accuracy_reward, **script.trainer_arguments())
+    trainer = TSPMOTrainer(reward_funcs=script.accuracy_reward(), **script.trainer_arguments())
     script.train(trainer)
 
 

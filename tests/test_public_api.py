@@ -20,8 +20,9 @@ from tests.tools import readme_table
 ROOT = Path(__file__).parents[1]
 SIGNATURES = {
     "hapo_length_reward": "(length, history, correct, *, shape='cosine', floor=-0.7, tolerance=0.1)",
-    "verify_answers": "(golds, completions, *, timeout=5.0, guards=True)",
-    "math_accuracy_reward": "(completions, solution=None, answer=None, log_metric=None, **kwargs)",
+    "verify_answers": "(golds, completions, *, timeout=5.0, guards=True, format='auto', final_form=False)",
+    "math_accuracy_reward": "(completions=None, solution=None, answer=None, log_metric=None, *, prompts=None, "
+    "completion_finished=None, trainer_state=None, format='auto', final_form=True, **kwargs)",
     "accuracy_efficiency_score": "(accuracy, tokens, base_accuracy, base_tokens, *, alpha=1.0, beta=3.0, gamma=5.0)",
     "pass_at_k": "(n, c, k)",
     "redi_loss": "(chosen_logps, chosen_lengths, rejected_logps, rejected_lengths, *, alpha=0.8)",

@@ -199,3 +199,15 @@ def test_problems_are_shown_before_a_run(tmp_path, capsys):
     printed = capsys.readouterr()
     assert printed.out.splitlines() == ["--- problem 1 of 3", "[user] 0 more?", "[reference answer] 9"]
     assert "3 problems, prompt from question, reference answer from answer (unit removed)" in printed.err
+
+
+def test_the_command_line_sets_the_options_of_the_reward(tmp_path):
+    def rewards(*options):
+        script = TrainingScript(HAPOConfig, ["--output_dir", str(tmp_path), "--use_cpu", *options])
+        return script.accuracy_reward()(["It is 4.", r"\boxed{4}", r"\boxed{2 + 2}"], solution=["4"] * 3)
+
+    assert rewards() == [1.0, 1.0, 0.0]
+    assert rewards("--answer_format", "boxed") == [0.0, 1.0, 0.0]
+    assert rewards("--final_form", "false") == [1.0, 1.0, 1.0]
+    with pytest.raises(SystemExit):
+        rewards("--answer_format", "box")

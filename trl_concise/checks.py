@@ -32,6 +32,7 @@ _TRL_REWARD_ARGUMENTS = {
     "prompts",
     "completions",
     "completion_ids",
+    "completion_finished",  # ours
     "trainer_state",
     "log_extra",
     "log_metric",

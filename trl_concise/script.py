@@ -11,7 +11,7 @@ import dataclasses
 import difflib
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from enum import Enum
@@ -174,6 +174,16 @@ class ProblemArguments(RunArguments):
         default=None,
         metadata={"help": "Text after every problem, for example an instruction on the form of the answer."},
     )
+    answer_format: str = field(
+        default="auto",
+        metadata={
+            "help": "Where the reward looks for the final answer of a completion.",
+            "choices": ["auto", "boxed", "answer_tag", "last_number"],
+        },
+    )
+    final_form: bool = field(
+        default=True, metadata={"help": "Whether an answer that leaves arithmetic to be done, such as 6 * 7, earns 0."}
+    )
 
 
 def model_arguments(training_args: Any, model_args: ModelConfig, **tokenizer_options: Any) -> dict[str, Any]:
@@ -234,7 +244,7 @@ class TrainingScript:
 
     ```python
     >>> script = TrainingScript(HAPOConfig)
-    >>> trainer = HAPOTrainer(reward_funcs=math_accuracy_reward, **script.trainer_arguments())
+    >>> trainer = HAPOTrainer(reward_funcs=script.accuracy_reward(), **script.trainer_arguments())
     >>> script.train(trainer)
     ```
     """
@@ -263,6 +273,12 @@ class TrainingScript:
                 show_problems(train_dataset, self.problem_args.show)
             sys.exit()
         return train_dataset, eval_dataset
+
+    def accuracy_reward(self) -> Callable[..., list[float | None]]:
+        """Return [`math_accuracy_reward`] with the command line's `--answer_format` and `--final_form`."""
+        from .verification import math_accuracy_reward
+
+        return math_accuracy_reward(format=self.problem_args.answer_format, final_form=self.problem_args.final_form)
 
     def trainer_arguments(self) -> dict[str, Any]:
         """

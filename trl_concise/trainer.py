@@ -57,6 +57,8 @@ from .token_credit import (
     order_by_kept_length,
     select_tokens,
 )
+from .verification.finished import is_finished, prompt_opens_reasoning
+from .verification.reward import completion_text
 
 
 logger = logging.getLogger(__name__)
@@ -173,6 +175,7 @@ class ConciseGRPOTrainer(ResumesTraining, WritesCard, GRPOTrainer):
         names = [component.name for component in self.components]
         self._prompt_order: SelectingSampler | None = None  # saved beside the parts; see `_get_train_sampler`
         self._tool_mask_list: list[list[int]] | None = None  # of the batch being scored; see `_generate`
+        self._reasoning_opened: list[bool] | None = None  # by each prompt of the batch being scored
         self._tokens: CompletionTokens | None = None  # the batch being scored, for the token credit
         self._rollouts: Rollouts | None = None
         self._kept: KeptTokens | None = None  # what is to be scored; None: everything
@@ -332,7 +335,9 @@ class ConciseGRPOTrainer(ResumesTraining, WritesCard, GRPOTrainer):
         ]
         # What reward functions log waits here for the next training batch, which does not contain these completions.
         waiting = copy.deepcopy((self._pending_metrics, self._pending_extra_logs))
-        rewards = super()._calculate_rewards(inputs, prompts, rollouts.completions, completion_ids)
+        opened = [prompt_opens_reasoning(self._tokenizer, ids) for ids in rollouts.prompt_ids]
+        marked = self._mark_finished(inputs, rollouts.completions, completion_ids, opened)
+        rewards = super()._calculate_rewards(marked, prompts, rollouts.completions, completion_ids)
         self._pending_metrics, self._pending_extra_logs = waiting
         start = self.accelerator.process_index * len(rollouts)
         return rewards[start : start + len(rollouts)]
@@ -509,6 +514,7 @@ class ConciseGRPOTrainer(ResumesTraining, WritesCard, GRPOTrainer):
 
     def _generate(self, prompts):
         output = super()._generate(prompts)
+        self._reasoning_opened = [prompt_opens_reasoning(self._tokenizer, ids) for ids in output[0]]
         self._tool_mask_list = output[2]  # `_calculate_rewards` is not told which tokens a tool wrote
         context = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
         self._watch.check_context(output[0], self.max_completion_length, context)
@@ -553,7 +559,8 @@ class ConciseGRPOTrainer(ResumesTraining, WritesCard, GRPOTrainer):
     # [3] Correctness, [4] group rewards
 
     def _calculate_rewards(self, inputs, prompts, completions, completion_ids_list):
-        rewards = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)  # (B, F), gathered
+        marked = self._mark_finished(inputs, completions, completion_ids_list, self._reasoning_opened)
+        rewards = super()._calculate_rewards(marked, prompts, completions, completion_ids_list)  # (B, F), gathered
         check_rewards(rewards, self.reward_func_names)
         if self.components:
             self._watch.check_verdicts(
@@ -594,6 +601,25 @@ class ConciseGRPOTrainer(ResumesTraining, WritesCard, GRPOTrainer):
                     if not math.isnan(value):  # unknown in this batch
                         self._metrics["train"][f"{component.name}/{name}"].append(float(value))
         return rewards
+
+    def _mark_finished(self, inputs, completions, completion_ids_list, reasoning_opened) -> list[dict[str, Any]]:
+        """Add the column `completion_finished`, which reward functions may read: TRL does not tell them what was truncated."""
+        user = self.args.generation_kwargs or {}
+        limits = [self.max_completion_length, user.get("max_tokens"), user.get("max_new_tokens")]
+        limit = min((tokens for tokens in limits if tokens is not None), default=math.inf)
+        ends = self._end_ids
+        opened = reasoning_opened or [False] * len(inputs)
+        return [
+            {
+                **row,
+                "completion_finished": is_finished(
+                    completion_text(completion),
+                    truncated=len(ids) >= limit and ids[-1] not in ends,  # a shorter one met a stop string
+                    reasoning_opened=is_opened,
+                ),
+            }
+            for row, completion, ids, is_opened in zip(inputs, completions, completion_ids_list, opened, strict=True)
+        ]
 
     def _gather_rollouts(self, inputs, prompts, completions, completion_ids_list, rewards, plain_rewards) -> Rollouts:
         device, training = self.accelerator.device, self.model.training
@@ -659,7 +685,7 @@ class ConciseGRPOTrainer(ResumesTraining, WritesCard, GRPOTrainer):
             for name, value in assign_token_credit(credits, self._rollouts, batch).items():
                 self._metrics["train"][name].append(value)
             self._is_ordered = False
-        self._rollouts = self._tool_mask_list = self._tokens = self._kept = None
+        self._rollouts = self._tool_mask_list = self._reasoning_opened = self._tokens = self._kept = None
         return batch
 
     def _prepare_inputs(self, generation_batch):

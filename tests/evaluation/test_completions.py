@@ -6,9 +6,11 @@ from dataclasses import replace
 import pytest
 from transformers import AutoTokenizer
 
+from trl_concise import math_accuracy_reward
 from trl_concise.demo import model_path
 from trl_concise.evaluation import Completion, has_no_answer, read_completions, summarize
 from trl_concise.evaluation.completions import count_whole, cut_at, judge, unreadable_golds
+from trl_concise.verification.finished import is_finished
 
 
 @pytest.mark.parametrize(
@@ -88,10 +90,40 @@ def test_lines_are_read_back(tmp_path):
 
 def test_reasoning_that_is_cut_is_no_answer():
     tokenizer = AutoTokenizer.from_pretrained(model_path())
-    for text, correct in [("6*7=42\n</think>\n\\boxed{42}", False), ("6*7=42", True)]:
+    for text in ["6*7=42\n</think>\n\\boxed{42}", "6*7=42"]:
         ids = [*tokenizer(text).input_ids, tokenizer.eos_token_id]
         (cut,) = cut_at(judge([Completion("set", 0, 0, "42", text, ids, False)]), 3, tokenizer)
-        assert (cut.text, cut.correct) == ("6*7", correct)  # math-verify computes
+        assert (cut.text, cut.correct) == ("6*7", False)  # math-verify computes
+
+
+@pytest.mark.parametrize(
+    ("text", "truncated", "reasoning_opened", "correct"),
+    [
+        (r"\boxed{5}", False, False, True),
+        (r"\boxed{5}", True, False, False),  # it reached the limit
+        (r"\boxed{5", False, False, False),
+        ("<think>2 + 3 = 5. But wait, 2 + 3", False, False, False),
+        ("2 + 3 = 5</think> It is 5.", False, True, True),
+        ("2 + 3 = 5", False, True, False),  # the prompt opened the reasoning
+        ("2 + 3 = 5", False, False, True),
+        (r"\boxed{2 + 3}", False, False, False),  # not in final form
+    ],
+)
+def test_evaluation_and_training_judge_alike(text, truncated, reasoning_opened, correct):
+    item = Completion("set", 3, 0, "5", text, [1, 2], truncated)
+    (judged,) = judge([item], reasoning_opened={3} if reasoning_opened else ())
+    assert judged.correct is correct
+    finished = [is_finished(text, truncated=truncated, reasoning_opened=reasoning_opened)]
+    assert math_accuracy_reward([text], solution=["5"], completion_finished=finished) == [float(correct)]
+
+
+def test_a_budget_control_counts_what_is_finished_within_it():
+    """Each prefix of a completion is wrong, the ones that hold the closed box included."""
+    tokenizer = AutoTokenizer.from_pretrained(model_path())
+    ids = [*tokenizer("6*7=42\n</think>\n\\boxed{42}").input_ids, tokenizer.eos_token_id]
+    (item,) = judge([Completion("set", 0, 0, "42", tokenizer.decode(ids[:-1]), ids, False)])
+    assert item.correct
+    assert not any(cut_at([item], budget, tokenizer)[0].correct for budget in range(1, len(ids)))
 
 
 def test_cut_completions_are_judged_again():

@@ -164,9 +164,26 @@ def test_a_resumed_run_goes_on_at_the_same_phase(tiny_model, problems, tmp_path)
     assert resumed.state.log_history[3]["siri/budget"] == whole.state.log_history[3]["siri/budget"] == 6
 
 
-def test_a_completion_cut_before_its_answer_earns_nothing(tiny_model, problems, tmp_path):
-    """An answer that ends exactly at the limit counts. A cut one does not, nor a cut sum that happens to be right."""
-    answers = [r"\boxed{0}", r"0+0=0\boxed{0}", "0+0=0", r"xx\boxed{0}"]  # bytes, one token each; a limit of 9
+def text_reward(completions, solution, **kwargs):
+    """A correctness function that does not know what was truncated."""
+    return math_accuracy_reward(completions, solution=solution)
+
+
+@pytest.mark.parametrize(
+    ("correctness", "reward", "verdicts", "penalties"),
+    [
+        (text_reward, 0.5, [1, 1, 1, 1, 1, 1, 0, 0], [0, 0, -1, -1, 0, 0, 0, 0]),
+        (math_accuracy_reward, 0.25, [0, 0, 0, 0, 1, 1, 0, 0], [0] * 8),
+    ],
+)
+def test_a_truncated_completion_earns_nothing(
+    tiny_model, problems, tmp_path, correctness, reward, verdicts, penalties
+):
+    """
+    With a correctness function that reads the text only, the penalty takes the reward from a truncated sum that happens to be right,
+    but not from a closed box. `math_accuracy_reward` gives neither of them a reward.
+    """
+    answers = [r"\boxed{0}", r"0+0=0    \boxed0", "0+0=0", r"xx\boxed{0}"]  # bytes, one token each; a limit of 9
 
     def written_under_the_limit(prompts, trainer):
         tokenizer, limit = trainer.processing_class, trainer.max_completion_length
@@ -177,13 +194,13 @@ def test_a_completion_cut_before_its_answer_earns_nothing(tiny_model, problems, 
     gold = problems.map(lambda row: {"solution": "0"})
     changes = {"max_completion_length": 18, "min_completion_length": 9, "budget_cycle": 2, "log_completions": True}
     args = SIRIConfig(**tiny.settings(tmp_path, **changes))
-    trainer = SIRITrainer(tiny_model, math_accuracy_reward, args, gold, rollout_func=written_under_the_limit)
+    trainer = SIRITrainer(tiny_model, correctness, args, gold, rollout_func=written_under_the_limit)
     trainer.train()
     wide, narrow = trainer.state.log_history[:2]
     assert (wide["siri/budget"], wide["reward"]) == (18, 1)
-    assert (narrow["siri/budget"], narrow["reward"]) == (9, 0.5)
-    columns = [list(trainer._logs["rewards"][name]) for name in ("math_accuracy_reward", "TruncationPenalty")]
-    assert columns == [[1, 1, 1, 1, 1, 1, 0, 0], [0, 0, -1, -1, 0, 0, 0, 0]]  # of the narrow step
+    assert (narrow["siri/budget"], narrow["reward"]) == (9, reward)
+    columns = [list(trainer._logs["rewards"][name]) for name in (correctness.__name__, "TruncationPenalty")]
+    assert columns == [verdicts, penalties]  # of the narrow step
 
 
 def test_the_unknown_stays_unknown_when_it_was_cut():

@@ -51,10 +51,28 @@ def test_a_dataset_without_golds_is_an_error():
 
 def test_metrics():
     logged: dict[str, float] = {}
-    completions = [r"\boxed{2}", r"\boxed{3}", r"\boxed{5^{5^{5^{5^5}}}}", r"\boxed{4 - 2}"]
-    math_accuracy_reward(completions, solution=["2"] * 4, log_metric=logged.__setitem__)
+    completions = [
+        *(
+            r"\boxed{2}",
+            r"\boxed{3}",
+            r"\boxed{5^{5^{5^{5^5}}}}",
+            r"\boxed{2 + x - x}",
+            r"\boxed{4 - 2}",
+            r"\boxed{2",
+            "Done.",
+        ),
+        "It may be about two or so.",
+    ]
+    math_accuracy_reward(completions, solution=["2"] * 8, log_metric=logged.__setitem__)
     assert logged.pop("verification/seconds") > 0
-    assert logged == {"verification/timeouts": 0, "verification/guarded": 1, "verification/fast_fraction": 0.75}
+    assert 0 < logged.pop("verification/fast_fraction") < 1
+    assert logged == {
+        "verification/timeouts": 0,
+        "verification/guarded": 1,
+        "verification/unfinished": 1,
+        "verification/unfinished_form": 2,
+        "verification/no_answer": 2,
+    }
 
 
 def test_in_training(tiny_model, problems, tmp_path):
@@ -91,3 +109,61 @@ def test_in_training(tiny_model, problems, tmp_path):
 def test_a_boxed_answer_is_closed_and_behind_the_thinking(text, expected):
     assert has_boxed_answer(text) is expected
     assert has_boxed_answer([{"role": "assistant", "content": text}]) is expected
+
+
+def test_a_function_with_other_options():
+    boxed = math_accuracy_reward(format="boxed")
+    assert boxed.__name__ == "math_accuracy_reward"  # the column's name in TRL's logs
+    assert boxed.needs_one_of == ("solution", "answer")
+    completions = ["It is 4.", r"It is \boxed{4}.", r"\boxed{2 + 2}"]
+    assert boxed(completions, solution=["4"] * 3) == [0.0, 1.0, 0.0]
+    assert math_accuracy_reward(completions, solution=["4"] * 3, format="boxed") == [0.0, 1.0, 0.0]
+    assert math_accuracy_reward(final_form=False)(completions, solution=["4"] * 3) == [1.0, 1.0, 1.0]
+    with pytest.raises(ValueError, match="format='box' is not an answer format. Choose one of 'auto', 'boxed'"):
+        math_accuracy_reward(format="box")
+
+
+def test_columns_of_the_names_of_options_are_columns():
+    columns = {"format": ["prose", "prose"], "final_form": ["yes", "no"]}
+    completions = ["The answer is 4.", r"\boxed{4}"]
+    assert math_accuracy_reward(completions, solution=["4", "4"], **columns) == [1.0, 1.0]
+    assert math_accuracy_reward(format="boxed")(completions, solution=["4", "4"], **columns) == [0.0, 1.0]
+
+
+def test_a_format_that_no_completion_has_is_a_warning(tiny_model, problems, tmp_path, caplog):
+    """A random model writes no boxes: TRL's own trainer, 200 completions, one step."""
+    args = GRPOConfig(
+        output_dir=str(tmp_path),
+        max_steps=1,
+        num_generations=50,
+        per_device_train_batch_size=200,
+        max_completion_length=4,
+        report_to="none",
+        use_cpu=True,
+        disable_tqdm=True,
+    )
+    for reward in (math_accuracy_reward(format="boxed"), math_accuracy_reward(format="answer_tag")):
+        caplog.clear()
+        GRPOTrainer(model=tiny_model, reward_funcs=reward, args=args, train_dataset=problems).train()
+        (message,) = [r.getMessage() for r in caplog.records if "have no final answer" in r.getMessage()]
+        assert message.startswith(
+            "200 of the first 200 completions have no final answer (0 are unfinished), for example '"
+        )
+    assert "format='answer_tag'" in message
+    assert len(message) < 900
+
+
+def test_a_format_that_most_completions_have_is_no_warning(caplog):
+    class State:
+        pass
+
+    def observe(completions):
+        state = State()
+        for _ in range(10):
+            math_accuracy_reward(completions, solution=["1"] * len(completions), trainer_state=state)
+        return "no final answer" in caplog.text
+
+    assert not observe([r"\boxed{2}"] * 2 + ["Hm."] * 18)  # 90 %
+    assert observe([r"\boxed{2}"] + ["Hm. " * 500] * 19)
+    assert "19 of" not in caplog.text and "190 of the first 200" in caplog.text
+    assert len(caplog.text) < 1_000  # examples are shortened

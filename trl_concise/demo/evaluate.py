@@ -12,7 +12,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..evaluation import accuracy_interval, bootstrap_interval
 from ..evaluation.sampling import SamplingSettings, TransformersSampler, end_token_ids
-from ..verification import verify_answers
+from ..verification.finished import is_finished, opens_reasoning
+from ..verification.verify import verify_and_count
 
 
 BATCH_SIZE = 128
@@ -95,15 +96,21 @@ def judge_completions(
     rows: list[dict[str, str]],
     completions: list[list[int]],
 ) -> Evaluation:
-    """Check the final answer of one completion per problem."""
+    """Check the final answer of one completion per problem, as the reward does."""
     ends = end_token_ids(model, tokenizer)
     texts = tokenizer.batch_decode(completions, skip_special_tokens=True)
-    verdicts = verify_answers([row["answer"] for row in rows], texts)
-    return Evaluation(
-        completions=completions,
-        correct=[verdict is True for verdict in verdicts],
-        finished=[ids[-1] in ends for ids in completions],
+    finished = [ids[-1] in ends for ids in completions]
+    opened = opens_reasoning(render_prompts(tokenizer, [rows[0]["problem"]])[0])
+    verdicts, _ = verify_and_count(
+        [row["answer"] for row in rows],
+        texts,
+        final_form=True,
+        finished=[
+            is_finished(text, truncated=not has_ended, reasoning_opened=opened)
+            for text, has_ended in zip(texts, finished, strict=True)
+        ],
     )
+    return Evaluation(completions=completions, correct=[verdict is True for verdict in verdicts], finished=finished)
 
 
 def evaluate_cut(

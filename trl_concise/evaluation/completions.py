@@ -12,6 +12,8 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from ..verification import verify_answers
+from ..verification.finished import is_finished
+from ..verification.verify import verify_and_count
 from .metrics import accuracy_interval, bootstrap_interval, pass_at_k
 
 
@@ -86,9 +88,27 @@ def unreadable_golds(golds: Sequence[str]) -> set[int]:
     return {row for row, verdict in enumerate(verdicts) if verdict is None}
 
 
-def judge(completions: Sequence[Completion], unreadable: Collection[int] = ()) -> list[Completion]:
-    """Check the final answers (see [`verify_answers`]), except of the problems whose gold answer is unreadable."""
-    verdicts = verify_answers([item.gold for item in completions], [item.text for item in completions])
+def judge(
+    completions: Sequence[Completion], unreadable: Collection[int] = (), reasoning_opened: Collection[int] = ()
+) -> list[Completion]:
+    """
+    Check the final answers as [`math_accuracy_reward`] does: finished completions (see [`is_finished`]), in final form.
+
+    Args:
+        completions (`Sequence[Completion]`): Completions.
+        unreadable (`Collection[int]`, *optional*): Problems whose reference answer is unreadable; they are not judged.
+        reasoning_opened (`Collection[int]`, *optional*): Problems whose prompt ends with `<think>`.
+
+    Returns:
+        `list[Completion]`: In the same order, with `correct` set.
+    """
+    finished = [
+        is_finished(item.text, truncated=item.truncated, reasoning_opened=item.problem in reasoning_opened)
+        for item in completions
+    ]
+    verdicts, _ = verify_and_count(
+        [item.gold for item in completions], [item.text for item in completions], finished=finished, final_form=True
+    )
     return [
         replace(item, correct=None if item.problem in unreadable else verdict)
         for item, verdict in zip(completions, verdicts, strict=True)
@@ -97,9 +117,9 @@ def judge(completions: Sequence[Completion], unreadable: Collection[int] = ()) -
 
 def cut_at(completions: Sequence[Completion], budget: int, tokenizer: PreTrainedTokenizerBase) -> list[Completion]:
     """
-    Cut completions after `budget` tokens, and judge what is left. Shorter ones stay as they are.
+    Truncate completions after `budget` tokens, and judge what is left. Shorter ones stay as they are.
 
-    A completion that is cut before the `</think>` it goes on to write has not answered yet, and is wrong: what its
+    A completion that is longer than the budget is not finished within it, and is wrong (see [`is_finished`]): what its
     reasoning restates and computes (`12 + 7 = `) would otherwise pass for an answer.
 
     Args:
@@ -113,22 +133,16 @@ def cut_at(completions: Sequence[Completion], budget: int, tokenizer: PreTrained
     cut = [item for item in completions if item.tokens > budget]
     kept = [item.completion_ids[:budget] for item in cut]
     texts = tokenizer.batch_decode(kept, skip_special_tokens=True) if cut else []
-    judged = judge(
-        [
-            replace(item, completion_ids=ids, text=text, truncated=True)
-            for item, ids, text in zip(cut, kept, texts, strict=True)
-        ],
-        unreadable={item.problem for item in cut if item.correct is None},
+    judged = iter(
+        judge(
+            [
+                replace(item, completion_ids=ids, text=text, truncated=True)
+                for item, ids, text in zip(cut, kept, texts, strict=True)
+            ],
+            unreadable={item.problem for item in cut if item.correct is None},
+        )
     )
-    shorter = iter(
-        replace(short, correct=False) if short.correct and _still_reasons(short.text, item.text) else short
-        for item, short in zip(cut, judged, strict=True)
-    )
-    return [next(shorter) if item.tokens > budget else item for item in completions]
-
-
-def _still_reasons(text: str, whole: str) -> bool:
-    return "</think>" in whole and "</think>" not in text
+    return [next(judged) if item.tokens > budget else item for item in completions]
 
 
 def read_completions(path: str | Path) -> list[Completion]:

@@ -19,6 +19,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from ..checkpoint import write_atomically
 from ..data.problems import as_messages
+from ..verification.finished import prompt_opens_reasoning
 from .completions import Completion, count_whole, cut_at, judge, read_completions, summarize, unreadable_golds
 from .identity import fingerprint, name_of
 from .metrics import accuracy_efficiency_score
@@ -72,7 +73,7 @@ def evaluate(
     """
     Measure accuracy and tokens of a model.
 
-    Answers are judged by [`verify_answers`]. With an `output_dir`, `completions.jsonl` holds every completion as soon as
+    Answers are judged as [`math_accuracy_reward`] judges them. With an `output_dir`, `completions.jsonl` holds every completion as soon as
     its batch is done, `summary.json` the returned records, and `settings.json` what the completions depend on. Called again,
     only what is missing is generated; each batch has a seed of its own, so the result of an interrupted run is that of an
     uninterrupted one, and completions that are added to those on file repeat none.
@@ -345,6 +346,7 @@ def _complete(
                 for (problem, k), ids, text in zip(batch, drawn, texts, strict=True)
             ],
             unreadable,
+            {problem for problem, _ in batch if prompt_opens_reasoning(sampler.tokenizer, prompts[problem])},
         )
         if folder is not None:
             with open(folder / COMPLETIONS_FILE, "a", encoding="utf-8") as file:

@@ -204,9 +204,6 @@ def _settle(gold: str, answer: str) -> bool | None:
     if one is None or other is None:
         if any(words) and (one or other):
             return False
-        if one is not None and one.is_decimal and _DECIMAL_COMMA.fullmatch(answer):
-            other = numeral(answer.replace(",", "."))
-            return True if one.value == other.value else None
         times = _TIME.fullmatch(gold), _TIME.fullmatch(answer)
         if all(times):
             return [int(part) for part in times[0].groups()] == [int(part) for part in times[1].groups()]

@@ -1,10 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-r"""Where in a text the final answer stands: what is marked as one, else the whole text, else math-verify's own search."""
+r"""Where the final answer is in a text: what is marked as one, else the whole text, else the end of the prose."""
 
 from __future__ import annotations
 
 import re
-from typing import NamedTuple
+from typing import Literal, NamedTuple, get_args
+
+from .languages import FOREIGN_LETTER, plain_text
+
+
+AnswerFormat = Literal["auto", "boxed", "answer_tag", "last_number"]
+ANSWER_FORMATS: tuple[str, ...] = get_args(AnswerFormat)
 
 
 class Answer(NamedTuple):
@@ -15,14 +21,23 @@ class Answer(NamedTuple):
 
 
 SEARCHED = 200_000  # characters from the end; more than any completion, so that megabytes of braces cost no time
-PROSE_TAIL = 4_000  # characters of prose that are searched: the answer stands near the end, and searching is slow
+PROSE_TAIL = 4_000  # characters of prose that are searched: the answer is near the end, and searching is slow
 BARE_LIMIT = 200  # characters; a longer text without a box is prose
 
-_BOX = re.compile(r"\\f?(?:rame)?box(?:ed)?\s*\{")
-_SEPARATOR = re.compile(r"\b(?:and|or)\b|[,;]")
-_BARE_SEPARATOR = re.compile(r"\s*(?:[,;]|[,;]?\s*\b(?:and|or)\b)\s*(?:[A-Za-z](?:_\w+)?\s*=\s*)?")
+_BOX = re.compile(r"\\(?:f?box(?:ed)?|framebox)\s*\{")
+_BOX_WITHOUT_BRACES = re.compile(r"\\boxed\s*(?P<inside>[-+]?(?:\d[\d.,/]*\d|\d)|[A-J](?![A-Za-z]))")
+_OR = re.compile(r"\bor\b")
+_AND = re.compile(r"\band\b")
+_BARE_SEPARATOR = re.compile(r"\s*(?:[,;/&]|[,;]?\s*\b(?:and|or|and/or)\b)?\s*(?:[A-Za-z](?:_\w+)?\s*=\s*)?")
+# Words after which a second box is a later answer, not another member of the first one
+_NEW_ANSWER = re.compile(
+    r"(?i)\b(?:no|not|wait|actually|correct\w*|wrong|mistake|instead|rather|sorry|oops|so|thus|hence|therefore|then|final\w*)\b"
+    r"|[.!?](?:\s|$)|\.\.|\u2026"
+)
 _DELIMITER = re.compile(r"(?<![\\$])\$\$?(?!\$)|\\[()\[\]]")
 _DELIMITED = re.compile(r"(?<!\\)\$[^$]+(?<!\\)\$|\\\(|\\\[")
+
+_TAG = re.compile(r"<answer>((?:(?!<answer>).)*?)</answer>", re.DOTALL)
 
 _MATHS = "and|or|in|sin|cos|tan|log|ln|exp|sqrt|pi|inf|infinity|mod|plus|minus|times|over|choose"  # words of formulas
 _LATEX_WORDS = re.compile(r"\\(?:text\w*|mbox|mathrm|begin|end)\s*\{[^{}]*\}|\\[A-Za-z]+")
@@ -33,7 +48,28 @@ _NUMBER = r"[-+\u2212]?(?:(?:\\?[$€£][-+]?)?\.?\d[\d,./]*(?:\\?%)?|\\[dt]?fra
 # A number beside a word. Whether it is the answer, math-verify's search says.
 _REMARK = re.compile(
     rf"(?:.*\W)?{_PLAIN_WORD}\s+{_NUMBER}"  # x is 5
-    rf"|(?:[A-Za-z]\s*=\s*)?{_NUMBER}\s+\(?{_PLAIN_WORD}\)?\.?"  # 5 dollars
+    rf"|(?:[^=]*=\s*)*{_NUMBER}\s+\(?{_PLAIN_WORD}\)?\.?"  # 5 dollars, 2 + 3 = 5 dollars
+)
+
+# A number that the text says is not the answer: `It is not 42.`
+_NEGATED = re.compile(
+    rf"(?i)(?:\b(?:not|never|isn't|aren't|wasn't|cannot be|can't be|nicht|niet)|\bno es|\bn'est pas|\bне|不是)\s*"
+    rf"(?:(?:be|equal to|exactly|really|the number|equals?)\s+)*\W{{0,3}}{_NUMBER}[^\d]*"
+)
+
+# "The answer is (C)": a letter that is stated to be the answer
+_ANSWER_WORD = r"(?:\b(?:answer|choice|option|respuesta|r[ée]ponse|antwort|jibu|ответ)\b|答案|选项|正确选项|答え|উত্তর|คำตอบ|సమాధానం)"
+_LETTER = r"(?:\\(?:text|textbf|mathrm|mathbf)\s*\{)?(?:\((?P<inside>[A-J])\)|(?P<letter>[A-J]))\}?"
+_CHOICE = re.compile(
+    rf"(?i:{_ANSWER_WORD}\s*(?:choice|option)?)\W{{0,3}}\s*(?i:is|would be|must be|:|=|ist|es|est|ni|是|は|হল|คือ)?\s*(?i:option|choice)?"
+    rf"[\s*:$]*{_LETTER}[*$]*(?=(?P<after>[^\n]*))"
+)
+_CHOICE_FIRST = re.compile(r"\(?(?P<letter>[A-J])[.):]\s+(?P<after>[^\n]*[a-z][^\n]*)")
+_ANOTHER_LETTER = re.compile(r"\s*(?:[,/&|]|or\b|and\b|oder\b|o\b|ou\b|或|и\b)\s*(?:option\s+)?\(?[A-J]\b")
+_MARKED_LETTER = re.compile(r"(?<![\w'])\(?[A-J][.):](?=\s|\Z)")
+
+_PLAIN_NUMBER = re.compile(
+    r"(?:(?<![\w.)\]}])-(?=\d))?(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:[.,]\d+)?(?:\s?/\s?\d+)?(?:\s?\\?%)?"
 )
 
 _DELIMITERS = (
@@ -41,23 +77,33 @@ _DELIMITERS = (
     re.compile(r"\\\((?P<inside>(?:(?!\\\)).)+)\\\)", re.DOTALL),
     re.compile(r"\\\[(?P<inside>(?:(?!\\\]).)+)\\\]", re.DOTALL),
 )
-_DRESSES = (  # what may stand around a bare answer besides
+_DRESSES = (  # what may be around a bare answer as well
     re.compile(r"#+\s+(?P<inside>.+)"),
     re.compile(r"(\*{1,3}|`)(?P<inside>[^*`\n]+)\1\.?"),  # **5**
-    re.compile(rf"(?:\*\*)?(?:{_PLAIN_WORD}|A)(?:\*\*:|:\*\*|:)\s*(?P<inside>.+)"),  # Answer: 5, **Answer:** 5
+    re.compile(  # Answer: 5, **Answer:** 5, Réponse : 5, 答案: 5
+        rf"(?:\*\*)?(?:{_PLAIN_WORD}|A|[^\W\d_]*[^\W\d_\x00-\x7f\u0370-\u03ff][^\W\d_]*)\s?(?:\*\*:|:\*\*|:)\s*(?P<inside>.+)"
+    ),
     re.compile(r"(?:So|Then|Thus|Hence|Therefore|Finally),?\s+(?P<inside>.+)"),
 )
 
 
-def final_answer(completion: str) -> Answer:
+def final_answer(completion: str, format: AnswerFormat = "auto") -> Answer:
     r"""
     Find the final answer of a completion.
 
     Args:
-        completion (`str`): Text of the completion. What stands before the last `</think>` is ignored.
+        completion (`str`): Text of the completion. What precedes the last `</think>` is ignored.
+        format (`str`, *optional*, defaults to `"auto"`): Where to look:
+
+            - `"auto"`: in `<answer>` tags, in the last box, after `####` at the end, after "the answer is" for a choice; else
+              the whole text if it is nothing but an answer, else the prose;
+            - `"boxed"`: in the last box only;
+            - `"answer_tag"`: in the last pair of `<answer>` tags only;
+            - `"last_number"`: the last number of the text.
 
     Returns:
-        `Answer`: The bare answer, or the end of the prose that has to be searched for one.
+        `Answer`: The bare answer, or the end of the prose that has to be searched for one. Without an answer, its text is
+        empty.
 
     Examples:
         >>> final_answer(r"<think>\boxed{1}?</think> So it is \boxed{\frac{1}{2}}.")
@@ -66,8 +112,26 @@ def final_answer(completion: str) -> Answer:
         Answer(text='x^2 + 1', is_bare=True)
         >>> final_answer("She has 3 + 4 = 7 apples.")
         Answer(text='She has 3 + 4 = 7 apples.', is_bare=False)
+        >>> final_answer("She has 3 + 4 = 7 apples.", format="last_number")
+        Answer(text='7', is_bare=True)
     """
-    text = completion[-SEARCHED:].rpartition("</think>")[2].strip()
+    if format not in ANSWER_FORMATS:
+        raise ValueError(
+            f"format={format!r} is not an answer format. Choose one of {', '.join(map(repr, ANSWER_FORMATS))}."
+        )
+    text = plain_text(without_reasoning(completion))
+    if format == "boxed":
+        return Answer(last_boxed(text) or "", is_bare=True)
+    if format == "last_number":
+        numbers = _PLAIN_NUMBER.findall(text[-PROSE_TAIL:])
+        return Answer(numbers[-1] if numbers else "", is_bare=True)
+    tagged = answer_tag(text)
+    if format == "answer_tag" and tagged is None:
+        return Answer("", is_bare=True)
+    return _find(text if tagged is None else tagged)
+
+
+def _find(text: str) -> Answer:
     boxed = last_boxed(text)
     if boxed is not None:
         return Answer(boxed, is_bare=True)
@@ -76,7 +140,60 @@ def final_answer(completion: str) -> Answer:
         plain = _inside(part, _DELIMITERS + _DRESSES)
         if not _DELIMITED.search(plain) and not _is_prose(plain):
             return Answer(plain, is_bare=True)
+    choice = _stated_choice(text[-PROSE_TAIL:])
+    if choice is not None:
+        return Answer(choice, is_bare=True)
+    sentence = re.split(r"[.;!?]\s|\n", text[-PROSE_TAIL:].rstrip())[-1]
+    if _ends_negated(sentence):
+        return Answer("", is_bare=True)
     return Answer(text[-PROSE_TAIL:], is_bare=False)
+
+
+def _ends_negated(sentence: str) -> bool:
+    """Whether the last number of a sentence is one that it says is not the answer."""
+    matches = list(_NEGATED.finditer(sentence))
+    return bool(matches) and matches[-1].end() == len(sentence)
+
+
+def _stated_choice(text: str) -> str | None:
+    """The letter of "The answer is (C)" or of "C. It cannot be A"; `None` if there is none, or several at once."""
+    stated = None
+    for match in _CHOICE.finditer(text):
+        after = match["after"]
+        if _ANOTHER_LETTER.match(after):
+            stated = None
+        elif match["inside"] or re.match(r"\W*\Z|[.,;:!)]", after):
+            stated = match["inside"] or match["letter"]
+    if stated is None:
+        first = _CHOICE_FIRST.fullmatch(text)
+        if first is not None and not _MARKED_LETTER.search(first["after"]):
+            return first["letter"]
+    return stated
+
+
+def without_reasoning(completion: str) -> str:
+    """The text after the last `</think>`, without blanks around it."""
+    return completion[-SEARCHED:].rpartition("</think>")[2].strip()
+
+
+def answer_tag(text: str) -> str | None:
+    """
+    The content of the last closed pair of `<answer>` tags; of the last few, joined, where nothing separates them.
+
+    Examples:
+        >>> answer_tag("<answer> 5 </answer>"), answer_tag("<answer>4</answer> or <answer>5</answer>"), answer_tag("<answer>5")
+        ('5', '4,5', None)
+    """
+    parts: list[str] = []
+    next_start = None
+    for match in reversed(list(_TAG.finditer(text))):
+        if next_start is not None and not _BARE_SEPARATOR.fullmatch(text[match.end() : next_start]):
+            break
+        content = match[1].strip()
+        if not parts or content != parts[-1]:
+            parts.append(content)
+        next_start = match.start()
+    return ",".join(reversed(parts)) if parts else None
 
 
 def gold_answer(gold: str) -> Answer:
@@ -91,7 +208,7 @@ def gold_answer(gold: str) -> Answer:
         >>> gold_answer("6 * 7 = <<6*7=42>>42\n#### 42")
         Answer(text='42', is_bare=True)
     """
-    text = gold.strip()
+    text = plain_text(gold.strip())
     marked = last_boxed(text) or after_hashes(text)
     if marked:
         return Answer(marked, is_bare=True)
@@ -103,15 +220,21 @@ def gold_answer(gold: str) -> Answer:
 
 def last_boxed(text: str) -> str | None:
     r"""
-    The content of the last closed `\boxed{}`, or of the last few, joined, where they give one answer in parts.
+    The content of the last closed `\boxed{}`, or of the last few, joined, where they give one answer in components.
 
-    Boxes belong together by math-verify's rule (`latex2sympy2_extended.math_normalization.extract_boxed_content`):
-    fewer than 10 characters lie between them, or fewer than 70 with a comma, a semicolon, "and" or "or" among them. In math
-    of its own, `$\boxed{1}$ or $\boxed{2}$`, a box belongs to another only where such a separator is all that lies between.
+    Boxes belong together where nothing but a separator ("and", "or", a comma, a name with an equals sign) is between them, or a
+    short text with an "or". A box after a full stop or after a word such as "so", "wait" or "actually" is a later answer, and
+    replaces the earlier one.
+
+    Examples:
+        >>> last_boxed(r"\boxed{1} or \boxed{2}"), last_boxed(r"\boxed{1}. Wait, it is \boxed{2}"), last_boxed(r"\boxed7")
+        ('1,2', '2', '7')
     """
+    text = _BOX_WITHOUT_BRACES.sub(r"\\boxed{\g<inside>}", text)
     parts: list[str] = []
     end = len(text)  # a box is searched for its closing brace up to here
     next_start = None  # where the box to the right begins
+    is_empty = False
     for match in reversed(list(_BOX.finditer(text))):
         close = _closing_brace(text, match.end(), end)
         end = match.start()
@@ -120,6 +243,9 @@ def last_boxed(text: str) -> str | None:
                 break
             continue
         content = text[match.end() : close].strip()
+        if not content:
+            is_empty = True
+            continue
         if next_start is not None:
             between = text[close + 1 : next_start]
             if not _are_joined(between) or (content == parts[-1] and len(between) >= 10):
@@ -127,14 +253,24 @@ def last_boxed(text: str) -> str | None:
         if not parts or content != parts[-1]:
             parts.append(content)
         next_start = match.start()
-    return ",".join(reversed(parts)) if parts else None
+    return ",".join(reversed(parts)) if parts else ("" if is_empty else None)
+
+
+def has_open_box(text: str) -> bool:
+    r"""Whether the last `\boxed{` has no closing brace."""
+    boxes = list(_BOX.finditer(text))
+    return bool(boxes) and _closing_brace(text, boxes[-1].end(), len(text)) is None
 
 
 def _are_joined(between: str) -> bool:
     """Whether two boxes with this text between them give one answer."""
-    if len(_DELIMITER.findall(between)) >= 2:  # closed and opened again
-        return _BARE_SEPARATOR.fullmatch(_DELIMITER.sub(" ", between)) is not None
-    return len(between) < 10 or (len(between) < 70 and _SEPARATOR.search(between) is not None)
+    plain = _DELIMITER.sub(" ", between)
+    if _BARE_SEPARATOR.fullmatch(plain):
+        return True
+    if _NEW_ANSWER.search(plain) or len(between) >= 70:
+        return False
+    is_one_formula = len(_DELIMITER.findall(between)) < 2  # not closed and opened again
+    return _OR.search(plain) is not None or (is_one_formula and (_AND.search(plain) is not None or len(between) < 10))
 
 
 def _closing_brace(text: str, start: int, end: int) -> int | None:
@@ -170,5 +306,7 @@ def _inside(text: str, wrappings: tuple[re.Pattern[str], ...]) -> str:
 def _is_prose(text: str) -> bool:
     """Whether a text says more than its answer: two ordinary words, a number and a word, more than one line, or great length."""
     if len(text) > BARE_LIMIT or "\n" in text:
+        return True
+    if FOREIGN_LETTER.search(text) and re.search(r"[\dA-Za-z]", text):
         return True
     return len(_WORD.findall(_LATEX_WORDS.sub(" ", text))) >= 2 or _REMARK.fullmatch(text) is not None

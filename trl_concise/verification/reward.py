@@ -3,69 +3,185 @@
 
 from __future__ import annotations
 
+import functools
+import logging
+import weakref
 from collections.abc import Callable
 from typing import Any
 
-from .extraction import last_boxed
-from .verify import verify_and_count
+from .extraction import ANSWER_FORMATS, AnswerFormat, last_boxed
+from .finished import is_finished, opens_reasoning
+from .verify import Tally, verify_and_count
+
+
+logger = logging.getLogger(__name__)
+
+WATCHED = 200  # completions of a run
+MISSING_SHARE = 0.9
 
 
 def math_accuracy_reward(
-    completions: list[Any],
+    completions: list[Any] | None = None,
     solution: list[Any] | None = None,
     answer: list[Any] | None = None,
     log_metric: Callable[[str, float], None] | None = None,
+    *,
+    prompts: list[Any] | None = None,
+    completion_finished: list[bool] | None = None,
+    trainer_state: Any = None,
+    format: AnswerFormat = "auto",
+    final_form: bool = True,
     **kwargs: Any,
-) -> list[float | None]:
+) -> list[float | None] | Callable[..., list[float | None]]:
     r"""
-    Reward function that is 1 for a right final answer and 0 for a wrong one.
+    Reward function that is 1 for a correct final answer and 0 for a wrong one.
 
-    It stands where TRL's `accuracy_reward` stands, judges the same way ([`verify_answers`]) and cannot stall the run. It logs
-    `verification/timeouts` and `verification/guarded` (completions per batch), `verification/fast_fraction` (share settled
-    without math-verify) and `verification/seconds` (per batch).
+    It replaces TRL's `accuracy_reward`, judges answers as [`verify_answers`] does, and cannot stall the run. A completion that
+    is not finished (see docs/verification.md) earns 0.
+
+    Called without completions, it returns a reward function with other options:
+    `reward_funcs=math_accuracy_reward(format="boxed")`.
+
+    It logs, for each batch, `verification/timeouts`, `verification/guarded`, `verification/unfinished`,
+    `verification/unfinished_form` and `verification/no_answer` (completions), `verification/fast_fraction` (share settled
+    without math-verify) and `verification/seconds`. It warns if more than 90 % of the first 200 completions of a run have no
+    final answer.
 
     Args:
-        completions (`list`):
-            Completions as text, or as lists of messages, of which the last is read.
+        completions (`list`, *optional*):
+            Completions as text, or as lists of messages, of which the last is read. Without them, a function is returned.
         solution (`list[str]`, *optional*):
-            Gold answers: the dataset's `solution` column.
+            Reference answers: the dataset's `solution` column.
         answer (`list[str]`, *optional*):
-            Gold answers: the dataset's `answer` column. Where a dataset has both columns, `solution` holds a worked
+            Reference answers: the dataset's `answer` column. Where a dataset has both columns, `solution` holds a worked
             solution, and `answer` is read.
         log_metric (`callable`, *optional*):
             Logs a number under a name; the trainer provides it.
+        prompts (`list`, *optional*):
+            Prompts; the trainer provides them. Where one ends with `<think>`, its completion has to close the reasoning.
+        completion_finished (`list[bool]`, *optional*):
+            Whether each completion is finished. [`ConciseGRPOTrainer`] provides it; TRL's trainer does not, and a completion
+            that reached the token limit is then known by its text only.
+        trainer_state ([`~transformers.TrainerState`], *optional*):
+            The trainer provides it.
+        format (`str`, *optional*, defaults to `"auto"`):
+            Where the final answer is:
+
+            - `"auto"`: in `<answer>` tags, else in the last box, after `####`, after "the answer is", or at the end;
+            - `"boxed"`: in the last `\boxed{}` only;
+            - `"answer_tag"`: in the last `<answer>` tags only;
+            - `"last_number"`: the last number.
+        final_form (`bool`, *optional*, defaults to `True`):
+            Whether an answer that leaves arithmetic to be done, such as `6 \times 7` for 42, earns 0. math-verify evaluates it.
         **kwargs:
             The dataset's other columns, which are not used.
 
     Returns:
-        `list[float | None]`: 1.0, 0.0, or `None` where the gold answer is unreadable, which leaves the completion out of the
-        correctness of its group.
+        `list[float | None]`: 1.0, 0.0, or `None` where the reference answer is unreadable, which leaves the completion out of
+        the correctness of its group.
 
     Raises:
-        `ValueError`: If the dataset has neither column.
+        `ValueError`: If the dataset has neither column, or `format` is unknown.
 
     Examples:
         >>> math_accuracy_reward([r"It is \boxed{\frac{2}{4}}", "3"], solution=["0.5", "4"])
         [1.0, 0.0]
+        >>> reward = math_accuracy_reward(format="answer_tag")
+        >>> reward(["<answer>3</answer>", r"\boxed{3}"], solution=["3", "3"])
+        [1.0, 0.0]
     """
+    if completions is None:
+        return _configured(format, final_form)
+    if not isinstance(format, str):  # a column of the dataset
+        format = "auto"
+    if not isinstance(final_form, bool):
+        final_form = True
     golds = solution if answer is None else answer
     if golds is None:
         raise ValueError(
-            "math_accuracy_reward compares with the gold answers in the dataset's column 'solution' or 'answer', and it has "
-            "neither. trl_concise.load_problems makes a dataset that has one."
+            "math_accuracy_reward compares with the reference answers in the dataset's column 'solution' or 'answer', and it "
+            "has neither. trl_concise.load_problems makes a dataset that has one."
         )
+    texts = [completion_text(completion) for completion in completions]
+    if completion_finished is None:
+        opened = [False] * len(texts) if prompts is None else map(opens_reasoning, prompts)
+        completion_finished = [
+            is_finished(text, reasoning_opened=is_opened) for text, is_opened in zip(texts, opened, strict=True)
+        ]
     verdicts, tally = verify_and_count(
         ["" if gold is None or gold != gold else str(gold) for gold in golds],  # NaN is a table's way to say None
-        [completion_text(completion) for completion in completions],
+        texts,
+        format=format,
+        final_form=final_form,
+        finished=completion_finished,
     )
     if log_metric is not None:
         for name, value in tally.metrics().items():
             log_metric(name, value)
+    if trainer_state is not None:
+        _WATCH.observe(trainer_state, texts, tally, format)
     return [None if verdict is None else float(verdict) for verdict in verdicts]
 
 
 # Looked for when a trainer is built, before anything is generated
 math_accuracy_reward.needs_one_of = ("solution", "answer")
+
+
+def _configured(format: AnswerFormat, final_form: bool) -> Callable[..., list[float | None]]:
+    """[`math_accuracy_reward`] with options that no column of a dataset can replace."""
+    if format not in ANSWER_FORMATS:
+        raise ValueError(
+            f"format={format!r} is not an answer format. Choose one of {', '.join(map(repr, ANSWER_FORMATS))}."
+        )
+
+    @functools.wraps(math_accuracy_reward)
+    def reward(completions: list[Any], *args: Any, **kwargs: Any) -> list[float | None]:
+        return math_accuracy_reward(completions, *args, **{**kwargs, "format": format, "final_form": final_form})
+
+    return reward
+
+
+class _FormatWatch:
+    """Warns if hardly any of a run's first completions have a final answer: the format is usually the wrong one."""
+
+    def __init__(self):
+        self._run: weakref.ref | None = None
+        self._seen = self._missing = self._unfinished = 0
+        self._examples: list[str] = []
+
+    def observe(self, run: Any, texts: list[str], tally: Tally, format: str) -> None:
+        if self._run is None or self._run() is not run:  # another trainer
+            self.__init__()
+            self._run = weakref.ref(run)
+        if self._seen >= WATCHED:
+            return
+        room = WATCHED - self._seen
+        missing = [index for index in tally.without_answer if index < room]
+        self._seen += min(len(texts), room)
+        self._missing += len(missing)
+        self._unfinished += min(tally.unfinished, len(missing))
+        self._examples += [texts[index] for index in missing[: 2 - len(self._examples)]]
+        if self._seen == WATCHED and self._missing > MISSING_SHARE * WATCHED:
+            logger.warning(
+                "%d of the first %d completions have no final answer (%d are unfinished), for example %s. The reward looks for "
+                "answers with format=%r: check that the prompt asks for it, choose another format, or raise "
+                "max_completion_length.",
+                self._missing,
+                self._seen,
+                self._unfinished,
+                " and ".join(repr(shortened(text)) for text in self._examples),
+                format,
+            )
+
+
+def shortened(text: str, length: int = 160) -> str:
+    """The beginning and the end of a long text."""
+    text = " ".join(text.split())
+    half = length // 2
+    return text if len(text) <= length else f"{text[:half]} ... {text[-half:]}"
+
+
+_WATCH = _FormatWatch()
 
 
 def completion_text(completion: str | list[dict[str, Any]]) -> str:
@@ -79,5 +195,5 @@ def completion_text(completion: str | list[dict[str, Any]]) -> str:
 
 
 def has_boxed_answer(completion: str | list[dict[str, Any]]) -> bool:
-    r"""Whether a completion holds a closed `\boxed{}`, behind the last `</think>` where it has one."""
+    r"""Whether a completion holds a closed `\boxed{}`, after the last `</think>` where it has one."""
     return last_boxed(completion_text(completion).rpartition("</think>")[2]) is not None

@@ -4,15 +4,19 @@
 from __future__ import annotations
 
 import logging
+import re
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 
 from .certain import compare, spell
-from .extraction import Answer, final_answer, gold_answer
+from .extraction import Answer, AnswerFormat, final_answer, gold_answer
+from .final_form import is_number, leaves_arithmetic, result_of, stated_work
+from .finished import is_finished
 from .guards import guard
 from .judge import JUDGE, Judgement
+from .languages import with_decimal_points
 from .normalization import normalize_prose
 
 
@@ -32,19 +36,31 @@ class Tally:
     fast: int = 0  # settled without math-verify
     guarded: int = 0  # of them, stopped by a guard
     timeouts: int = 0  # missed the deadline, or ended their worker some other way
+    unfinished: int = 0  # truncated, or without the end of the reasoning or of the box
+    unfinished_form: int = 0  # left arithmetic to be done
+    without_answer: list[int] = field(default_factory=list)  # positions of completions with nothing to compare
     seconds: float = 0.0
 
     def metrics(self) -> dict[str, float]:
         return {
             "verification/timeouts": float(self.timeouts),
             "verification/guarded": float(self.guarded),
+            "verification/unfinished": float(self.unfinished),
+            "verification/unfinished_form": float(self.unfinished_form),
+            "verification/no_answer": float(len(self.without_answer)),
             "verification/fast_fraction": self.fast / self.completions if self.completions else 1.0,
             "verification/seconds": self.seconds,
         }
 
 
 def verify_answers(
-    golds: Sequence[str], completions: Sequence[str], *, timeout: float = 5.0, guards: bool = True
+    golds: Sequence[str],
+    completions: Sequence[str],
+    *,
+    timeout: float = 5.0,
+    guards: bool = True,
+    format: AnswerFormat = "auto",
+    final_form: bool = False,
 ) -> list[bool | None]:
     r"""
     Say of each completion whether its final answer equals the gold answer.
@@ -64,6 +80,11 @@ def verify_answers(
             Seconds that math-verify may take for one completion. One that takes longer counts as wrong.
         guards (`bool`, *optional*, defaults to `True`):
             Whether answers that are too long, too deeply nested or towers of powers count as wrong without being parsed.
+        format (`str`, *optional*, defaults to `"auto"`):
+            Where the final answer is: `"auto"`, `"boxed"`, `"answer_tag"` or `"last_number"` (see docs/verification.md).
+        final_form (`bool`, *optional*, defaults to `False`):
+            Whether an answer that leaves arithmetic to be done, such as `6 \times 7` for 42, counts as wrong.
+            [`math_accuracy_reward`] and [`evaluate`] ask for it.
 
     Returns:
         `list[bool | None]`: `True` if the answer is right, `False` if it is wrong or missing, `None` if the gold answer is
@@ -77,14 +98,27 @@ def verify_answers(
         >>> verify_answers(["1,000", r"\frac{1}{2}", "x + 1"], [r"It is \boxed{1000}.", "The answer is $0.5$", "1 + x"])
         [True, True, True]
     """
-    verdicts, _ = verify_and_count(golds, completions, timeout=timeout, guards=guards)
+    verdicts, _ = verify_and_count(
+        golds, completions, timeout=timeout, guards=guards, format=format, final_form=final_form
+    )
     return verdicts
 
 
 def verify_and_count(
-    golds: Sequence[str], completions: Sequence[str], *, timeout: float = 5.0, guards: bool = True
+    golds: Sequence[str],
+    completions: Sequence[str],
+    *,
+    timeout: float = 5.0,
+    guards: bool = True,
+    format: AnswerFormat = "auto",
+    final_form: bool = False,
+    finished: Sequence[bool] | None = None,
 ) -> tuple[list[bool | None], Tally]:
-    """[`verify_answers`], with the [`Tally`] of how the verdicts came about."""
+    """
+    [`verify_answers`], with the [`Tally`] of how the verdicts came about.
+
+    `finished` holds what [`is_finished`] says of each completion. By default it is asked about the text alone.
+    """
     if len(golds) != len(completions):
         raise ValueError(
             f"Each completion needs its gold answer; got {len(golds)} golds, {len(completions)} completions."
@@ -104,7 +138,22 @@ def verify_and_count(
         gold = _read_gold(gold_text) if isinstance(gold_text, str) else None
         if gold is None or not gold.text:
             continue  # unreadable
-        answer = final_answer(completion) if isinstance(completion, str) else Answer("", is_bare=True)
+        if not isinstance(completion, str):
+            completion = ""
+        if not (is_finished(completion) if finished is None else finished[index]):
+            tally.unfinished += 1
+            tally.without_answer.append(index)
+            verdicts[index] = False
+            continue
+        answer = _as_written_for(gold, final_answer(completion, format))
+        if not _has_content(answer):
+            tally.without_answer.append(index)
+        if final_form and gold.is_bare and is_number(gold.text):
+            answer, is_final = _check_form(answer)
+            if not is_final:
+                tally.unfinished_form += 1
+                verdicts[index] = False
+                continue
         verdict, pair = _compare(gold, answer)
         if verdict is not None:
             verdicts[index] = verdict
@@ -131,6 +180,27 @@ def verify_and_count(
                 _warn_of_unreadable(pair[0])
     tally.seconds = time.perf_counter() - start
     return verdicts, tally
+
+
+def _as_written_for(gold: Answer, answer: Answer) -> Answer:
+    """The answer with decimal points for decimal commas, where the reference answer is one number without a comma."""
+    if "," in gold.text or "," not in answer.text or not (gold.is_bare and is_number(gold.text)):
+        return answer
+    return answer._replace(text=with_decimal_points(answer.text))
+
+
+def _has_content(answer: Answer) -> bool:
+    """Whether there is anything that could be an answer: prose without a number or a formula is none."""
+    return answer.text != "" if answer.is_bare else re.search(r"\d|[$\\]", answer.text) is not None
+
+
+def _check_form(answer: Answer) -> tuple[Answer, bool]:
+    """The answer, or the result of the equation that it is, and whether that is in final form."""
+    if not answer.is_bare:
+        work = stated_work(answer.text)
+        return answer, work is None or not leaves_arithmetic(work)
+    result = result_of(answer.text)
+    return answer._replace(text=result), not leaves_arithmetic(result)
 
 
 def _compare(reference: Answer, answer: Answer) -> tuple[bool | None, tuple[Answer, Answer]]:

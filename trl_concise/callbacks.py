@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from transformers import ProgressCallback, TrainerCallback
 from transformers.trainer_utils import has_length
 
@@ -53,7 +61,7 @@ class ConciseProgressCallback(TrainerCallback):
     def __init__(self, console: Console | None = None):
         self.console = console
         self._progress: Progress | None = None  # of this process; None on all but the first, and outside training
-        self._evaluating = None
+        self._evaluating: TaskID | None = None
 
     def on_train_begin(self, args, state, control, **kwargs):
         if not state.is_world_process_zero:

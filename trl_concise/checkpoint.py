@@ -159,7 +159,7 @@ def load_components(components: Sequence[Component], folder: str | Path) -> list
     return sorted(set(known) - set(entries))
 
 
-def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> str:
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None) -> str:
     """Write a safetensors file atomically and return its SHA-256."""
     data = save({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, metadata=metadata)
     write_atomically(path, data)

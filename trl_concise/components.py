@@ -78,7 +78,7 @@ class Component(ABC):
         Every process observes the same gathered batch, so the state stays the same on all of them without being sent.
         """
 
-    def metrics(self) -> dict[str, float]:
+    def metrics(self) -> Mapping[str, float]:
         """
         Return the figures of the last observed batch, logged as `<name>/<key>`. NaN is left out of averages.
 

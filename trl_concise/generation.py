@@ -85,7 +85,8 @@ class GenerationRequest:
             raise ValueError(
                 f"prefix_ids needs one list of token ids per row: got {len(prefixes)} for {len(rows)} rows."
             )
-        limits = [max_completion_length - len(ids) if max_tokens is None else max_tokens for ids in prefixes]
+        limit = max_completion_length or 0  # not None without max_tokens, see above
+        limits = [limit - len(ids) if max_tokens is None else max_tokens for ids in prefixes]
         if min(limits) < 1:
             longest = max(map(len, prefixes))
             raise ValueError(

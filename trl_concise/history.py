@@ -94,7 +94,7 @@ class PromptHistory:
             raise ValueError(f"Lengths are finite and at least 0, got {bad[0]}.")
 
         known = np.flatnonzero(~np.isnan(correct))
-        rows = self._rows_of([keys[i] for i in known])
+        rows = self._rows_of([keys[i] for i in known.tolist()])
         visited = np.unique(rows)
         solved_rows, solved_lengths = rows[is_correct[known]], lengths[is_correct].astype(np.int64)
         np.minimum.at(self._arrays["shortest"], solved_rows, solved_lengths)

@@ -100,14 +100,14 @@ def set_master_port() -> str:
         return port
     choices = random.SystemRandom()  # the run's own random state is not touched
     while True:
-        port = choices.randrange(20_000, 60_000)
+        number = choices.randrange(20_000, 60_000)
         with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as candidate:
             try:
-                candidate.bind(("127.0.0.1", port))
+                candidate.bind(("127.0.0.1", number))
             except OSError:
                 continue
-        os.environ["MASTER_PORT"] = str(port)
-        return str(port)
+        os.environ["MASTER_PORT"] = str(number)
+        return str(number)
 
 
 def split_launcher_flags(argv: Sequence[str]) -> tuple[list[str], list[str]]:

@@ -13,7 +13,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from accelerate.utils import gather_object
@@ -66,7 +66,8 @@ def save_rollout_block(
         process_index (`int`): Rank of this process.
         num_processes (`int`): Number of processes.
     """
-    tensors, values = {}, []
+    tensors: dict[str, Any] = {}
+    values: list[Any] = []
     for i, batch in enumerate(batches):
         values.append({key: value for key, value in batch.items() if not isinstance(value, Tensor)})
         tensors |= {f"{i}.{key}": value.clone() for key, value in batch.items() if isinstance(value, Tensor)}
@@ -302,7 +303,7 @@ def find_checkpoint(resume_from_checkpoint: str | Path | bool | None, output_dir
     Raises:
         `ValueError`: If there is no such checkpoint, or it is not whole.
     """
-    if resume_from_checkpoint in (None, False):
+    if resume_from_checkpoint is None or resume_from_checkpoint is False:
         return None
     if resume_from_checkpoint is True:
         return last_whole_checkpoint(output_dir)
@@ -319,7 +320,7 @@ def find_checkpoint(resume_from_checkpoint: str | Path | bool | None, output_dir
 
 def _newest_whole_checkpoint(output_dir: Path) -> tuple[Path | None, list[tuple[Path, str]]]:
     """Return the newest whole checkpoint, and the newer ones with what each lacks."""
-    skipped = []
+    skipped: list[tuple[Path, str]] = []
     for _, folder in sorted(checkpoints(output_dir), reverse=True):
         missing = missing_from_checkpoint(folder)
         if missing is None:
@@ -358,7 +359,13 @@ def disk_full_said_clearly(output_dir: str | Path) -> Iterator[None]:
         raise OSError(errno.ENOSPC, f"The disk ran full while a checkpoint was written. {rest}.") from error
 
 
-class ResumesTraining:
+if TYPE_CHECKING:
+    from transformers import Trainer as _Mixed  # what the methods below find in the classes that they are mixed into
+else:
+    _Mixed = object
+
+
+class ResumesTraining(_Mixed):
     """
     Mixin for a [`~transformers.Trainer`]: which checkpoint `train` resumes from. Comes before the trainer among the bases.
 
@@ -394,7 +401,7 @@ class ResumesTraining:
                 f"The processes found different checkpoints to resume from: {found}. Put output_dir on a disk that all "
                 "machines share, or give resume_from_checkpoint the folder of a checkpoint that is on all of them."
             )
-        return folder and str(folder)
+        return None if folder is None else str(folder)
 
     def is_finished(self, checkpoint: str | Path | None) -> bool:
         """Say whether a checkpoint is the end of the run, so that no step is left to train."""

@@ -7,7 +7,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -217,7 +217,7 @@ class Rollouts:
     lengths: Tensor
     correct: Tensor
     num_generations: int
-    truncated: Tensor | None = None
+    truncated: Tensor = cast(Tensor, None)  # filled in below
     rewards: dict[str, Tensor] = field(default_factory=dict)
     measured: dict[str, dict[str, Tensor]] = field(default_factory=dict)
     step: int = 0

@@ -128,7 +128,8 @@ class REDIPairs:
 
     def _verdicts(self, usable: list[tuple[dict[str, Any], list[str], list[bool] | None]]) -> list[list[bool | None]]:
         """Whether each generation of each row is correct. `None` everywhere: the gold answer is unreadable."""
-        golds, completions = [], []
+        golds: list[str] = []
+        completions: list[str] = []
         for row, generations, correct in usable:
             if correct is None:
                 golds += [str(read_column(row, self.answer_column))] * len(generations)

@@ -196,7 +196,7 @@ def _read_completion(completion) -> Reply | None:
     if not isinstance(text, str):
         return None
     tokens = (0, 0) if usage is None else (usage.prompt_tokens, usage.completion_tokens)
-    return Reply(text, *tokens, complete=finish_reason not in _CUT)
+    return Reply(text, tokens[0], tokens[1], complete=finish_reason not in _CUT)
 
 
 class LocalTeacher:

@@ -55,7 +55,7 @@ def generate_critiques(n: int, seed: int, *, problems: int = 1) -> list[dict[str
         problem = draw_problem(rng)
         if split_of(problem.text) == "train":
             chosen[problem.text] = problem
-    rows = []
+    rows: list[dict[str, str | bool]] = []
     for index in range(n):
         problem = list(chosen.values())[index % problems]
         correct = rng.random() >= WRONG_SHARE

@@ -204,12 +204,14 @@ def summarize(completions: Iterable[Completion]) -> dict[str, Any]:
     if not known:
         raise ValueError("There is nothing to sum up: no completion has a readable gold answer.")
     n = min(map(len, groups))
-    right = [sum(item.correct for item in group) for group in groups]
+    right = [sum(bool(item.correct) for item in group) for group in groups]
     return {
         "problems": len(groups),
         "completions_per_problem": n,
-        "accuracy": fmean(item.correct for item in known),
-        "accuracy_interval": list(accuracy_interval([[item.correct for item in group] for group in groups])),
+        "accuracy": fmean(bool(item.correct) for item in known),
+        "accuracy_interval": list(
+            accuracy_interval([[float(bool(item.correct)) for item in group] for group in groups])
+        ),
         "pass_at_k": {
             str(k): fmean(pass_at_k(len(group), c, k) for group, c in zip(groups, right, strict=True))
             for k in sorted({n, *(2**power for power in range(n.bit_length()))})

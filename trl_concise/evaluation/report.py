@@ -66,7 +66,7 @@ def report(
         )
     output = Path(output_dir) if output_dir is not None else folders[0] / "plots"
     output.mkdir(parents=True, exist_ok=True)
-    written = {}
+    written: dict[str, Path] = {}
     if can_plot("Every picture"):
         written |= _draw(output, measured, logs)
     written["report.md"] = output / "report.md"

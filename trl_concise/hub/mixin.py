@@ -19,11 +19,15 @@ from .facts import FACTS_FILE, write_facts
 
 
 if TYPE_CHECKING:
+    from transformers import Trainer as _Mixed  # what the methods below find in the classes that they are mixed into
+
     from ..components import Component
     from ..history import PromptHistory
+else:
+    _Mixed = object
 
 
-class WritesCard:
+class WritesCard(_Mixed):
     """
     Completes the model card that a TRL trainer writes, and keeps private settings out of the files that transformers uploads
     with the model. It precedes that trainer among the bases.

@@ -175,7 +175,8 @@ class Sender:
         self._last_success = time.monotonic()  # from here on patience is limited
         self._ending.set()
         self._wake.set()
-        self._thread.join(timeout)
+        if self._thread is not None:
+            self._thread.join(timeout)
         return self.outbox.unsent()
 
     def _begin_to_wait(self) -> None:

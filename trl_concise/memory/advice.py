@@ -110,7 +110,7 @@ def _changes(made: MemoryPlan) -> Iterator[dict[str, Any]]:
         yield {"max_completion_length" if s.online else "max_length": half}
 
 
-def _micro_batch(settings: PlanSettings, size: int) -> dict[str, int]:
+def _micro_batch(settings: PlanSettings, size: int) -> dict[str, Any]:
     """Change the micro-batch at the same number of rows per step and per generation."""
     rows = settings.per_device_train_batch_size * settings.gradient_accumulation_steps
     change = {"per_device_train_batch_size": size, "gradient_accumulation_steps": rows // size}

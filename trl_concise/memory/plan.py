@@ -143,7 +143,7 @@ def plan(settings: PlanSettings, shape: Architecture) -> MemoryPlan:
     )
     mask = 0 if s.flash_attention else s.rows * length**2
     casts = BFLOAT16 * shape.linear_parameters * (dtype == FLOAT32)  # autocast's, kept for the backward pass
-    activations = {
+    activations: dict[bool, float] = {
         True: formulas.checkpoint_bytes(shape, s.rows, length, dtype) + mask,
         False: shape.num_layers * layer + mask + casts,
     }
@@ -189,7 +189,8 @@ def _targets(settings: PlanSettings, shape: Architecture) -> tuple[str, ...]:
 
 def _vllm_problem(settings: PlanSettings, shape: Architecture, share: float) -> tuple[str | None, dict[str, Any]]:
     """Return what keeps vLLM from generating such completions in its share of the card, and what to set."""
-    problems, remedy = [], {}
+    problems: list[str] = []
+    remedy: dict[str, Any] = {}
     context = settings.vllm_max_model_length or settings.length
     if context < settings.length:
         remedy["vllm_max_model_length"] = settings.length

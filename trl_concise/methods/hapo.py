@@ -126,7 +126,8 @@ def hapo_repetition_penalty(token_ids: list[int], *, penalty: float = -1.0, ngra
     """
     if penalty > 0:
         raise ValueError(f"penalty must be at most 0, got {penalty}.")
-    seen, repeated = set(), set()
+    seen: set[tuple[int, ...]] = set()
+    repeated: set[int] = set()
     for start in range(len(token_ids) - ngram_size + 1):
         ngram = tuple(token_ids[start : start + ngram_size])
         if ngram in seen:

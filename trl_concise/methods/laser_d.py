@@ -241,8 +241,12 @@ class LASERDReward(GroupReward):
         """
         if not self.coverage:
             return dict.fromkeys(_LEVELS, self.shortest_target)
-        settings = {"generations": self.monitor_generations, "rounding": self.rounding}
-        return {level: adaptive_target(self.coverage[level], longest, level, **settings) for level in _LEVELS}
+        return {
+            level: adaptive_target(
+                self.coverage[level], longest, level, generations=self.monitor_generations, rounding=self.rounding
+            )
+            for level in _LEVELS
+        }
 
     def measure(self, local: LocalRollouts) -> dict[str, Tensor]:
         if not self.explore:

@@ -451,7 +451,7 @@ def _as_pair(row: dict[str, Any]) -> dict[str, Any]:
 def _check_settings(args: REDIConfig) -> None:
     for item in fields(DPOConfig):
         if item.name in _WITHOUT_EFFECT:
-            default = item.default if item.default is not MISSING else item.default_factory()
+            default = item.default_factory() if item.default_factory is not MISSING else item.default
             if getattr(args, item.name) != default:
                 raise ValueError(
                     f"{item.name}={getattr(args, item.name)!r} has no effect in REDI, which has a loss of its own and no "

@@ -109,7 +109,7 @@ class PrefixMatching(TokenCredit):
             check_replay(trainer, self.replay_per_prompt, self.replay_group_size)
 
     def extend(self, trainer: ConciseGRPOTrainer, inputs, batch: dict[str, Any], tokens: CompletionTokens) -> None:
-        if self.replay_per_prompt:
+        if self.replay_per_prompt and self.replay_group_size is not None:  # set in `attach`
             self._replayed = replay(
                 trainer,
                 inputs,

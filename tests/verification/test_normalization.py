@@ -256,9 +256,7 @@ KNOWN = ("%", ":")
 def test_certain_verdicts_are_math_verifys():
     pairs = [(reference, answer) for reference, same, others in KINDS.values() for answer in (*same, *others)]
     wrong = check_certain_verdicts(pairs)
-    assert [pair for pair in wrong if not any(sign in normalize(text) for text in pair[:2] for sign in KNOWN)] == [
-        ("3.5", "3,5", True)
-    ]
+    assert [pair for pair in wrong if not any(sign in normalize(text) for text in pair[:2] for sign in KNOWN)] == []
 
 
 values = st.one_of(

@@ -7,7 +7,7 @@ import functools
 import logging
 import weakref
 from collections.abc import Callable
-from typing import Any
+from typing import Any, overload
 
 from .extraction import ANSWER_FORMATS, AnswerFormat, last_boxed
 from .finished import is_finished, opens_reasoning
@@ -18,6 +18,22 @@ logger = logging.getLogger(__name__)
 
 WATCHED = 200  # completions of a run
 MISSING_SHARE = 0.9
+
+
+@overload
+def math_accuracy_reward(
+    completions: None = None, *, format: AnswerFormat = "auto", final_form: bool = True
+) -> Callable[..., list[float | None]]: ...
+
+
+@overload
+def math_accuracy_reward(
+    completions: list[Any],
+    solution: list[Any] | None = None,
+    answer: list[Any] | None = None,
+    log_metric: Callable[[str, float], None] | None = None,
+    **kwargs: Any,
+) -> list[float | None]: ...
 
 
 def math_accuracy_reward(

@@ -12,6 +12,7 @@ import re
 from fractions import Fraction
 from typing import NamedTuple
 
+from .arithmetic import compare_formulas
 from .normalization import LONGEST_ANSWER
 from .numerals import Numeral, numeral
 from .reading import Reading, has_relation, read
@@ -31,6 +32,7 @@ _DIGITS = re.compile(r"\d+")
 _DECIMAL_COMMA = re.compile(r"-?\d+,\d+")
 _TIME = re.compile(r"(\d{1,2}):([0-5]\d)")
 _WORD = re.compile(r"[^\W\d_]+(?:[ '’-][^\W\d_]+)*\.?")
+_GROUP = re.compile(r",\s?\d{3}(?!\d)")
 _DOTS = r"\ldots"
 
 
@@ -46,7 +48,7 @@ def settle(reference: str, answer: str) -> bool | None:
         `bool` or `None`: Whether they are equal; `None` if it takes math-verify to decide.
 
     Examples:
-        >>> settle("1,000", "1000."), settle(r"\frac{1}{2}", "0.5"), settle("42", "43"), settle("x + 1", "1 + x")
+        >>> settle("1,000", "1000."), settle(r"\frac{1}{2}", "0.5"), settle("42", "43"), settle("x!", "y!")
         (True, True, False, None)
     """
     return compare(reference, answer).verdict
@@ -57,8 +59,8 @@ def compare(reference: str, answer: str) -> Comparison:
     Compare two bare answers, and say what is left for math-verify if the verdict is not certain.
 
     Examples:
-        >>> compare(r"x = 5 \text{ cm}", "2 + 3")
-        Comparison(verdict=None, reference='5', answer='2+3')
+        >>> compare(r"x = 5 \text{ cm}", r"\log_2(32)")
+        Comparison(verdict=None, reference='5', answer='\\log_2(32)')
     """
     if max(len(reference), len(answer)) > LONGEST_ANSWER:
         same = reference.strip() == answer.strip()
@@ -73,8 +75,8 @@ def compare(reference: str, answer: str) -> Comparison:
         if not one.value:  # a letter, and no choice in the answer
             return Comparison(None, to_latex(one.text), to_latex(other.text))
         one = read(one.value)
-    elif other.choice and other.value:  # the reference is the text of a choice
-        other = read(other.value)
+    elif other.choice:  # the reference is the text of a choice
+        other = read(other.value) if other.value else other._replace(value=other.text)
     if _DOTS in one.text or _DOTS in other.text:  # math-verify does not see the dots
         return Comparison(one.value.replace(" ", "") == other.value.replace(" ", "") and _are_compatible(one, other))
     if not _are_compatible(one, other):
@@ -207,7 +209,9 @@ def _settle(gold: str, answer: str) -> bool | None:
         times = _TIME.fullmatch(gold), _TIME.fullmatch(answer)
         if all(times):
             return [int(part) for part in times[0].groups()] == [int(part) for part in times[1].groups()]
-        return None
+        if any(mixed is not None and mixed.is_mixed for mixed in (one, other)):
+            return None
+        return _compare_lists_of_numbers(gold, answer) if "," in gold + answer else compare_formulas(gold, answer)
     if one.is_percent != other.is_percent:
         return _is_same_percentage(one, other)
     if one.value == other.value:
@@ -222,6 +226,20 @@ def _settle(gold: str, answer: str) -> bool | None:
             return False
         return None  # math-verify rounds to 6 decimals
     return False
+
+
+def _compare_lists_of_numbers(one: str, other: str) -> bool | None:
+    """Numbers with commas between them, in any order."""
+    sides = [[numeral(member.strip()) for member in text.split(",")] for text in (one, other)]
+    if any(_GROUP.search(text) for text in (one, other)):
+        return None  # a list, or digits in groups
+    if not all(
+        number is not None and not number.is_percent and not number.is_decimal for side in sides for number in side
+    ):
+        return None
+    if {number.value for number in sides[0]} != {number.value for number in sides[1]}:
+        return False
+    return True if len(sides[0]) == len(sides[1]) else None  # 0 and 0, 0
 
 
 def _is_same_percentage(one: Numeral, other: Numeral) -> bool | None:

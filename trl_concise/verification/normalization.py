@@ -196,7 +196,7 @@ def normalize(answer: str) -> str:
 
 
 def normalize_prose(text: str) -> str:
-    """
+    r"""
     Write the numbers of prose as math-verify's search reads them. What is not a number stays.
 
     Examples:

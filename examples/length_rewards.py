@@ -65,7 +65,7 @@ def main():
     elif args.method in ("l1-exact", "l1-max"):
         form = args.method.removeprefix("l1-")
         lengths = {"low": limit // 8, "high": limit, "mode": form}
-        for name in ("train_dataset", "eval_dataset"):
+        for name in ("train_dataset", "eval_dataset", "watch_dataset"):
             if arguments[name] is not None:
                 arguments[name] = arguments[name].map(with_target_length, fn_kwargs=lengths)
         rewards.append(L1Reward(form, alpha=1.2 / limit))  # the paper's 0.0003 at its limit of 4,000 tokens

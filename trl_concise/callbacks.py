@@ -30,7 +30,8 @@ logger = logging.getLogger(__name__)
 
 class ConciseProgressCallback(TrainerCallback):
     """
-    A progress bar with accuracy, tokens per completion and history coverage of the last logged step, and the time left.
+    A progress bar with accuracy, tokens per completion and history coverage of the last logged step, the latest figures of the
+    watch set, and the time left.
 
     Where the output is no terminal but a file, a line per logged step says the same. Everything that is logged still goes
     to `trainer.state.log_history` and to the trackers in `report_to`.
@@ -53,6 +54,8 @@ class ConciseProgressCallback(TrainerCallback):
         "accuracy": "accuracy {:.0%}",
         "completions/mean_length": "{:.0f} tokens",
         "hapo/history_coverage": "history {:.0%}",
+        "watch/accuracy": "watch set {:.0%}",
+        "watch/tokens": "at {:.0f} tokens",
         "mean_token_accuracy": "token accuracy {:.1%}",  # SFT, CFT, REDI
         "redi/chosen_logps_per_token": "correct {:.3f}",
         "redi/rejected_logps_per_token": "incorrect {:.3f} nats per token",
@@ -62,8 +65,10 @@ class ConciseProgressCallback(TrainerCallback):
         self.console = console
         self._progress: Progress | None = None  # of this process; None on all but the first, and outside training
         self._evaluating: TaskID | None = None
+        self._latest: dict[bool, str] = {}  # whether of the watch set -> its latest figures
 
     def on_train_begin(self, args, state, control, **kwargs):
+        self._latest = {}
         if not state.is_world_process_zero:
             return
         self._stop()  # training that failed had no end, and may be started again
@@ -95,7 +100,8 @@ class ConciseProgressCallback(TrainerCallback):
         if not parts:
             return
         figures = ", ".join(parts)
-        self._progress.update(self._training, figures=figures)
+        self._latest["watch/accuracy" in logs] = figures  # the watch set's come less often, and stay in the bar
+        self._progress.update(self._training, figures=", ".join(self._latest[kind] for kind in sorted(self._latest)))
         if self._progress.disable:
             left = TimeRemainingColumn().render(self._progress.tasks[0])
             self._progress.console.print(

@@ -90,6 +90,15 @@ class ConciseGRPOConfig(ConfigMixin, GRPOConfig):
         correctness (`str`, *optional*):
             Name of the reward function that says whether a completion is correct: at least 0.5 means correct, `None`
             (NaN) unknown. Defaults to the first reward function that is not a [`GroupReward`].
+        watch_every (`int`, *optional*, defaults to `50`):
+            Optimizer steps from one measurement of the trainer's `watch_dataset` to the next (see [`WatchSet`]). Without a
+            `watch_dataset`, this and the following settings have no effect.
+        max_accuracy_loss (`float`, *optional*, defaults to `0.02`):
+            Largest loss of accuracy on the `watch_dataset` that is accepted, as a fraction in `[0, 1)`.
+        on_loss (`"warn"`, `"stop"` or `"best"`, *optional*, defaults to `"warn"`):
+            What happens when accuracy on the `watch_dataset` is below the accuracy at the start by more than
+            `max_accuracy_loss`, with 95 % confidence: warn; warn and stop; or warn and keep the model with the fewest tokens
+            among those that passed, in `checkpoint-watch-best` of the output folder.
     """
 
     correctness: str | None = field(
@@ -97,6 +106,23 @@ class ConciseGRPOConfig(ConfigMixin, GRPOConfig):
         metadata={
             "help": "Name of the reward function that says whether a completion is correct (at least 0.5: correct; "
             "None: unknown). Defaults to the first reward function that is not a group reward."
+        },
+    )
+    watch_every: int = field(
+        default=50, metadata={"help": "Optimizer steps from one measurement of the watch dataset to the next."}
+    )
+    max_accuracy_loss: float = field(
+        default=0.02,
+        metadata={
+            "help": "Largest loss of accuracy on the watch dataset that is accepted, as a fraction: 0.02 is 2 points."
+        },
+    )
+    on_loss: str = field(
+        default="warn",
+        metadata={
+            "help": "What happens when accuracy on the watch dataset falls by more than that with 95 % confidence: warn; stop "
+            "the training too; or keep the model with the fewest tokens among those that passed.",
+            "choices": ["warn", "stop", "best"],
         },
     )
 

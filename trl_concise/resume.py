@@ -410,12 +410,23 @@ class ResumesTraining(_Mixed):
         steps = json.loads(Path(checkpoint, TRAINER_STATE_NAME).read_text(encoding="utf-8"))["global_step"]
         return steps >= self.set_initial_training_values(self.args, self.get_train_dataloader())[-1]
 
+    def _was_stopped(self) -> bool:
+        """Return whether the resumed run had stopped itself at this step."""
+        return False
+
     def _init_training_state(
         self, max_steps, num_update_steps_per_epoch, num_train_epochs, resume_from_checkpoint, *args, **kwargs
     ):
         start = super()._init_training_state(
             max_steps, num_update_steps_per_epoch, num_train_epochs, resume_from_checkpoint, *args, **kwargs
         )
+        if self._was_stopped():
+            logger.warning(
+                "The run was stopped at step %d, where accuracy on the watch set was too low, so no step is trained. To train "
+                'further, set on_loss="warn" or raise max_accuracy_loss.',
+                self.state.global_step,
+            )
+            return num_train_epochs, 0
         if not 0 < max_steps <= self.state.global_step:
             if resume_from_checkpoint is None or not isinstance(self.train_dataset, IterableDataset):
                 return start

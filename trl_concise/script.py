@@ -110,7 +110,7 @@ def parse_arguments(
         print(yaml.safe_dump(settings, sort_keys=True), end="")
         print(comment(_memory_plan(parser.prog, settings)), end="")
         with tell_input_errors():
-            for name in {"dataset_name", "candidates"} & set(settings):
+            for name in {"dataset_name", "candidates", "watch_dataset"} & set(settings):
                 local_file(settings[name])
         sys.exit()
     set_master_port()
@@ -167,6 +167,17 @@ class ProblemArguments(RunArguments):
         default=None, metadata={"help": "Column of the options of multiple-choice problems; 'none': no options."}
     )
     system_prompt: str | None = field(default=None, metadata={"help": "System message before every problem."})
+    watch_dataset: str | None = field(
+        default=None,
+        metadata={
+            "help": "Problems on which accuracy and tokens are measured during training, see --watch_every, "
+            "--max_accuracy_loss and --on_loss. Choose harder problems than those to train on: math500, gsm8k or another "
+            "short name of trl-concise eval, a dataset id on the Hub (its split 'test'), or a local file."
+        },
+    )
+    watch_problems: int = field(
+        default=256, metadata={"help": "At most how many of them are used, the same ones in every run."}
+    )
     show: int = field(
         default=0, metadata={"help": "Print the first SHOW problems as the trainer will see them, and stop."}
     )
@@ -282,7 +293,7 @@ class TrainingScript:
 
     def trainer_arguments(self) -> dict[str, Any]:
         """
-        Return the arguments that every trainer takes: `args`, `train_dataset`, `eval_dataset`, and those of
+        Return the arguments that every trainer takes: `args`, `train_dataset`, `eval_dataset`, `watch_dataset`, and those of
         [`model_arguments`].
         """
         train_dataset, eval_dataset = self.load_datasets()
@@ -290,6 +301,7 @@ class TrainingScript:
             "args": self.training_args,
             "train_dataset": train_dataset,
             "eval_dataset": eval_dataset,
+            "watch_dataset": self._load_watch_dataset(),
             **model_arguments(self.training_args, self.model_args, padding_side="left", truncation_side="left"),
         }
 
@@ -334,6 +346,18 @@ class TrainingScript:
                 self._load_split(test_split) if test_split is not None else None,
             )
 
+    def _load_watch_dataset(self) -> Dataset | None:
+        from .evaluation.sets import load_problem_sets
+
+        name, count = self.problem_args.watch_dataset, self.problem_args.watch_problems
+        if name is None:
+            return None
+        with tell_input_errors():
+            if count < 1:
+                raise ValueError(f"--watch_problems is {count}, but must be at least 1.")
+            (problems,) = load_problem_sets([name], system_prompt=self.problem_args.system_prompt).values()
+        return problems.shuffle(seed=0).select(range(min(count, len(problems))))
+
     def _load_split(self, split: str) -> Dataset:
         from .data import load_problems
         from .data.rows import add_prompt_suffix
@@ -376,7 +400,7 @@ def _check_adapter(parser: RecipeParser, model_args: ModelConfig) -> None:
 def _check_given(parser: RecipeParser, *parsed: Any) -> None:
     """Report values that fail later or without a clear message."""
     given = {item.name: getattr(part, item.name) for part in parsed for item in dataclasses.fields(part)}
-    for name in ("model_name_or_path", "dataset_name", "candidates", "output_dir"):
+    for name in ("model_name_or_path", "dataset_name", "candidates", "watch_dataset", "output_dir"):
         if given.get(name) == "":
             parser.error(f"--{name} is empty: give a name, or leave the option out")
     with tell_input_errors(parser.prog):

@@ -59,6 +59,7 @@ from .token_credit import (
 )
 from .verification.finished import is_finished, prompt_opens_reasoning
 from .verification.reward import completion_text
+from .watch import WatchSet
 
 
 logger = logging.getLogger(__name__)
@@ -81,6 +82,9 @@ class ConciseGRPOTrainer(ResumesTraining, WritesCard, GRPOTrainer):
             Spreads advantages over tokens. Several are applied in order; the tokens that all of them keep count.
         budget_schedule ([`BudgetSchedule`], *optional*):
             Sets the generation limit of each training step. Evaluation keeps `args.max_completion_length`.
+        watch_dataset (`Dataset` or `list[dict]`, *optional*):
+            Fixed problems, harder than the training problems, on which accuracy and tokens are measured during training (see
+            [`WatchSet`]). `args` contains `watch_every`, `max_accuracy_loss` and `on_loss`.
 
     Attributes:
         components (`list[Component]`): Every part, in the order in which they observe.
@@ -117,6 +121,7 @@ class ConciseGRPOTrainer(ResumesTraining, WritesCard, GRPOTrainer):
         prompt_selector: PromptSelector | None = None,
         token_credit: TokenCredit | list[TokenCredit] | None = None,
         budget_schedule: BudgetSchedule | None = None,
+        watch_dataset: Sequence[Mapping[str, Any]] | None = None,
         **grpo_kwargs,
     ):
         # By name, so that what GRPOTrainer also takes by position can be changed below.
@@ -228,6 +233,16 @@ class ConciseGRPOTrainer(ResumesTraining, WritesCard, GRPOTrainer):
         for component in self.components:
             component.attach(self)
         check_states(self.components)
+        self.watch_set: WatchSet | None = None
+        if watch_dataset is not None:
+            self.watch_set = WatchSet(
+                self,
+                watch_dataset,
+                every=args.watch_every,
+                max_accuracy_loss=args.max_accuracy_loss,
+                on_loss=args.on_loss,
+            )
+            self.add_callback(self.watch_set)
 
     @property
     def history(self) -> PromptHistory | None:
@@ -249,6 +264,7 @@ class ConciseGRPOTrainer(ResumesTraining, WritesCard, GRPOTrainer):
         *,
         prefix_ids: Sequence[Sequence[int]] | None = None,
         max_tokens: int | None = None,
+        greedy: bool = False,
     ) -> GeneratedRollouts:
         """
         Generate completions beside the training batch, with the current policy and the trainer's sampling settings.
@@ -265,6 +281,8 @@ class ConciseGRPOTrainer(ResumesTraining, WritesCard, GRPOTrainer):
                 Per row, token ids that its completions begin with; generation goes on behind them.
             max_tokens (`int`, *optional*):
                 Tokens that may follow the prefix. Defaults to `max_completion_length` less the prefix.
+            greedy (`bool`, *optional*, defaults to `False`):
+                Whether to take the most likely token at each position, without dropout, instead of sampling. Needs `n = 1`.
 
         Returns:
             [`GeneratedRollouts`]: `len(rows) * n` completions.
@@ -275,11 +293,14 @@ class ConciseGRPOTrainer(ResumesTraining, WritesCard, GRPOTrainer):
         request = GenerationRequest.of(rows, n, prefix_ids, max_tokens, self.max_completion_length)
         if self.environment_factories is not None:
             raise ValueError("generate_rollouts cannot render an environment's prompts. Train without environments.")
+        if greedy and n != 1:
+            raise ValueError(f"greedy=True gives the same completion every time, but n = {n}. Set n = 1.")
         prompt_ids, _, _ = self._tokenize_prompts(copy.deepcopy(request.prompts))
         starts = [[*prompt, *prefix] for prompt, prefix in zip(prompt_ids, request.prefix_ids, strict=True)]
         # The same everywhere: processes that share a vLLM engine, or a server, generate together.
         longest = gather(torch.tensor([max(request.limits)], device=self.accelerator.device)).max().item()
-        with self._fork.at(self.state.global_step), self._generation_limit(longest):
+        drawing = self._greedy() if greedy else self._fork.at(self.state.global_step)
+        with drawing, self._generation_limit(longest):
             completion_ids, logps = self._generate_single_turn(starts, None, {}, n)
         completion_ids = [ids[:limit] for ids, limit in zip(completion_ids, request.limits, strict=True)]
         ends, device = self._end_ids, self.accelerator.device
@@ -399,6 +420,9 @@ class ConciseGRPOTrainer(ResumesTraining, WritesCard, GRPOTrainer):
 
     # Construction
 
+    def _was_stopped(self) -> bool:
+        return self.watch_set is not None and self.watch_set.has_stopped(self.state)
+
     def _own_rewards(self, args: ConciseGRPOConfig) -> list[tuple[GroupReward, float]]:
         """Return the group rewards, and their weights, that a drop-in trainer adds to the user's. Default: none."""
         return []
@@ -496,21 +520,38 @@ class ConciseGRPOTrainer(ResumesTraining, WritesCard, GRPOTrainer):
         `self.max_completion_length`, which bounds turns with tools, is back in place before the `dr_grpo` loss divides
         by it.
         """
-        places = [(vars(self), "max_completion_length")]
+        places = [vars(self)]
         if self.use_vllm:
-            places.append((vars(self.vllm_generation), "max_completion_length"))
-            if "max_tokens" in self.vllm_generation.generation_kwargs:  # set by the user, read last
-                places.append((self.vllm_generation.generation_kwargs, "max_tokens"))
-        else:
-            places += [(vars(self.generation_config), "max_new_tokens"), (self.generation_kwargs, "max_new_tokens")]
-        before = [place[key] for place, key in places]
-        try:
-            for place, key in places:
-                place[key] = tokens
+            places.append(vars(self.vllm_generation))
+        changes = [(place, {"max_completion_length": tokens}) for place in places]
+        if not self.use_vllm:
+            changes += [(place, {"max_new_tokens": tokens}) for place in self._generation_places()]
+        elif "max_tokens" in self.vllm_generation.generation_kwargs:  # set by the user, read last
+            changes.append((self.vllm_generation.generation_kwargs, {"max_tokens": tokens}))
+        with _changed(changes):
             yield
+
+    @contextmanager
+    def _greedy(self):
+        """Generate the most likely token at each position, in evaluation mode. Draws no random number."""
+        if self.use_vllm:
+            greedy = {"temperature": 0.0, "repetition_penalty": 1.0}  # vLLM ignores the other sampling settings then
+            user = self.vllm_generation.generation_kwargs  # read last
+            changes = [(vars(self.vllm_generation), greedy), (user, {k: v for k, v in greedy.items() if k in user})]
+        else:
+            greedy = {"do_sample": False, "temperature": 1.0, "top_p": 1.0, "top_k": 50, "min_p": None}
+            changes = [(place, greedy | {"repetition_penalty": 1.0}) for place in self._generation_places()]
+        training = self.model.training
+        self.model.eval()
+        try:
+            with _changed(changes):
+                yield
         finally:
-            for (place, key), limit in zip(places, before, strict=True):
-                place[key] = limit
+            self.model.train(training)
+
+    def _generation_places(self) -> list[dict[str, Any]]:
+        """Return where TRL keeps the settings of transformers' `generate`."""
+        return [vars(self.generation_config), self.generation_kwargs]
 
     def _generate(self, prompts):
         output = super()._generate(prompts)
@@ -771,6 +812,8 @@ class ConciseGRPOTrainer(ResumesTraining, WritesCard, GRPOTrainer):
             save_components(self._step_start.parts or self._saved_parts(), output_dir)
             if self._keeps_reference:
                 save_reference_model(output_dir, self.accelerator.unwrap_model(self.ref_model))
+            if self.watch_set is not None:
+                self.watch_set.save(output_dir)
         if self._step % (self.args.steps_per_generation * self.num_iterations):
             save_rollout_block(
                 output_dir,
@@ -797,6 +840,8 @@ class ConciseGRPOTrainer(ResumesTraining, WritesCard, GRPOTrainer):
             logger.warning("%s holds no state of %s: they start with an empty one.", checkpoint, fresh)
         if self._keeps_reference:
             load_reference_model(checkpoint, self.accelerator.unwrap_model(self.ref_model))
+        if self.watch_set is not None:
+            self.watch_set.load(checkpoint)
         block = load_rollout_block(
             checkpoint,
             process_index=self.accelerator.process_index,
@@ -812,6 +857,21 @@ class ConciseGRPOTrainer(ResumesTraining, WritesCard, GRPOTrainer):
             logger.warning(
                 "%s holds the rollouts of some processes only: all prompts are rolled out again.", checkpoint
             )
+
+
+@contextmanager
+def _changed(changes: Sequence[tuple[dict[str, Any], dict[str, Any]]]):
+    """Change values of dicts, and restore them afterwards. Keys that are missing are removed again."""
+    before = [(place, {key: place[key] for key in values if key in place}, values) for place, values in changes]
+    try:
+        for place, values in changes:
+            place.update(values)
+        yield
+    finally:
+        for place, found, values in before:
+            for key in values:
+                place.pop(key)
+            place.update(found)
 
 
 def _verdicts(rewards: torch.Tensor) -> torch.Tensor:

@@ -23,6 +23,7 @@ MODULES = {
     "token_credit": [],
     "evaluation": [],
     "redi": [],
+    "watch": [],
 }
 
 if __name__ == "__main__":

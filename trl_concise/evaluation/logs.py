@@ -57,6 +57,31 @@ def evaluations(log_history: list[dict[str, Any]]) -> dict[str | None, dict[int,
     return found
 
 
+def watch_measurements(log_history: list[dict[str, Any]]) -> dict[int, dict[str, Any]]:
+    """
+    Return what [`WatchSet`] measured in training.
+
+    Args:
+        log_history (`list[dict]`): The run's log.
+
+    Returns:
+        `dict`: Step -> `accuracy` and `tokens_mean`, each with its interval (`accuracy_interval`, `tokens_interval`),
+        `truncated_fraction`, and `passed`: whether accuracy was not below that at the start by more than was accepted.
+    """
+    return {
+        log["step"]: {
+            "accuracy": log["watch/accuracy"],
+            "accuracy_interval": [log["watch/accuracy_low"], log["watch/accuracy_high"]],
+            "tokens_mean": log["watch/tokens"],
+            "tokens_interval": [log["watch/tokens_low"], log["watch/tokens_high"]],
+            "truncated_fraction": log["watch/truncated_fraction"],
+            "passed": log["watch/passed"] == 1,
+        }
+        for log in log_history
+        if _is_finite(log.get("watch/accuracy"))
+    }
+
+
 def _step(checkpoint: Path) -> int | None:
     step = checkpoint.name.removeprefix("checkpoint-")
     return int(step) if step.isdecimal() else None  # else somebody's copy

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from .logs import read_log_history
+from .logs import read_log_history, watch_measurements
 from .plots import FrontierPoint
 from .summaries import demo_results_of_run, read_summary, records_of_run
 
@@ -19,6 +19,7 @@ logger = logging.getLogger(__name__)
 
 IN_TRAINING = "evaluation set of the training"
 DEMO = "demo"
+WATCH_SET = "watch set"
 
 
 @dataclass(frozen=True)
@@ -157,7 +158,18 @@ def _identity(item: Measurement) -> tuple[str, str | None, str | None]:
 
 
 def _from_log(log: Sequence[Mapping[str, Any]], run: str) -> Iterable[Measurement]:
-    """The evaluations in training: the one before the first step is the base."""
+    """The evaluations in training and the measurements of the watch set: those before the first step are the base."""
+    for step, figures in watch_measurements(log).items():
+        point = FrontierPoint(
+            label="base" if step == 0 else f"step {step}",
+            accuracy=figures["accuracy"],
+            tokens=figures["tokens_mean"],
+            kind="base" if step == 0 else "checkpoint",
+            series="" if step == 0 else run,
+            accuracy_interval=tuple(figures["accuracy_interval"]),
+            tokens_interval=tuple(figures["tokens_interval"]),
+        )
+        yield Measurement(WATCH_SET, point, {**figures, "step": step}, run)
     for entry in log:
         for prefix in [key.removesuffix("_tokens_mean") for key in entry if key.endswith("_tokens_mean")]:
             details = {key.removeprefix(f"{prefix}_"): value for key, value in entry.items()}

@@ -100,15 +100,15 @@ def training_curves(logs: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str
         `dict`: Panels. Those without a single value are left out.
     """
     wanted = {
-        "Accuracy": ("accuracy", "eval_accuracy"),
-        "Completion tokens": ("completions/mean_length", "eval_tokens_mean"),
-        "Truncated fraction": ("completions/clipped_ratio", "eval_truncated_fraction"),
+        "Accuracy": ("accuracy", "eval_accuracy", "watch/accuracy"),
+        "Completion tokens": ("completions/mean_length", "eval_tokens_mean", "watch/tokens"),
+        "Truncated fraction": ("completions/clipped_ratio", "eval_truncated_fraction", "watch/truncated_fraction"),
     }
     panels = {}
     for label, keys in wanted.items():
         curves = {}
         for run, log in logs.items():
-            for key, suffix in zip(keys, ("training", "evaluation"), strict=True):
+            for key, suffix in zip(keys, ("training", "evaluation", "watch set"), strict=True):
                 entries = [entry for entry in log if entry.get(key) is not None]
                 if entries:
                     curves[f"{run}, {suffix}"] = ([e["step"] for e in entries], [e[key] for e in entries])

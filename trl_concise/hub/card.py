@@ -170,7 +170,8 @@ def table(set_: Comparison) -> dict[str, Any]:
     """Return the rows of one set of problems."""
     rows = [("base model", set_.base), ("**this model**", set_.model), *set_.controls.items()]
     rows += [(f"base model, cut at {budget} tokens", figures) for budget, figures in set_.cuts.items()]
-    return {"title": _title(set_), "rows": [_row(name, figures, set_.base) for name, figures in rows if figures]}
+    rows = [_row(name, figures, set_.base) for name, figures in rows if figures]
+    return {"title": _title(set_), "rows": rows, "note": set_.note}
 
 
 def results_note(results: list[Comparison]) -> str:

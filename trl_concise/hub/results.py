@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ..evaluation import FrontierPoint, accuracy_efficiency_score
-from ..evaluation.logs import evaluations
+from ..evaluation.logs import evaluations, watch_measurements
 from ..evaluation.sets import is_benchmark
 from ..evaluation.summaries import demo_results_of_run, differing_settings, records_of_run
 from .facts import hub_id
@@ -103,6 +103,7 @@ class Comparison:
         cuts (`dict[int, Figures]`): The base's completions, cut at so many tokens: the control for a lower limit.
         checkpoints (`dict[int, Figures]`): The run's checkpoints, by step.
         source ([`Source`], *optional*): Where the problems are from, if that is the Hub.
+        note (`str`, *optional*): Sentences that the card prints below the table.
     """
 
     dataset: str
@@ -112,6 +113,7 @@ class Comparison:
     cuts: dict[int, Figures] = field(default_factory=dict)
     checkpoints: dict[int, Figures] = field(default_factory=dict)
     source: Source | None = None
+    note: str | None = None
 
     def points(self, series: str) -> list[FrontierPoint]:
         """Return what a frontier plot shows of this set; `series` is the run's name in the legend."""
@@ -139,16 +141,19 @@ def read_results(
         run (`Path`): The run's folder. Read are `summary.json` there or one folder deeper (`trl-concise eval`), else
             `results.json` (the demo).
         base_model, repo_id (`str`, *optional*): Names under which an evaluation may know the base and this model.
-        log_history (`list[dict]`): The run's log. Its evaluations count where there is nothing else.
+        log_history (`list[dict]`): The run's log. Its evaluations count where there is nothing else, and its measurements of
+            the watch set always.
 
     Returns:
-        `list[Comparison]`: One per set of problems; empty if nothing was measured.
+        `list[Comparison]`: One per set of problems, the watch set last; empty if nothing was measured.
     """
+    watched = _from_watch(watch_measurements(log_history))
     if records := records_of_run(run):
-        return _from_records(records, run, base_model, repo_id)
+        return _from_records(records, run, base_model, repo_id) + watched
     if (results := demo_results_of_run(run)) is not None:
-        return [_from_demo(results)]
-    return [one for name, figures in evaluations(log_history).items() if (one := _from_log(name, figures)) is not None]
+        return [_from_demo(results), *watched]
+    evaluated = (_from_log(name, figures) for name, figures in evaluations(log_history).items())
+    return [one for one in evaluated if one is not None] + watched
 
 
 def _from_records(
@@ -228,6 +233,22 @@ def _from_log(name: str | None, evaluated: dict[int, dict[str, Any]]) -> Compari
     *checkpoints, (_, model) = figures.items()
     title = _TRAINING_SET if name is None else f"{name}, evaluated in training"
     return Comparison(title, model, base, checkpoints=dict(checkpoints))
+
+
+def _from_watch(measured: dict[int, dict[str, Any]]) -> list[Comparison]:
+    """Return the watch set at the start and at the end of training, if it was measured more than once."""
+    if len(measured) < 2:
+        return []
+    figures = {step: Figures.of(one) for step, one in measured.items()}
+    base = figures.pop(0, None)
+    *checkpoints, (last, model) = figures.items()
+    failed = [step for step, one in measured.items() if not one["passed"]]
+    notes = ["Watch set: greedy completions of a fixed set of problems, measured during training."]
+    if last in failed:
+        notes.append("**Accuracy on it is lower than before training, by more than the run accepted.**")
+    elif failed:
+        notes.append(f"Accuracy on it was too low at {len(failed)} of {len(measured)} measurements, not at the last.")
+    return [Comparison("Watch set", model, base, checkpoints=dict(checkpoints), note=" ".join(notes))]
 
 
 def _point(figures: Figures, label: str, kind: str, series: str = "") -> FrontierPoint:

@@ -1,0 +1,242 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The watch set: what it measures, what it does when accuracy falls, and that training does not notice it."""
+
+from __future__ import annotations
+
+import json
+import logging
+import random
+
+import numpy as np
+import pytest
+import torch
+from datasets import Dataset
+from peft import LoraConfig
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
+
+from tests import tiny
+from tests.distributed import watch
+from trl_concise import ConciseGRPOConfig, ConciseGRPOTrainer, LASERDConfig, LASERDTrainer
+from trl_concise.watch import BEST_FOLDER, measure_change
+
+
+WATCHED = Dataset.from_list([{"prompt": f"Add {i} to {i}.", "solution": str(2 * i)} for i in range(11)])
+
+
+class Correct:
+    """Judges training completions by their tokens, and those of the watch set as its steps say."""
+
+    __name__ = "correct"
+
+    def __init__(self, by_step=None):
+        self.by_step = by_step or {}
+        self.seen = {}  # step -> completions of the watch set, as token ids
+
+    def __call__(self, prompts, completion_ids, trainer_state, **kwargs):
+        if not prompts[0].startswith("Add"):
+            return tiny.even_reward(completion_ids)
+        random.random(), np.random.rand(), torch.rand(1)  # as a judge may do
+        step = trainer_state.global_step
+        self.seen.setdefault(step, []).extend(zip(prompts, completion_ids, strict=True))
+        return [self.by_step.get(step, 1.0)] * len(prompts)
+
+
+def build(model, folder, correct, watched=WATCHED, trainer=ConciseGRPOTrainer, peft_config=None, **changes):
+    config = {ConciseGRPOTrainer: ConciseGRPOConfig, LASERDTrainer: LASERDConfig}[trainer]
+    args = config(**tiny.settings(folder, **{"watch_every": 2, "max_steps": 4, **changes}))
+    problems = Dataset.from_list([{"prompt": f"{i}?", "solution": str(i)} for i in range(12)])
+    torch.manual_seed(0)  # of a new adapter
+    return trainer(model, correct, args, problems, peft_config=peft_config, watch_dataset=watched)
+
+
+def watched(trainer) -> list[dict]:
+    return [log for log in trainer.state.log_history if "watch/accuracy" in log]
+
+
+def trained(trainer) -> list[dict]:
+    """What was logged of the training, without times."""
+    logs = [log for log in trainer.state.log_history if "loss" in log]
+    return [{key: value for key, value in log.items() if "time" not in key and "seconds" not in key} for log in logs]
+
+
+def test_greedy_completions_of_all_problems_at_the_start_every_few_steps_and_at_the_end(tiny_model, tmp_path):
+    correct = Correct()
+    trainer = build(tiny_model, tmp_path, correct, max_steps=3, top_k=3, repetition_penalty=1.3)
+    trainer.train()
+    assert list(correct.seen) == [0, 2, 3]
+    assert [log["step"] for log in watched(trainer)] == [0, 2, 3]
+    tokenizer, model = AutoTokenizer.from_pretrained(tiny_model), tiny.load(tiny_model)
+    for prompt, ids in correct.seen[0]:
+        inputs = tokenizer(prompt, return_tensors="pt", add_special_tokens=False)
+        expected = model.generate(**inputs, do_sample=False, max_new_tokens=8)[0, inputs["input_ids"].size(1) :]
+        assert ids == expected.tolist()
+    assert [prompt for prompt, _ in correct.seen[0]] == list(WATCHED["prompt"])
+    first = watched(trainer)[0]
+    assert first["watch/accuracy"] == first["watch/accuracy_high"] == 1 and 0.6 < first["watch/accuracy_low"] < 1
+    lengths = [len(ids) for _, ids in correct.seen[0]]
+    assert first["watch/tokens"] == pytest.approx(np.mean(lengths)) and first["watch/passed"] == 1
+    assert first["watch/tokens_low"] <= first["watch/tokens"] <= first["watch/tokens_high"]
+
+
+@pytest.mark.parametrize("trainer", [ConciseGRPOTrainer, LASERDTrainer])
+def test_training_is_bit_identical_with_and_without(trainer, tiny_model, tmp_path):
+    # Dropout draws from the random state in training; LASER-D's monitor generates completions of its own.
+    lora = LoraConfig(r=2, lora_dropout=0.3, target_modules=["q_proj"], task_type="CAUSAL_LM")
+    changes = {"trainer": trainer, "peft_config": lora, "logging_steps": 2, "watch_every": 1}
+    if trainer is LASERDTrainer:
+        changes |= {"monitor_prompts": 3, "monitor_generations": 2, "monitor_every": 1}
+    runs = []
+    for name, dataset in {"without": None, "with": WATCHED}.items():
+        runs.append(build(tiny_model, tmp_path / name, Correct(), watched=dataset, on_loss="best", **changes))
+        runs[-1].train()
+    without, with_watch = runs
+    assert len(watched(with_watch)) == 5 and not watched(without)
+    assert trained(with_watch) == trained(without) and len(trained(without)) == 2
+    assert all(log["grad_norm"] for log in trained(without))
+    for (name, a), (_, b) in zip(with_watch.model.named_parameters(), without.model.named_parameters(), strict=True):
+        assert torch.equal(a, b), name
+
+
+def test_a_loss_is_certain_or_no_loss():
+    start = np.array([1.0] * 60 + [0.0] * 40)
+    tokens = np.full(100, 5.0)
+    worse, much_worse, unknown = start.copy(), start.copy(), np.full(100, np.nan)
+    worse[:3], much_worse[:20] = 0, 0
+    assert measure_change(start, tokens, start, 0.0)["watch/passed"] == 1
+    figures = measure_change(worse, tokens, start, 0.02)
+    assert figures["watch/passed"] == 1 and figures["watch/accuracy_change"] == pytest.approx(-0.03)
+    figures = measure_change(much_worse, tokens, start, 0.02)
+    assert figures["watch/passed"] == 0 and figures["watch/accuracy_change_high"] < -0.02
+    # Paired: problems that swap sides widen the interval of the change.
+    swapped = start.copy()
+    swapped[:36], swapped[60:84] = 0, 1
+    figures = measure_change(swapped, tokens, start, 0.02)
+    assert figures["watch/accuracy_change"] == pytest.approx(-0.12) and figures["watch/passed"] == 1
+    assert measure_change(worse, tokens, unknown, 0.0)["watch/passed"] == 1
+
+
+def test_warn(tiny_model, tmp_path, caplog):
+    trainer = build(tiny_model, tmp_path, Correct({2: 0.0}))
+    trainer.train()
+    (record,) = [record for record in caplog.records if "Accuracy on the watch set" in record.message]
+    assert record.levelno == logging.WARNING
+    assert "is 0.0% at step 2, 100.0 points below that of step 0" in record.message
+    assert [log["watch/passed"] for log in watched(trainer)] == [1, 0, 1]
+    assert trainer.state.global_step == 4 and not list(tmp_path.glob("checkpoint*"))
+
+
+def test_stop_saves_and_is_not_trained_further(tiny_model, tmp_path, caplog):
+    changes = {"on_loss": "stop", "save_strategy": "steps", "save_steps": 3, "max_steps": 6}
+    trainer = build(tiny_model, tmp_path, Correct({2: 0.0}), **changes)
+    trainer.train()
+    assert trainer.state.global_step == 2 and "Training stops." in caplog.text
+    assert [path.name for path in tmp_path.glob("checkpoint*")] == ["checkpoint-2"]
+    again = build(tiny_model, tmp_path, Correct({2: 0.0}), **changes)
+    again.train(resume_from_checkpoint="auto")
+    assert again.state.global_step == 2 and "The run was stopped at step 2" in caplog.text
+    further = build(tiny_model, tmp_path, Correct(), **changes | {"on_loss": "warn", "max_steps": 3})
+    further.train(resume_from_checkpoint="auto")
+    assert further.state.global_step == 3
+
+
+class Shorten(TrainerCallback):
+    """Raises the bias towards the end of a turn: the model's greedy completions get shorter at chosen steps."""
+
+    def __init__(self, by_step):
+        self.by_step = by_step
+
+    def on_optimizer_step(self, args, state, control, model=None, **kwargs):
+        limit = self.by_step.get(state.global_step + 1)
+        if limit is not None:
+            self.trainer.max_completion_length = limit
+
+
+def test_best_keeps_the_shortest_that_passed(tiny_model, tmp_path, caplog):
+    """Every greedy completion of the random model is truncated, so its length is the limit of its step."""
+    correct = Correct({3: 0.0})
+    trainer = build(tiny_model, tmp_path, correct, watch_every=1, max_steps=4, on_loss="best")
+    saved = {}
+
+    class Note(TrainerCallback):
+        def on_step_end(self, args, state, control, **kwargs):
+            saved[state.global_step] = {name: value.clone() for name, value in trainer.model.state_dict().items()}
+
+    shorten = Shorten({1: 6, 2: 5, 3: 2, 4: 7})
+    shorten.trainer = trainer
+    trainer.add_callback(shorten)
+    trainer.add_callback(Note())
+    trainer.train()
+    assert [log["watch/tokens"] for log in watched(trainer)] == [8, 6, 5, 2, 7]
+    assert trainer.watch_set.best == {"step": 2, "accuracy": 1.0, "tokens": 5.0}
+    assert f"{BEST_FOLDER} contains step 2" in caplog.text
+    kept = load_file(tmp_path / BEST_FOLDER / "model.safetensors")
+    assert all(torch.equal(kept[name], saved[2][name]) for name in kept)
+    assert any(not torch.equal(kept[name], saved[3][name]) for name in kept)
+    AutoModelForCausalLM.from_pretrained(tmp_path / BEST_FOLDER)  # whole
+    assert json.loads((tmp_path / BEST_FOLDER / "watch.json").read_text())["watch/tokens"] == 5
+    assert [path.name for path in tmp_path.glob("checkpoint*")] == [BEST_FOLDER]
+
+
+def test_a_resumed_run_is_the_uninterrupted_one(tiny_model, tmp_path):
+    changes = {"on_loss": "best", "save_strategy": "steps", "save_steps": 2, "max_steps": 5, "watch_every": 3}
+    whole = build(tiny_model, tmp_path / "whole", Correct({5: 0.0}), **changes)
+    whole.train()
+    correct = Correct({5: 0.0})
+    resumed = build(tiny_model, tmp_path / "resumed", correct, **changes)
+    resumed.train(resume_from_checkpoint=str(tmp_path / "whole" / "checkpoint-2"))
+    assert list(correct.seen) == [3, 5]  # the start is that of the first run
+    assert watched(resumed) == watched(whole) and [log["watch/passed"] for log in watched(whole)] == [1, 1, 0]
+    assert trained(resumed) == trained(whole)
+    assert resumed.watch_set.best == whole.watch_set.best and whole.watch_set.best["step"] == 3
+    others = WATCHED.select(range(5))
+    with pytest.raises(ValueError, match="another watch_dataset of 11 problems"):
+        build(tiny_model, tmp_path, Correct(), others).train(
+            resume_from_checkpoint=str(tmp_path / "whole" / "checkpoint-4")
+        )
+
+
+def test_a_run_resumed_without_a_measurement_compares_with_the_resumed_step(tiny_model, tmp_path, caplog):
+    changes = {"save_strategy": "steps", "save_steps": 1}
+    build(tiny_model, tmp_path, Correct(), watched=None, max_steps=1, **changes).train()
+    trainer = build(tiny_model, tmp_path, Correct({1: 0.0}), max_steps=2, **changes)
+    trainer.train(resume_from_checkpoint=True)
+    assert "compared with that of step 1" in caplog.text
+    assert [(log["step"], log["watch/passed"]) for log in watched(trainer)] == [(1, 1), (2, 1)]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"watch_every": 0}, "watch_every is 0, but must be at least 1"),
+        ({"max_accuracy_loss": 2.0}, "max_accuracy_loss is 2.0"),
+        ({"on_loss": "halt"}, "on_loss is 'halt', but must be one of 'warn', 'stop', 'best'"),
+        ({"watched": []}, "The watch dataset is empty"),
+        ({"watched": WATCHED.to_iterable_dataset()}, "watch_dataset is a stream"),
+    ],
+)
+def test_settings_are_checked_before_training(changes, message, tiny_model, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        build(tiny_model, tmp_path, Correct(), **changes)
+
+
+def test_a_judge_without_a_verdict_is_an_error(tiny_model, tmp_path):
+    trainer = build(tiny_model, tmp_path, Correct({0: None}))
+    with pytest.raises(ValueError, match="gave no verdict on any problem of watch_dataset"):
+        trainer.train()
+
+
+def test_two_processes_share_the_problems_and_decide_alike(tiny_model, tmp_path, two_processes):
+    first, second = (json.loads((two_processes / "watch" / f"rank{rank}.json").read_text()) for rank in (0, 1))
+    one = watch.report(tiny_model, tmp_path, rows_per_process=8)
+    assert (first["stop"].pop("world_size"), one["stop"].pop("world_size")) == (2, 1)
+    shares = [run["best"].pop("judged") for run in (first, second)]
+    assert [len(share) for share in shares] == [3, 3]  # one of the five problems twice
+    assert set(shares[0]) | set(shares[1]) == set(one["best"]["judged"]) and len(set(one["best"].pop("judged"))) == 5
+    for run in (first, second, one):
+        for run_of in ("stop", "best"):
+            run[run_of].pop("judged", None), run[run_of].pop("world_size", None)
+    assert first == second == one
+    assert first["stop"]["stopped"] == 2 and first["best"]["stopped"] == 4
+    assert [log["watch/accuracy"] for log in first["stop"]["measured"]] == pytest.approx([1, 0.8, 0])
+    assert first["best"]["best"]["step"] == 1 and first["kept"] == [BEST_FOLDER]

@@ -3,21 +3,33 @@
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import random
+import re
 
 import numpy as np
 import pytest
 import torch
 from datasets import Dataset
 from peft import LoraConfig
+from rich.console import Console
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 
 from tests import tiny
 from tests.distributed import watch
-from trl_concise import ConciseGRPOConfig, ConciseGRPOTrainer, LASERDConfig, LASERDTrainer
+from trl_concise import (
+    ConciseGRPOConfig,
+    ConciseGRPOTrainer,
+    ConciseProgressCallback,
+    HAPOConfig,
+    LASERDConfig,
+    LASERDTrainer,
+    TrainingScript,
+)
+from trl_concise.evaluation.report import report, training_curves
 from trl_concise.watch import BEST_FOLDER, measure_change
 
 
@@ -224,6 +236,69 @@ def test_a_judge_without_a_verdict_is_an_error(tiny_model, tmp_path):
     trainer = build(tiny_model, tmp_path, Correct({0: None}))
     with pytest.raises(ValueError, match="gave no verdict on any problem of watch_dataset"):
         trainer.train()
+
+
+def test_figures_are_in_the_progress_the_card_and_the_report(tiny_model, tmp_path):
+    trainer = build(tiny_model, tmp_path, Correct({4: 0.0}))
+    console = Console(file=io.StringIO(), force_terminal=False, width=200)
+    trainer.add_callback(ConciseProgressCallback(console))
+    trainer.train()
+    trainer.create_model_card()
+    lines = [line for line in console.file.getvalue().splitlines() if "watch set" in line]
+    assert [line.partition(": ")[0] for line in lines] == ["step 0/4", "step 2/4", "step 4/4"]
+    assert "step 4/4: watch set 0%, at 8 tokens" in lines[-1]
+    card = (tmp_path / "README.md").read_text()
+    assert "**Watch set**" in card and "| base model | 100.0% [74.1–100.0] | 8.0 [8.0–8.0]" in card
+    assert "| **this model** | **0.0%** [0.0–25.9] |" in card
+    assert "Accuracy on it is lower than before training, by more than the run accepted." in card
+    written = report([tmp_path], tmp_path / "plots")
+    assert "| watch set | " in written["report.md"].read_text() and written["curves.png"].is_file()
+    curves = training_curves({"run": trainer.state.log_history})
+    assert curves["Accuracy"]["run, watch set"] == ([0, 2, 4], [1, 1, 0])
+    assert curves["Completion tokens"]["run, watch set"] == ([0, 2, 4], [8, 8, 8])
+
+
+def test_the_bar_keeps_the_latest_figures_of_the_watch_set(tiny_model, tmp_path):
+    trainer = build(tiny_model, tmp_path, Correct(), max_steps=3)
+    console = Console(file=io.StringIO(), force_terminal=True, force_interactive=True, width=200)
+    trainer.add_callback(ConciseProgressCallback(console))
+    trainer.train()
+    shown = re.sub(r"\x1b\[[^a-zA-Z]*[a-zA-Z]", "", console.file.getvalue())
+    assert re.search(r"Training .* 3/3 .*accuracy \d+%, \d+ tokens, watch set 100%, at 8 tokens", shown)
+
+
+def test_the_options_of_the_commands(tmp_path, capsys):
+    file = tmp_path / "hard.jsonl"
+    file.write_text(
+        "".join(json.dumps({"problem": f"What is {i} + {i}?", "answer": str(2 * i)}) + "\n" for i in range(9))
+    )
+    command = [
+        "--watch_dataset",
+        str(file),
+        "--watch_problems",
+        "5",
+        "--on_loss",
+        "stop",
+        "--max_accuracy_loss",
+        "0.1",
+    ]
+    script = TrainingScript(HAPOConfig, [*command, "--system_prompt", "Think."])
+    args, watch_dataset = script.training_args, script.trainer_arguments()["watch_dataset"]
+    assert (args.watch_every, args.on_loss, args.max_accuracy_loss) == (50, "stop", 0.1)
+    assert len(watch_dataset) == 5 and watch_dataset[0]["prompt"][0] == {"role": "system", "content": "Think."}
+    assert (
+        watch_dataset["solution"]
+        == TrainingScript(HAPOConfig, command).trainer_arguments()["watch_dataset"]["solution"]
+    )
+    assert TrainingScript(HAPOConfig, []).trainer_arguments()["watch_dataset"] is None
+    for wrong, message in [
+        (["--watch_dataset", str(tmp_path / "none.jsonl")], "none.jsonl"),
+        (["--watch_dataset", str(file), "--watch_problems", "0"], "--watch_problems is 0, but must be at least 1"),
+        (["--on_loss", "halt"], "invalid choice: 'halt'"),
+    ]:
+        with pytest.raises(SystemExit):
+            TrainingScript(HAPOConfig, wrong).trainer_arguments()
+        assert message in capsys.readouterr().err
 
 
 def test_two_processes_share_the_problems_and_decide_alike(tiny_model, tmp_path, two_processes):

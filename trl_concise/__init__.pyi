@@ -50,6 +50,7 @@ from .rollouts import CompletionTokens, LocalRollouts, Rollouts, prompt_key
 from .script import TrainingScript
 from .trainer import ConciseGRPOTrainer
 from .verification import math_accuracy_reward, verify_answers
+from .watch import WatchSet
 
 __all__ = [
     "APITeacher",
@@ -112,6 +113,7 @@ __all__ = [
     "TokenCredit",
     "TrainingScript",
     "TruncationPenalty",
+    "WatchSet",
     "accuracy_efficiency_score",
     "adaptive_target",
     "build_critiques",

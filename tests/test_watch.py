@@ -8,6 +8,7 @@ import json
 import logging
 import random
 import re
+from importlib import resources
 
 import numpy as np
 import pytest
@@ -104,6 +105,7 @@ def test_training_is_bit_identical_with_and_without(trainer, tiny_model, tmp_pat
         runs[-1].train()
     without, with_watch = runs
     assert len(watched(with_watch)) == 5 and not watched(without)
+    assert (tmp_path / "with" / BEST_FOLDER / "adapter_model.safetensors").is_file()
     assert trained(with_watch) == trained(without) and len(trained(without)) == 2
     assert all(log["grad_norm"] for log in trained(without))
     for (name, a), (_, b) in zip(with_watch.model.named_parameters(), without.model.named_parameters(), strict=True):
@@ -230,6 +232,44 @@ def test_a_run_resumed_without_a_measurement_compares_with_the_resumed_step(tiny
 def test_settings_are_checked_before_training(changes, message, tiny_model, tmp_path):
     with pytest.raises(ValueError, match=message):
         build(tiny_model, tmp_path, Correct(), **changes)
+
+
+def test_tools_are_refused(tiny_model, tmp_path):
+    def add(a: int, b: int) -> int:
+        """
+        Add two numbers.
+
+        Args:
+            a: One number.
+            b: Another number.
+        """
+        return a + b
+
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+    tokenizer.chat_template = resources.files("trl").joinpath("chat_templates/qwen3.jinja").read_text()
+    args = ConciseGRPOConfig(**tiny.settings(tmp_path))
+    prompts = Dataset.from_list([{"prompt": [{"role": "user", "content": f"{i}?"}]} for i in range(4)])
+    with pytest.raises(ValueError, match="watch_dataset cannot be used with tools or environments"):
+        ConciseGRPOTrainer(
+            tiny_model, Correct(), args, prompts, processing_class=tokenizer, tools=[add], watch_dataset=prompts
+        )
+
+
+def test_a_best_model_is_whole_after_a_kill_between_two_renames(tiny_model, tmp_path):
+    changes = {"on_loss": "best", "save_strategy": "steps", "save_steps": 2, "max_steps": 4, "watch_every": 1}
+    build(tiny_model, tmp_path, Correct(), **changes).train()
+    before = (tmp_path / BEST_FOLDER / "model.safetensors").read_bytes()
+    (tmp_path / BEST_FOLDER).rename(tmp_path / f"{BEST_FOLDER}.old")
+    build(tiny_model, tmp_path, Correct(), **changes).train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
+    assert (tmp_path / BEST_FOLDER / "model.safetensors").read_bytes() == before
+    assert not (tmp_path / f"{BEST_FOLDER}.old").exists()
+
+
+def test_a_new_run_removes_the_best_model_of_an_earlier_one(tiny_model, tmp_path):
+    (tmp_path / BEST_FOLDER).mkdir()
+    trainer = build(tiny_model, tmp_path, Correct({2: 0.0, 4: 0.0}), on_loss="best")
+    trainer.train()
+    assert trainer.watch_set.best is None and not (tmp_path / BEST_FOLDER).exists()
 
 
 def test_a_judge_without_a_verdict_is_an_error(tiny_model, tmp_path):

@@ -56,10 +56,10 @@ def build_model(tokenizer: PreTrainedTokenizerBase, seed: int) -> Qwen2ForCausal
     torch.manual_seed(seed)
     config = Qwen2Config(
         vocab_size=len(tokenizer),
-        hidden_size=160,
-        intermediate_size=416,
+        hidden_size=192,
+        intermediate_size=320,
         num_hidden_layers=3,
-        num_attention_heads=4,
+        num_attention_heads=6,
         num_key_value_heads=2,
         max_position_embeddings=2048,
         tie_word_embeddings=True,

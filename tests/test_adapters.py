@@ -27,7 +27,7 @@ QUICK = "--max_steps 1 --save_strategy no --report_to none --use_cpu --bf16 fals
 GRPO = "--per_device_train_batch_size 8 --num_generations 4 --max_completion_length 16 --report_problems 0"
 COMMANDS = {
     "hapo": f"{GRPO} --beta 0.1",  # compares with the adapter as it was
-    "sgrpo": GRPO,
+    "sgrpo": f"{GRPO} --beta 0.1",
     "cft": "--per_device_train_batch_size 2 --report_problems 0",
     "redi": "--per_device_train_batch_size 2 --dataset_name traces.jsonl",
 }

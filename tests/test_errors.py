@@ -192,8 +192,8 @@ def test_too_few_rewards(tiny_model, tmp_path):
     [
         (math.nan, False, "the correctness reward abstains (None) from all of them"),
         (0.0, False, "every completion is wrong"),
-        (1.0, False, "every completion is right"),
-        (0.5, True, "length rewards are blind"),
+        (1.0, False, "every completion is correct"),
+        (0.5, True, "length rewards carry no signal"),
     ],
 )
 def test_nothing_to_learn_from_is_said_once(caplog, correct, truncated, message):
@@ -213,7 +213,7 @@ def test_nothing_to_learn_from_is_said_once(caplog, correct, truncated, message)
 
 
 @pytest.mark.parametrize(
-    ("reward", "message"), [(0.0, "every completion is wrong"), (1.0, "every completion is right")]
+    ("reward", "message"), [(0.0, "every completion is wrong"), (1.0, "every completion is correct")]
 )
 def test_a_hundred_steps_without_a_difference_train_on(tiny_model, tmp_path, caplog, reward, message):
     trainer = build(

@@ -124,7 +124,7 @@ def test_bad_requests():
         (([row], 0, None, None, 8), "n = 0"),
         (([row], 1, None, 0, 8), "max_tokens must be at least 1, got 0"),
         (([row], 1, [[1], [2]], None, 8), "got 2 for 1 rows"),
-        (([row], 1, [[1] * 8], None, 8), "A prefix of 8 tokens leaves nothing of max_completion_length = 8"),
+        (([row], 1, [[1] * 8], None, 8), "A prefix of 8 tokens leaves no room in max_completion_length = 8"),
         (([{**row, "image": object()}], 1, None, None, 8), "rows with images"),
     ]:
         with pytest.raises(ValueError, match=message):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How well each prompt was solved at each of its visits: what curricula and the choice of examples go by."""
+"""The accuracy of each prompt at each visit, used by curricula and to choose examples."""
 
 from __future__ import annotations
 
@@ -90,21 +90,21 @@ class AccuracyHistory(Mapping[str, list[float]]):
             raise ValueError(f"An accuracy history of {count} prompts cannot have tensors of the shapes {shapes}.")
         keys, visits = unpack_keys(state["keys"]), state["visits"].tolist()
         self._accuracies, self.steps = (
-            {key: part.tolist() for key, part in zip(keys, state[name].split(visits), strict=True)}
+            {key: values.tolist() for key, values in zip(keys, state[name].split(visits), strict=True)}
             for name in ("accuracies", "steps")
         )
 
     def save(self, path: str | Path) -> None:
-        """Write the records to a `.safetensors` file; the file is whole or, after a crash, the old one."""
+        """Write the records to a `.safetensors` file. After a crash the file is either the old or the complete new one."""
         write_tensors(Path(path), self.state_dict(), metadata=_FORMAT)
 
     @classmethod
     def load(cls, path: str | Path) -> AccuracyHistory:
         """
-        Read what [`~AccuracyHistory.save`] wrote.
+        Read a file that [`~AccuracyHistory.save`] wrote.
 
         Raises:
-            `FileNotFoundError`: If there is no such file.
+            `FileNotFoundError`: If the file does not exist.
             `ValueError`: If the file is damaged, or is not an accuracy history.
         """
         history = cls()

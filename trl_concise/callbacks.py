@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Callbacks: progress as one looks for it in these runs, and a warning before one of them collapses."""
+"""Callbacks: a progress bar with the figures of these methods, and a warning before a run collapses."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ class ConciseProgressCallback(TrainerCallback):
     A progress bar with accuracy, tokens per completion and history coverage of the last logged step, the latest figures of the
     watch set, and the time left.
 
-    Where the output is no terminal but a file, a line per logged step says the same. Everything that is logged still goes
-    to `trainer.state.log_history` and to the trackers in `report_to`.
+    If the output is a file instead of a terminal, the same figures are printed as one line per logged step. All logged
+    metrics are still in `trainer.state.log_history` and in the trackers of `report_to`.
 
     Args:
         console ([`~rich.console.Console`], *optional*): Where to show it. Defaults to the standard output.
@@ -71,7 +71,7 @@ class ConciseProgressCallback(TrainerCallback):
         self._latest = {}
         if not state.is_world_process_zero:
             return
-        self._stop()  # training that failed had no end, and may be started again
+        self._stop()  # training that failed did not call `on_train_end`, and may be started again
         console = self.console or Console()
         self._progress = Progress(
             TextColumn("{task.description}"),
@@ -87,7 +87,7 @@ class ConciseProgressCallback(TrainerCallback):
             "Training", total=state.max_steps, completed=state.global_step, figures=""
         )
         self._progress.start()
-        atexit.register(self._progress.stop)  # nor may it leave the terminal as it is
+        atexit.register(self._progress.stop)  # restores the terminal if training fails
 
     def on_step_end(self, args, state, control, **kwargs):
         if self._progress is not None:
@@ -96,10 +96,10 @@ class ConciseProgressCallback(TrainerCallback):
     def on_log(self, args, state, control, logs=None, **kwargs):
         if self._progress is None or "train_runtime" in (logs or {}):  # the summary at the end
             return
-        parts = [text.format(logs[name]) for name, text in self.shown.items() if logs.get(name) is not None]
-        if not parts:
+        texts = [text.format(logs[name]) for name, text in self.shown.items() if logs.get(name) is not None]
+        if not texts:
             return
-        figures = ", ".join(parts)
+        figures = ", ".join(texts)
         self._latest["watch/accuracy" in logs] = figures  # the watch set's come less often, and stay in the bar
         self._progress.update(self._training, figures=", ".join(self._latest[kind] for kind in sorted(self._latest)))
         if self._progress.disable:
@@ -131,7 +131,7 @@ class ConciseProgressCallback(TrainerCallback):
 
 
 def show_progress(trainer: Trainer) -> None:
-    """Give a trainer [`ConciseProgressCallback`] in the place of transformers' progress bar, unless `disable_tqdm` is set."""
+    """Replace the progress bar of transformers with [`ConciseProgressCallback`], unless `disable_tqdm` is set."""
     if not trainer.args.disable_tqdm:
         trainer.remove_callback(ProgressCallback)
         trainer.add_callback(ConciseProgressCallback)
@@ -141,8 +141,8 @@ class CollapseCallback(TrainerCallback):
     """
     Warns when the log-probabilities of correct and of incorrect traces fall together, faster than a slope.
 
-    REDI's objective is unbounded below, and this is how a run of it ends. The slope is that of a least-squares line
-    through what was logged over the last steps. It reads the trainer's log, so a resumed run goes on where it was.
+    REDI's objective is unbounded below, so a run can end in this way. The slope is that of a least-squares line through
+    the values logged over the last steps. It is computed from the trainer's log, so it also works in a resumed run.
 
     Args:
         slope (`float`): Fall per optimizer step, in nats per token, above which to warn.
@@ -150,8 +150,8 @@ class CollapseCallback(TrainerCallback):
     """
 
     chosen, rejected = "redi/chosen_logps_per_token", "redi/rejected_logps_per_token"
-    least_steps = 20  # the line spans at least so many steps ...
-    least_points = 5  # ... and so many logged points
+    least_steps = 20  # the line spans at least this many steps ...
+    least_points = 5  # ... and this many logged points
 
     def __init__(self, slope: float, alpha: float):
         self.slope = slope
@@ -175,7 +175,7 @@ class CollapseCallback(TrainerCallback):
         if self._is_falling and not was_falling:
             logger.warning(
                 "Correct and incorrect traces lose likelihood together: %.3f and %.3f nats per token and step over the "
-                "last %d steps (collapse_slope = %g). A run that goes on like this collapses. Lower learning_rate (%g "
+                "last %d steps (collapse_slope = %g). A run that continues like this collapses. Lower learning_rate (%g "
                 "now)%s.",
                 *falls,
                 steps[0] - steps[-1] + 1,

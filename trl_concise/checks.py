@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# What TRL passes to every reward function in addition to the dataset's columns (GRPOTrainer._calculate_rewards).
+# Arguments that TRL passes to every reward function in addition to the dataset's columns (GRPOTrainer._calculate_rewards).
 _TRL_REWARD_ARGUMENTS = {
     "prompts",
     "completions",
@@ -40,18 +40,18 @@ _TRL_REWARD_ARGUMENTS = {
 }
 # Of these, the ones that TRL also passes if the dataset has a column of that name: the call fails.
 _COLLIDING_COLUMNS = {"prompts", "completions"}
-# And the ones with which TRL replaces the column.
+# The ones that replace a column of the same name.
 _REPLACED_COLUMNS = {"trainer_state", "log_extra", "log_metric", "completion_ids"}
 _LOWER_IS_BETTER = ("tokens_mean", "tokens_correct_mean", "truncated_fraction", "empty_fraction", "length")
-_BLIND_AFTER = 20  # generation batches in a row
+_WARN_AFTER = 20  # generation batches in a row
 
 
 def check_output_dir(output_dir: str | Path) -> None:
     """
-    Try to write to the folder of a run.
+    Check that the output folder can be written to, so that this does not fail at the first checkpoint.
 
     Raises:
-        `ValueError`: If that fails: after hours of training it would be the checkpoint that fails.
+        `ValueError`: If it cannot be written to.
     """
     try:
         Path(output_dir).mkdir(parents=True, exist_ok=True)
@@ -65,7 +65,7 @@ def check_budget(schedule: BudgetSchedule, args: GRPOConfig, model: str | PreTra
     """
     Compare the largest generation limit of a schedule with the context of vLLM in colocate mode.
 
-    A server knows its own context.
+    A vLLM server checks its context itself.
 
     Args:
         schedule ([`BudgetSchedule`]): The schedule.
@@ -96,7 +96,7 @@ def check_budget(schedule: BudgetSchedule, args: GRPOConfig, model: str | PreTra
 
 def check_not_empty(train_dataset: Any, eval_dataset: Any) -> None:
     """
-    Look at the first row of the datasets of a trainer, which TRL asks for without looking whether there is one.
+    Check that the datasets of a trainer have a first row, which TRL reads without a check.
 
     Args:
         train_dataset, eval_dataset: Datasets, streams or lists of rows; mappings of them by name; or `None`.
@@ -112,7 +112,7 @@ def check_not_empty(train_dataset: Any, eval_dataset: Any) -> None:
 
 def check_best_metric(metric: str | None, greater_is_better: bool | None) -> None:
     """
-    Warn of a metric by which the best checkpoint would be an arbitrary or the longest one.
+    Warn about a metric with which the best checkpoint would be an arbitrary one or the one with the most tokens.
 
     Args:
         metric (`str`, *optional*): `metric_for_best_model`; transformers sets `"loss"` where a best checkpoint is asked for
@@ -171,7 +171,7 @@ def check_dataset(
     name: str = "train",
 ) -> None:
     """
-    Look for rows and columns that a run will ask for.
+    Check that the rows and columns exist that a run needs.
 
     Args:
         dataset (`Dataset`, `IterableDataset`, or any object with `__len__` and `__getitem__`): The data. The columns of a
@@ -208,8 +208,8 @@ def check_dataset(
         raise ValueError(f"The {name} dataset needs a `prompt` column; it has {columns}.")
     if components and "prompt_id" not in columns and {"image", "images"} & set(columns):
         raise ValueError(
-            "Prompts with images need a `prompt_id` column, unique per prompt, to be remembered by; the "
-            f"{name} dataset has {columns}."
+            "Prompts with images are identified by a `prompt_id` column that is unique per prompt, but the "
+            f"{name} dataset has only {columns}. Add the column."
         )
     for func_name, func in reward_funcs.items():
         if not isinstance(func, torch.nn.Module):
@@ -221,7 +221,7 @@ def check_dataset(
 
 
 def _check_names(columns: Sequence[str], dataset: str) -> None:
-    """Look for columns that have the name of another argument of reward functions."""
+    """Check that no column has the name of another argument of reward functions."""
     if colliding := sorted(_COLLIDING_COLUMNS & set(columns)):
         raise ValueError(
             f"The {dataset} dataset has the columns {colliding}, but TRL passes arguments of these names to every reward "
@@ -246,7 +246,7 @@ def _check_columns(name: str, func: Callable, columns: Sequence[str], dataset: s
     if (either := getattr(func, "needs_one_of", ())) and not set(either) & set(columns):
         raise ValueError(
             f"The reward function {name!r} needs one of the columns {list(either)}, but the {dataset} dataset has only "
-            f"{columns}. Rename the one that holds the gold answers, e.g. with `dataset.rename_column('...', {either[0]!r})`."
+            f"{columns}. Rename the one with the reference answers, e.g. with `dataset.rename_column('...', {either[0]!r})`."
         )
     missing = [argument for argument in needed if argument not in {*columns, *_TRL_REWARD_ARGUMENTS}]
     if missing:
@@ -273,20 +273,20 @@ def _check_prompt(prompt: Any, chat_template: str | dict[str, str] | None) -> No
 
 
 def _check_prompt_ids(dataset: Dataset) -> None:
-    """Rows may repeat a prompt, but one id must not name two."""
+    """Check that no `prompt_id` names two different prompts."""
     ids = dataset.with_format("pandas").select_columns("prompt_id")[:]["prompt_id"].dropna()  # without: by its text
     for name in ids[ids.duplicated()].unique()[:100]:
         first, *others = (dataset[int(row)]["prompt"] for row in ids.index[ids == name])
         if any(other != first for other in others):
             raise ValueError(
                 f"prompt_id={name!r} names different prompts, which would share one history. Make the ids unique, or drop "
-                "the column: prompts are then told apart by their text."
+                "the column: prompts are then distinguished by their text."
             )
 
 
 def check_rewards(rewards: torch.Tensor, names: Sequence[str]) -> None:
     """
-    Look for infinite rewards.
+    Check that no reward is infinite.
 
     Args:
         rewards (`torch.Tensor`): `(B, F)`, NaN where a function abstained.
@@ -303,11 +303,11 @@ def check_rewards(rewards: torch.Tensor, names: Sequence[str]) -> None:
 
 class Watch:
     """
-    Warns, once per streak, when batch after batch leaves nothing to learn from: no verdicts, all wrong, all right, all cut.
+    Warns, once per streak, when many batches in a row give no signal: no verdicts, all wrong, all correct, all truncated.
     """
 
     def __init__(self):
-        self._in_a_row: dict[str, int] = {}  # what is the matter -> batches
+        self._in_a_row: dict[str, int] = {}  # warning -> batches in a row
         self._has_warned_of_length = self._has_warned_of_grades = False
 
     def check_verdicts(self, rewards: torch.Tensor, name: str) -> None:
@@ -362,19 +362,19 @@ class Watch:
         """
         correct = rollouts.correct
         states = {
-            "no completion has got a verdict: the correctness reward abstains (None) from all of them. Length rewards and "
-            "histories do nothing. Check the gold answers": correct.isnan().all(),
-            "every completion is wrong: there is no correct length to compare with. Take easier prompts or a stronger "
+            "no completion has a verdict: the correctness reward abstains (None) from all of them. Length rewards and "
+            "histories have no effect. Check the reference answers": correct.isnan().all(),
+            "every completion is wrong, so length rewards have no correct length to compare with. Use easier prompts or a stronger "
             "model, and check that the correctness reward can read the answers": (correct == 0).all(),
-            "every completion is right: only the length tells them apart. Take harder prompts if accuracy should rise": (
+            "every completion is correct: they differ only in length. Use harder prompts if accuracy should rise": (
                 correct == 1
             ).all(),
-            "every completion is cut at the limit: length rewards are blind, since all are of the same length. Raise "
+            "every completion is truncated: all have the same length, so length rewards carry no signal. Raise "
             "max_completion_length, and check that the tokenizer's EOS token is the one the model writes": (
                 rollouts.truncated.all()
             ),
         }
         for text, holds in states.items():
             self._in_a_row[text] = self._in_a_row.get(text, 0) + 1 if holds else 0
-            if self._in_a_row[text] == _BLIND_AFTER:
-                logger.warning("For %d batches in a row, %s.", _BLIND_AFTER, text)
+            if self._in_a_row[text] == _WARN_AFTER:
+                logger.warning("For %d batches in a row, %s.", _WARN_AFTER, text)

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-The four kinds of parts that combine in one [`ConciseGRPOTrainer`].
+The four kinds of components that combine in one [`ConciseGRPOTrainer`].
 
-Each is a small abstract class that answers one question about a training step: which prompts are worth a rollout
-([`PromptSelector`]), how long a completion may be ([`BudgetSchedule`]), what a completion earns within its group and
-its prompt's past ([`GroupReward`]), and which tokens carry the credit ([`TokenCredit`]). A part is a plain object: it
-is built, fed and tested without a model.
+Each is a small abstract class that makes one decision of a training step: which prompts to roll out
+([`PromptSelector`]), how long a completion may be ([`BudgetSchedule`]), the reward of a completion relative to its group
+or its prompt's history ([`GroupReward`]), and which tokens carry the credit ([`TokenCredit`]). A component is a plain
+object: it is built, called and tested without a model.
 """
 
 from __future__ import annotations
@@ -29,14 +29,13 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class Paper:
     """
-    Where a method comes from.
-
+    The paper that describes a method.
     Args:
         title (`str`): Title of the paper.
         id (`str`): arXiv identifier, as in `https://huggingface.co/papers/<id>`.
         citation (`str`): BibTeX entry.
-        reconstructed (`str`, *optional*): What of the implementation is reconstructed rather than read in the paper or
-            in the authors' code; `None` if nothing is.
+        reconstructed (`str`, *optional*): Details of the implementation that are reconstructed because neither the paper
+            nor the authors' code gives them; `None` if there are none.
     """
 
     title: str
@@ -45,13 +44,13 @@ class Paper:
     reconstructed: str | None = None
 
     def as_card(self) -> dict[str, str | None]:
-        """Return what TRL's trainers keep as `_paper`, for their model cards."""
+        """Return the dictionary that TRL trainers have as `_paper`, for their model cards."""
         return asdict(self)
 
 
 class Component(ABC):
     """
-    What the four kinds of parts share: a name, a paper, state that is saved with the checkpoint, and metrics.
+    Base class of the four kinds of components: a name, a paper, state that is saved with the checkpoint, and metrics.
 
     Attributes:
         name (`str`):
@@ -69,13 +68,13 @@ class Component(ABC):
     _metrics: Mapping[str, float] = MappingProxyType({})
 
     def attach(self, trainer: ConciseGRPOTrainer) -> None:  # noqa: B027 (a hook, empty on purpose)
-        """Called once, when the trainer is built, for what only it knows (token ids, schedules). Default: nothing."""
+        """Called once, when the trainer is built, to read its settings (token ids, schedules). Default: nothing."""
 
     def observe(self, rollouts: Rollouts) -> None:  # noqa: B027
         """
         Learn from a batch, after every component has scored it. Never called in evaluation. Default: nothing.
 
-        Every process observes the same gathered batch, so the state stays the same on all of them without being sent.
+        Every process observes the same gathered batch, so the state stays the same on all of them without communication.
         """
 
     def metrics(self) -> Mapping[str, float]:
@@ -90,7 +89,7 @@ class Component(ABC):
         """
         Return figures of each completion for the completions table (`log_completions=True`), as `<name>/<key>`.
 
-        Called before [`~Component.observe`], so against the same past as `score`.
+        Called before [`~Component.observe`], so with the same state as `score`.
 
         Returns:
             `dict[str, torch.Tensor]`: `(B,)` each, the same keys in every batch. Default: none.
@@ -103,7 +102,7 @@ class Component(ABC):
 
         Default: the attributes that `card_settings` names, and, of the built-in component that the class is or extends, the
         numbers, switches and choices among the attributes that are named like the constructor's arguments. The card shows
-        what is not a number, a switch or text by its kind: a function by its name, a path by its last part.
+        a function by its name, a path by its last component, and any other object by its type.
         """
         built_in = next(kind for kind in type(self).__mro__ if kind.__module__.split(".")[0] == "trl_concise")
         settings = {}
@@ -116,7 +115,7 @@ class Component(ABC):
 
     def state_dict(self) -> dict[str, Any]:
         """
-        Return what a resumed run needs.
+        Return the state that a resumed run needs.
 
         Returns:
             `dict[str, Any]`: Numbers, NaN and infinity included, booleans, strings and `None`, lists and dicts of these, and
@@ -125,25 +124,25 @@ class Component(ABC):
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore what [`~Component.state_dict`] returned."""
+        """Restore the state that [`~Component.state_dict`] returned."""
         if state:
-            raise ValueError(f"`{self.name}` keeps no state, but was given {sorted(state)}.")
+            raise ValueError(f"The component `{self.name}` has no state, but was given {sorted(state)}.")
 
 
 class GroupReward(Component):
     """
-    A reward that compares completions with each other or with their prompt's past.
+    A reward that compares completions with each other or with their prompt's history.
 
-    It is passed in `reward_funcs` beside ordinary reward functions; its column is filled once the whole batch is
-    gathered, and is weighted and logged by TRL like any other.
+    It is passed in `reward_funcs` together with ordinary reward functions. Its column is filled after the whole batch is
+    gathered, and TRL weights and logs it like any other.
     """
 
     def measure(self, local: LocalRollouts) -> dict[str, Tensor]:
         """
-        Turn this process's own rows into numbers; the trainer gathers them into `rollouts.measured[self.name]`.
+        Compute numbers from this process's rows; the trainer gathers them into `rollouts.measured[self.name]`.
 
         Args:
-            local ([`LocalRollouts`]): This process's own b rows.
+            local ([`LocalRollouts`]): The b rows of this process.
 
         Returns:
             `dict[str, torch.Tensor]`: `(b,)` each (sent as float32), the same keys on every process. Default: empty.
@@ -153,7 +152,7 @@ class GroupReward(Component):
     @abstractmethod
     def score(self, rollouts: Rollouts) -> Tensor:
         """
-        Score a gathered batch from the past only: a completion must not be compared with what it is about to change.
+        Score a gathered batch with the state from before it: a completion must not be compared with itself.
 
         Args:
             rollouts ([`Rollouts`]): B completions.
@@ -171,10 +170,10 @@ class GroupReward(Component):
 
 class TokenCredit(Component):
     """
-    Decides which tokens carry a completion's advantage, and how much of it each.
+    Decides which tokens carry a completion's advantage, and with which weight.
 
     Attributes:
-        needs_groups (`bool`): Whether `rollouts.tokens` must hold whole groups. Where groups straddle processes, the
+        needs_groups (`bool`): Whether `rollouts.tokens` must contain whole groups. If groups straddle processes, the
             trainer then gathers the token ids.
     """
 
@@ -182,8 +181,8 @@ class TokenCredit(Component):
 
     def select(self, tokens: CompletionTokens) -> Tensor | None:
         """
-        Tell, before the rewards are known, which tokens [`~TokenCredit.assign`] may keep: the old policy's and the
-        reference's log-probabilities are computed for these only. Called in training, after generation.
+        Return, before the rewards are known, which tokens [`~TokenCredit.assign`] may keep. The log-probabilities of the
+        old policy and the reference model are computed for these only. Called in training, after generation.
 
         Args:
             tokens ([`CompletionTokens`]): Token ids of this process's b rows, or of whole groups.
@@ -201,7 +200,7 @@ class TokenCredit(Component):
         tokens: CompletionTokens,
     ) -> None:
         """
-        Append rows of one's own to the batch, after the rewards and before [`~TokenCredit.assign`]. Default: nothing.
+        Append rows to the batch, after the rewards and before [`~TokenCredit.assign`]. Default: nothing.
 
         Args:
             trainer ([`ConciseGRPOTrainer`]): For `generate_rollouts`, `reward_rollouts` and `score_logps`.
@@ -227,18 +226,18 @@ class TokenCredit(Component):
 
 
 class PromptSelector(Component):
-    """Decides which prompts are worth a rollout."""
+    """Decides which prompts are rolled out."""
 
     @abstractmethod
     def choose(self, candidates: list[dict[str, Any]], count: int, step: int) -> list[int]:
         """
-        Choose the prompts of the next generation batch. Must decide alike on every process.
+        Choose the prompts of the next generation batch. The choice must be the same on every process.
 
         Args:
             candidates (`list[dict[str, Any]]`): The next dataset rows in sampling order, each with its `prompt_key`:
                 eight per prompt that the batch takes, or the whole dataset if it has fewer.
             count (`int`): How many prompts the batch takes.
-            step (`int`): Optimizer steps done when the choice is made. The data loader reads ahead: the batch before
+            step (`int`): Optimizer steps done when the choice is made. The data loader reads ahead: the preceding batch
                 is chosen by then, but not yet rolled out.
 
         Returns:
@@ -248,11 +247,11 @@ class PromptSelector(Component):
 
 class BudgetSchedule(Component):
     """
-    Decides how many tokens a training completion may take.
+    Decides how many tokens a training completion may have.
 
     Attributes:
-        longest (`int`, *optional*): The largest limit it will ever return, checked against vLLM's context before
-            training; `None` leaves that unchecked.
+        longest (`int`, *optional*): The largest limit that it returns in the whole run, compared with vLLM's context
+            before training; `None` skips this check.
     """
 
     longest: int | None = None

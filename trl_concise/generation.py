@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-Completions beside those of the training batch: what [`ConciseGRPOTrainer.generate_rollouts`] takes and returns.
+Completions outside the training batch: arguments and result of [`ConciseGRPOTrainer.generate_rollouts`].
 
-The trainer talks to TRL; here is what needs no trainer: the checks, the result, and a random state that leaves the
-trainer's own alone.
+The trainer calls TRL. This module contains everything that needs no trainer: the checks, the result, and a random state that
+is separate from the trainer's.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ from torch import Tensor
 @dataclass(frozen=True)
 class GeneratedRollouts:
     """
-    Completions of this process's rows: `n` in consecutive entries for the first row, then `n` for the second, and so on.
+    Completions of this process's rows: `n` consecutive entries for the first row, then `n` for the second, and so on.
 
     Attributes:
         prompt_ids (`list[list[int]]`): Token ids of the prompts, without the prefixes.
-        prefix_ids (`list[list[int]]`): Token ids that each completion was made to begin with; empty without prefixes.
+        prefix_ids (`list[list[int]]`): Token ids that each completion begins with; empty without prefixes.
         completion_ids (`list[list[int]]`): Token ids generated after the prefix, terminating EOS included.
-        completions (`list`): What a reward function gets: prefix and continuation decoded together, a string for a
-            prompt that is a string, else a list of one assistant message.
+        completions (`list`): Completions as a reward function receives them: prefix and continuation decoded together, a
+            string for a prompt that is a string, otherwise a list of one assistant message.
         lengths (`torch.Tensor`): `(len(rows) * n,)` int64, tokens generated after the prefix, EOS excluded.
         truncated (`torch.Tensor`): `(len(rows) * n,)` bool, no EOS before the limit.
-        logps (`list[list[float]]`, *optional*): Log-probabilities under the sampler, one per generated token. Only
-            vLLM tells them; `None` otherwise.
+        logps (`list[list[float]]`, *optional*): Log-probabilities under the sampler, one per generated token, with vLLM;
+            `None` otherwise.
     """
 
     prompt_ids: list[list[int]]
@@ -75,7 +75,9 @@ class GenerationRequest:
         if not rows or n < 1:
             raise ValueError(f"generate_rollouts needs at least one row and n >= 1, got {len(rows)} rows and n = {n}.")
         if max_tokens is None and max_completion_length is None:
-            raise ValueError("max_completion_length is None: pass max_tokens, the tokens that may be generated.")
+            raise ValueError(
+                "max_completion_length is None: pass max_tokens, the largest number of tokens to generate."
+            )
         if max_tokens is not None and max_tokens < 1:
             raise ValueError(f"max_tokens must be at least 1, got {max_tokens}.")
         if any(row.get("image") is not None or row.get("images") for row in rows):
@@ -90,7 +92,7 @@ class GenerationRequest:
         if min(limits) < 1:
             longest = max(map(len, prefixes))
             raise ValueError(
-                f"A prefix of {longest} tokens leaves nothing of max_completion_length = {max_completion_length}. "
+                f"A prefix of {longest} tokens leaves no room in max_completion_length = {max_completion_length}. "
                 "Shorten it, or pass max_tokens."
             )
         every = [index for index in range(len(rows)) for _ in range(n)]
@@ -105,13 +107,13 @@ class ForkedRandomState:
     """
     Random states for extra draws: reproducible, different from call to call, and without effect on the main one.
 
-    A call's state depends on the seed, the process, the step and how many calls the step has seen, so a resumed run
-    draws what the uninterrupted one would have drawn.
+    A call's state depends on the seed, the process, the step and the number of calls in the step, so a resumed run
+    draws the same numbers as an uninterrupted one.
 
     Args:
         seed (`int`): The run's seed.
         process_index (`int`): This process.
-        device (`torch.device`): The device that draws beside the CPU.
+        device (`torch.device`): The device whose generator is seeded in addition to the CPU's.
     """
 
     def __init__(self, seed: int, process_index: int, device: torch.device):
@@ -139,7 +141,7 @@ def pad_pairs(
     prompt_ids: Sequence[Sequence[int]], completion_ids: Sequence[Sequence[int]], filler: int
 ) -> tuple[Tensor, Tensor, int]:
     """
-    Lay prompts and completions out as TRL does: prompts end, and completions begin, in one column.
+    Pad prompts on the left and completions on the right, as TRL does, so that all completions begin in the same column.
 
     Args:
         prompt_ids (`Sequence[Sequence[int]]`): b prompts, at least one token each.

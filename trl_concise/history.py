@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a run remembers about each prompt: how short its correct completions have been, and how often it was solved."""
+"""Record of each prompt in a run: lengths of its correct completions, visits, and how often it was solved."""
 
 from __future__ import annotations
 
@@ -73,8 +73,8 @@ class PromptHistory:
         Args:
             keys (`Sequence[str]`): Prompt of each completion.
             lengths (`Sequence[float]` or `torch.Tensor`): `(n,)`, tokens, at least 0.
-            correct (`Sequence[float]` or `torch.Tensor`): `(n,)`, 1 correct, 0 wrong; NaN is unknown and recorded
-                nowhere.
+            correct (`Sequence[float]` or `torch.Tensor`): `(n,)`, 1 correct, 0 wrong; NaN is unknown and not
+                recorded.
 
         Raises:
             `ValueError`: If the three differ in length, or a correct completion's length is negative or not finite.
@@ -113,11 +113,11 @@ class PromptHistory:
         return self._read("total", keys).double() / self._read("correct", keys)  # 0 / 0 is NaN
 
     def visits(self, keys: Iterable[str]) -> Tensor:
-        """Return in how many batches each prompt was judged: `(n,)` int64."""
+        """Return the number of batches in which each prompt was judged: `(n,)` int64."""
         return self._read("visits", keys)
 
     def solved(self, keys: Iterable[str]) -> Tensor:
-        """Return in how many batches each prompt had a correct completion: `(n,)` int64."""
+        """Return the number of batches in which each prompt had a correct completion: `(n,)` int64."""
         return self._read("solved", keys)
 
     def merge(self, other: PromptHistory) -> None:
@@ -177,16 +177,16 @@ class PromptHistory:
         self._arrays = {name: state[name].numpy().astype(dtype) for name, (dtype, _) in _FIELDS.items()}
 
     def save(self, path: str | Path) -> None:
-        """Write the records to a `.safetensors` file; the file is whole or, after a crash, the old one."""
+        """Write the records to a `.safetensors` file. After a crash the file is either the old or the complete new one."""
         write_tensors(Path(path), self.state_dict(), metadata=_FORMAT)
 
     @classmethod
     def load(cls, path: str | Path) -> PromptHistory:
         """
-        Read what [`~PromptHistory.save`] wrote.
+        Read a file that [`~PromptHistory.save`] wrote.
 
         Raises:
-            `FileNotFoundError`: If there is no such file.
+            `FileNotFoundError`: If the file does not exist.
             `ValueError`: If the file is damaged, or is not a prompt history.
         """
         history = cls()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A regular look at the policy on a fixed set of training prompts, for methods that steer by it."""
+"""Regular sampling of the policy on a fixed set of training prompts, for methods that adapt to the results."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ class PolicyMonitor(TrainerCallback):
     """
     Samples completions of a fixed set of prompts every few steps, before the step generates its own.
 
-    The prompts are shared out between the processes, and every process receives all figures. The random state of the run
-    stays as it is, so a monitored run draws the same training completions as one that is not.
+    The prompts are split between the processes, and every process receives all figures. The random state of the run
+    does not change, so a run draws the same training completions with and without a monitor.
 
     Args:
         trainer ([`ConciseGRPOTrainer`]):
             Trainer whose policy is sampled and whose correctness function judges.
         prompts (`int`):
-            Size of the set, drawn once from the training dataset by `args.seed`; at most what the dataset has.
+            Size of the set, drawn once from the training dataset with `args.seed`; at most the size of the dataset.
         generations (`int`):
             Completions per prompt.
         every (`int`):
-            Optimizer steps from one look to the next; the first is before the first step.
+            Optimizer steps between two samplings; the first is before the first step.
         receive (`Callable[[Tensor, Tensor], None]`):
             Called with lengths (int64 tokens, EOS excluded) and correctness (float32: 1, 0, NaN), both
             `(prompts, generations)`, the same on every process.
@@ -62,7 +62,7 @@ class PolicyMonitor(TrainerCallback):
                 "trained. Train without them."
             )
         processes, index = trainer.accelerator.num_processes, trainer.accelerator.process_index
-        size = min(prompts, len(trainer.train_dataset)) // processes * processes  # as many on every process
+        size = min(prompts, len(trainer.train_dataset)) // processes * processes  # the same number on every process
         if not size:
             raise ValueError(
                 f"A monitor set needs a prompt per process: got {prompts} prompts on {processes} processes."
@@ -79,14 +79,14 @@ class PolicyMonitor(TrainerCallback):
             self.receive(*self.sample())
 
     def sample(self) -> tuple[Tensor, Tensor]:
-        """Generate and judge: lengths and correctness of the whole set, `(prompts, generations)` each."""
+        """Generate completions and return lengths and correctness of the whole set, `(prompts, generations)` each."""
         args = self.trainer.args
         at_once = args.per_device_train_batch_size * args.steps_per_generation  # completions, as in training
         rows_at_once = max(at_once // self.generations, 1)
-        parts = [
+        samples = [
             self._sample(self.rows[start : start + rows_at_once]) for start in range(0, len(self.rows), rows_at_once)
         ]
-        lengths, correct = (torch.cat(column).view(-1, self.generations) for column in zip(*parts, strict=True))
+        lengths, correct = (torch.cat(column).view(-1, self.generations) for column in zip(*samples, strict=True))
         return gather(lengths), gather(correct)
 
     def _sample(self, rows: Sequence[Mapping[str, Any]]) -> tuple[Tensor, Tensor]:

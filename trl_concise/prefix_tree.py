@@ -17,11 +17,11 @@ class Edge:
     The choice of a token after a prefix: an edge of the prefix tree of a group.
 
     Attributes:
-        completion (`int`): The completion that stands for all that share the edge.
-        position (`int`): Where its token stands there; the prefix is `completions[completion][:position]`.
+        completion (`int`): The completion that represents all that share the edge.
+        position (`int`): Position of the token in it; the prefix is `completions[completion][:position]`.
         token (`int`): The token.
         count (`int`): Completions that share the edge.
-        advantage (`float`): Mean reward of these, less the mean reward of all that go on from the prefix.
+        advantage (`float`): Mean reward of these, minus the mean reward of all that continue from the prefix.
     """
 
     completion: int
@@ -34,14 +34,13 @@ class Edge:
 @dataclass(frozen=True)
 class PrefixTable:
     """
-    What a group of completions says about its tokens.
-
+    Edges of the prefix tree of a group, with their advantages.
     Attributes:
         unique_edges (`int`): $|U|$, different (prefix, token) pairs.
-        branching_prefixes (`int`): Prefixes after which the group goes on with more than one token.
+        branching_prefixes (`int`): Prefixes after which the group continues with more than one token.
         edges (`tuple[Edge, ...]`): The edges that leave branching prefixes. All others have the advantage 0.
-        first_new (`tuple[int, ...]`): Per completion, the position of the first edge that no other completion stands for;
-            its length if there is none. From there on it stands for its edges, so that each is stood for once.
+        first_new (`tuple[int, ...]`): Per completion, the position of the first edge that no other completion represents,
+            or its length if all are represented. It represents its edges from there on, so each edge is represented once.
     """
 
     unique_edges: int
@@ -64,17 +63,17 @@ def prefix_advantages(
     Compute the advantages of all tokens after all prefixes of a group.
 
     $$ A(v \mid p) = \operatorname{mean}\{R_i : y^{(i)} \text{ starts with } p\,v\}
-                   - \operatorname{mean}\{R_i : y^{(i)} \text{ starts with } p \text{ and goes on}\} $$
+                   - \operatorname{mean}\{R_i : y^{(i)} \text{ starts with } p \text{ and continues}\} $$
 
-    Sorted completions share their longest prefixes with their neighbours, so comparing neighbours finds every branching
+    Sorted completions share their longest prefixes with their neighbors, so comparing neighbors finds every branching
     prefix. Time is linear in the number of tokens, up to the sorting of G completions; no prefix is ever copied.
 
     Args:
         completions (`Sequence[Sequence[int]]`): G completions, their token ids (0 to 2^32 - 1), EOS included, padding not.
         rewards (`Sequence[float]`): G rewards; NaN is unknown and left out of the means.
-        masks (`Sequence[Sequence[int]]`, *optional*): 0 at tokens that stand for no edge (tool output, all of a completion
-            that is left out of the loss). They still belong to prefixes, and their rewards to the means.
-        baseline (`str`, *optional*, defaults to `"weighted"`): The mean that is subtracted: over the completions that go on
+        masks (`Sequence[Sequence[int]]`, *optional*): 0 at tokens that represent no edge (tool output, all tokens of a
+            completion that is left out of the loss). They still belong to prefixes, and their rewards to the means.
+        baseline (`str`, *optional*, defaults to `"weighted"`): The mean that is subtracted: over the completions that continue
             from the prefix (`"weighted"`, the equation above), or over the mean rewards of the tokens chosen there
             (`"unweighted"`), so that each choice counts once.
 
@@ -111,10 +110,11 @@ def prefix_advantages(
         groups = [[order[place] for place in range(start, end)] for start, end in children]
         of_children = [[rewards[i] for i in group if not math.isnan(rewards[i])] for group in groups]
         for group, own in zip(groups, of_children, strict=True):
-            stands = next((i for i in group if masks is None or masks[i][depth]), None)
-            if stands is not None:
+            representative = next((i for i in group if masks is None or masks[i][depth]), None)
+            if representative is not None:
                 advantage = _advantage(own, of_children, baseline)
-                edges.append(Edge(stands, depth, int(completions[stands][depth]), len(group), advantage))
+                token = int(completions[representative][depth])
+                edges.append(Edge(representative, depth, token, len(group), advantage))
     return PrefixTable(unique_edges, branching, tuple(edges), tuple(first_new))
 
 
@@ -140,7 +140,7 @@ def _branches(shared: list[int], lengths: list[int]) -> Iterator[tuple[int, list
 
 
 def _advantage(own: list[float], of_children: list[list[float]], baseline: str) -> float:
-    """Return a child's mean reward less the baseline, exactly 0 if all rewards are equal or its own are unknown."""
+    """Return a child's mean reward minus the baseline; exactly 0 if all rewards are equal or the child's are unknown."""
     if not own:
         return 0.0
     base = own[0]  # subtracted first, so that equal rewards of any size cancel exactly

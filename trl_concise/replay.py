@@ -3,7 +3,7 @@
 Replay: new groups that start inside a completion of the batch, as further rows of the same batch.
 
 A plain group shares prefixes near the prompt only, so late tokens never branch. A replayed group shares the prefix that it
-starts from, and branches right behind it.
+starts from, and branches directly after it.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class ReplayedGroup:
     """
-    A group of completions of one prefix.
+    A group of completions that start with the same prefix.
 
     Attributes:
         rows (`range`): Its rows in the batch.
         start (`int`): Tokens of the prefix.
-        ids (`list[list[int]]`): What was generated behind the prefix.
+        ids (`list[list[int]]`): Token ids generated after the prefix.
         rewards (`list[float]`): Rewards of the whole completions, prefix included; NaN where unknown.
     """
 
@@ -43,7 +43,7 @@ class ReplayedGroup:
 
 
 def check_replay(trainer: ConciseGRPOTrainer, per_prompt: int, size: int) -> None:
-    """Refuse, at construction, what the further rows cannot be given."""
+    """Raise an error, at construction, for settings that do not work with the additional rows."""
     args = trainer.args
     prompts, straddling = divmod(args.per_device_train_batch_size * args.steps_per_generation, args.num_generations)
     if straddling:
@@ -60,10 +60,10 @@ def check_replay(trainer: ConciseGRPOTrainer, per_prompt: int, size: int) -> Non
         )
     for refused, reason in [
         (args.beta != 0, "beta > 0: the reference has not scored the replayed rows. Set beta=0."),
-        (args.use_vllm and args.vllm_importance_sampling_correction, "vLLM's correction: it knows the batch's rows only. "
+        (args.use_vllm and args.vllm_importance_sampling_correction, "vLLM's correction, which covers the batch's original rows only. "
          "Set vllm_importance_sampling_correction=False."),
-        (len(trainer.token_credits) > 1, "another token credit, which expects the batch's own rows."),
-        (bool(trainer.group_rewards), "group rewards, which score the batch's own groups."),
+        (len(trainer.token_credits) > 1, "another token credit, which expects the batch's original rows."),
+        (bool(trainer.group_rewards), "group rewards, which score the batch's original groups."),
         (trainer.environment_factories is not None or bool(trainer.tools), "tools or environments, which replay does not "
          "call."),
     ]:  # fmt: skip
@@ -91,7 +91,7 @@ def replay(
         tokens ([`CompletionTokens`]): The batch's completions.
         per_prompt (`int`): New groups per prompt.
         size (`int`): Completions per new group.
-        seed (`int`): Seed of the choice, which depends on step and row beside it.
+        seed (`int`): Seed of the choice, which also depends on step and row.
     """
     own, starts = tokens.own(), []
     for first in range(0, len(own), tokens.num_generations):
@@ -140,12 +140,12 @@ def append_rows(
     left_out: Tensor,
 ) -> None:
     """
-    Append completions to TRL's batch, each with the prompt of a row that is there.
+    Append completions to TRL's batch, each with the prompt of an existing row.
 
     Args:
         batch (`dict[str, Any]`): Tensors of b rows; other widths than the completion's stay as they are.
         sources (`list[int]`): Row of the prompt, per new completion.
-        prefix_ids, completion_ids (`list[list[int]]`): Its tokens, in two parts.
+        prefix_ids, completion_ids (`list[list[int]]`): Tokens of the new completions: the prefix, and the rest.
         left_out (`torch.Tensor`): `(len(sources),)` bool, completions that the loss leaves out.
     """
     device, old_width = batch["completion_ids"].device, batch["completion_ids"].size(1)
@@ -163,5 +163,5 @@ def append_rows(
             continue
         rows = filled.get(name, value.new_zeros(len(sources), *value.shape[1:])).to(value)
         if value.ndim == 2:
-            value, rows = (F.pad(part, (0, width - part.size(1))) for part in (value, rows))
+            value, rows = (F.pad(block, (0, width - block.size(1))) for block in (value, rows))
         batch[name] = torch.cat([value, rows])

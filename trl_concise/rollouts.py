@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a component may see of a batch of completions, and the key under which a prompt is remembered."""
+"""The view of a batch of completions that a component receives, and the key of a prompt."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ def prompt_digest(key: str) -> bytes:
     """
     Return the 128-bit digest of a prompt key.
 
-    A key that already is a digest in hexadecimal (32 lower-case digits) stands for itself, so digests can be passed
-    around as strings and digested again without changing.
+    A key that already is a digest in hexadecimal (32 lower-case digits) is returned unchanged, so a digest can be passed
+    as a string and digested again.
 
     Args:
         key (`str`):
@@ -39,7 +39,7 @@ def pack_keys(keys: Iterable[str]) -> Tensor:
 
 
 def unpack_keys(packed: Tensor) -> list[str]:
-    """Return the prompt keys that [`pack_keys`] was given, as digests in hexadecimal."""
+    """Return the prompt keys of a tensor that [`pack_keys`] made, as digests in hexadecimal."""
     return [bytes(digest).hex() for digest in packed.tolist()]
 
 
@@ -47,8 +47,8 @@ def prompt_key(row: Mapping[str, Any]) -> str:
     """
     Return the key of a dataset row: the digest of its `prompt_id` if it has one, else of its prompt.
 
-    The key never depends on the row's position, on the process or on Python's hash seed, so a history survives
-    shuffling, filtering, streaming and restarts.
+    The key never depends on the row's position, on the process or on Python's hash seed, so a history stays valid
+    under shuffling, filtering, streaming and restarts.
 
     Args:
         row (`Mapping[str, Any]`):
@@ -65,8 +65,8 @@ def prompt_key(row: Mapping[str, Any]) -> str:
         return prompt_digest(str(name)).hex()
     if row.get("prompt") is None or row.get("image") is not None or row.get("images") is not None:
         raise ValueError(
-            f"A row with the columns {sorted(row)} has no key: a prompt is remembered by its `prompt_id`, or by its "
-            "text where it has no images. Add a `prompt_id` column that is unique per prompt."
+            f"A row with the columns {sorted(row)} has no key: a prompt is identified by its `prompt_id`, or by its text "
+            "if it has no images. Add a `prompt_id` column that is unique per prompt."
         )
     # Arrow fills the keys that a message lacks with None, a streamed row does not: both must give the same digest.
     text = json.dumps(_without_nones(row["prompt"]), sort_keys=True, separators=(",", ":"))
@@ -82,7 +82,7 @@ def _without_nones(value: Any) -> Any:
 
 
 def weighted_sum(rewards: Tensor, weights: Tensor) -> Tensor:
-    """Return the weighted sum of `(b, functions)` rewards as TRL forms it: `(b,)`, NaN where every function abstained."""
+    """Return the weighted sum of `(b, functions)` rewards as in TRL: `(b,)`, NaN where every function abstained."""
     return torch.where(rewards.isnan().all(dim=1), torch.nan, (rewards * weights.to(rewards)).nansum(dim=1))
 
 
@@ -112,7 +112,7 @@ def completion_lengths(
 @dataclass(frozen=True)
 class LocalRollouts:
     """
-    This process's own rows of a generation batch (b of them), with everything TRL knows about them.
+    The b rows of a generation batch that belong to this process, with all data that TRL has on them.
 
     Attributes:
         prompts (`list`): Prompts as the model saw them: strings or lists of messages.
@@ -122,7 +122,7 @@ class LocalRollouts:
             without tools.
         lengths (`torch.Tensor`): `(b,)` int64, tokens written by the model, terminating EOS excluded.
         columns (`dict[str, list]`): The other dataset columns.
-        num_generations (`int`): Completions per prompt, in consecutive rows. A group may go on in the next process.
+        num_generations (`int`): Completions per prompt, in consecutive rows. A group may continue on the next process.
         step (`int`): Optimizer steps done so far.
         training (`bool`): `False` in evaluation.
     """
@@ -141,9 +141,9 @@ class LocalRollouts:
 @dataclass(frozen=True)
 class CompletionTokens:
     """
-    The token ids of a generation batch: what a [`TokenCredit`] can select from before any reward is known.
+    The token ids of a generation batch, from which a [`TokenCredit`] selects before any reward is known.
 
-    Whole groups in consecutive rows, if a part needs them; this process's own rows otherwise.
+    Whole groups in consecutive rows if a component needs them; the rows of this process otherwise.
 
     Attributes:
         ids (`list[list[int]]`): Generated token ids, terminating EOS included, padding excluded.
@@ -153,7 +153,7 @@ class CompletionTokens:
         step (`int`): Optimizer steps done so far.
         local (`slice`): This process's rows in the gathered batch.
         start (`int`): Row of the gathered batch that `ids[0]` is.
-        earlier (`int`): Completions that the same optimizer step has seen in generation batches before this one.
+        earlier (`int`): Completions of the same optimizer step in generation batches before this one.
     """
 
     ids: list[list[int]]
@@ -191,9 +191,9 @@ class CompletionTokens:
 @dataclass(frozen=True)
 class Rollouts:
     """
-    The whole generation batch (B completions, gathered over processes): a few numbers each, the same on every process.
+    The whole generation batch, gathered over processes: a few numbers per completion, the same on every process.
 
-    Rows come in groups of `num_generations` completions of one prompt. The tensors live on the trainer's device.
+    Rows are in groups of `num_generations` completions of one prompt. The tensors are on the trainer's device.
 
     Attributes:
         prompt_keys (`tuple[str, ...]`): B keys (see [`prompt_key`]).
@@ -203,14 +203,14 @@ class Rollouts:
         num_generations (`int`): Completions per prompt, G.
         truncated (`torch.Tensor`, *optional*): `(B,)` bool, no EOS before the limit. Defaults to all `False`.
         rewards (`dict[str, torch.Tensor]`): `(B,)` float32 by name of the reward function, NaN where it abstained.
-            While scoring: the reward functions. While observing: the group rewards too.
-        measured (`dict[str, dict[str, torch.Tensor]]`): What [`GroupReward.measure`] returned, gathered, by component
+            In `score`, the reward functions; in `observe`, the group rewards too.
+        measured (`dict[str, dict[str, torch.Tensor]]`): The gathered values of [`GroupReward.measure`], by component
             name.
         step (`int`): Optimizer steps done so far.
         training (`bool`): `False` in evaluation.
         local (`slice`): This process's rows.
-        tokens ([`CompletionTokens`], *optional*): Token ids, for a [`TokenCredit`] in training; own rows only, unless a
-            part needs whole groups that straddle processes.
+        tokens ([`CompletionTokens`], *optional*): Token ids, for a [`TokenCredit`] in training; the rows of this process,
+            unless a component needs whole groups that straddle processes.
     """
 
     prompt_keys: tuple[str, ...]
@@ -228,7 +228,8 @@ class Rollouts:
     def __post_init__(self):
         if len(self.prompt_keys) % self.num_generations:
             raise ValueError(
-                f"{len(self.prompt_keys)} completions are no whole number of groups of {self.num_generations}."
+                f"The number of completions, {len(self.prompt_keys)}, is not a multiple of num_generations = "
+                f"{self.num_generations}."
             )
         if self.truncated is None:
             object.__setattr__(self, "truncated", torch.zeros_like(self.lengths, dtype=torch.bool))

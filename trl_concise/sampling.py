@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which dataset rows a training run visits, in which order."""
+"""Samplers: which dataset rows a training run visits, and in which order."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ class EpochRepeatSampler(Sampler[int]):
     """
     TRL's `RepeatSampler`, whose order in epoch e is the same whether the run started at epoch 0 or resumed there.
 
-    TRL draws one permutation after the other from one generator, which a resumed run starts anew. Here the generator
-    is set back and moved on by e draws, so every epoch has TRL's own order and is found again after a restart.
+    TRL draws one permutation after the other from one generator, which a resumed run starts again. Here the generator
+    is reset and advanced by e draws, so every epoch has TRL's order, also after a restart.
 
     Args:
         sampler (`RepeatSampler`): TRL's sampler.
-        step (`Callable[[], int]`): Tells the optimizer steps done. The epoch follows from it, since a `set_epoch` does
-            not get through to the sampler when several processes resume within an epoch.
+        step (`Callable[[], int]`): Returns the optimizer steps done. The epoch is computed from it, because `set_epoch`
+            does not reach the sampler when several processes resume within an epoch.
         gradient_accumulation_steps (`int`, *optional*, defaults to `1`): Batches of the loader per optimizer step.
 
     Raises:
@@ -71,17 +71,17 @@ class EpochRepeatSampler(Sampler[int]):
 
 class SelectingSampler(EpochRepeatSampler):
     """
-    As many generation batches as TRL's sampler gives, of prompts that a [`PromptSelector`] chooses.
+    Yields the same number of generation batches as TRL's sampler, of prompts that a [`PromptSelector`] chooses.
 
-    Each batch is chosen among the next rows in TRL's order. The rows passed over are skipped, and rows that follow take
-    their place; once an epoch has used up its rows, its order begins again.
+    Each batch is chosen among the next rows in TRL's order. Rows that are not chosen are skipped, and later rows replace
+    them; when an epoch runs out of rows, its order begins again.
 
-    What an epoch has chosen so far is saved with the checkpoint. The loader reads ahead, so some of it is not trained on
-    yet, and is neither lost nor chosen a second time when the run is resumed.
+    The rows chosen so far in the epoch are saved with the checkpoint. The loader reads ahead, so some of them are not
+    trained on yet; they are neither lost nor chosen again when the run is resumed.
 
     Args:
         sampler, step, gradient_accumulation_steps: As for [`EpochRepeatSampler`].
-        selector ([`PromptSelector`]): Chooses among rows; must decide alike on every process.
+        selector ([`PromptSelector`]): Chooses among rows; must make the same choice on every process.
     """
 
     name = "prompt_order"  # key in the saved state
@@ -147,12 +147,12 @@ class SelectingSampler(EpochRepeatSampler):
         if state["num_rows"] != num_rows:
             logger.warning(
                 "The checkpoint's prompts were chosen from %d rows, this dataset has %d: the epoch's prompts are chosen "
-                "anew.",
+                "again.",
                 state["num_rows"],
                 num_rows,
             )
             return
         self.epoch, self.cursor, self.chosen = state["epoch"], state["cursor"], state["chosen"].tolist()
-        # Another number of processes may take other batches: what does not fill one is chosen again.
+        # Another number of processes may use other batches: an incomplete batch is chosen again.
         del self.chosen[len(self.chosen) // self.sampler.batch_size * self.sampler.batch_size :]
         self._resumed = True

@@ -34,7 +34,7 @@ class FrozenState:
 
     Attributes:
         name (`str`): Name of the component.
-        state (`dict[str, Any]`): What its `state_dict` returned.
+        state (`dict[str, Any]`): The copy of its `state_dict`.
     """
 
     name: str
@@ -121,7 +121,7 @@ class StepStart(TrainerCallback):
     @contextmanager
     def restored(self, is_updated: bool = False) -> Iterator[None]:
         """
-        Set the run back to the beginning of the current step, if one has begun and is not counted yet.
+        Reset the run to the beginning of the current step, if one has begun and is not counted yet.
 
         Args:
             is_updated (`bool`, *optional*, defaults to `False`): Whether the weights are known to be updated already.

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-How a selection of tokens travels from the [`TokenCredit`] parts to the loss, and what it saves on the way.
+Passes the token selection of [`TokenCredit`] components to the loss, and skips the computation of unselected tokens.
 
-Unselected tokens get the label -100, so that TRL's fused head skips them, and a micro-batch is cropped behind its last
-selected token, so that the backbone never sees what follows. Both are exact for causal models: the log-probability of a
-token, and its gradient, depend on the tokens before it only.
+Unselected tokens get the label -100, so that TRL's fused head skips them, and a micro-batch is cropped after its last
+selected token, so that the backbone does not process later tokens. Both are exact for causal models: the log-probability of
+a token, and its gradient, depend only on the tokens before it.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from .rollouts import CompletionTokens, Rollouts
 
 
 def check_selection(credit: TokenCredit, args: GRPOConfig) -> None:
-    """Refuse, for a part that treats the tokens of a completion differently, what needs one weight for all of them."""
+    """Raise an error for settings that need the same weight for all tokens of a completion."""
     name = type(credit).__name__
     if args.importance_sampling_level == "sequence":
         raise ValueError(
-            f'{name} gives tokens credit of their own, but importance_sampling_level="sequence" gives all tokens of a '
+            f'{name} gives each token a separate credit, but importance_sampling_level="sequence" gives all tokens of a '
             'completion one ratio. Set it to "token".'
         )
     if args.loss_type == "vespo":
@@ -82,10 +82,10 @@ def select_tokens(credits: Sequence[TokenCredit], tokens: CompletionTokens) -> l
 
 def assign_token_credit(credits: Sequence[TokenCredit], rollouts: Rollouts, batch: dict[str, Any]) -> dict[str, float]:
     """
-    Let the parts spread the batch's advantages, and write advantages, token mask and token count into the batch.
+    Apply the components to the batch's advantages, and write advantages, token mask and token count into the batch.
 
     Returns:
-        `dict[str, float]`: The parts' metrics, their mean over processes.
+        `dict[str, float]`: The metrics of the components, averaged over processes.
     """
     mask = batch["completion_mask"].bool()
     if "tool_mask" in batch:
@@ -115,8 +115,8 @@ def order_by_kept_length(chunks: list[dict[str, Any]], args: GRPOConfig) -> list
     """
     Put rows that need the same width into the same micro-batch.
 
-    Rows move only between the micro-batches of one optimizer step, whose gradients are added anyway. They stay where they
-    are if the loss has a mean or a quantile over a micro-batch, and where they have images.
+    Rows move only between the micro-batches of one optimizer step, whose gradients are added anyway. Rows are not moved
+    if the loss has a mean or a quantile over a micro-batch, or if they have images.
 
     Args:
         chunks (`list[dict[str, Any]]`): Micro-batches of a generation batch, as TRL split them.
@@ -135,7 +135,9 @@ def order_by_kept_length(chunks: list[dict[str, Any]], args: GRPOConfig) -> list
     for start in range(0, len(chunks), window):
         group = chunks[start : start + window]
         keep = torch.cat([chunk["completion_mask"] * chunk["tool_mask"] for chunk in group])
-        permutation = kept_lengths(keep).argsort(stable=True, descending=True)  # the widest first: memory shows early
+        permutation = kept_lengths(keep).argsort(
+            stable=True, descending=True
+        )  # the widest first, so that peak memory is reached early
         sizes = [len(chunk["completion_mask"]) for chunk in group]
         whole = {
             name: value
@@ -155,16 +157,16 @@ def order_by_kept_length(chunks: list[dict[str, Any]], args: GRPOConfig) -> list
     return ordered
 
 
-def _reorder(parts: list, permutation: Tensor):
-    if isinstance(parts[0], Tensor):
-        return torch.cat(parts)[permutation]
-    rows = [row for part in parts for row in part]
+def _reorder(chunks: list, permutation: Tensor):
+    if isinstance(chunks[0], Tensor):
+        return torch.cat(chunks)[permutation]
+    rows = [row for chunk in chunks for row in chunk]
     return [rows[i] for i in permutation.tolist()]
 
 
 def kept_lengths(keep: Tensor) -> Tensor:
     """
-    Return how many tokens of each completion must be read to score the kept ones.
+    Return how many tokens of each completion the model must process to score the kept ones.
 
     Args:
         keep (`torch.Tensor`): `(b, T)`, nonzero where a token is kept.
@@ -178,12 +180,12 @@ def kept_lengths(keep: Tensor) -> Tensor:
 
 class KeptTokens:
     """
-    Scores the kept tokens of a batch and nothing else.
+    Scores only the kept tokens of a batch.
 
     Args:
         keep (`torch.Tensor`): `(b, T)` bool. Columns that TRL pads beyond T count as not kept.
-        crop (`bool`, *optional*, defaults to `True`): Whether the columns behind the last kept token are left out of
-            the forward pass. A batch that keeps nothing still runs one column, so that no process waits for it.
+        crop (`bool`, *optional*, defaults to `True`): Whether the columns after the last kept token are left out of
+            the forward pass. A batch without kept tokens still runs one column, so that no process waits for it.
         multiple_of (`int`, *optional*): Round the cropped width up to a multiple, as TRL's `pad_to_multiple_of`.
     """
 
@@ -197,7 +199,7 @@ class KeptTokens:
         self, score: Callable, model, input_ids: Tensor, attention_mask: Tensor, logits_to_keep: int, *args, **kwargs
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """
-        Call TRL's scoring on the cropped batch, and return what it returns on the whole one: zeros where not kept.
+        Call TRL's scoring on the cropped batch, and pad the result to the whole batch with zeros where nothing is kept.
 
         Args:
             score (`Callable`): `GRPOTrainer._get_per_token_logps_and_entropies`, bound.

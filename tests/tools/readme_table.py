@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-Write the README's table of methods: what is exported, from `trl_concise.__all__`; what it does, as it stands there.
+Write the README's table of methods: what is exported, from `trl_concise.__all__`; what it does, as the table has it.
 
     python -m tests.tools.readme_table
 """
@@ -15,7 +15,7 @@ import trl_concise
 
 
 README = Path(__file__).parents[2] / "README.md"
-HEAD = "| Method: what it does | Trainer | Parts | Docs |\n|---|---|---|---|\n"
+HEAD = "| Method: what it does | Trainer | Components | Docs |\n|---|---|---|---|\n"
 SLOTS = (trl_concise.GroupReward, trl_concise.PromptSelector, trl_concise.TokenCredit, trl_concise.BudgetSchedule)
 
 # The modules of a row, and the page that documents them.
@@ -37,7 +37,7 @@ ROWS = {
 
 
 def exported(module: str) -> tuple[list[str], list[str]]:
-    """Return the trainers and the parts that a method exports; of a method without either, its functions."""
+    """Return the trainers and components that a method exports, or its functions if it exports neither."""
     here = {name: getattr(trl_concise, name) for name in trl_concise.__all__}
     here = {
         name: thing

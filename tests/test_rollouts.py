@@ -41,5 +41,5 @@ def test_groups():
     rollouts = Rollouts(tuple("aabb"), torch.ones(4, dtype=torch.long), torch.ones(4), num_generations=2)
     assert rollouts.group_index.tolist() == [0, 0, 1, 1]
     assert not rollouts.truncated.any() and len(rollouts) == 4
-    with pytest.raises(ValueError, match="no whole number of groups of 3"):
+    with pytest.raises(ValueError, match="is not a multiple of num_generations = 3"):
         Rollouts(tuple("aabb"), torch.ones(4, dtype=torch.long), torch.ones(4), num_generations=3)

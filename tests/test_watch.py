@@ -6,14 +6,17 @@ from __future__ import annotations
 import io
 import json
 import logging
+import os
 import random
 import re
 from importlib import resources
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from datasets import Dataset
+from huggingface_hub.utils import filter_repo_objects
 from peft import LoraConfig
 from rich.console import Console
 from safetensors.torch import load_file
@@ -31,6 +34,7 @@ from trl_concise import (
     TrainingScript,
 )
 from trl_concise.evaluation.report import report, training_curves
+from trl_concise.hub.sender import PRIVATE_FILES
 from trl_concise.watch import BEST_FOLDER, measure_change
 
 
@@ -154,8 +158,16 @@ def test_stop_saves_and_is_not_trained_further(tiny_model, tmp_path, caplog):
     assert further.state.global_step == 3
 
 
-class Shorten(TrainerCallback):
-    """Raises the bias towards the end of a turn: the model's greedy completions get shorter at chosen steps."""
+class MakeOld(TrainerCallback):
+    """Dates the best model back: transformers deletes old checkpoints by the time of their last change."""
+
+    def on_save(self, args, state, control, **kwargs):
+        for folder in Path(args.output_dir).glob(f"*{BEST_FOLDER}*"):
+            os.utime(folder, (1e9, 1e9))
+
+
+class Limit(TrainerCallback):
+    """Sets the generation limit at chosen steps, and by it the length of the random model's completions."""
 
     def __init__(self, by_step):
         self.by_step = by_step
@@ -176,9 +188,9 @@ def test_best_keeps_the_shortest_that_passed(tiny_model, tmp_path, caplog):
         def on_step_end(self, args, state, control, **kwargs):
             saved[state.global_step] = {name: value.clone() for name, value in trainer.model.state_dict().items()}
 
-    shorten = Shorten({1: 6, 2: 5, 3: 2, 4: 7})
-    shorten.trainer = trainer
-    trainer.add_callback(shorten)
+    limit = Limit({1: 6, 2: 5, 3: 2, 4: 7})
+    limit.trainer = trainer
+    trainer.add_callback(limit)
     trainer.add_callback(Note())
     trainer.train()
     assert [log["watch/tokens"] for log in watched(trainer)] == [8, 6, 5, 2, 7]
@@ -189,7 +201,7 @@ def test_best_keeps_the_shortest_that_passed(tiny_model, tmp_path, caplog):
     assert any(not torch.equal(kept[name], saved[3][name]) for name in kept)
     AutoModelForCausalLM.from_pretrained(tmp_path / BEST_FOLDER)  # whole
     assert json.loads((tmp_path / BEST_FOLDER / "watch.json").read_text())["watch/tokens"] == 5
-    assert [path.name for path in tmp_path.glob("checkpoint*")] == [BEST_FOLDER]
+    assert not list(tmp_path.glob(f"{BEST_FOLDER}.*"))
 
 
 def test_a_resumed_run_is_the_uninterrupted_one(tiny_model, tmp_path):
@@ -263,6 +275,23 @@ def test_a_best_model_is_whole_after_a_kill_between_two_renames(tiny_model, tmp_
     build(tiny_model, tmp_path, Correct(), **changes).train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
     assert (tmp_path / BEST_FOLDER / "model.safetensors").read_bytes() == before
     assert not (tmp_path / f"{BEST_FOLDER}.old").exists()
+
+
+def test_a_best_model_is_not_a_checkpoint_and_is_not_uploaded(tiny_model, tmp_path):
+    """transformers counts every folder named `checkpoint-*` when it deletes old ones."""
+    changes = {"on_loss": "best", "save_strategy": "steps", "save_steps": 1, "save_total_limit": 1}
+    trainer = build(tiny_model, tmp_path, Correct(), **changes)
+    trainer.add_callback(MakeOld())
+    trainer.train()
+    assert trainer.watch_set.best["step"] == 2
+    assert (tmp_path / BEST_FOLDER / "model.safetensors").is_file()
+    assert [path.name for path in tmp_path.glob("checkpoint*")] == ["checkpoint-4"]
+    files = [
+        f"{BEST_FOLDER}/model.safetensors",
+        f"{BEST_FOLDER}.tmp/model.safetensors",
+        f"sft/{BEST_FOLDER}/config.json",
+    ]
+    assert not list(filter_repo_objects(files, ignore_patterns=PRIVATE_FILES))
 
 
 def test_a_new_run_removes_the_best_model_of_an_earlier_one(tiny_model, tmp_path):

@@ -98,7 +98,7 @@ class ConciseGRPOConfig(ConfigMixin, GRPOConfig):
         on_loss (`"warn"`, `"stop"` or `"best"`, *optional*, defaults to `"warn"`):
             What happens when accuracy on the `watch_dataset` is below the accuracy at the start by more than
             `max_accuracy_loss`, with 95 % confidence: warn; warn and stop; or warn and keep the model with the fewest tokens
-            among those that passed, in `checkpoint-watch-best` of the output folder.
+            among those that passed, in `_watch_best` of the output folder.
     """
 
     correctness: str | None = field(

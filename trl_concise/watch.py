@@ -22,7 +22,7 @@ import torch
 from accelerate.utils import gather
 from datasets import IterableDataset
 from transformers import Trainer, TrainerCallback
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, SaveStrategy
+from transformers.trainer_utils import SaveStrategy
 
 from .checkpoint import STATE_FOLDER, write_atomically
 from .checks import check_dataset
@@ -39,7 +39,9 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 ON_LOSS = ("warn", "stop", "best")
-BEST_FOLDER = f"{PREFIX_CHECKPOINT_DIR}-watch-best"  # with this prefix, no upload of the output folder takes it
+BEST_FOLDER = (
+    "_watch_best"  # begins with an underscore: not uploaded with the output folder; not counted as a checkpoint
+)
 RECOMMENDED_PROBLEMS = 256
 _FIGURES_FILE = "watch.json"
 _STATE_FILE = "watch_set.json"
@@ -71,10 +73,10 @@ class WatchSet(TrainerCallback):
         on_loss (`str`):
             What happens when a measurement fails. `"warn"` logs a warning. `"stop"` also ends the training, after a
             checkpoint is saved unless `save_strategy="no"`. `"best"` logs a warning, and keeps the model with the fewest
-            tokens among all measurements that passed after the start in `checkpoint-watch-best` of the output folder.
+            tokens among all measurements that passed after the start in `_watch_best` of the output folder.
 
     Attributes:
-        best (`dict[str, float]`, *optional*): `step`, `accuracy` and `tokens` of the model in `checkpoint-watch-best`.
+        best (`dict[str, float]`, *optional*): `step`, `accuracy` and `tokens` of the model in `_watch_best`.
 
     Raises:
         `ValueError`: If a setting is out of range, the dataset is empty or streamed, or the trainer uses tools or

@@ -50,7 +50,7 @@ def train(model: str, folder: Path, rows_per_process: int, on_loss: str) -> dict
 
 def report(model: str, folder: Path, rows_per_process: int) -> dict:
     found = {on_loss: train(model, folder / on_loss, rows_per_process, on_loss) for on_loss in ("stop", "best")}
-    return {**found, "kept": sorted(path.name for path in (folder / "best").glob("checkpoint*"))}
+    return {**found, "kept": sorted(path.name for path in (folder / "best").glob("_watch*"))}
 
 
 if __name__ == "__main__":

@@ -25,7 +25,13 @@ logger = logging.getLogger(__name__)
 # A pickle with local paths, and the token if one was given as an argument; tokens of prompts. Resuming does without them.
 PRIVATE_FILES = [
     *("training_args.bin", "*/training_args.bin", "*/rollouts-*.safetensors"),
-    *(".cache/*", "*/.cache/*", "_*", "*/_hub/*"),  # in a subfolder, other names like that are parts of checkpoints
+    *(
+        ".cache/*",
+        "*/.cache/*",
+        "_*",
+        "*/_hub/*",
+        "*/_watch_best*",
+    ),  # in a subfolder, other names like that are parts of checkpoints
 ]
 # Of the HTTP library that huggingface_hub is built on, of its storage client, of an answer that is not JSON.
 FAILURES = (*HfHubHTTPError.__bases__, OSError, RuntimeError, ValueError)

@@ -221,6 +221,20 @@ def test_peak_of_the_backward_pass(tuning):
     assert memory.peak == pytest.approx(expected, rel=0.1)
 
 
+def test_peak_of_the_forward_pass():
+    """Checkpoints and the widest moment of the last layer, to 10 %."""
+    shape = Architecture.from_config(config("qwen2"))
+    model = build("qwen2", "lora", checkpointing=True)
+    expected = (
+        formulas.checkpoint_bytes(shape, ROWS, LENGTH)
+        + formulas.inference_bytes(shape, ROWS, LENGTH, flash_attention=True)
+        + ROWS * LENGTH * LENGTH  # the boolean mask
+    )
+    with PeakBytes() as memory:
+        run(model)
+    assert memory.peak == pytest.approx(expected, rel=0.1)
+
+
 # Generation
 
 

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Will this run fit on this card? [`plan`], behind the command `trl-concise plan`."""
+"""The plan of a run's GPU memory, which the command `trl-concise plan` prints."""
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,6 +20,7 @@ CUDA_CONTEXT = 0.6 * GIB  # driver context, cuBLAS and kernels
 VLLM_ASLEEP = 1.0 * GIB  # CUDA graphs and context that sleep mode does not hand back
 VLLM_WORKSPACE = 1.5 * GIB  # activations and CUDA graphs inside vLLM's share
 FRAGMENTATION = 0.05  # of what PyTorch's allocator holds
+EXPECTED_BRANCH_TOKENS = 64  # T-SPMO; `docs/memory.md` says what was measured
 
 PARTS = (
     "CUDA context",
@@ -86,7 +88,8 @@ def plan(settings: PlanSettings, shape: Architecture) -> MemoryPlan:
 
     Returns:
         [`MemoryPlan`]: Generation (online methods only), log-probabilities of the old policy and the reference (where
-        TRL computes them), the loss with its LM head, and the widest moment of the backward pass behind it.
+        TRL computes them), the forward pass of the loss with its LM head, and the widest moment of the backward pass.
+            For T-SPMO without `branch_tokens` this is a bound, see [`expected`].
     """
     s = settings
     dtype = FLOAT32 if s.dtype == "float32" else BFLOAT16
@@ -125,7 +128,7 @@ def plan(settings: PlanSettings, shape: Architecture) -> MemoryPlan:
         head = formulas.lm_head_bytes(shape, s.rows * s.completion_length, dtype_bytes=dtype, backward=False)
         parts["log-probs"] = held | {"forward pass": inference, "LM head": head}
 
-    # Loss and backward pass, on what is left behind the crop
+    # Loss and backward pass, on what the crop leaves
     length = min(s.length, s.prompt_length + s.last_trained_token)
     most = length
     if s.method in CROPPED_METHODS:
@@ -151,13 +154,14 @@ def plan(settings: PlanSettings, shape: Architecture) -> MemoryPlan:
     learning = held | {"gradients": gradients, "activations": saved}
     head = formulas.lm_head_bytes(shape, scored, dtype_bytes=dtype, trained=not s.use_peft)
     final_norm = s.rows * length * (FLOAT32 + dtype) * shape.hidden_size
-    parts["loss"] = learning | {
-        "activations": saved + final_norm + casts * s.recomputes,
-        "LM head": head,
-        "forward pass": inference
-        if s.method == "dpo"
-        else 0,  # the reference is scored while the policy's graph stands
-    }
+    kept_casts = casts * s.recomputes
+    scoring = {"activations": saved + kept_casts + final_norm, "LM head": head}
+    if s.method == "dpo" and not s.use_peft:  # the reference is scored while the policy's graph is alive
+        scoring["forward pass"] = inference
+    # With checkpointing, the last layer of the forward pass may hold more than the LM head after it.
+    last_layer = formulas.inference_bytes(shape, s.rows, length, dtype_bytes=dtype, flash_attention=True)
+    forward = {"activations": saved + kept_casts, "forward pass": last_layer * s.recomputes}
+    parts["loss"] = learning | max(scoring, forward, key=lambda fullest: sum(fullest.values()))
     parts["backward"] = learning | {
         "activations": saved + layer * s.recomputes,
         "backward pass": formulas.layer_backward_bytes(
@@ -171,6 +175,19 @@ def plan(settings: PlanSettings, shape: Architecture) -> MemoryPlan:
         column["fragmentation"] = FRAGMENTATION * pytorch
     problem, remedy = _vllm_problem(s, shape, vllm_share) if vllm else (None, {})
     return MemoryPlan(s, parts, activations, problem, remedy)
+
+
+def expected(settings: PlanSettings, shape: Architecture) -> MemoryPlan | None:
+    """
+    Return the plan of what is expected where [`plan`] gives a bound, else `None`.
+
+    That is T-SPMO without `branch_tokens` and without a KL term. Nothing is computed after the last position at which the
+    completions of a group diverge. The bound takes the last token for it, the expected value the
+    first `EXPECTED_BRANCH_TOKENS`.
+    """
+    if settings.method != "tspmo" or settings.branch_tokens is not None or settings.beta > 0:
+        return None
+    return plan(dataclasses.replace(settings, branch_tokens=EXPECTED_BRANCH_TOKENS), shape)
 
 
 def _targets(settings: PlanSettings, shape: Architecture) -> tuple[str, ...]:

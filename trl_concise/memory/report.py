@@ -17,7 +17,7 @@ from ..checkpoint import write_atomically
 from ..recipe import RecipeParser
 from .advice import largest, suggest
 from .formulas import Architecture
-from .plan import GIB, PARTS, MemoryPlan, plan
+from .plan import EXPECTED_BRANCH_TOKENS, GIB, PARTS, MemoryPlan, expected, plan
 from .settings import CROPPED_METHODS, TRL_METHODS, PlanSettings
 from .shapes import known_config
 
@@ -34,6 +34,11 @@ def report(made: MemoryPlan, shape: Architecture) -> str:
     fullest = max(made.parts, key=made.total)
     verdict = "fits" if made.peak <= s.card_gib * GIB else "does not fit"
     lines += [f"peak {_gib(made.peak)} GiB ({fullest}): {verdict} on a card of {s.card_gib:g} GiB"]
+    if likely := expected(s, shape):
+        lines += [
+            f"expected where groups diverge within {EXPECTED_BRANCH_TOKENS} tokens (the table is the bound): "
+            f"loss {_gib(likely.total('loss'))}, backward {_gib(likely.total('backward'))} GiB"
+        ]
     if made.problem:
         lines += [f"cannot run like this: {made.problem}"]
     with_, without = (_gib(made.activations[kind]) for kind in (True, False))
@@ -97,7 +102,9 @@ def recipe(made: MemoryPlan, text: str, base: dict[str, Any] | None = None) -> s
 
 def comment(text: str) -> str:
     """Return a report as a comment of a recipe."""
-    return "".join(f"#   {line}\n" for line in ["Planned memory, not measured on a GPU yet:", *text.splitlines()])
+    return "".join(
+        f"#   {line}\n" for line in ["Planned memory (docs/memory.md: planned and measured):", *text.splitlines()]
+    )
 
 
 @dataclass

@@ -49,6 +49,8 @@ class PlanSettings:
         vllm_max_model_length (`int`, *optional*): Must hold prompt and completion where vLLM shares the card. `None`, for
             which vLLM takes the model's whole context, is planned as the two.
         cutoff, max_tokens, probability, count_forced (*optional*): S-GRPO's, see [`SGRPOConfig`].
+        branch_tokens (`int`, *optional*): Completion tokens up to the last position at which the completions of a group
+            diverge, at least 1. T-SPMO computes nothing after it. `None` plans the bound, where they diverge at their last token.
 
     Raises:
         `ValueError`: If the settings contradict each other, or the formulas do not describe one of them.
@@ -115,6 +117,12 @@ class PlanSettings:
     count_forced: bool = field(
         default=True, metadata={"help": "S-GRPO: whether max_tokens counts those of the cutoff."}
     )
+    branch_tokens: int | None = field(
+        default=None,
+        metadata={
+            "help": "T-SPMO: completion tokens up to the last one at which a group diverges. Default: all, the bound."
+        },
+    )
 
     def __post_init__(self):
         if self.method not in (*ONLINE_METHODS, *OFFLINE_METHODS):
@@ -130,6 +138,8 @@ class PlanSettings:
             raise ValueError("load_in_4bit=True needs use_peft=True: NF4 weights cannot be trained, an adapter can.")
         if not self.online and self.max_length is None:
             raise ValueError("max_length is None: a plan needs the longest sequence. Set --max_length.")
+        if self.branch_tokens is not None and self.branch_tokens < 1:
+            raise ValueError(f"branch_tokens must be at least 1 or None, got {self.branch_tokens}.")
         if self.online and self.generated % self.num_generations:
             raise ValueError(
                 f"{self.generated} completions per generation (per_device_train_batch_size x steps_per_generation) are "
@@ -176,7 +186,9 @@ class PlanSettings:
 
     @property
     def last_trained_token(self) -> int:
-        """Completion tokens up to the last one in the loss, behind which a micro-batch is cropped."""
+        """Completion tokens up to the last one in the loss, after which a micro-batch is cropped."""
+        if self.method == "tspmo" and self.branch_tokens is not None and self.beta == 0:  # a KL term keeps every edge
+            return min(self.completion_length, self.branch_tokens)
         if self.method not in CROPPED_METHODS:
             return self.completion_length
         wanted = max(0, self.max_tokens - self.cutoff * self.count_forced)

@@ -1,13 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-Peak memory and step time of the trainers on one GPU, beside what `trl_concise.memory` predicts.
+Peak memory and step time of the trainers on one GPU, with what `trl_concise.memory` predicts.
 
-    python benchmarks/gpu.py --output outputs/gpu.json
+    python benchmarks/gpu/memory.py --output outputs/gpu.json
 
 The model has the architecture of Qwen2-1.5B and random weights in bf16, with a LoRA adapter; the process may take 40 GiB.
 Completions are synthetic: a rollout function returns random tokens of the wanted length, so that the time is that of the
-training phase (rewards, loss, backward pass, optimizer). GRPO and DPO are TRL's. What all online methods share, generation with
-transformers and the log-probabilities of a reference (`beta` above 0), is measured once per length, in a step of GRPO's own.
+training phase (rewards, loss, backward pass, optimizer). GRPO, DPO and SimPO (`CPOTrainer`) are TRL's; SimPO is not planned, since
+its trainer holds the logits of whole sequences. What all online methods share, generation with transformers and the log-probabilities of a
+reference (`beta` above 0), is measured once in a step of GRPO, with `--rollout_tokens`. Random completions diverge at the first token,
+and T-SPMO is planned for that. Results are written after every measurement.
 
 `--smoke` runs everything once on the CPU with a tiny model, and measures no memory.
 """
@@ -21,13 +23,23 @@ import random
 import statistics
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from datasets import Dataset
 from peft import LoraConfig
-from transformers import AutoTokenizer, PrinterCallback, Qwen2Config, Qwen2ForCausalLM, TrainerCallback, set_seed
+from transformers import (
+    AutoTokenizer,
+    PrinterCallback,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+    Trainer,
+    TrainerCallback,
+    set_seed,
+)
 from trl import DPOConfig, DPOTrainer, GRPOConfig, GRPOTrainer
+from trl.experimental.cpo import CPOConfig, CPOTrainer
 
 from trl_concise import (
     HAPOConfig,
@@ -40,6 +52,7 @@ from trl_concise import (
     TSPMOTrainer,
     demo,
 )
+from trl_concise.checkpoint import write_atomically
 from trl_concise.memory import Architecture, MemoryPlan, PlanSettings, plan
 
 
@@ -50,7 +63,13 @@ ONLINE = {
     "tspmo": (TSPMOTrainer, TSPMOConfig),
     "hapo": (HAPOTrainer, HAPOConfig),
 }
-OFFLINE = {"redi": (REDITrainer, REDIConfig), "dpo": (DPOTrainer, DPOConfig)}
+
+
+def simpo_config(**settings) -> CPOConfig:
+    return CPOConfig(loss_type="simpo", cpo_alpha=0.0, **settings)
+
+
+OFFLINE = {"redi": (REDITrainer, REDIConfig), "simpo": (CPOTrainer, simpo_config), "dpo": (DPOTrainer, DPOConfig)}
 
 QWEN2_1_5B = {
     "vocab_size": 151936,
@@ -109,7 +128,7 @@ class Meter(TrainerCallback):
 
 
 def metered(trainer_class, meter: Meter):
-    """Return the trainer with a mark behind each phase, named as in [`~trl_concise.memory.plan`]."""
+    """Return the trainer with a mark after each phase, named as in [`~trl_concise.memory.plan`]."""
 
     class Metered(trainer_class):
         def _compute_loss(self, *args, **kwargs):
@@ -176,8 +195,10 @@ def synthetic_pairs(tokenizer, rows: int, prompt_tokens: int, completion_tokens:
     )
 
 
-def build(method: str, tokens: int, options: argparse.Namespace, meter: Meter, *, generate: bool = False):
-    """A trainer, and the memory that is planned for it."""
+def build(
+    method: str, tokens: int, options: argparse.Namespace, meter: Meter, *, generate: bool = False
+) -> tuple[Trainer, MemoryPlan | None]:
+    """Return a trainer, and the memory that is planned for it, if the method can be planned."""
     set_seed(0)
     cuda = torch.cuda.is_available()
     config = Qwen2Config(**(TINY if options.smoke else QWEN2_1_5B))
@@ -225,6 +246,8 @@ def build(method: str, tokens: int, options: argparse.Namespace, meter: Meter, *
         given |= {"train_dataset": demo.train_dataset(64), "reward_funcs": even_reward, "rollout_func": rollout}
     trainer = metered(trainer_class, meter)(**given)
     trainer.remove_callback(PrinterCallback)
+    if method == "simpo":
+        return trainer, None
     planned = plan(
         PlanSettings(
             method,
@@ -238,21 +261,23 @@ def build(method: str, tokens: int, options: argparse.Namespace, meter: Meter, *
             use_peft=True,
             lora_target_modules=LORA_TARGETS,
             beta=shared.get("beta", 0.0),
+            branch_tokens=1,
         ),
         Architecture.from_config(config),
     )
     return trainer, planned
 
 
-def phases(meter: Meter, planned: MemoryPlan, names: tuple[str, ...]) -> dict[str, dict]:
-    """Per phase: seconds, and the peak that was measured and the one predicted, in GiB."""
+def phases(meter: Meter, planned: MemoryPlan | None, names: tuple[str, ...]) -> dict[str, dict]:
+    """Per phase that the trainer has: seconds, the measured peak and the predicted one (`None`: not planned), in GiB."""
     return {
         name: {
             "seconds": meter.seconds[name],
             "peak": meter.peaks[name] / GIB if name in meter.peaks else None,
-            "predicted": planned.allocated(name) / GIB,
+            "predicted": planned and planned.allocated(name) / GIB,
         }
         for name in names
+        if name in meter.seconds  # `CPOTrainer` computes its loss elsewhere
     }
 
 
@@ -284,7 +309,7 @@ def training_peak(measured: dict[str, dict]) -> dict:
     return {
         "phases": measured,
         "peak": None if None in peaks else max(peaks),
-        "predicted": max(phase["predicted"] for phase in measured.values()),
+        "predicted": max((phase["predicted"] or 0.0 for phase in measured.values()), default=0.0) or None,
     }
 
 
@@ -307,10 +332,17 @@ def table(results: list[dict]) -> str:
         else:
             cells.append(f"{result['peak']:.2f} GiB")
             cells.append(f"{result['peak'] / base['peak']:.2f}" if base.get("peak") else "")
-        cells.append(f"{result['predicted']:.2f} GiB")
-        cells.append("" if result["peak"] is None else f"{result['predicted'] / result['peak'] - 1:+.1%}")
+        cells += prediction(result)
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
+
+
+def prediction(figures: dict) -> list[str]:
+    """The predicted peak and its error, as cells of a table."""
+    if figures["predicted"] is None:
+        return ["not planned", ""]
+    error = "" if figures["peak"] is None else f"{figures['predicted'] / figures['peak'] - 1:+.1%}"
+    return [f"{figures['predicted']:.2f} GiB", error]
 
 
 def phase_table(results: list[dict]) -> str:
@@ -321,14 +353,13 @@ def phase_table(results: list[dict]) -> str:
             cells = [result.get("method", "all online"), f"{result['completion_tokens']:,}", name]
             cells.append(f"{phase['seconds']:.2f} s" if name in ("generation", "log-probs") else "")
             cells.append("not measured" if phase["peak"] is None else f"{phase['peak']:.2f} GiB")
-            cells.append(f"{phase['predicted']:.2f} GiB")
-            cells.append("" if phase["peak"] is None else f"{phase['predicted'] / phase['peak'] - 1:+.1%}")
+            cells += prediction(phase)
             lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
-def run(options: argparse.Namespace) -> tuple[list[dict], list[dict]]:
-    """Measure every method, and what the online ones share, at every length."""
+def run(options: argparse.Namespace, keep: Callable[[list[dict], list[dict]], None]) -> tuple[list[dict], list[dict]]:
+    """Measure every method at every length, and what the online ones share; hand over what there is after each."""
     results, rollouts = [], []
     for tokens in options.completion_tokens:
         for method in options.methods:
@@ -337,12 +368,14 @@ def run(options: argparse.Namespace) -> tuple[list[dict], list[dict]]:
             except torch.OutOfMemoryError:
                 results.append({"method": method, "completion_tokens": tokens, "error": "out of memory"})
             _free()
-        if not set(options.methods).isdisjoint(ONLINE):
-            try:
-                rollouts.append(measure_rollout(tokens, options))
-            except torch.OutOfMemoryError:
-                print(f"generation of {tokens:,} tokens: out of memory")
-            _free()
+            keep(results, rollouts)
+    if not set(options.methods).isdisjoint(ONLINE) and options.rollout_tokens:
+        try:
+            rollouts.append(measure_rollout(options.rollout_tokens, options))
+        except torch.OutOfMemoryError:
+            print(f"generation of {options.rollout_tokens:,} tokens: out of memory")
+        _free()
+        keep(results, rollouts)
     return results, rollouts
 
 
@@ -356,6 +389,7 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--methods", nargs="+", default=[*ONLINE, *OFFLINE], choices=[*ONLINE, *OFFLINE])
     parser.add_argument("--completion_tokens", nargs="+", type=int, default=[1024, 4096])
+    parser.add_argument("--rollout_tokens", type=int, default=384, help="of the generation that is measured; 0: none")
     parser.add_argument("--prompt_tokens", type=int, default=256)
     parser.add_argument("--rows", type=int, default=4, help="sequences of a micro-batch, and completions of a group")
     parser.add_argument("--accumulation", type=int, default=2, help="micro-batches of a step")
@@ -365,7 +399,8 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--smoke", action="store_true", help="on the CPU, with a tiny model")
     options = parser.parse_args(argv)
     if options.smoke:
-        options.completion_tokens, options.prompt_tokens, options.steps = [16], 8, 1
+        options.completion_tokens, options.rollout_tokens = [16], 16
+        options.prompt_tokens, options.steps = 8, 1
     elif not torch.cuda.is_available():
         parser.error("there is no GPU; --smoke runs on the CPU")
     machine = "CPU"
@@ -373,15 +408,16 @@ def main(argv: list[str] | None = None) -> None:
         machine, total = torch.cuda.get_device_name(), torch.cuda.get_device_properties(0).total_memory
         torch.cuda.set_per_process_memory_fraction(min(1.0, options.card_gib * GIB / total))
 
+    def keep(results: list[dict], rollouts: list[dict]) -> None:
+        if options.output is not None:
+            options.output.parent.mkdir(parents=True, exist_ok=True)
+            text = json.dumps({"machine": machine, "results": results, "rollouts": rollouts}, indent=2)
+            write_atomically(options.output, f"{text}\n".encode())
+
     with tempfile.TemporaryDirectory() as options.folder:
-        results, rollouts = run(options)
+        results, rollouts = run(options, keep)
     print(f"{machine}, {options.card_gib:g} GiB; {options.rows * options.accumulation} synthetic completions a step")
     print(table(results), phase_table(rollouts + results), sep="\n\n")
-    if options.output is not None:
-        options.output.parent.mkdir(parents=True, exist_ok=True)
-        options.output.write_text(
-            json.dumps({"machine": machine, "results": results, "rollouts": rollouts}, indent=2) + "\n"
-        )
 
 
 if __name__ == "__main__":

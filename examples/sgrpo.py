@@ -15,7 +15,7 @@ A real model with LoRA on one GPU:
         --dataset_name openai/gsm8k --dataset_config main --use_peft --lora_target_modules all-linear \
         --cutoff 50 --max_tokens 100 --probability 0.5 --learning_rate 1e-5 --output_dir outputs/sgrpo
 
-Time and memory: 5.3 GiB planned, not measured on a GPU yet.
+Time and memory: 5.3 GiB planned; docs/memory.md compares plans with training steps of this model's shape on an H100.
 
     trl-concise plan --method sgrpo --model_name_or_path Qwen/Qwen2-1.5B-Instruct --dtype bfloat16 \
         --use_peft --lora_target_modules all-linear

@@ -15,7 +15,7 @@ A real model with LoRA on one GPU:
         --dataset_name openai/gsm8k --dataset_config main --use_peft --lora_target_modules all-linear \
         --num_generations 16 --per_device_train_batch_size 16 --learning_rate 1e-5 --output_dir outputs/tspmo
 
-Time and memory: 8.1 GiB planned, not measured on a GPU yet.
+Time and memory: at most 8.1 GiB planned; docs/memory.md compares plans with training steps of this model's shape on an H100.
 
     trl-concise plan --method tspmo --model_name_or_path Qwen/Qwen2-1.5B-Instruct --dtype bfloat16 \
         --use_peft --lora_target_modules all-linear --num_generations 16 --per_device_train_batch_size 16

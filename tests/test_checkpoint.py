@@ -5,6 +5,7 @@ import json
 import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -35,6 +36,15 @@ def test_numbers_are_readable_and_tensors_beside_them(tmp_path):
     again = Keeper()
     assert load_components([again, Keeper("new")], tmp_path) == ["new"]
     assert again.state.pop("table").tolist() == [0, 1, 2] and again.state == {"cursor": 3, "seen": ["a"]}
+
+
+def test_numbers_of_numpy_survive(tmp_path):
+    state = {"mean": np.float32(0.5), "count": np.int64(3), "done": np.bool_(True), "list": [np.float64(math.inf)]}
+    check_states([Keeper(**state)])
+    save_components([Keeper(**state)], tmp_path)
+    again = Keeper()
+    load_components([again], tmp_path)
+    assert again.state == state and type(again.state["count"]) is int
 
 
 def test_what_json_lacks_survives(tmp_path):

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from peft import LoraConfig
@@ -71,19 +73,34 @@ def loss_and_gradients(trainer, loss) -> tuple[torch.Tensor, list[torch.Tensor]]
     return loss.detach(), torch.autograd.grad(loss, parameters)
 
 
-@pytest.mark.parametrize("shape", [(8, 3), (7, 24), (8,), (24,)])
+@pytest.mark.parametrize("shape", [(8, 3), (7, 24), (8,), (24,), None], ids=str)
 def test_a_selection_of_the_wrong_shape_is_refused_by_name(shape, tiny_model, problems, tmp_path):
     class Narrow(FirstTokens):
         name = "narrow"
 
         def select(self, tokens):
-            return torch.ones(shape, dtype=torch.bool)
+            return [[True] * 24] * 8 if shape is None else torch.ones(shape, dtype=torch.bool)
 
     rollout = tiny.rollouts_of([[5] * 8])  # and EOS
     trainer = build(tiny_model, problems, tmp_path, credit=[FirstTokens(), Narrow()], rollout_func=rollout)
-    message = r"Narrow\.select returned the shape .* for 8 completions of at most 6 tokens\. Return \(8, 6\), or wider"
+    message = (
+        r"Narrow\.select returned (the shape .*|a list) for 8 completions of at most 6 tokens\. Return a tensor of the shape "
+        r"\(8, 6\), or wider"
+    )
     with pytest.raises(ValueError, match=message):
         trainer.train()
+
+
+@pytest.mark.parametrize("value", [math.inf, -math.inf, math.nan])
+def test_an_advantage_that_is_not_finite_is_refused_by_name(value, tiny_model, problems, tmp_path):
+    class Endless(FirstTokens):
+        name = "endless"
+
+        def assign(self, rollouts, batch, advantages):
+            return torch.full_like(advantages, value), None
+
+    with pytest.raises(ValueError, match=r"Endless\.assign returned an advantage that is infinite or NaN"):
+        build(tiny_model, problems, tmp_path, credit=[Endless()]).train()
 
 
 @pytest.fixture(scope="session")

@@ -194,15 +194,19 @@ def test_kept_tokens_alone_carry_the_loss(tiny_model, problems, tmp_path):
     ("part", "message"),
     [
         ("infinite", r"The reward functions \['Bad'\] returned an infinite reward"),
-        ("reward", r"Bad\.score returned the shape \(3,\) for 8 completions; it must be \(8,\)"),
-        ("measure", r"Bad\.measure returned 'x' in the shape \(3,\) for 8 completions; it must be \(8,\)"),
+        ("reward", r"Bad\.score returned the shape \(3,\) for 8 completions\. Return a tensor of the shape \(8,\)"),
+        (
+            "measure",
+            r"Bad\.measure returned the shape \(3,\) as 'x' for 8 completions\. Return a tensor of the shape \(8,\)",
+        ),
+        ("list", r"Bad\.score returned a list for 8 completions\. Return a tensor of the shape \(8,\)"),
         ("credit", r"Bad\.assign returned advantages \(3,\)"),
         ("budget", r"Bad allows 0 tokens at step 0"),
     ],
 )
 def test_a_part_that_returns_nonsense_is_named(part, message, tiny_model, problems, tmp_path):
     rewards, slots = [tiny.even_reward], {}
-    if part in ("infinite", "reward", "measure"):
+    if part in ("infinite", "reward", "measure", "list"):
 
         class Bad(GroupReward):
             name = "bad"
@@ -211,7 +215,8 @@ def test_a_part_that_returns_nonsense_is_named(part, message, tiny_model, proble
                 return {"x": torch.zeros(3)} if part == "measure" else {}
 
             def score(self, rollouts):
-                return torch.full((len(rollouts),), -math.inf) if part == "infinite" else torch.zeros(3)
+                values = {"infinite": torch.full((len(rollouts),), -math.inf), "list": [0.0] * len(rollouts)}
+                return values.get(part, torch.zeros(3))
 
         rewards.append(Bad())
     elif part == "credit":

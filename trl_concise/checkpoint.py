@@ -20,6 +20,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
@@ -85,7 +86,9 @@ def _split_state(component: Component) -> tuple[dict[str, Any], dict[str, Tensor
 
 
 def _encode(value: Any, place: str) -> Any:
-    """Return a value as JSON from which `_decode` restores it."""
+    """Return a value as JSON from which `_decode` restores it; NumPy's numbers are restored as Python's."""
+    if isinstance(value, np.generic):
+        value = value.item()
     if value is None or isinstance(value, (str, bool, int)):
         return value
     if isinstance(value, float):

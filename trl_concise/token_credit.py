@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from trl import GRPOConfig
 
+from .checks import describe
 from .components import TokenCredit
 from .rollouts import CompletionTokens, Rollouts
 
@@ -68,10 +69,11 @@ def select_tokens(credits: Sequence[TokenCredit], tokens: CompletionTokens) -> l
         keep = credit.select(tokens)
         if keep is not None:
             longest = max(map(len, chosen), default=0)
-            if keep.ndim != 2 or keep.size(0) != len(chosen) or keep.size(1) < longest:
+            is_mask = isinstance(keep, Tensor) and keep.ndim == 2
+            if not is_mask or keep.size(0) != len(chosen) or keep.size(1) < longest:
                 raise ValueError(
-                    f"{type(credit).__name__}.select returned the shape {tuple(keep.shape)} for {len(chosen)} completions of "
-                    f"at most {longest} tokens. Return ({len(chosen)}, {longest}), or wider."
+                    f"{type(credit).__name__}.select returned {describe(keep)} for {len(chosen)} completions of at most "
+                    f"{longest} tokens. Return a tensor of the shape ({len(chosen)}, {longest}), or wider."
                 )
             chosen = [
                 [int(a and b) for a, b in zip(mask, row, strict=False)]
@@ -86,6 +88,9 @@ def assign_token_credit(credits: Sequence[TokenCredit], rollouts: Rollouts, batc
 
     Returns:
         `dict[str, float]`: The metrics of the components, averaged over processes.
+
+    Raises:
+        `ValueError`: If a component returns another shape, or an advantage that is not finite.
     """
     mask = batch["completion_mask"].bool()
     if "tool_mask" in batch:
@@ -97,6 +102,11 @@ def assign_token_credit(credits: Sequence[TokenCredit], rollouts: Rollouts, batc
                 f"{type(credit).__name__}.assign returned advantages {tuple(advantages.shape)} and a mask "
                 f"{None if keep is None else tuple(keep.shape)}; expected {tuple(mask.shape[:1])} or "
                 f"{tuple(mask.shape)}, and {tuple(mask.shape)}."
+            )
+        if not advantages.isfinite().all():
+            raise ValueError(
+                f"{type(credit).__name__}.assign returned an advantage that is infinite or NaN, which would make the weights "
+                "NaN. Return finite numbers; 0 leaves a token without effect."
             )
         batch["advantages"] = advantages
         mask = mask if keep is None else mask & keep

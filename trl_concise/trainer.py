@@ -30,7 +30,7 @@ from trl.chat_template_utils import parse_response
 from trl.trainer.utils import pad
 
 from .checkpoint import check_states, load_components, save_components
-from .checks import Watch, check_best_metric, check_budget, check_datasets, check_output_dir, check_rewards
+from .checks import Watch, check_best_metric, check_budget, check_datasets, check_output_dir, check_rewards, describe
 from .components import BudgetSchedule, Component, GroupReward, PromptSelector, TokenCredit, check_names
 from .config import ConciseGRPOConfig, own_config
 from .evaluation.training import EvaluationLog, measure_completions
@@ -88,6 +88,7 @@ class ConciseGRPOTrainer(ResumesTraining, WritesCard, GRPOTrainer):
 
     Attributes:
         components (`list[Component]`): Every part, in the order in which they observe.
+        correctness_column (`int`): Index of the reward function that says whether a completion is correct.
         history ([`PromptHistory`], *optional*): Lengths and visits per prompt, of the first part that keeps a `history`
             (HAPO); `None` if none does.
 
@@ -208,7 +209,7 @@ class ConciseGRPOTrainer(ResumesTraining, WritesCard, GRPOTrainer):
             set_seed(args.seed + self.accelerator.process_index // args.vllm_tensor_parallel_size)
 
         self._fork = ForkedRandomState(args.seed, self.accelerator.process_index, self.accelerator.device)
-        self._correctness_column = self._find_correctness(args.correctness)
+        self.correctness_column = self._find_correctness(args.correctness)
         check_datasets(
             self.train_dataset,
             self.eval_dataset,
@@ -345,7 +346,7 @@ class ConciseGRPOTrainer(ResumesTraining, WritesCard, GRPOTrainer):
         Returns:
             `torch.Tensor`: `(len(rollouts),)` float32 of this process's completions: 1 correct, 0 wrong, NaN unknown.
         """
-        with self._only_reward_function(self._correctness_column):
+        with self._only_reward_function(self.correctness_column):
             return _verdicts(self._reward_rollouts(rows, rollouts)[:, 0])
 
     def _reward_rollouts(self, rows, rollouts: GeneratedRollouts) -> torch.Tensor:
@@ -605,7 +606,7 @@ class ConciseGRPOTrainer(ResumesTraining, WritesCard, GRPOTrainer):
         check_rewards(rewards, self.reward_func_names)
         if self.components:
             self._watch.check_verdicts(
-                rewards[:, self._correctness_column], self.reward_func_names[self._correctness_column]
+                rewards[:, self.correctness_column], self.reward_func_names[self.correctness_column]
             )
         if not self.model.training:
             self._add_to_evaluation(rewards, completions, completion_ids_list)
@@ -618,10 +619,10 @@ class ConciseGRPOTrainer(ResumesTraining, WritesCard, GRPOTrainer):
         rollouts = self._gather_rollouts(inputs, prompts, completions, completion_ids_list, rewards, plain)
         for column, component in self.group_rewards.items():
             scores = component.score(rollouts)
-            if scores.shape != (len(rollouts),):
+            if not isinstance(scores, torch.Tensor) or scores.shape != (len(rollouts),):
                 raise ValueError(
-                    f"{type(component).__name__}.score returned the shape {tuple(scores.shape)} for "
-                    f"{len(rollouts)} completions; it must be ({len(rollouts)},)."
+                    f"{type(component).__name__}.score returned {describe(scores)} for {len(rollouts)} completions. Return a "
+                    f"tensor of the shape ({len(rollouts)},)."
                 )
             rewards[:, column] = scores.to(rewards)
         check_rewards(rewards, self.reward_func_names)
@@ -701,15 +702,15 @@ class ConciseGRPOTrainer(ResumesTraining, WritesCard, GRPOTrainer):
 
     def _correctness(self, rewards: torch.Tensor) -> torch.Tensor:
         """Return 1 correct, 0 wrong, NaN unknown: `(B, F)` becomes `(B,)`."""
-        return _verdicts(rewards[:, self._correctness_column])
+        return _verdicts(rewards[:, self.correctness_column])
 
     def _gather_measures(self, component: GroupReward, local: LocalRollouts) -> dict[str, torch.Tensor]:
         measures = component.measure(local)
         for name, values in measures.items():
-            if values.shape != local.lengths.shape:
+            if not isinstance(values, torch.Tensor) or values.shape != local.lengths.shape:
                 raise ValueError(
-                    f"{type(component).__name__}.measure returned {name!r} in the shape {tuple(values.shape)} for "
-                    f"{len(local.lengths)} completions; it must be ({len(local.lengths)},)."
+                    f"{type(component).__name__}.measure returned {describe(values)} as {name!r} for {len(local.lengths)} "
+                    f"completions. Return a tensor of the shape ({len(local.lengths)},)."
                 )
         return {name: gather(measures[name].to(local.lengths.device, torch.float32)) for name in sorted(measures)}
 

@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 
 from tests import tiny
 from trl_concise import (
+    ConciseGRPOConfig,
+    ConciseGRPOTrainer,
     HAPOConfig,
     HAPOLengthReward,
     HAPOTrainer,
@@ -313,6 +315,14 @@ def test_the_weight_of_the_correctness_function_decides(
         return
     with pytest.raises(ValueError, match=refused):
         HAPOTrainer(tiny_model, [style, tiny.even_reward], args, problems)
+
+
+def test_the_order_is_checked_in_a_trainer_of_components_too(tiny_model, problems, tmp_path):
+    args = ConciseGRPOConfig(**tiny.settings(tmp_path, reward_weights=[0.1, 1.0]))
+    with pytest.raises(ValueError, match="'even_reward', which says what is correct, has the weight 0.1"):
+        ConciseGRPOTrainer(tiny_model, [tiny.even_reward, HAPOLengthReward()], args, problems)
+    args.reward_weights = [1.0, 0.1]
+    ConciseGRPOTrainer(tiny_model, [tiny.even_reward, HAPOLengthReward()], args, problems)
 
 
 @pytest.mark.parametrize("aggregation", ["sum_then_normalize", "normalize_then_sum"])

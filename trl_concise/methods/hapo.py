@@ -176,6 +176,31 @@ class HAPOLengthReward(GroupReward):
         self.history = PromptHistory()
         self._metrics: dict[str, float] = {}
 
+    def attach(self, trainer: ConciseGRPOTrainer) -> None:
+        """
+        Check that a correct completion cannot earn less than a wrong one of the same prompt.
+
+        Raises:
+            `ValueError`: If the weight of the length reward is too large for that of the correctness function.
+        """
+        own = next(column for column, part in trainer.group_rewards.items() if part is self)
+        weights, column = trainer.reward_weights.tolist(), trainer.correctness_column
+        if not weights[own]:
+            return
+        if weights[own] * -self.floor >= weights[column]:
+            raise ValueError(
+                f"A long correct completion would earn no more than a wrong one: {trainer.reward_func_names[column]!r}, which says "
+                f"what is correct, has the weight {weights[column]:g}, and the length reward takes up to {weights[own]:g} * "
+                f"{-self.floor:g} of it. Lower the weight of the length reward (length_reward_weight in HAPOConfig), raise its "
+                "floor, or raise the other function's entry in reward_weights."
+            )
+        if trainer.args.multi_objective_aggregation != "sum_then_normalize":
+            logger.warning(
+                "multi_objective_aggregation=%r normalizes the length reward on its own, so a wrong completion can earn more "
+                'than a correct one. Set it to "sum_then_normalize".',
+                trainer.args.multi_objective_aggregation,
+            )
+
     def score(self, rollouts: Rollouts) -> Tensor:
         history = self._targets(rollouts).tolist()
         rewards = [
@@ -259,22 +284,3 @@ class HAPOTrainer(ConciseGRPOTrainer):
             shape=args.length_reward_shape, floor=args.length_reward_floor, aggregate=args.history_aggregate
         )
         return [(length_reward, args.length_reward_weight)]
-
-    def _find_correctness(self, name):
-        column = super()._find_correctness(name)
-        args = self.args
-        weight = args.reward_weights[column]
-        if args.length_reward_weight and args.length_reward_weight * -args.length_reward_floor >= weight:
-            raise ValueError(
-                f"A long correct completion would earn no more than a wrong one: {self.reward_func_names[column]!r}, which "
-                f"says what is correct, has the weight {weight:g}, and the length reward takes up to "
-                f"{args.length_reward_weight:g} * {-args.length_reward_floor:g} of it. Lower length_reward_weight, raise "
-                "length_reward_floor, or raise that function's entry in reward_weights."
-            )
-        if args.length_reward_weight and args.multi_objective_aggregation != "sum_then_normalize":
-            logger.warning(
-                "multi_objective_aggregation=%r normalizes the length reward on its own, so a wrong completion can earn more "
-                'than a correct one. Set it to "sum_then_normalize".',
-                args.multi_objective_aggregation,
-            )
-        return column

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from huggingface_hub import ModelCard
-from peft import AutoPeftModelForCausalLM, PeftModel
+from peft import AutoPeftModelForCausalLM, PeftModel, PromptTuningConfig, get_peft_model
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -139,11 +139,50 @@ def test_an_adapter_without_its_base_model(adapter, tmp_path, capsys):
     with pytest.raises(SystemExit) as exit:
         train("hapo", f"{QUICK} {GRPO} --model_name_or_path {moved}")
     said = capsys.readouterr().err
-    assert exit.value.code == 2 and "could not be loaded on its base model 'nobody/nothing'" in said
+    assert exit.value.code == 2 and "needs its base model 'nobody/nothing': there is no such folder here" in said
     with pytest.raises(SystemExit) as exit:
         main(["merge", str(moved), str(tmp_path / "out")])
     said = capsys.readouterr().err
-    assert exit.value.code == 2 and "could not be loaded on its base model 'nobody/nothing'" in said
+    assert exit.value.code == 2 and "needs its base model 'nobody/nothing': there is no such folder here" in said
+
+
+@pytest.mark.parametrize(
+    ("damage", "names"),
+    [
+        ("text", "adapter_config.json is damaged"),
+        ("list", "adapter_config.json does not describe an adapter"),
+        ("no base", "needs its base model, but does not name it"),
+        ("no weights", "has no weights: adapter_model.safetensors is missing"),
+        ("half the weights", "are damaged, or do not fit its base model"),
+        ("another rank", "size mismatch"),
+        ("prompt tuning", "is a PROMPT_TUNING adapter, which adds tokens instead of weights"),
+    ],
+)
+def test_a_damaged_adapter_is_one_line(damage, names, adapter, tmp_path, capsys):
+    copy = shutil.copytree(adapter, tmp_path / "copy")
+    path, config = copy / "adapter_config.json", json.loads((copy / "adapter_config.json").read_text())
+    if damage in ("text", "list"):
+        path.write_text("[1]" if damage == "list" else "{")
+    elif damage in ("no base", "another rank"):
+        path.write_text(json.dumps(config | ({"r": 8} if "rank" in damage else {"base_model_name_or_path": None})))
+    elif damage == "prompt tuning":
+        base = config["base_model_name_or_path"]
+        tuned = PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=2, base_model_name_or_path=base)
+        get_peft_model(AutoModelForCausalLM.from_pretrained(base), tuned).save_pretrained(copy)
+    else:
+        file = copy / "adapter_model.safetensors"
+        half = file.read_bytes()[:100]
+        file.unlink()
+        if damage == "half the weights":
+            file.write_bytes(half)
+    for command in ("hapo", "merge"):
+        with pytest.raises(SystemExit) as exit:
+            if command == "merge":
+                main(["merge", str(copy), str(tmp_path / "out")])
+            else:
+                train("hapo", f"{QUICK} {GRPO} --model_name_or_path {copy} --output_dir {tmp_path / 'trained'}")
+        *_, line = capsys.readouterr().err.splitlines()
+        assert exit.value.code == 2 and names in line and ": error: " in line
 
 
 def logits(model) -> torch.Tensor:

@@ -8,6 +8,7 @@ import runpy
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from datasets import disable_progress_bars, enable_progress_bars
@@ -30,6 +31,7 @@ FILES = {
     "broken.jsonl": '{"problem": \n',
     "empty.jsonl": "",
     "unquoted.yaml": "save_strategy: no\n",
+    "top_p.yaml": "top_p: 1.5\n",
     "choice.yaml": "length_reward_shape: cubic\n",
     "list.yaml": "- learning_rate\n",
     "broken.yaml": "learning_rate: [1\n",
@@ -100,6 +102,23 @@ ROWS = [
     ("hapo", "--reward_weights 1 2", "reward_weights"),
     ("hapo", "--correctness judge", "correctness"),
     ("hapo", "--temperature 0", "--temperature"),
+    ("hapo", "--temperature nan", "--temperature"),
+    ("hapo", "--top_p=-1", "--top_p"),
+    ("hapo", "--top_k=-5", "--top_k"),
+    ("hapo", "--min_p 3", "--min_p"),
+    ("hapo", "--repetition_penalty 0", "--repetition_penalty"),
+    ("hapo", "--learning_rate nan", "--learning_rate"),
+    ("hapo", "--adam_beta1 1", "--adam_beta1"),
+    ("hapo", "--beta=-1", "--beta"),
+    ("hapo", "--config top_p.yaml", "top_p in top_p.yaml: must lie in (0, 1], got 1.5"),
+    ("hapo", "--show=-1", "--show"),
+    ("hapo", "--max_completion_length 0", "--max_completion_length"),
+    ("hapo", "--resume_from_checkpoint=", "--resume_from_checkpoint"),
+    (
+        "hapo",
+        "--model_name_or_path cut_model --dataset_name problems.jsonl --use_cpu --bf16 False",
+        "Save or download the model again",
+    ),
     ("hapo", "--per_device_train_batch_size 0", "--per_device_train_batch_size"),
     ("hapo", "--gradient_accumulation_steps 0", "--gradient_accumulation_steps"),
     ("hapo", "--num_generations 0", "--num_generations"),
@@ -191,6 +210,8 @@ def folder(tmp_path_factory):
     for name, text in FILES.items():
         (folder / name).write_text(text)
     (folder / "binary.yaml").write_bytes(bytes(range(128, 256)))
+    weights = Path(tiny.make_model(folder / "cut_model"), "model.safetensors")
+    weights.write_bytes(weights.read_bytes()[:100])
     (folder / "a_folder").mkdir()
     (folder / "a_script").mkdir()
     (folder / "a_script" / "hapo.py").write_text("")

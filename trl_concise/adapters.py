@@ -8,7 +8,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from transformers.utils import CONFIG_NAME, find_adapter_config_file
+from safetensors import SafetensorError
+from transformers.utils import (
+    ADAPTER_SAFE_WEIGHTS_NAME,
+    ADAPTER_WEIGHTS_NAME,
+    CONFIG_NAME,
+    find_adapter_config_file,
+)
 
 from .errors import Parser
 
@@ -28,11 +34,51 @@ def adapter_config(model: str, revision: str | None = None) -> dict[str, Any] | 
 
     Returns:
         `dict` or `None`: `None` if there is none, or if the folder holds a whole model too.
+
+    Raises:
+        `ValueError`: If the file is damaged.
     """
     if Path(model, CONFIG_NAME).is_file():
         return None
     path = find_adapter_config_file(model, revision=revision)
-    return None if path is None else json.loads(Path(path).read_text(encoding="utf-8"))
+    if path is None:
+        return None
+    try:
+        config = json.loads(Path(path).read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged: {error}. Save or download the adapter again.") from error
+    if not isinstance(config, dict) or "peft_type" not in config:
+        raise ValueError(
+            f"{path} does not describe an adapter: it has no `peft_type`. Save or download the adapter again."
+        )
+    return config
+
+
+def check_base_model(adapter: str, base: str | None, revision: str | None = None) -> None:
+    """
+    Look for the base model of an adapter.
+
+    Args:
+        adapter (`str`): Folder, or id on the Hub.
+        base (`str`, *optional*): The base model that its config names.
+        revision (`str`, *optional*): Branch, tag or commit of the base model's repository.
+
+    Raises:
+        `ValueError`: If the config names none.
+        `FileNotFoundError`: If there is no such model.
+    """
+    from transformers import AutoConfig
+
+    where = f"The adapter {adapter} needs its base model"
+    change = "change base_model_name_or_path in its adapter_config.json"
+    if not base:
+        raise ValueError(f"{where}, but does not name it. To name it, {change}.")
+    try:
+        AutoConfig.from_pretrained(base, revision=revision)
+    except (OSError, ValueError) as error:
+        found = Path(base).is_dir()
+        reason = str(error) if found else "there is no such folder here, and the Hub does not provide it"
+        raise FileNotFoundError(f"{where} {base!r}: {reason}. Restore it, or {change}.") from error
 
 
 def load_adapter(adapter: str, revision: str | None = None, **base_options: Any) -> PeftModel:
@@ -46,19 +92,35 @@ def load_adapter(adapter: str, revision: str | None = None, **base_options: Any)
         **base_options: Arguments of `from_pretrained` for the base model.
 
     Raises:
-        `ValueError`: If PEFT is missing, or the base model is not found.
+        `ValueError`: If PEFT is missing, the adapter has no weights of its own, or they do not fit the base model.
+        `FileNotFoundError`: If the base model or the adapter's weights are missing.
     """
     try:
-        from peft import AutoPeftModelForCausalLM
+        from peft import AutoPeftModelForCausalLM, PeftConfig
     except ImportError as error:
         raise ValueError(f"{adapter} is an adapter, which needs PEFT: pip install 'trl-concise[peft]'.") from error
+    config = PeftConfig.from_pretrained(adapter, revision=revision)
+    if config.is_prompt_learning:
+        raise ValueError(
+            f"{adapter} is a {config.peft_type.value} adapter, which adds tokens instead of weights and can be neither trained "
+            "further nor merged. Use it with PEFT as it is."
+        )
+    base = config.base_model_name_or_path
+    check_base_model(adapter, base, config.revision)
+    names = (ADAPTER_SAFE_WEIGHTS_NAME, ADAPTER_WEIGHTS_NAME)
+    if Path(adapter).is_dir() and not any(Path(adapter, name).is_file() for name in names):
+        raise FileNotFoundError(
+            f"The adapter {adapter} has no weights: {names[0]} is missing. Save or download it again."
+        )
     try:
         return AutoPeftModelForCausalLM.from_pretrained(adapter, is_trainable=True, revision=revision, **base_options)
-    except OSError as error:
-        base = adapter_config(adapter, revision)["base_model_name_or_path"]
+    except (RuntimeError, SafetensorError) as error:
+        if isinstance(error, RuntimeError) and "state_dict" not in str(error):
+            raise
+        reason = " ".join(str(error).split())[:300]
         raise ValueError(
-            f"The adapter {adapter} could not be loaded on its base model {base!r}: {error} If the base model has moved, "
-            "change base_model_name_or_path in the adapter's adapter_config.json."
+            f"The weights of the adapter {adapter} are damaged, or do not fit its base model {base!r}: {reason}. Save or "
+            "download the adapter again, or change base_model_name_or_path in its adapter_config.json."
         ) from error
 
 
@@ -99,6 +161,7 @@ def merge(adapter: str, output_dir: str | Path, *, revision: str | None = None, 
 
     Raises:
         `ValueError`: If there is no such adapter, it cannot be merged, or `output_dir` is not empty.
+        `FileNotFoundError`: If its base model or its weights are missing.
     """
     output_dir = Path(output_dir)
     if output_dir.exists() and not (output_dir.is_dir() and not any(output_dir.iterdir())):
@@ -110,11 +173,6 @@ def merge(adapter: str, output_dir: str | Path, *, revision: str | None = None, 
             "an adapter."
         )
     model = load_adapter(adapter, revision, dtype=dtype)
-    if model.active_peft_config.is_prompt_learning:
-        raise ValueError(
-            f"{adapter} is a {config['peft_type']} adapter, which adds tokens instead of weights and cannot be merged. Use it "
-            "with PEFT as it is."
-        )
     model.merge_and_unload(safe_merge=True).save_pretrained(output_dir)
     load_tokenizer(adapter, revision).save_pretrained(output_dir)
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import NoReturn
 
 import yaml
+from safetensors import SafetensorError
 
 
 COMMAND = "TRL_CONCISE_COMMAND"  # environment variable: the name of the command that launched this process
@@ -43,6 +44,8 @@ def fail(message: str | Exception, command: str | None = None) -> NoReturn:
         message (`str` or `Exception`): What to print. Line breaks become spaces.
         command (`str`, *optional*): Name of the command. Defaults to [`command_name`].
     """
+    if isinstance(message, SafetensorError):
+        message = f"Weights that were to be loaded are damaged ({message}). Save or download the model again."
     if isinstance(message, OSError) and message.strerror and message.filename is not None:
         message = f"{message.strerror}: {str(message.filename)!r}"
     if os.environ.get("LOCAL_RANK", "0") != "0":
@@ -94,7 +97,7 @@ def is_input_error(error: Exception) -> bool:
     """
     Return whether an error is about what the user gave: an option, a file, a dataset, a model.
 
-    These are, before training begins, an `OSError`, an `ImportError`, a YAML error, a tracker that is not installed, and a
+    These are, before training begins, an `OSError`, an `ImportError`, a YAML error, damaged weights, a tracker that is not installed, and a
     `ValueError` that a `raise` statement has raised. In training they are only those that this package or TRL raises. A
     `ValueError` of Python itself, such as `int("x")`, and any other exception are errors in a program.
     """
@@ -109,7 +112,7 @@ def is_input_error(error: Exception) -> bool:
     is_training, raised_in = ("transformers.trainer", "train") in functions, functions[-1][0]
     if is_training and raised_in.partition(".")[0] not in (__package__, "trl"):
         return False
-    if isinstance(error, (OSError, ImportError, yaml.YAMLError)):
+    if isinstance(error, (OSError, ImportError, yaml.YAMLError, SafetensorError)):
         return True
     if isinstance(error, RuntimeError):
         return raised_in.startswith("transformers.integrations")

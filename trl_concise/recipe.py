@@ -16,10 +16,14 @@ from trl import TrlParser
 from .errors import Parser, command_name
 
 
-_MINIMUM = {  # of options that fail far from where they are read, or train without a word
+# Of options that fail far from where they are read, or train without a message: the least value, or an interval.
+_MINIMUM = {
+    "beta": 0,
     "dataloader_num_workers": 0,
     "gradient_accumulation_steps": 1,
     "learning_rate": 0,
+    "max_completion_length": 1,
+    "neftune_noise_alpha": 0,
     "num_generations": 1,
     "num_iterations": 1,
     "per_device_eval_batch_size": 1,
@@ -29,7 +33,18 @@ _MINIMUM = {  # of options that fail far from where they are read, or train with
     "sft_gradient_accumulation_steps": 1,
     "sft_learning_rate": 0,
     "sft_per_device_train_batch_size": 1,
+    "show": 0,
     "steps_per_generation": 1,
+    "top_k": 0,
+    "weight_decay": 0,
+}
+_INTERVALS = {
+    "adam_beta1": "[0, 1)",
+    "adam_beta2": "[0, 1)",
+    "min_p": "[0, 1]",
+    "repetition_penalty": "(0, inf)",
+    "temperature": "(0, inf)",
+    "top_p": "(0, 1]",
 }
 
 
@@ -55,6 +70,8 @@ class RecipeParser(Parser, TrlParser):
         for option in self._actions:
             if option.dest in _MINIMUM:
                 option.type = _at_least(_MINIMUM[option.dest], option.type)
+            elif option.dest in _INTERVALS:
+                option.type = _within(_INTERVALS[option.dest], option.type)
             elif option.dest.endswith("_kwargs"):
                 option.type = _json_object
 
@@ -104,7 +121,10 @@ class RecipeParser(Parser, TrlParser):
                         self.error(f"{name} in {self.recipe}: YAML reads an unquoted no as false. Write {name}: 'no'.")
                     allowed = ", ".join(map(repr, option.choices))
                     self.error(f"{name} in {self.recipe} must be one of {allowed}, got {item!r}.")
-                is_checked = option.type in (int, float, string_to_bool, _json_object) or name in _MINIMUM
+                is_checked = option.type in (int, float, string_to_bool, _json_object) or name in {
+                    **_MINIMUM,
+                    **_INTERVALS,
+                }
                 if is_checked and not isinstance(item, dict):
                     try:
                         option.type(str(item))
@@ -123,8 +143,26 @@ def given_options(arguments: Sequence[str]) -> set[str]:
 def _at_least(minimum: int, kind: Callable[[str], float]) -> Callable[[str], float]:
     def read(text: str) -> float:
         value = kind(text)
-        if value < minimum:
+        if not value >= minimum:  # NaN too
             raise argparse.ArgumentTypeError(f"must be at least {minimum}, got {text}")
+        return value
+
+    read.__name__ = kind.__name__  # in argparse's own message
+    return read
+
+
+def _within(interval: str, kind: Callable[[str], float]) -> Callable[[str], float]:
+    low, high = map(float, interval[1:-1].split(","))
+
+    def read(text: str) -> float:
+        value = kind(text)
+        if (
+            not low <= value <= high
+            or (value == low and interval[0] == "(")
+            or (value == high and interval[-1] == ")")
+        ):
+            rule = "must be above 0" if interval == "(0, inf)" else f"must lie in {interval}"
+            raise argparse.ArgumentTypeError(f"{rule}, got {text}")
         return value
 
     read.__name__ = kind.__name__  # in argparse's own message

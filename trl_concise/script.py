@@ -400,13 +400,18 @@ def _check_adapter(parser: RecipeParser, model_args: ModelConfig) -> None:
 def _check_given(parser: RecipeParser, *parsed: Any) -> None:
     """Report values that fail later or without a clear message."""
     given = {item.name: getattr(part, item.name) for part in parsed for item in dataclasses.fields(part)}
-    for name in ("model_name_or_path", "dataset_name", "candidates", "watch_dataset", "output_dir"):
+    for name in (
+        "model_name_or_path",
+        "dataset_name",
+        "candidates",
+        "watch_dataset",
+        "output_dir",
+        "resume_from_checkpoint",
+    ):
         if given.get(name) == "":
             parser.error(f"--{name} is empty: give a name, or leave the option out")
     with tell_input_errors(parser.prog):
         check_folder("--output_dir", given["output_dir"])
-    if given.get("temperature") is not None and given["temperature"] <= 0:
-        parser.error(f"--temperature must be above 0, got {given['temperature']}: completions are sampled")
     if given.get("dataset_test_split") and given["dataset_name"] is None:
         parser.error("--dataset_test_split needs --dataset_name: the generated problems have one split")
     evaluates = given["eval_on_start"] or given["eval_strategy"] != "no"

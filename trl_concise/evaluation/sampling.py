@@ -253,8 +253,11 @@ def load_tokenizer(model: str) -> tuple[PreTrainedTokenizerBase, str, str | None
     if find_adapter_config_file(model) is not None:
         from peft import PeftConfig
 
+        from ..adapters import adapter_config, check_base_model
+
+        adapter_config(model)  # an error names the file if it is damaged
         base = PeftConfig.from_pretrained(model).base_model_name_or_path
-        _refuse_missing_base(model, base)
+        check_base_model(model, base)
     return _load_tokenizer(model, base), model, base
 
 
@@ -301,21 +304,6 @@ def _load_tokenizer(model: str, base: str | None) -> PreTrainedTokenizerBase:
 
 def _has_tokenizer(folder: Path) -> bool:
     return any((folder / name).is_file() for name in TOKENIZER_FILES)
-
-
-def _refuse_missing_base(adapter: str, base: str | None) -> None:
-    from transformers import AutoConfig
-
-    where = f"The adapter {adapter} needs its base model"
-    change = "change base_model_name_or_path in its adapter_config.json"
-    if not base:
-        raise ValueError(f"{where}, but does not name it. To name it, {change}.")
-    try:
-        AutoConfig.from_pretrained(base)
-    except (OSError, ValueError) as error:
-        found = Path(base).is_dir()
-        reason = str(error) if found else "there is no such folder here, and the Hub does not provide it"
-        raise FileNotFoundError(f"{where} {base!r}: {reason}. Restore it, or {change}.") from error
 
 
 def _refuse_folder_without_model(folder: Path) -> None:

@@ -138,7 +138,7 @@ def main(argv: list[str]) -> int:
         parser.error(f"{output.write_config} is not written, since this run does not fit. Change what is named above.")
     base = None if parser.recipe is None else yaml.safe_load(Path(parser.recipe).read_text())
     write_atomically(Path(output.write_config), recipe(made, text, base).encode())
-    command = "trl {}" if settings.method in TRL_METHODS else "accelerate launch examples/{}.py"
+    command = "trl {}" if settings.method in TRL_METHODS else "trl-concise {}"
     print(f"\n{command.format(settings.method)} --config {output.write_config}")
     return 0
 
@@ -168,7 +168,7 @@ def load_shape(model: str | None) -> Architecture:
     """
     if model is None:
         raise ValueError("--model_name_or_path is needed: a model id, a folder, or a config.json")
-    model = (adapter_config(model) or {}).get("base_model_name_or_path", model)
+    model = (adapter_config(model) or {}).get("base_model_name_or_path") or model
     try:
         config = AutoConfig.from_pretrained(model)
     except OSError as error:

@@ -166,7 +166,8 @@ def keep_traces(tokenizer, examples: Dataset):
     from trl_concise.methods.redi import check_template_keeps_traces
 
     try:
-        check_template_keeps_traces(tokenizer, next(iter(examples), {}))
+        for index, row in enumerate(examples):
+            check_template_keeps_traces(tokenizer, row, index)
     except ValueError:
         tokenizer.chat_template = get_training_chat_template(tokenizer)
     return tokenizer

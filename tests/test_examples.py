@@ -11,7 +11,9 @@ from pathlib import Path
 
 import pytest
 from datasets import Dataset
+from transformers import AutoTokenizer
 from trl import SFTTrainer
+from trl.chat_template_utils import deepseek_r1_distill_chat_template
 
 from trl_concise import REDITrainer, demo
 
@@ -150,3 +152,23 @@ def test_redi_takes_examples_as_they_are(kind, tmp_path, monkeypatch):
     first, second = seen.values()
     assert len(first) == 8  # the correct ones
     assert len(second) == len(rows) and "rejected" not in first.column_names
+
+
+def test_redi_reads_every_row_before_it_keeps_a_chat_template(tiny_model):
+    """The reasoning may be in a later row than the first: without it, supervised fine-tuning would drop it silently."""
+    keep_traces = runpy.run_path(str(EXAMPLES / "redi.py"))["keep_traces"]
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+    tokenizer.chat_template = deepseek_r1_distill_chat_template
+    replies = ["2", "<think>\n1 + 1 = 2</think>\n2"]
+    rows = [
+        {
+            "prompt": [{"role": "user", "content": "1 + 1?"}],
+            "completion": [{"role": "assistant", "content": reply}],
+        }
+        for reply in replies
+    ]
+    assert keep_traces(tokenizer, Dataset.from_list(rows[:1])).chat_template == deepseek_r1_distill_chat_template
+    rendered = keep_traces(tokenizer, Dataset.from_list(rows)).apply_chat_template(
+        rows[1]["prompt"] + rows[1]["completion"], tokenize=False
+    )
+    assert "1 + 1 = 2" in rendered

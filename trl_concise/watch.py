@@ -39,9 +39,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 ON_LOSS = ("warn", "stop", "best")
-BEST_FOLDER = (
-    "_watch_best"  # begins with an underscore: not uploaded with the output folder; not counted as a checkpoint
-)
+BEST_FOLDER = "_watch_best"  # with the underscore, it is not uploaded with the output folder
 RECOMMENDED_PROBLEMS = 256
 _FIGURES_FILE = "watch.json"
 _STATE_FILE = "watch_set.json"

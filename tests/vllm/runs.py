@@ -32,7 +32,19 @@ def settings(output_dir, mode: dict[str, Any], **changes: Any) -> dict[str, Any]
     }
 
 
-def train(trainer_class, config_class, model, mode, output_dir, *, peft_config=None, rows=16, resume=None, **changes):
+def train(
+    trainer_class,
+    config_class,
+    model,
+    mode,
+    output_dir,
+    *,
+    peft_config=None,
+    rows=16,
+    resume=None,
+    watch_dataset=None,
+    **changes,
+):
     """Train, check the logs, and return the trainer and its logs."""
     trainer = trainer_class(
         model,
@@ -40,6 +52,7 @@ def train(trainer_class, config_class, model, mode, output_dir, *, peft_config=N
         args=config_class(**settings(output_dir, mode, **changes)),
         train_dataset=demo.train_dataset(rows),
         peft_config=peft_config,
+        watch_dataset=watch_dataset,
     )
     trainer.train(resume_from_checkpoint=resume)
     logs = [entry for entry in trainer.state.log_history if "loss" in entry]
@@ -55,11 +68,7 @@ def assert_engine_is_policy(trainer, rows: int = 4) -> None:
     """After training, the engine continues prompts greedily exactly as the policy does."""
     trainer.vllm_generation.sync_weights()
     trainer._last_loaded_step = trainer.state.global_step
-    before, trainer.vllm_generation.temperature = trainer.vllm_generation.temperature, 0.0
-    try:
-        generated = trainer.generate_rollouts([trainer.train_dataset[row] for row in range(rows)], 1)
-    finally:
-        trainer.vllm_generation.temperature = before
+    generated = trainer.generate_rollouts([trainer.train_dataset[row] for row in range(rows)], 1, greedy=True)
     model = trainer.accelerator.unwrap_model(trainer.model).eval()
     for prompt, completion in zip(generated.prompt_ids, generated.completion_ids, strict=True):
         with torch.no_grad():

@@ -82,6 +82,24 @@ def test_monitor(embedded, mode, tmp_path):
     assert logs[-1]["laser_d/monitor_tokens"] > logs[0]["laser_d/monitor_tokens"] > 0
 
 
+def test_the_watch_set_is_completed_greedily_and_training_does_not_notice(embedded, mode, tmp_path):
+    watched = tc.demo.train_dataset(8, seed=1)
+    changes = {"watch_every": 2, "on_loss": "best", "generation_kwargs": {"temperature": 1.0}}  # read last
+    runs = [
+        train(tc.HAPOTrainer, tc.HAPOConfig, embedded, mode, tmp_path, watch_dataset=dataset, **changes)
+        for dataset in (None, watched)
+    ]
+    measured = [entry for entry in runs[1][0].state.log_history if "watch/accuracy" in entry]
+    assert [entry["step"] for entry in measured] == [0, 2, 3]
+    again = train(
+        tc.HAPOTrainer, tc.HAPOConfig, embedded, mode, tmp_path, watch_dataset=watched, seed=1, max_steps=1, **changes
+    )[0]
+    first = next(entry for entry in again.state.log_history if "watch/accuracy" in entry)
+    assert first == measured[0]  # whatever the seed
+    if mode is COLOCATE:  # a server draws from a random state of its own
+        assert [entry["loss"] for entry in runs[0][1]] == [entry["loss"] for entry in runs[1][1]]
+
+
 def test_extra_completions_and_their_scores(embedded, mode, tmp_path):
     trainer, _ = train(tc.ConciseGRPOTrainer, tc.ConciseGRPOConfig, embedded, mode, tmp_path, max_steps=1)
     rows = [trainer.train_dataset[row] for row in range(4)]

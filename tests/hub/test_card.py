@@ -115,6 +115,21 @@ def test_the_pictures_of_a_report_stay(tmp_path):
     assert all(path.is_file() for path in pictures.values())
 
 
+def test_other_models_in_the_folder_are_controls(tmp_path):
+    run = a_run(tmp_path / "my-run")
+    (run / "summary.json").write_text(json.dumps([record("my-run", 0.7, 150.0)]))
+    for name, records in {
+        "base": [record("Qwen/Qwen2.5-1.5B-Instruct", 0.7, 300.0)],
+        "grpo": [record("outputs/gr|po", 0.8, 200.0), record("outputs/gr|po", 0.6, 90.0, budget=100)],
+        "other": [record("grpo-at-another-limit", 0.8, 200.0, max_new_tokens=64)],
+    }.items():
+        (run / name).mkdir()
+        (run / name / "summary.json").write_text(json.dumps(records))
+    card = write_card(run).read_text()
+    assert "| **this model** | **70.0%**" in card and "| control: grpo | 80.0% [78.0–82.0] | 200.0" in card
+    assert card.count("control: ") == 1
+
+
 @pytest.mark.parametrize(
     "some", [{"limit": 10}, {}, {"limit": None, "dataset_split": "train[:10]"}], ids=["limited", "unknown", "sliced"]
 )

@@ -99,7 +99,7 @@ class Comparison:
         dataset (`str`): Name of the set.
         model ([`Figures`]): The run's model.
         base ([`Figures`], *optional*): What it was trained from.
-        controls (`dict[str, Figures]`): Other ways to write fewer tokens, by name.
+        controls (`dict[str, Figures]`): Other ways to write fewer tokens, by name, such as GRPO without a length reward.
         cuts (`dict[int, Figures]`): The base's completions, cut at so many tokens: the control for a lower limit.
         checkpoints (`dict[int, Figures]`): The run's checkpoints, by step.
         source ([`Source`], *optional*): Where the problems are from, if that is the Hub.
@@ -185,6 +185,11 @@ def _from_records(
                 Path(dataset).name if os.path.isabs(dataset) else dataset,
                 Figures.of(last),
                 next((Figures.of(record) for record in comparable if record.get("budget") is None), None),
+                controls={
+                    f"control: {_short_name(record['model'])}": Figures.of(record)
+                    for record in others
+                    if record not in base and record.get("budget") is None and not differing_settings(last, record)
+                },
                 cuts={
                     record["budget"]: Figures.of(record) for record in comparable if record.get("budget") is not None
                 },
@@ -199,6 +204,11 @@ def _from_records(
             )
         )
     return comparisons
+
+
+def _short_name(model: str) -> str:
+    """Return the last component of a model's name, without characters that end a cell of a Markdown table."""
+    return re.sub(r"[^\w .+-]", "", model.rpartition("/")[2])
 
 
 def _checkpoint_step(model: str) -> int | None:

@@ -120,7 +120,7 @@ class ConciseGRPOConfig(ConfigMixin, GRPOConfig):
     on_loss: str = field(
         default="warn",
         metadata={
-            "help": "What happens when accuracy on the watch dataset falls by more than that with 95 % confidence: warn; stop "
+            "help": "What happens when accuracy on the watch dataset falls by more than that, with 95 percent confidence: warn; stop "
             "the training too; or keep the model with the fewest tokens among those that passed.",
             "choices": ["warn", "stop", "best"],
         },

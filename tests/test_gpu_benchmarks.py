@@ -68,7 +68,8 @@ def test_real_model_smoke(problem_files, tmp_path, monkeypatch, capsys):
 
     options = ["--smoke", "--output_dir", str(tmp_path), *problem_files]
     for arm in real_model.DEFAULT_ARMS:
-        assert real_model.main(["arm", "--arm", arm, *options]) == 0
+        for verb in ("train", "measure") if arm != "base" else ("measure",):
+            assert real_model.main([verb, "--arm", arm, *options]) == 0
     trained = json.loads((tmp_path / "hapo" / "trainer_state.json").read_text())
     assert trained["global_step"] == 2
     assert real_model.main(["summarize", *options]) == 0
@@ -97,7 +98,7 @@ def test_real_model_smoke(problem_files, tmp_path, monkeypatch, capsys):
     card = (tmp_path / "laser" / "README.md").read_text()
     assert "LASER" in card and "harder" in card
     before = read_completions(tmp_path / "base" / "evaluation" / "completions.jsonl")
-    assert real_model.main(["arm", "--arm", "base", *options]) == 0  # a restart repeats nothing
+    assert real_model.main(["measure", "--arm", "base", *options]) == 0  # a restart repeats nothing
     assert read_completions(tmp_path / "base" / "evaluation" / "completions.jsonl") == before
 
 
@@ -113,14 +114,23 @@ ports = pathlib.Path(name).read_text().split() if pathlib.Path(name).exists() el
 pathlib.Path(name).write_text(" ".join([*ports, os.environ["MASTER_PORT"]]))
 sys.exit(len(ports) < int(failures))
 """
-    commands = {
-        name: [sys.executable, "-c", program, str(tmp_path / name), failures]
-        for name, failures in (("good", "0"), ("once", "1"), ("always", "9"))
+    failures = {"good": "0", "once": "1", "always": "9"}
+    stages = {
+        name: [[sys.executable, "-c", program, str(tmp_path / f"{name}{stage}"), count] for stage in (1, 2)]
+        for name, count in failures.items()
     }
-    assert real_model.supervise(commands, tmp_path / "logs", at_once=2) == {"good": 0, "once": 0, "always": 1}
-    ports = {name: (tmp_path / name).read_text().split() for name in commands}
-    assert [len(ports[name]) for name in commands] == [1, 2, 2]
-    assert len({port for own in ports.values() for port in own}) == 5
+    stages["once"][1][-1] = "0"
+    assert real_model.supervise(stages, tmp_path / "logs", at_once=2) == {"good": 0, "once": 0, "always": 1}
+    ports = {file.name: file.read_text().split() for file in tmp_path.iterdir() if file.is_file()}
+    # The second stage follows the first one's success, and only that.
+    assert {name: len(own) for name, own in ports.items()} == {
+        "good1": 1,
+        "good2": 1,
+        "once1": 2,
+        "once2": 1,
+        "always1": 2,
+    }
+    assert len({port for own in ports.values() for port in own}) == 7
     assert capsys.readouterr().out.count("started again") == 2
 
 

@@ -188,40 +188,45 @@ def measure(arm: str, options: argparse.Namespace) -> None:
     )
 
 
-def supervise(commands: dict[str, list[str]], logs: Path, *, at_once: int, attempts: int = 2) -> dict[str, int]:
+def supervise(stages: dict[str, list[list[str]]], logs: Path, *, at_once: int, restarts: int = 1) -> dict[str, int]:
     """
-    Run commands side by side, each with a `MASTER_PORT` of its own, and start one that fails again.
+    Run several sequences of commands side by side. Every command has a `MASTER_PORT` of its own.
 
     Args:
-        commands (`dict[str, list[str]]`): Command by name.
+        stages (`dict[str, list[list[str]]]`): Commands by name, each run when the one before it has succeeded.
         logs (`Path`): Folder for what they print.
         at_once (`int`): Most commands at a time, at least 1.
-        attempts (`int`, *optional*, defaults to `2`): How often a command is started at most.
+        restarts (`int`, *optional*, defaults to `1`): How often commands of one name are started again after a failure.
 
     Returns:
-        `dict[str, int]`: Exit status of the last attempt, by name.
+        `dict[str, int]`: Exit status of the last command, by name.
     """
     logs.mkdir(parents=True, exist_ok=True)
-    waiting, running = list(commands), {}
-    started, statuses = dict.fromkeys(commands, 0), {}
+    left = {name: list(commands) for name, commands in stages.items()}
+    waiting, failures, statuses = list(left), dict.fromkeys(left, 0), {}
+    running: dict[str, subprocess.Popen] = {}
     while waiting or running:
         while waiting and len(running) < at_once:
             name = waiting.pop(0)
-            started[name] += 1
             environment = ENVIRONMENT | os.environ | {"MASTER_PORT": str(free_port())}
             with open(logs / f"{name}.log", "ab") as log:
                 running[name] = subprocess.Popen(
-                    commands[name], env=environment, stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL
+                    left[name][0], env=environment, stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL
                 )
         time.sleep(0.2)
         for name, process in list(running.items()):
             if process.poll() is None:
                 continue
             statuses[name] = running.pop(name).returncode
-            again = statuses[name] != 0 and started[name] < attempts
-            print(f"{name}: exit status {statuses[name]}{', started again' if again else ''}", flush=True)
-            if again:
-                waiting.append(name)
+            if statuses[name] == 0:
+                left[name].pop(0)
+            else:
+                failures[name] += 1
+            continues = bool(left[name]) and failures[name] <= restarts
+            if statuses[name] != 0:
+                print(f"{name}: exit status {statuses[name]}{', started again' if continues else ''}", flush=True)
+            if continues:
+                waiting.insert(0, name)
     return statuses
 
 
@@ -399,14 +404,14 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
-    parser.add_argument("verb", choices=["run", "arm", "measure", "summarize"])
+    parser.add_argument("verb", choices=["run", "train", "measure", "summarize"])
     parser.add_argument("--model", help="folder or id on the Hub; needed without --smoke")
     parser.add_argument("--train", help="training problems: a file, or a dataset id on the Hub")
     parser.add_argument("--test", type=Path, help="held-out problems of the same kind")
     parser.add_argument("--harder", type=Path, help="harder problems, never trained on")
     parser.add_argument("--output_dir", type=Path, default=Path("outputs/real_model"))
     parser.add_argument("--arms", nargs="+", choices=["base", *ARMS], default=DEFAULT_ARMS)
-    parser.add_argument("--arm", choices=["base", *ARMS], help="of `arm` and `measure`")
+    parser.add_argument("--arm", choices=["base", *ARMS], help="of `train` and `measure`")
     parser.add_argument("--seconds", type=float, default=300.0, help="from the start to the end of the training")
     parser.add_argument("--deadline", type=float, help="the same as a Unix time; takes precedence")
     parser.add_argument("--max_tokens", type=int, help="generated tokens after which an arm's training ends")
@@ -422,27 +427,32 @@ def main(argv: list[str] | None = None) -> int:
         options.model, options.engine = options.model or str(demo.model_path()), "transformers"
         options.limit, options.max_new_tokens = options.limit or 4, 32
     needed = ["model", "test", "harder"] if options.verb != "summarize" else ["model"]
-    needed += ["train"] if options.verb in ("run", "arm") else []
+    needed += ["train"] if options.verb in ("run", "train") else []
+    needed += ["arm"] if options.verb in ("train", "measure") else []
     missing = [name for name in needed if getattr(options, name) is None]
     if missing:
         parser.error(f"{options.verb} needs {', '.join(f'--{name}' for name in missing)}")
     options.sets = [options.test, options.harder]
     options.deadline = options.deadline or time.time() + options.seconds
 
-    if options.verb == "arm":
-        if options.arm != "base":
-            train(options.arm, options, more)
-        if options.engine == "vllm":  # a new process, because an engine leaves memory only with its process
-            os.execv(sys.executable, [sys.executable, __file__, "measure", *argv[1:]])
-        measure(options.arm, options)
+    if options.verb == "train":
+        train(options.arm, options, more)
     elif options.verb == "measure":
         measure(options.arm, options)
     else:
         statuses = {}
         if options.verb == "run":
             same = [*argv[1:], "--deadline", str(options.deadline)]
-            commands = {arm: [sys.executable, __file__, "arm", *same, "--arm", arm] for arm in options.arms}
-            statuses = supervise(commands, options.output_dir / "logs", at_once=options.at_once)
+            stages = {
+                # Two processes, because an engine frees its memory only with its process.
+                arm: [
+                    [sys.executable, __file__, verb, *same, "--arm", arm]
+                    for verb in ("train", "measure")
+                    if (verb, arm) != ("train", "base")
+                ]
+                for arm in options.arms
+            }
+            statuses = supervise(stages, options.output_dir / "logs", at_once=options.at_once)
         print(table(write_results(options)))
         failed = [arm for arm, status in statuses.items() if status]
         if failed:

@@ -155,13 +155,13 @@ def plan(settings: PlanSettings, shape: Architecture) -> MemoryPlan:
     head = formulas.lm_head_bytes(shape, scored, dtype_bytes=dtype, trained=not s.use_peft)
     final_norm = s.rows * length * (FLOAT32 + dtype) * shape.hidden_size
     kept_casts = casts * s.recomputes
-    scoring = {"activations": saved + kept_casts + final_norm, "LM head": head}
+    scoring: dict[str, float] = {"activations": saved + kept_casts + final_norm, "LM head": head}
     if s.method == "dpo" and not s.use_peft:  # the reference is scored while the policy's graph is alive
         scoring["forward pass"] = inference
     # With checkpointing, the last layer of the forward pass may hold more than the LM head after it.
     last_layer = formulas.inference_bytes(shape, s.rows, length, dtype_bytes=dtype, flash_attention=True)
-    forward = {"activations": saved + kept_casts, "forward pass": last_layer * s.recomputes}
-    parts["loss"] = learning | max(scoring, forward, key=lambda fullest: sum(fullest.values()))
+    forward: dict[str, float] = {"activations": saved + kept_casts, "forward pass": last_layer * s.recomputes}
+    parts["loss"] = learning | (scoring if sum(scoring.values()) >= sum(forward.values()) else forward)
     parts["backward"] = learning | {
         "activations": saved + layer * s.recomputes,
         "backward pass": formulas.layer_backward_bytes(

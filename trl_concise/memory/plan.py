@@ -160,8 +160,8 @@ def plan(settings: PlanSettings, shape: Architecture) -> MemoryPlan:
         scoring["forward pass"] = inference
     # With checkpointing, the last layer of the forward pass may hold more than the LM head after it.
     last_layer = formulas.inference_bytes(shape, s.rows, length, dtype_bytes=dtype, flash_attention=True)
-    forward: dict[str, float] = {"activations": saved + kept_casts, "forward pass": last_layer * s.recomputes}
-    parts["loss"] = learning | (scoring if sum(scoring.values()) >= sum(forward.values()) else forward)
+    in_layer: dict[str, float] = {"activations": saved + kept_casts, "forward pass": last_layer * s.recomputes}
+    parts["loss"] = learning | (scoring if sum(scoring.values()) >= sum(in_layer.values()) else in_layer)
     parts["backward"] = learning | {
         "activations": saved + layer * s.recomputes,
         "backward pass": formulas.layer_backward_bytes(

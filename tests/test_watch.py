@@ -360,6 +360,9 @@ def test_the_options_of_the_commands(tmp_path, capsys):
         == TrainingScript(HAPOConfig, command).trainer_arguments()["watch_dataset"]["solution"]
     )
     assert TrainingScript(HAPOConfig, []).trainer_arguments()["watch_dataset"] is None
+    suffix = ["--dataset_name", str(file), "--prompt_suffix", "Use a box."]  # the prompts are those of training
+    prompts = TrainingScript(HAPOConfig, [*command, *suffix]).trainer_arguments()["watch_dataset"]["prompt"]
+    assert all(prompt[-1]["content"].endswith("Use a box.") for prompt in prompts)
     for wrong, message in [
         (["--watch_dataset", str(tmp_path / "none.jsonl")], "none.jsonl"),
         (["--watch_dataset", str(file), "--watch_problems", "0"], "--watch_problems is 0, but must be at least 1"),

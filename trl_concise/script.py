@@ -356,11 +356,10 @@ class TrainingScript:
             if count < 1:
                 raise ValueError(f"--watch_problems is {count}, but must be at least 1.")
             (problems,) = load_problem_sets([name], system_prompt=self.problem_args.system_prompt).values()
-        return problems.shuffle(seed=0).select(range(min(count, len(problems))))
+        return self._with_suffix(problems.shuffle(seed=0).select(range(min(count, len(problems)))))
 
     def _load_split(self, split: str) -> Dataset:
         from .data import load_problems
-        from .data.rows import add_prompt_suffix
 
         problems = load_problems(
             self.problem_args.dataset_name,
@@ -372,6 +371,11 @@ class TrainingScript:
             choices_column=self.problem_args.choices_column,
             system_prompt=self.problem_args.system_prompt,
         )
+        return self._with_suffix(problems)
+
+    def _with_suffix(self, problems: Dataset) -> Dataset:
+        from .data.rows import add_prompt_suffix
+
         suffix = self.problem_args.prompt_suffix
         return problems if suffix is None else problems.map(add_prompt_suffix, fn_kwargs={"suffix": suffix})
 

@@ -105,7 +105,7 @@ class WatchSet(TrainerCallback):
                 "watch_dataset cannot be used with tools or environments: the watch generates without them, so it would "
                 "measure another policy than the trained one."
             )
-        column = trainer._correctness_column
+        column = trainer.correctness_column
         check_dataset(
             dataset,
             components=(),

@@ -116,7 +116,7 @@ class ConciseProgressCallback(TrainerCallback):
         self._progress.advance(self._evaluating)
 
     def on_evaluate(self, args, state, control, **kwargs):
-        if self._evaluating is not None:
+        if self._progress is not None and self._evaluating is not None:
             self._progress.remove_task(self._evaluating)
             self._evaluating = None
 

@@ -18,7 +18,7 @@ import os
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
@@ -26,16 +26,31 @@ from safetensors.torch import save
 from torch import Tensor
 
 
-if TYPE_CHECKING:
-    from .components import Component
-
 STATE_FOLDER = "concise_state"
 _STATE_FILE = "state.json"
 _FORMAT = 1
 _FLOAT, _ITEMS = "__float__", "__items__"
 
 
-def save_components(components: Sequence[Component], folder: str | Path) -> None:
+class HasState(Protocol):
+    """What is saved: a component, the order of the prompts, or the copy of a component's state."""
+
+    @property
+    def name(self) -> str:
+        """Key in the saved state."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state."""
+
+
+class RestoresState(HasState, Protocol):
+    """What is restored from a checkpoint."""
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore what `state_dict` returned."""
+
+
+def save_components(components: Sequence[HasState], folder: str | Path) -> None:
     """
     Write the state of components into `folder/concise_state`.
 
@@ -60,7 +75,7 @@ def save_components(components: Sequence[Component], folder: str | Path) -> None
     write_atomically(folder / _STATE_FILE, json.dumps(state, indent=2, allow_nan=False).encode())
 
 
-def check_states(components: Sequence[Component]) -> None:
+def check_states(components: Sequence[HasState]) -> None:
     """
     Check that the state of each component can be saved.
 
@@ -74,7 +89,7 @@ def check_states(components: Sequence[Component]) -> None:
         _split_state(component)
 
 
-def _split_state(component: Component) -> tuple[dict[str, Any], dict[str, Tensor]]:
+def _split_state(component: HasState) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Return the JSON values and the tensors of a component's state."""
     values, tensors = {}, {}
     for name, value in component.state_dict().items():
@@ -119,7 +134,7 @@ def _decode(value: Any) -> Any:
     return {key: _decode(item) for key, item in value.items()}
 
 
-def load_components(components: Sequence[Component], folder: str | Path) -> list[str] | None:
+def load_components(components: Sequence[RestoresState], folder: str | Path) -> list[str] | None:
     """
     Restore the state of components from `folder/concise_state`.
 

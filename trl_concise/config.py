@@ -12,16 +12,23 @@ from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from transformers import TrainingArguments
 from trl import GRPOConfig
 
 
+if TYPE_CHECKING:
+    from transformers import (
+        TrainingArguments as _Mixed,
+    )  # what the methods below find in the classes that they are mixed into
+else:
+    _Mixed = object
+
 Config = TypeVar("Config", bound=TrainingArguments)
 
 
-class ConfigMixin:
+class ConfigMixin(_Mixed):
     """
     Mixin for a config of this package. It suggests the closest field name for an unknown keyword, and keeps the fields that
     a subclass adds out of what is published.

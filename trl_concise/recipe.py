@@ -7,7 +7,7 @@ import argparse
 import json
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import yaml
 from transformers.hf_argparser import string_to_bool
@@ -63,15 +63,16 @@ class RecipeParser(Parser, TrlParser):
 
     def __init__(self, dataclass_types: Sequence[type], **kwargs: Any):
         kwargs.setdefault("prog", command_name())
-        super().__init__(dataclass_types, allow_abbrev=False, **kwargs)
+        # mypy does not read TRL, so it takes the arguments of TrlParser for those of ArgumentParser.
+        super().__init__(dataclass_types, allow_abbrev=False, **kwargs)  # type: ignore[arg-type]
         self.recipe: str | None = None
         help = "YAML file of options, such as those of examples/configs; the command line comes before it."
         self.add_argument("--config", metavar="RECIPE", default=argparse.SUPPRESS, help=help)
         for option in self._actions:
             if option.dest in _MINIMUM:
-                option.type = _at_least(_MINIMUM[option.dest], option.type)
+                option.type = _at_least(_MINIMUM[option.dest], _converter(option))
             elif option.dest in _INTERVALS:
-                option.type = _within(_INTERVALS[option.dest], option.type)
+                option.type = _within(_INTERVALS[option.dest], _converter(option))
             elif option.dest.endswith("_kwargs"):
                 option.type = _json_object
 
@@ -85,7 +86,7 @@ class RecipeParser(Parser, TrlParser):
             title_of_others (`str`): Heading of all others, except `--help` and `--config`.
         """
         first, others = self.add_argument_group(title), self.add_argument_group(title_of_others)
-        listed = {action.dest: [] for action in self._optionals._group_actions}
+        listed: dict[str, list[argparse.Action]] = {action.dest: [] for action in self._optionals._group_actions}
         for action in self._optionals._group_actions:
             listed[action.dest].append(action)  # a switch that is on by default has two: --name and --no_name
         first._group_actions = [action for name in names for action in listed.pop(name)]
@@ -99,17 +100,17 @@ class RecipeParser(Parser, TrlParser):
             self.error("argument --config: given more than once, but a run has one recipe; merge the files into one")
         self.recipe = getattr(self.parse_known_args(words)[0], "config", None)
         if self.recipe is not None:
-            self._check_recipe()
+            self._check_recipe(self.recipe)
         return super().parse_args_and_config(words, **kwargs)
 
-    def _check_recipe(self) -> None:
+    def _check_recipe(self, path: str) -> None:
         try:
-            with open(self.recipe, encoding="utf-8") as file:
+            with open(path, encoding="utf-8") as file:
                 recipe = yaml.safe_load(file)
         except UnicodeDecodeError:
-            raise ValueError(f"{self.recipe} is not a text file. --config takes a YAML file of options.") from None
+            raise ValueError(f"{path} is not a text file. --config takes a YAML file of options.") from None
         if not isinstance(recipe, dict):
-            raise ValueError(f"{self.recipe} must contain a YAML mapping: one `option: value` per line.")
+            raise ValueError(f"{path} must contain a YAML mapping: one `option: value` per line.")
         options = {action.dest: action for action in self._actions if action.type is not None}  # without `--no_...`
         for name, value in recipe.items():
             option = options.get(name)
@@ -118,26 +119,31 @@ class RecipeParser(Parser, TrlParser):
             for item in value if isinstance(value, list) and option.nargs in ("+", "*") else [value]:
                 if option.choices is not None and item not in option.choices:
                     if item is False and "no" in option.choices:
-                        self.error(f"{name} in {self.recipe}: YAML reads an unquoted no as false. Write {name}: 'no'.")
+                        self.error(f"{name} in {path}: YAML reads an unquoted no as false. Write {name}: 'no'.")
                     allowed = ", ".join(map(repr, option.choices))
-                    self.error(f"{name} in {self.recipe} must be one of {allowed}, got {item!r}.")
+                    self.error(f"{name} in {path} must be one of {allowed}, got {item!r}.")
                 is_checked = option.type in (int, float, string_to_bool, _json_object) or name in {
                     **_MINIMUM,
                     **_INTERVALS,
                 }
                 if is_checked and not isinstance(item, dict):
                     try:
-                        option.type(str(item))
+                        _converter(option)(str(item))
                     except (ValueError, argparse.ArgumentTypeError) as error:
-                        kinds = {int: "an integer", float: "a number", string_to_bool: "true or false"}
+                        kinds: dict[Any, str] = {int: "an integer", float: "a number", string_to_bool: "true or false"}
                         kind = f"must be {kinds[option.type]}, got {item!r}" if option.type in kinds else error
-                        self.error(f"{name} in {self.recipe}: {kind}")
+                        self.error(f"{name} in {path}: {kind}")
 
 
 def given_options(arguments: Sequence[str]) -> set[str]:
     """Return the names of the options on a command line, `dry_run` of `--dry-run=True` as of `--dry_run`."""
     words = (word.partition("=")[0] for word in arguments if word.startswith("-"))
     return {word.lstrip("-").replace("-", "_") for word in words}
+
+
+def _converter(option: argparse.Action) -> Callable[[str], Any]:
+    # argparse also allows the name of a registered type, which transformers' parser never uses.
+    return cast(Callable[[str], Any], option.type)
 
 
 def _at_least(minimum: int, kind: Callable[[str], float]) -> Callable[[str], float]:

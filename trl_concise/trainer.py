@@ -112,6 +112,10 @@ class ConciseGRPOTrainer(ResumesTraining, WritesCard, GRPOTrainer):
 
     config_class: type[ConciseGRPOConfig] = ConciseGRPOConfig
     _tag_names = ["trl", "grpo", "trl-concise"]
+    # Attributes of GRPOTrainer that the methods below replace.
+    _pending_metrics: dict[str, list[float]]
+    _pending_extra_logs: dict[str, list[Any]]
+    _buffered_inputs: list[dict[str, Any]]  # None in GRPOTrainer until it has generated
 
     def __init__(
         self,
@@ -126,24 +130,28 @@ class ConciseGRPOTrainer(ResumesTraining, WritesCard, GRPOTrainer):
         **grpo_kwargs,
     ):
         # By name, so that what GRPOTrainer also takes by position can be changed below.
-        given = inspect.signature(GRPOTrainer.__init__).bind(
+        bound = inspect.signature(GRPOTrainer.__init__).bind(
             self, model, reward_funcs, args, *grpo_args, **grpo_kwargs
         )
-        given = {name: value for name, value in given.arguments.items() if name != "self"}
+        given: dict[str, Any] = {name: value for name, value in bound.arguments.items() if name != "self"}
         given["args"] = args = self._own_config(model, args)
         if args.remove_unused_columns:
             raise ValueError(
                 "remove_unused_columns=True drops every column but `prompt`: reward functions and the per-prompt "
                 "history would lose `solution`, `prompt_id` and the like. Leave it False."
             )
-        slots = {"prompt_selector": prompt_selector, "token_credit": token_credit, "budget_schedule": budget_schedule}
-        for slot, part in self._own_slots(args).items():
+        slots: dict[str, Any] = {
+            "prompt_selector": prompt_selector,
+            "token_credit": token_credit,
+            "budget_schedule": budget_schedule,
+        }
+        for slot, own in self._own_slots(args).items():
             if slots[slot] is not None:
                 raise ValueError(
-                    f"{type(self).__name__} fills {slot}= with a {type(part).__name__} of its own. To use yours, or both, "
+                    f"{type(self).__name__} fills {slot}= with a {type(own).__name__} of its own. To use yours, or both, "
                     "pass the parts to a ConciseGRPOTrainer."
                 )
-            slots[slot] = part
+            slots[slot] = own
         prompt_selector, token_credit, budget_schedule = slots.values()
         credits = token_credit if isinstance(token_credit, list) else [token_credit] if token_credit else []
         for slot, part, kind in [
@@ -369,11 +377,11 @@ class ConciseGRPOTrainer(ResumesTraining, WritesCard, GRPOTrainer):
         """Let TRL call one reward function only; its rewards have one column then."""
         names = ("reward_funcs", "reward_processing_classes", "reward_func_names")
         before = {name: getattr(self, name) for name in names}
-        vars(self).update({name: [values[column]] for name, values in before.items()})
+        self.__dict__.update({name: [values[column]] for name, values in before.items()})
         try:
             yield
         finally:
-            vars(self).update(before)
+            self.__dict__.update(before)
 
     def _decode(self, prompt, prompt_ids: list[int], completion_ids: list[int]):
         """Return a completion as TRL hands it to reward functions."""
@@ -462,7 +470,7 @@ class ConciseGRPOTrainer(ResumesTraining, WritesCard, GRPOTrainer):
                 )
         return own_config(cls.config_class, args, trainer=cls, parent=GRPOConfig, model=model)
 
-    def _find_correctness(self, name: str | None) -> int | None:
+    def _find_correctness(self, name: str | None) -> int:
         """Return the column of the reward function that says whether a completion is correct."""
         columns = {i: n for i, n in enumerate(self.reward_func_names) if i not in self.group_rewards}
         names = list(columns.values())
@@ -521,9 +529,9 @@ class ConciseGRPOTrainer(ResumesTraining, WritesCard, GRPOTrainer):
         `self.max_completion_length`, which bounds turns with tools, is back in place before the `dr_grpo` loss divides
         by it.
         """
-        places = [vars(self)]
+        places: list[dict[str, Any]] = [self.__dict__]
         if self.use_vllm:
-            places.append(vars(self.vllm_generation))
+            places.append(self.vllm_generation.__dict__)
         changes = [(place, {"max_completion_length": tokens}) for place in places]
         if not self.use_vllm:
             changes += [(place, {"max_new_tokens": tokens}) for place in self._generation_places()]
@@ -536,7 +544,10 @@ class ConciseGRPOTrainer(ResumesTraining, WritesCard, GRPOTrainer):
     def _greedy(self):
         """Generate the most likely token at each position, in evaluation mode. Draws no random number."""
         if self.use_vllm:
-            greedy = {"temperature": 0.0, "repetition_penalty": 1.0}  # vLLM ignores the other sampling settings then
+            greedy: dict[str, Any] = {
+                "temperature": 0.0,
+                "repetition_penalty": 1.0,
+            }  # vLLM ignores the other sampling settings then
             user = self.vllm_generation.generation_kwargs  # read last
             changes = [(vars(self.vllm_generation), greedy), (user, {k: v for k, v in greedy.items() if k in user})]
         else:
@@ -617,11 +628,11 @@ class ConciseGRPOTrainer(ResumesTraining, WritesCard, GRPOTrainer):
         names = {i: name for i, name in enumerate(self.reward_func_names)}
         plain = {name: rewards[:, i] for i, name in names.items() if i not in self.group_rewards}
         rollouts = self._gather_rollouts(inputs, prompts, completions, completion_ids_list, rewards, plain)
-        for column, component in self.group_rewards.items():
-            scores = component.score(rollouts)
+        for column, group_reward in self.group_rewards.items():
+            scores = group_reward.score(rollouts)
             if not isinstance(scores, torch.Tensor) or scores.shape != (len(rollouts),):
                 raise ValueError(
-                    f"{type(component).__name__}.score returned {describe(scores)} for {len(rollouts)} completions. Return a "
+                    f"{type(group_reward).__name__}.score returned {describe(scores)} for {len(rollouts)} completions. Return a "
                     f"tensor of the shape ({len(rollouts)},)."
                 )
             rewards[:, column] = scores.to(rewards)
@@ -722,8 +733,10 @@ class ConciseGRPOTrainer(ResumesTraining, WritesCard, GRPOTrainer):
             batch = super()._generate_and_score_completions(inputs)
             with self._keeping(None):
                 for credit in credits:
+                    assert self._tokens is not None  # set by `_generate`
                     credit.extend(self, inputs, batch, self._tokens)
         if credits:
+            assert self._rollouts is not None  # set by `_calculate_rewards`
             for name, value in assign_token_credit(credits, self._rollouts, batch).items():
                 self._metrics["train"][name].append(value)
             self._is_ordered = False
@@ -774,7 +787,7 @@ class ConciseGRPOTrainer(ResumesTraining, WritesCard, GRPOTrainer):
         self._evaluation_log.add(
             self._correctness(rewards),
             gather(measures.to(self.accelerator.device)),
-            rows=len(dataset) * self.num_generations_eval if has_length(dataset) else None,
+            rows=len(dataset) * self.num_generations_eval if dataset is not None and has_length(dataset) else None,
         )
 
     def log(self, logs, start_time=None):
@@ -852,7 +865,7 @@ class ConciseGRPOTrainer(ResumesTraining, WritesCard, GRPOTrainer):
         )
         # A process that lacks its file, say on a disk of its own, generates: then the others have to do so too.
         have = gather(torch.tensor([block is not None], device=self.accelerator.device))
-        if have.all():
+        if block is not None and have.all():
             self._step, self._buffered_inputs = block
         elif have.any():
             logger.warning(

@@ -74,7 +74,7 @@ def test_revisions_of_an_earlier_run_in_the_folder_are_neither_dropped_nor_ranke
     with closing(callback.sender) as sender:
         for revision in (earlier, beaten, own):
             sender.outbox.add(revision, checkpoint(tmp_path, revision.step))
-        callback._prune(points, {4})
+        callback._prune(sender.outbox, points, {4})
         assert sender.outbox.kept() == [earlier, own]
 
 
@@ -87,7 +87,7 @@ def test_what_still_waits_makes_room_before_what_is_sent(tmp_path):
             sender.outbox.add(revision, checkpoint(tmp_path, revision.step))
         sender.outbox.begin(revisions[0])
         sender.outbox.mark_sent(revisions[0], "a" * 40)
-        callback._prune({revision.step: (0.5, revision.tokens) for revision in revisions}, {3})
+        callback._prune(sender.outbox, {revision.step: (0.5, revision.tokens) for revision in revisions}, {3})
         assert [revision.step for revision in sender.outbox.kept()] == [1, 3]
 
 

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+PointKind = Literal["base", "checkpoint", "model", "cut"]
+
 BLUE, VERMILLION, GREEN, PURPLE, SKY, ORANGE = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00"
 BLACK, GREY = "#000000", "#767676"
 RUN_STYLES = [(BLUE, "o"), (VERMILLION, "D"), (GREEN, "^"), (PURPLE, "s"), (SKY, "v"), (ORANGE, "P")]
@@ -54,7 +56,7 @@ class FrontierPoint:
     label: str
     accuracy: float
     tokens: float
-    kind: Literal["base", "checkpoint", "model", "cut"] = "model"
+    kind: PointKind = "model"
     series: str = ""
     accuracy_interval: tuple[float, float] | None = None
     tokens_interval: tuple[float, float] | None = None

@@ -95,7 +95,7 @@ def load_problem_sets(names: Sequence[str], *, system_prompt: str | None = None,
     return sets
 
 
-def is_benchmark(dataset_id: str, dataset_config: str | None, dataset_split: str) -> bool:
+def is_benchmark(dataset_id: str, dataset_config: str | None, dataset_split: str | None) -> bool:
     """
     Tell whether the problems are those by which a dataset on the Hub is known as a benchmark: of a set with a short name
     what that name stands for, of any other the whole test split.

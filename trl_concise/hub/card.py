@@ -12,6 +12,7 @@ import json
 import logging
 import re
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -170,8 +171,8 @@ def table(set_: Comparison) -> dict[str, Any]:
     """Return the rows of one set of problems."""
     rows = [("base model", set_.base), ("**this model**", set_.model), *set_.controls.items()]
     rows += [(f"base model, cut at {budget} tokens", figures) for budget, figures in set_.cuts.items()]
-    rows = [_row(name, figures, set_.base) for name, figures in rows if figures]
-    return {"title": _title(set_), "rows": rows, "note": set_.note}
+    cells = [_row(name, figures, set_.base) for name, figures in rows if figures]
+    return {"title": _title(set_), "rows": cells, "note": set_.note}
 
 
 def results_note(results: list[Comparison]) -> str:
@@ -191,11 +192,10 @@ def results_note(results: list[Comparison]) -> str:
 
 def max_new_tokens(results: list[Comparison], facts: dict[str, Any]) -> tuple[int, str] | None:
     """Return the limit under which the model was measured, and what it cut."""
-    limits = [set_.model for set_ in results if set_.model.max_new_tokens]
+    limits = [(limit, set_.model) for set_ in results if (limit := set_.model.max_new_tokens)]
     if limits:
-        largest = max(limits, key=lambda figures: figures.max_new_tokens)
-        reason = f"The figures were measured with it; {_cut(largest)}."
-        return largest.max_new_tokens, reason
+        largest, figures = max(limits, key=lambda limited: limited[0])
+        return largest, f"The figures were measured with it; {_cut(figures)}."
     limit = facts.get("max_completion_length")
     if limit is None:
         return None
@@ -305,18 +305,20 @@ def write_eval_results(run: Path, results: list[Comparison]) -> None:
     for path in (run / EVAL_RESULTS).glob("*.yaml"):
         if _MEASURED_BY in path.read_text(encoding="utf-8"):  # of an earlier evaluation
             path.unlink()
-    for set_ in filter(_is_benchmark, results):
-        model = set_.model
+    for set_ in results:
+        source, model = set_.source, set_.model
+        if source is None or not source.whole:
+            continue
         n = model.completions or 1
         entry = EvalResultEntry(
-            dataset_id=set_.source.hub_id,
+            dataset_id=source.hub_id,
             task_id="default",
             value=round(100 * model.accuracy, 2),
             notes=f"{model.tokens:.1f} tokens per completion; {_MEASURED_BY}, {model.problems:,} problems, "
             f"{n} completion{'s' * (n > 1)} per problem, cut at {model.max_new_tokens:,} tokens",
         )
         text = yaml.safe_dump(eval_result_entries_to_yaml([entry]), sort_keys=False, width=1000)
-        write_atomically(run / EVAL_RESULTS / f"{set_.source.hub_id.replace('/', '_')}.yaml", text.encode())
+        write_atomically(run / EVAL_RESULTS / f"{source.hub_id.replace('/', '_')}.yaml", text.encode())
 
 
 def _is_benchmark(set_: Comparison) -> bool:
@@ -362,7 +364,7 @@ def _title(set_: Comparison) -> str:
     return f"**{set_.dataset}** ({model.problems:,} problems{each})"
 
 
-def _interval(interval: list[float] | None, scale: float = 1) -> str:
+def _interval(interval: Sequence[float] | None, scale: float = 1) -> str:
     return f" [{scale * interval[0]:.1f}–{scale * interval[1]:.1f}]" if interval else ""
 
 

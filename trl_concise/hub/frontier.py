@@ -16,7 +16,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, IntervalStrategy
 from ..evaluation import accuracy_efficiency_score, on_frontier
 from .card import card_files, write_card
 from .facts import FACTS_FILE
-from .outbox import Revision
+from .outbox import Outbox, Revision
 from .sender import Sender
 
 
@@ -110,8 +110,7 @@ class HubFrontierCallback(TrainerCallback):
                 "Set both to 'steps', with equal eval_steps and save_steps."
             )
         if state.is_world_process_zero:
-            self._start(args.output_dir)
-            self.sender.wake()  # for what an earlier run has left
+            self._start(args.output_dir).wake()  # for what an earlier run has left
 
     def on_save(self, args, state, control, **kwargs):
         if self.sender is None:
@@ -129,53 +128,53 @@ class HubFrontierCallback(TrainerCallback):
                 else "set eval_steps so that it divides save_steps",
             )
             return
-        self._start_again_if_closed(args.output_dir)
-        outbox = self.sender.outbox
+        sender = self._open(self.sender, args.output_dir)
+        outbox = sender.outbox
         frontier = frontier_steps(points)
         run = Path(args.output_dir)
         if step in frontier:
             with TemporaryDirectory() as folder:
-                card = card_files(self._write_card(run, Path(folder), state))
+                card = card_files(self._write_card(outbox, run, Path(folder), state))
                 outbox.add(Revision(step, *points[step]), run / f"{PREFIX_CHECKPOINT_DIR}-{step}", card)
                 outbox.add_card(card)
-        self._prune(points, frontier)
+        self._prune(outbox, points, frontier)
         best = best_trade_off(points, measured_here(points, outbox.kept()))
         if best is not None:
             outbox.set_best(best)
-        self.sender.wake()
+        sender.wake()
 
     def on_train_end(self, args, state, control, **kwargs):
         if self.sender is None:
             return
-        self._start_again_if_closed(args.output_dir)
+        sender = self._open(self.sender, args.output_dir)
         timeout = self.timeout if args.world_size == 1 else min(self.timeout, args.ddp_timeout / 2)
-        unsent = self.sender.finish(timeout)
+        unsent = sender.finish(timeout)
         if unsent:
             logger.warning(
                 "Not sent to %s: %s. Nothing is lost; send it with\n    trl-concise push %s",
-                self.sender.outbox.repo_id,
+                sender.outbox.repo_id,
                 ", ".join(unsent),
                 args.output_dir,
             )
         self.sender = None
 
-    def _start(self, run: str) -> None:
+    def _start(self, run: str) -> Sender:
         self.sender = self._make_sender(run)
         self.sender.start(self.max_waiting)
+        return self.sender
 
-    def _start_again_if_closed(self, run: str) -> None:
-        if self.sender.outbox.closed:  # by `push_run` in this process, which has sent what was there
-            self._start(run)
+    def _open(self, sender: Sender, run: str) -> Sender:
+        """Return the sender, or a new one if `push_run` in this process has closed its outbox and sent what it held."""
+        return self._start(run) if sender.outbox.closed else sender
 
-    def _write_card(self, run: Path, folder: Path, state: TrainerState) -> Path:
+    def _write_card(self, outbox: Outbox, run: Path, folder: Path, state: TrainerState) -> Path:
         """Write the card for this repository, which need not be the trainer's, and return where it is."""
         if not (run / FACTS_FILE).exists():  # a trainer of TRL's own
             return run
-        return write_card(run, self.sender.outbox.repo_id, folder=folder, state=state).parent
+        return write_card(run, outbox.repo_id, folder=folder, state=state).parent
 
-    def _prune(self, points: dict[int, tuple[float, float]], frontier: set[int]) -> None:
+    def _prune(self, outbox: Outbox, points: dict[int, tuple[float, float]], frontier: set[int]) -> None:
         """Drop revisions off the frontier: at once where they still wait, beyond the limit where they were sent."""
-        outbox = self.sender.outbox
         kept = measured_here(points, outbox.kept())
         off = sorted((revision for revision in kept if revision.step not in frontier), key=lambda item: item.step)
         waiting = [revision for revision in off if revision.state == "waiting"]
@@ -188,8 +187,10 @@ class HubFrontierCallback(TrainerCallback):
 def evaluated_points(log_history: list[dict[str, Any]], name: str | None = None) -> dict[int, tuple[float, float]]:
     """Return accuracy and mean tokens of every step evaluated on a dataset, in order; the first is the base."""
     prefix = "eval" if name is None else f"eval_{name}"
-    points = ((log["step"], (log.get(f"{prefix}_accuracy"), log.get(f"{prefix}_tokens_mean"))) for log in log_history)
-    return {step: point for step, point in points if None not in point}
+    points = ((log["step"], log.get(f"{prefix}_accuracy"), log.get(f"{prefix}_tokens_mean")) for log in log_history)
+    return {
+        step: (accuracy, tokens) for step, accuracy, tokens in points if accuracy is not None and tokens is not None
+    }
 
 
 def evaluated_names(log_history: list[dict[str, Any]]) -> list[str]:

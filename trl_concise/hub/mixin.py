@@ -41,9 +41,13 @@ class WritesCard(_Mixed):
     """
 
     components: Sequence[Component] = ()
-    history: PromptHistory | None = None
     _card_arguments: Mapping[str, Any] = MappingProxyType({})  # of the last call of create_model_card
     _late_card: LateCard | None = None
+
+    @property
+    def history(self) -> PromptHistory | None:
+        """Lengths and visits per prompt; `None` if no component remembers them."""
+        return None
 
     def create_model_card(self, model_name=None, dataset_name=None, tags=None):
         self._card_arguments = {"model_name": model_name, "dataset_name": dataset_name, "tags": tags}

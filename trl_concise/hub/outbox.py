@@ -189,13 +189,16 @@ class Outbox:
         """Return what the Hub has not taken yet, in words."""
         with self._lock:
             names = [revision.name for revision in self.in_state("waiting")]
-            best = self.revisions.get(self.best)
+            best = self._best_revision()
             if best is not None and (best.state == "waiting" or best.commit != self.tagged):
                 names.append(f"tag {self.tag!r} on {self.best}")
             if self.card is not None:
                 names.append("model card")
             names += [f"deletion of {revision.name}" for revision in self.in_state("off")]
         return names
+
+    def _best_revision(self) -> Revision | None:
+        return None if self.best is None else self.revisions.get(self.best)
 
     # For the sender
 
@@ -212,7 +215,7 @@ class Outbox:
     def begin(self, revision: Revision) -> Path | None:
         """Return the folder to send as a revision, once it is written down that the Hub may hold it; `None` if it is off."""
         with self._lock:
-            if not self.waits(revision):
+            if revision.staged is None or not self.waits(revision):
                 return None
             staged = self.folder / revision.staged
             if not staged.is_dir():
@@ -241,7 +244,7 @@ class Outbox:
     def to_tag(self) -> str | None:
         """Return the commit that the tag is to be moved to, if it is on the Hub."""
         with self._lock:
-            best = self.revisions.get(self.best)
+            best = self._best_revision()
             return best.commit if best is not None and best.state == "sent" and best.commit != self.tagged else None
 
     def mark_tagged(self, commit: str | None) -> None:

@@ -7,12 +7,14 @@ import logging
 import math
 import os
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ..evaluation import FrontierPoint, accuracy_efficiency_score
 from ..evaluation.logs import evaluations, watch_measurements
+from ..evaluation.plots import PointKind
 from ..evaluation.sets import is_benchmark
 from ..evaluation.summaries import demo_results_of_run, differing_settings, records_of_run
 from .facts import hub_id
@@ -32,7 +34,7 @@ class Figures:
         accuracy (`float`): In [0, 1].
         tokens (`float`): Mean completion length in tokens, EOS included.
         problems, completions (`int`, *optional*): Problems, and completions of each.
-        accuracy_interval, tokens_interval (`list[float]`, *optional*): 95 % interval, low and high.
+        accuracy_interval, tokens_interval (`Sequence[float]`, *optional*): 95 % interval, low and high.
         truncated, empty (`float`, *optional*): Share of completions that were cut, and that hold no token, in [0, 1].
         max_new_tokens (`int`, *optional*): Generation limit.
     """
@@ -41,8 +43,8 @@ class Figures:
     tokens: float
     problems: int | None = None
     completions: int | None = None
-    accuracy_interval: list[float] | None = None
-    tokens_interval: list[float] | None = None
+    accuracy_interval: Sequence[float] | None = None
+    tokens_interval: Sequence[float] | None = None
     truncated: float | None = None
     empty: float | None = None
     max_new_tokens: int | None = None
@@ -261,14 +263,20 @@ def _from_watch(measured: dict[int, dict[str, Any]]) -> list[Comparison]:
     return [Comparison("Watch set", model, base, checkpoints=dict(checkpoints), note=" ".join(notes))]
 
 
-def _point(figures: Figures, label: str, kind: str, series: str = "") -> FrontierPoint:
-    accuracy, tokens = figures.accuracy_interval, figures.tokens_interval
+def _point(figures: Figures, label: str, kind: PointKind, series: str = "") -> FrontierPoint:
     return FrontierPoint(
         label,
         figures.accuracy,
         figures.tokens,
         kind,
         series,
-        accuracy and tuple(accuracy),
-        tokens and tuple(tokens),
+        _interval(figures.accuracy_interval),
+        _interval(figures.tokens_interval),
     )
+
+
+def _interval(bounds: Sequence[float] | None) -> tuple[float, float] | None:
+    if not bounds:
+        return None
+    low, high = bounds
+    return low, high

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import json
 import shutil
 
@@ -11,16 +12,19 @@ from datasets import Dataset
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from trl_concise.cli import main
+from trl_concise.data.rows import add_prompt_suffix
 from trl_concise.demo import generate_problems, model_path
 from trl_concise.evaluation import Completion, evaluate, read_completions, read_summary, summarize
 from trl_concise.evaluation.command import print_records
 from trl_concise.evaluation.evaluator import _efficiency
+from trl_concise.evaluation.sampling import digest_prompt
 
 
 KEYS = {
     *("dataset", "problems", "completions_per_problem", "accuracy", "accuracy_interval", "pass_at_k", "tokens_mean"),
     *("tokens_interval", "tokens_correct_mean", "tokens_wrong_mean", "truncated_fraction", "empty_fraction", "budget"),
     *("model", "seed", "temperature", "top_p", "max_new_tokens", "system_prompt_sha256", "limit"),
+    *("prompt_suffix_sha256", "answer_format", "final_form"),
 }
 DRAWN = {"num_completions": 2, "max_new_tokens": 48, "temperature": 1.0, "top_p": 1.0, "batch_size": 5}
 
@@ -128,6 +132,61 @@ def test_a_system_prompt_is_put_before_datasets_too(model, tokenizer, sets, tmp_
     settings.write_text(settings.read_text().replace('"Be brief."', "null"))
     with pytest.raises(ValueError, match="put in other words"):
         run(model, tokenizer, sets, tmp_path, **{**once, "system_prompt": None})
+
+
+def test_a_suffix_is_put_after_every_problem(model, tokenizer, sets, tmp_path):
+    once = {"num_completions": 1, "max_new_tokens": 8, "prompt_suffix": "Use a box."}
+    said = {"six": sets["six"].map(add_prompt_suffix, fn_kwargs={"suffix": "Use a box."})}
+    (record,) = run(model, tokenizer, sets, tmp_path, **once)
+    digests = [item.prompt_sha256 for item in read_completions(tmp_path / "completions.jsonl")]
+    assert digests == [digest_prompt(tokenizer, prompt) for prompt in said["six"]["prompt"]]
+    assert record["prompt_suffix_sha256"] == hashlib.sha256(b"Use a box.").hexdigest()
+    assert json.loads((tmp_path / "settings.json").read_text())["prompt_suffix"] == "Use a box."
+    with pytest.raises(
+        ValueError, match="other settings: {'prompt_suffix': 'Use a box.'}, now {'prompt_suffix': None}"
+    ):
+        run(model, tokenizer, said, tmp_path, **{**once, "prompt_suffix": None})
+
+
+def test_the_answer_format_is_that_of_every_verdict(model, tokenizer, sets, tmp_path):
+    once = {"num_completions": 4, "max_new_tokens": 96}
+    (record,) = run(model, tokenizer, sets, tmp_path, **once)
+    assert record["accuracy"] > 0
+    (tagged,) = run(model, tokenizer, sets, **once, answer_format="answer_tag")
+    assert tagged["accuracy"] == 0 and tagged["tokens_mean"] == record["tokens_mean"]  # the model writes no tags
+    settings = tmp_path / "settings.json"
+    older = json.loads(settings.read_text())
+    assert (older.pop("prompt_suffix"), older.pop("answer_format"), older.pop("final_form")) == (None, "auto", True)
+    settings.write_text(json.dumps(older))
+    assert run(model, tokenizer, sets, tmp_path, **once) == [record]  # an older folder goes on with the defaults only
+    settings.write_text(json.dumps(older))
+    for changes in ({"answer_format": "boxed"}, {"final_form": False}, {"prompt_suffix": "Use a box."}):
+        with pytest.raises(ValueError, match="other settings"):
+            run(model, tokenizer, sets, tmp_path, **once, **changes)
+    with pytest.raises(ValueError, match="answer_format must be one of 'auto', 'boxed', .*; got 'box'"):
+        run(model, tokenizer, sets, answer_format="box")
+
+
+@pytest.mark.parametrize("command", ["eval", "filter"])
+def test_the_commands_take_the_options_of_the_answer(command, tmp_path, capsys):
+    path = tmp_path / "problems.jsonl"
+    path.write_text("".join(json.dumps({"question": f"{i}+1=?", "answer": str(i + 1)}) + "\n" for i in range(2)))
+    words = [command, "demo", str(path)] if command == "eval" else [command, str(path), "--model", "demo"]
+    words += ["--prompt_suffix", "Go.", "--answer_format", "boxed", "--final_form", "false"]
+    words += ["--max_new_tokens", "8", "-n", "1"]
+    split = [] if command == "eval" else ["--keep", "0", "1"]
+    output = (
+        ["--output_dir", str(tmp_path / "run")] if command == "eval" else ["--output", str(tmp_path / "run.jsonl")]
+    )
+    assert main([*words, "--show", "1"]) == 0
+    assert "[user] 0+1=? Go." in capsys.readouterr().out
+    assert main([*words, *output, *split]) == 0
+    folder = tmp_path / ("run" if command == "eval" else "run_completions")
+    settings = json.loads((folder / "settings.json").read_text())
+    assert (settings["prompt_suffix"], settings["answer_format"], settings["final_form"]) == ("Go.", "boxed", False)
+    with pytest.raises(SystemExit):
+        main([*words, "--final_form", "maybe"])
+    assert "must be true or false, got 'maybe'" in capsys.readouterr().err
 
 
 def test_a_problem_with_an_unreadable_gold_counts_for_nothing(model, tokenizer, sets, tmp_path, caplog):
@@ -246,6 +305,9 @@ def test_greedy_completions_do_not_depend_on_the_batch(model, tokenizer, sets):
         ({"limit": 2}, "limit is 2, of the base None, problems is 2, of the base 6"),
         ({"temperature": 0.5, "top_p": 0.9}, "temperature is 0.5, of the base 1.0, top_p is 0.9, of the base 1.0"),
         ({"system_prompt": "Be brief."}, "system_prompt_sha256 is [0-9a-f]{64}, of the base None"),
+        ({"prompt_suffix": "Be brief."}, "prompt_suffix_sha256 is [0-9a-f]{64}, of the base None"),
+        ({"answer_format": "boxed"}, "answer_format is boxed, of the base auto"),
+        ({"final_form": False}, "final_form is False, of the base True"),
     ],
 )
 def test_a_base_of_other_settings_is_refused(changes, message, model, tokenizer, sets, tmp_path):

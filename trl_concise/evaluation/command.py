@@ -3,10 +3,12 @@
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Sequence
 from typing import Any
 
 from ..errors import Parser
+from ..verification.extraction import ANSWER_FORMATS
 
 
 ENGINE_OPTIONS = {
@@ -28,7 +30,7 @@ def main(argv: Sequence[str]) -> int:
     options = parser.parse_args(argv)
 
     from ..data.problems import show_problems
-    from .evaluator import evaluate
+    from .evaluator import add_to_prompts, evaluate
     from .sets import load_problem_sets
 
     batch_size = options.batch_size
@@ -47,7 +49,7 @@ def main(argv: Sequence[str]) -> int:
     try:
         if options.show:
             for problems in load_problem_sets(options.sets, system_prompt=options.system_prompt, **columns).values():
-                show_problems(problems, options.show)
+                show_problems(add_to_prompts(problems, None, options.prompt_suffix), options.show)
             return 0
         sets = load_problem_sets(options.sets, **columns)
         records = evaluate(
@@ -62,6 +64,9 @@ def main(argv: Sequence[str]) -> int:
             budgets=options.budgets,
             base=options.base,
             system_prompt=options.system_prompt,
+            prompt_suffix=options.prompt_suffix,
+            answer_format=options.answer_format,
+            final_form=options.final_form,
             limit=options.limit,
             batch_size=batch_size,
             use_vllm=options.use_vllm,
@@ -119,6 +124,12 @@ def _budgets(text: str) -> list[int]:
     return [int(part) for part in text.split(",")]
 
 
+def _true_or_false(text: str) -> bool:
+    if text.lower() not in ("true", "false"):
+        raise argparse.ArgumentTypeError(f"must be true or false, got {text!r}")
+    return text.lower() == "true"
+
+
 def _parser() -> Parser:
     parser = Parser(
         prog="trl-concise eval",
@@ -151,10 +162,30 @@ def _parser() -> Parser:
         add(f"--{name}", type=kind, help=text)
     add("--model_name", help="name of the model in the results; its id or folder name by default")
     add("--system_prompt", help="system message before every problem")
+    add_answer_options(parser)
     add("--dataset_split", help="split of a set without a short name; test by default")
     add("--dataset_config", help="configuration of a set without a short name")
     add_column_options(parser)
     return parser
+
+
+def add_answer_options(parser: Parser) -> None:
+    """Add the options that say how the final answer is asked for and read."""
+    add = parser.add_argument
+    add("--prompt_suffix", help="text after every problem, for example an instruction on the form of the answer")
+    add(
+        "--answer_format",
+        default="auto",
+        choices=ANSWER_FORMATS,
+        help="where the final answer of a completion is looked for (%(default)s)",
+    )
+    add(
+        "--final_form",
+        type=_true_or_false,
+        default=True,
+        metavar="BOOL",
+        help="whether an answer that leaves arithmetic to be done, such as 6 * 7, is wrong (true)",
+    )
 
 
 def add_column_options(parser: Parser) -> None:

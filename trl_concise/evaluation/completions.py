@@ -12,6 +12,7 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from ..verification import verify_answers
+from ..verification.extraction import AnswerFormat
 from ..verification.finished import is_finished
 from ..verification.verify import verify_and_count
 from .metrics import accuracy_interval, bootstrap_interval, pass_at_k
@@ -89,15 +90,21 @@ def unreadable_golds(golds: Sequence[str]) -> set[int]:
 
 
 def judge(
-    completions: Sequence[Completion], unreadable: Collection[int] = (), reasoning_opened: Collection[int] = ()
+    completions: Sequence[Completion],
+    unreadable: Collection[int] = (),
+    reasoning_opened: Collection[int] = (),
+    *,
+    answer_format: AnswerFormat = "auto",
+    final_form: bool = True,
 ) -> list[Completion]:
     """
-    Check the final answers as [`math_accuracy_reward`] does: finished completions (see [`is_finished`]), in final form.
+    Check the final answers as [`math_accuracy_reward`] does: finished completions (see [`is_finished`]) only.
 
     Args:
         completions (`Sequence[Completion]`): Completions.
         unreadable (`Collection[int]`, *optional*): Problems whose reference answer is unreadable; they are not judged.
         reasoning_opened (`Collection[int]`, *optional*): Problems whose prompt ends with `<think>`.
+        answer_format, final_form: As `format` and `final_form` of [`math_accuracy_reward`].
 
     Returns:
         `list[Completion]`: In the same order, with `correct` set.
@@ -107,7 +114,11 @@ def judge(
         for item in completions
     ]
     verdicts, _ = verify_and_count(
-        [item.gold for item in completions], [item.text for item in completions], finished=finished, final_form=True
+        [item.gold for item in completions],
+        [item.text for item in completions],
+        finished=finished,
+        format=answer_format,
+        final_form=final_form,
     )
     return [
         replace(item, correct=None if item.problem in unreadable else verdict)

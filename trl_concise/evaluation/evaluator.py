@@ -19,6 +19,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from ..checkpoint import write_atomically
 from ..data.problems import as_messages
+from ..data.rows import add_prompt_suffix
+from ..verification.extraction import ANSWER_FORMATS, AnswerFormat
 from ..verification.finished import prompt_opens_reasoning
 from .completions import Completion, count_whole, cut_at, judge, read_completions, summarize, unreadable_golds
 from .identity import fingerprint, name_of
@@ -46,6 +48,7 @@ logger = logging.getLogger(__name__)
 
 COMPLETIONS_FILE = "completions.jsonl"
 SETTINGS_FILE = "settings.json"
+_NEW_SETTINGS = {"prompt_suffix": None, "answer_format": "auto", "final_form": True}  # missing from older files
 WEIGHTS = {"alpha": 1.0, "beta": 3.0, "gamma": 5.0}  # of the accuracy-efficiency score
 
 
@@ -63,6 +66,9 @@ def evaluate(
     budgets: Sequence[int] = (),
     base: str | Path | Sequence[Mapping[str, Any]] | None = None,
     system_prompt: str | None = None,
+    prompt_suffix: str | None = None,
+    answer_format: AnswerFormat = "auto",
+    final_form: bool = True,
     limit: int | None = None,
     batch_size: int = 64,
     use_vllm: bool = False,
@@ -99,6 +105,13 @@ def evaluate(
         system_prompt (`str`, *optional*):
             System message before every problem. Takes the place of one that a dataset brings; text becomes a user
             message behind it.
+        prompt_suffix (`str`, *optional*):
+            Text after every problem, for example an instruction on the form of the answer.
+        answer_format (`str`, *optional*, defaults to `"auto"`):
+            Where the final answer of a completion is looked for: `"auto"`, `"boxed"`, `"answer_tag"` or `"last_number"` (see
+            [`math_accuracy_reward`]).
+        final_form (`bool`, *optional*, defaults to `True`):
+            Whether an answer that leaves arithmetic to be done, such as `6 * 7`, is wrong.
         limit (`int`, *optional*):
             Take only so many problems of each set, the first ones.
         batch_size (`int`, *optional*, defaults to `64`):
@@ -117,7 +130,8 @@ def evaluate(
     Returns:
         `list[dict[str, Any]]`: One record per problem set, then one per set and budget. Each holds what
         [`summarize`] tells, and `dataset`, `budget` (`None` for the whole completions), `model`, `seed`, `temperature`,
-        `top_p`, `max_new_tokens`, `system_prompt_sha256` and `limit` (`None` for the whole set). Of a set that was named,
+        `top_p`, `max_new_tokens`, `system_prompt_sha256`, `prompt_suffix_sha256`, `answer_format`, `final_form` and `limit`
+        (`None` for the whole set). Of a set that was named,
         and loaded from the Hub, also `dataset_id`, `dataset_config` and `dataset_split`. With a `base`, also
         `base_model`, `accuracy_efficiency_score` and `accuracy_efficiency_weights`; the score is `None` where the base has
         no such set or no right answer.
@@ -143,14 +157,21 @@ def evaluate(
             "num_completions, batch_size, limit and budgets must be at least 1; got "
             f"{num_completions}, {batch_size}, {limit} and {budgets}."
         )
+    if answer_format not in ANSWER_FORMATS:
+        raise ValueError(
+            f"answer_format must be one of {', '.join(map(repr, ANSWER_FORMATS))}; got {answer_format!r}."
+        )
     settings = SamplingSettings(max_new_tokens, temperature, top_p, seed)
     base_records = _read_base(base)
-    whole = _load_sets(datasets, system_prompt)
+    loaded = _load_sets(datasets)
+    sources = loaded.sources if isinstance(loaded, ProblemSets) else {}
+    whole = {key: add_to_prompts(dataset, system_prompt, prompt_suffix) for key, dataset in loaded.items()}
     limits = {key: limit if limit is not None and limit < len(dataset) else None for key, dataset in whole.items()}
     sets = {key: dataset.select(range(limits[key] or len(dataset))) for key, dataset in whole.items()}
-    prompt_digest = None if system_prompt is None else hashlib.sha256(system_prompt.encode()).hexdigest()
-    sources = whole.sources if isinstance(whole, ProblemSets) else {}
-    common = {**asdict(settings), "system_prompt_sha256": prompt_digest}
+    judging: dict[str, Any] = {"answer_format": answer_format, "final_form": final_form}
+    texts = {"system_prompt": system_prompt, "prompt_suffix": prompt_suffix}
+    digests = {f"{key}_sha256": text and hashlib.sha256(text.encode()).hexdigest() for key, text in texts.items()}
+    common = {**asdict(settings), **digests, **judging}
     how = {key: {**sources.get(key, {}), **common, "limit": limits[key]} for key in whole}
     name = model_name or name_of(model)
     folder = None if output_dir is None else Path(output_dir)
@@ -162,7 +183,8 @@ def evaluate(
         "model": name,
         "weights": fingerprint(model),
         **asdict(settings),
-        "system_prompt": system_prompt,
+        **texts,
+        **judging,
         "engine": "vllm" if use_vllm else "transformers",
     }
     done = [] if folder is None else _read_folder(folder, written)
@@ -177,8 +199,8 @@ def evaluate(
         written["dtype"] = checkpoint_dtype(adapted or path)
         options = dict(engine_options or {})
         if use_vllm and "max_model_len" not in options:
-            prompts = (prompt for dataset in sets.values() for prompt in dataset["prompt"])
-            longest = max(map(len, tokenize_prompts(tokenizer, prompts)))
+            asked = (prompt for dataset in sets.values() for prompt in dataset["prompt"])
+            longest = max(map(len, tokenize_prompts(tokenizer, asked)))
             options["max_model_len"] = min(longest + max_new_tokens, context_length(adapted or path) or math.inf)
         if folder is not None:
             _check_settings(folder, written)
@@ -206,6 +228,7 @@ def evaluate(
                 unreadable[set_name],
                 num_completions,
                 settings,
+                judging,
                 batch_size,
                 known,
                 folder,
@@ -222,27 +245,29 @@ def evaluate(
     return records
 
 
-def _read_base(base: str | Path | Sequence[Mapping[str, Any]] | None) -> list[Mapping[str, Any]] | None:
+def _read_base(base: str | Path | Sequence[Mapping[str, Any]] | None) -> Sequence[Mapping[str, Any]] | None:
     if base is None:
         return None
     return read_summary(base) if isinstance(base, (str, Path)) else list(base)
 
 
-def _load_sets(
-    datasets: str | Sequence[str] | Mapping[str, Dataset], system_prompt: str | None
-) -> Mapping[str, Dataset]:
+def _load_sets(datasets: str | Sequence[str] | Mapping[str, Dataset]) -> Mapping[str, Dataset]:
     if isinstance(datasets, str):
         datasets = [datasets]
     if not isinstance(datasets, Mapping):
         datasets = load_problem_sets(datasets)
     if not datasets:
         raise ValueError("Name at least one problem set.")
-    if system_prompt is None:
-        return datasets
-    return {
-        name: dataset.map(lambda row: {"prompt": as_messages(row["prompt"], system_prompt)})
-        for name, dataset in datasets.items()
-    }
+    return datasets
+
+
+def add_to_prompts(dataset: Dataset, system_prompt: str | None, prompt_suffix: str | None) -> Dataset:
+    """Put a system message before every problem, and a text after it; `None` adds nothing."""
+    if system_prompt is not None:
+        dataset = dataset.map(lambda row: {"prompt": as_messages(row["prompt"], system_prompt)})
+    if prompt_suffix is not None:
+        dataset = dataset.map(add_prompt_suffix, fn_kwargs={"suffix": prompt_suffix})
+    return dataset
 
 
 def _find_unreadable(name: str, golds: Sequence[str]) -> set[int]:
@@ -280,6 +305,7 @@ def _check_settings(folder: Path, settings: dict[str, Any]) -> None:
             raise ValueError(
                 f"{path} holds no settings of an evaluation. Choose another output_dir, or delete this one."
             )
+        found = _NEW_SETTINGS | found
         other = {key: found[key] for key in settings if key in found and found[key] != settings[key]}
         if other.keys() == {"weights"}:
             raise ValueError(
@@ -302,6 +328,7 @@ def _complete(
     unreadable: set[int],
     num_completions: int,
     settings: SamplingSettings,
+    judging: Mapping[str, Any],
     batch_size: int,
     known: dict[tuple[int, int], Completion],
     folder: Path | None,
@@ -347,6 +374,7 @@ def _complete(
             ],
             unreadable,
             {problem for problem, _ in batch if prompt_opens_reasoning(sampler.tokenizer, prompts[problem])},
+            **judging,
         )
         if folder is not None:
             with open(folder / COMPLETIONS_FILE, "a", encoding="utf-8") as file:

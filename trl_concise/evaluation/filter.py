@@ -11,7 +11,7 @@ from statistics import fmean
 from typing import Any
 
 from ..errors import Parser
-from .command import ENGINE_OPTIONS, add_column_options
+from .command import ENGINE_OPTIONS, add_answer_options, add_column_options
 
 
 SUFFIXES = (".jsonl", ".parquet")
@@ -180,7 +180,10 @@ def main(argv: Sequence[str]) -> int:
     if options.show:
         from datasets import Dataset
 
-        show_problems(Dataset.from_list(_read(options.dataset, problem_options).problems), options.show)
+        from .evaluator import add_to_prompts
+
+        problems = Dataset.from_list(_read(options.dataset, problem_options).problems)
+        show_problems(add_to_prompts(problems, None, options.prompt_suffix), options.show)
         return 0
     missing = [f"--{name}" for name in ("model", "output") if getattr(options, name) is None]
     if missing:
@@ -199,6 +202,9 @@ def main(argv: Sequence[str]) -> int:
         seed=options.seed,
         batch_size=options.batch_size or (10_000 if options.use_vllm else 64),
         use_vllm=options.use_vllm,
+        prompt_suffix=options.prompt_suffix,
+        answer_format=options.answer_format,
+        final_form=options.final_form,
         engine_options={name: value for name in ENGINE_OPTIONS if (value := getattr(options, name)) is not None},
     )
     print(f"Pass rate from {options.keep[0]:g} to {options.keep[1]:g}: {_say(counts)}. Written to {options.output}.")
@@ -234,6 +240,7 @@ def _parser() -> Parser:
     for name, (kind, text) in ENGINE_OPTIONS.items():
         add(f"--{name}", type=kind, help=text)
     add("--system_prompt", help="system message before every problem")
+    add_answer_options(parser)
     add("--dataset_split", default="train", help="split (%(default)s)")
     add("--dataset_config", help="configuration of a dataset on the Hub")
     add_column_options(parser)

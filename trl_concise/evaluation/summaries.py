@@ -19,7 +19,8 @@ KEYS = {"dataset", "model", "accuracy", "accuracy_interval", "tokens_mean", "tok
 DEMO_KEYS = {"base", "base_cut", "trained"}
 COMPARED = (
     *("dataset_id", "dataset_config", "dataset_split", "limit", "problems"),
-    *("max_new_tokens", "temperature", "top_p", "system_prompt_sha256"),
+    *("max_new_tokens", "temperature", "top_p", "system_prompt_sha256", "prompt_suffix_sha256"),
+    *("answer_format", "final_form"),
 )
 
 

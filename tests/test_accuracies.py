@@ -49,7 +49,7 @@ def test_another_history_is_not_read(tmp_path):
     other = PromptHistory()
     other.update(["a"], [3], [1])
     other.save(tmp_path / "history.safetensors")
-    with pytest.raises(ValueError, match="of another kind"):
+    with pytest.raises(ValueError, match="has another format"):
         AccuracyHistory.load(tmp_path / "history.safetensors")
 
 

@@ -115,7 +115,7 @@ def test_a_damaged_file_is_named(tmp_path):
 def test_a_foreign_file_is_named(tmp_path):
     path = tmp_path / "adapter.safetensors"
     save_file({"weight": torch.ones(2)}, path)
-    with pytest.raises(ValueError, match=r"adapter\.safetensors is of another kind: expected .*PromptHistory"):
+    with pytest.raises(ValueError, match=r"adapter\.safetensors has another format: expected .*PromptHistory"):
         PromptHistory.load(path)
     with pytest.raises(FileNotFoundError, match="nowhere"):
         PromptHistory.load(tmp_path / "nowhere.safetensors")

@@ -215,7 +215,7 @@ def test_the_output_folder_is_not_a_checkpoint(run, output_dir):
         resumed(run, output_dir, output_dir)
     for folder in output_dir.glob("checkpoint-*"):
         (folder / "trainer_state.json").unlink()
-    with pytest.raises(ValueError, match=r"not a checkpoint\. There is no whole checkpoint in .*/run either"):
+    with pytest.raises(ValueError, match=r"not a checkpoint\. No whole checkpoint was found in .*/run either"):
         resumed(run, output_dir, str(output_dir))
 
 
@@ -226,7 +226,7 @@ def test_a_saved_model_is_not_a_checkpoint(run, without_checkpoints):
 
 @pytest.mark.parametrize("name", ["checkpoint-7", "checkpoint-3/trainer_state.json"])
 def test_a_folder_that_does_not_exist(run, output_dir, name):
-    with pytest.raises(ValueError, match=rf"There is no folder .*/{name} to resume from\."):
+    with pytest.raises(ValueError, match=rf"The folder .*/{name} to resume from does not exist\."):
         resumed(run, output_dir, str(output_dir / name))
     with pytest.raises(ValueError, match=r"Resume from .*/checkpoint-3\."):
         resumed(run, output_dir, str(output_dir / "checkpoint-7"))
@@ -291,7 +291,7 @@ def test_a_finished_run_trains_no_step(run, output_dir, caplog, changes):
 def test_a_moving_reference_that_is_in_no_checkpoint_is_refused(run, output_dir):
     settings = tiny.settings(output_dir, max_steps=3, beta=0.1, sync_ref_model=True, ref_model_sync_steps=1)
     trainer = HAPOTrainer(run[1], tiny.even_reward, HAPOConfig(**settings), run[2])
-    with pytest.raises(ValueError, match="holds no reference model"):
+    with pytest.raises(ValueError, match="contains no reference model"):
         trainer.train(resume_from_checkpoint=True)
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Adapters as models: to train one further, and `trl-concise merge`."""
+"""Load an adapter on its base model, to train it further, and merge it (`trl-concise merge`)."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def adapter_config(model: str, revision: str | None = None) -> dict[str, Any] | 
         revision (`str`, *optional*): Branch, tag or commit of the repository.
 
     Returns:
-        `dict` or `None`: `None` if there is none, or if the folder holds a whole model too.
+        `dict` or `None`: `None` if the file is missing, or if the folder also contains a whole model.
 
     Raises:
         `ValueError`: If the file is damaged.
@@ -126,7 +126,7 @@ def load_adapter(adapter: str, revision: str | None = None, **base_options: Any)
 
 def load_tokenizer(model: str, revision: str | None = None, **options: Any) -> PreTrainedTokenizerBase:
     """
-    Load the tokenizer of a model, or of an adapter: that of its base model if the adapter brings none.
+    Load the tokenizer of a model or an adapter. An adapter without a tokenizer uses that of its base model.
 
     Args:
         model (`str`): Folder, or id on the Hub.
@@ -160,7 +160,7 @@ def merge(adapter: str, output_dir: str | Path, *, revision: str | None = None, 
         `Path`: `output_dir`.
 
     Raises:
-        `ValueError`: If there is no such adapter, it cannot be merged, or `output_dir` is not empty.
+        `ValueError`: If the adapter is not found or cannot be merged, or `output_dir` is not empty.
         `FileNotFoundError`: If its base model or its weights are missing.
     """
     output_dir = Path(output_dir)

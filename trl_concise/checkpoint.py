@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-The state of components on disk, beside the optimizer's.
+The state of components on disk, next to the optimizer's.
 
 `concise_state/` holds `state.json` (format, versions, and every number and string, readable) and one `.safetensors` per
-component that has tensors. Every file is written whole or not at all, and `state.json`, written last, names the
-checksum of each tensor file, so a half-written or mixed folder is recognized when it is read. What JSON lacks is written
-as an object of one entry: NaN and infinity as `{"__float__": "nan"}`, a dict with other keys than strings as
+component that has tensors. Every file is written whole or not at all, and `state.json`, written last, has the
+checksum of each tensor file, so a half-written or mixed folder is recognized when it is read. Values that JSON lacks are
+written as an object with one entry: NaN and infinity as `{"__float__": "nan"}`, a dict with other keys than strings as
 `{"__items__": [[key, value], ...]}`.
 """
 
@@ -143,7 +143,7 @@ def load_components(components: Sequence[RestoresState], folder: str | Path) -> 
         folder (`str` or `Path`): The checkpoint folder.
 
     Returns:
-        `list[str]` or `None`: Names of the components that the checkpoint knows nothing of and which start afresh;
+        `list[str]` or `None`: Names of the components without a state in the checkpoint, which start from the beginning;
         `None` if the checkpoint was written without components at all.
 
     Raises:
@@ -166,8 +166,8 @@ def load_components(components: Sequence[RestoresState], folder: str | Path) -> 
     unknown = sorted(set(entries) - set(known))
     if unknown:
         raise ValueError(
-            f"{folder} holds the state of {unknown}, but this run has only {sorted(known)}. Resume with the parts the "
-            f"run was started with, or delete {folder} to start them afresh."
+            f"{folder} holds the state of {unknown}, but this run has only {sorted(known)}. Resume with the "
+            f"components that the run was started with, or delete {folder} to start all of them without a state."
         )
     for name, entry in entries.items():
         values = _decode(entry["values"])
@@ -202,9 +202,7 @@ def read_tensors(
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist.")
     if sha256 is not None and hashlib.sha256(path.read_bytes()).hexdigest() != sha256:
-        raise ValueError(
-            f"{path} is damaged: its SHA-256 is not the one that {_STATE_FILE} beside it names ({sha256})."
-        )
+        raise ValueError(f"{path} is damaged: its SHA-256 is not the one in {_STATE_FILE} ({sha256}).")
     try:
         with safe_open(path, framework="pt") as file:
             found = file.metadata() or {}
@@ -212,7 +210,9 @@ def read_tensors(
     except SafetensorError as error:
         raise ValueError(f"{path} is damaged: expected a safetensors file ({error}).") from error
     if metadata is not None and any(found.get(key) != value for key, value in metadata.items()):
-        raise ValueError(f"{path} is of another kind: expected a file marked {dict(metadata)}, found {found}.")
+        raise ValueError(
+            f"{path} has another format: expected a file with the metadata {dict(metadata)}, found {found}."
+        )
     return tensors
 
 
@@ -227,4 +227,4 @@ def write_atomically(path: Path, data: bytes) -> None:
             os.fsync(file.fileno())
         os.replace(temporary, path)
     finally:
-        temporary.unlink(missing_ok=True)  # on a full disk, half a file must not stay
+        temporary.unlink(missing_ok=True)  # if the disk is full, remove the incomplete file

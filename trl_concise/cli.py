@@ -2,9 +2,9 @@
 """
 The `trl-concise` command.
 
-A training command launches a script of the examples folder. Any other is a function `main(argv: list[str]) -> int | None`
-beside the subject it belongs to, named in `COMMANDS` and imported only when it is called, so that `trl-concise --help` needs
-neither torch nor TRL.
+A training command launches a script of the examples folder. Any other command is a function
+`main(argv: list[str]) -> int | None` in the module of its subject. It is listed in `COMMANDS` and imported only when it is
+called, so that `trl-concise --help` needs neither torch nor TRL.
 """
 
 from __future__ import annotations
@@ -19,21 +19,21 @@ from importlib.metadata import version
 from .errors import Parser, tell_input_errors
 
 
-TRAINING: dict[str, str] = {  # script in the examples folder -> what --help says
-    "cft": "learn to criticise solutions (SFT)",
+TRAINING: dict[str, str] = {  # script in the examples folder -> description in --help
+    "cft": "learn to critique solutions (SFT)",
     "combined": "HAPO, GRESO and S-GRPO in one trainer (GRPO)",
-    "curriculum": "roll out the prompts that are solved sometimes (GRPO)",
+    "curriculum": "train on prompts that are solved sometimes (GRPO)",
     "greso": "skip prompts whose groups gave no gradient (GRPO)",
     "hapo": "be shorter than the shortest correct completion so far (GRPO)",
     "laser": "a bonus for correct completions within a target length (GRPO)",
     "laser_d": "the same, with targets that follow difficulty and policy (GRPO)",
     "length_rewards": "L1, Kimi k1.5, GRPO-LEAD, DLER and other length methods (GRPO)",
     "one_shot_rlvr": "train on a single problem (GRPO)",
-    "redi": "distil right and wrong traces of a teacher (in DPO's place)",
-    "sgrpo": "take the loss on a random part of the tokens (GRPO)",
+    "redi": "distill correct and incorrect traces of a teacher (DPO)",
+    "sgrpo": "compute the loss on a random subset of the tokens (GRPO)",
     "shorter_better": "match the shortest correct completion of the group (GRPO)",
-    "siri": "a generation limit that swings between tight and wide (GRPO)",
-    "tspmo": "credit the tokens at which the completions of a group part (GRPO)",
+    "siri": "a generation limit that oscillates between two lengths (GRPO)",
+    "tspmo": "credit the tokens at which the completions of a group diverge (GRPO)",
 }
 LAUNCHER_FLAGS = (  # of `accelerate launch`, which a training command takes as well as the options of its script
     "--num_processes",
@@ -44,16 +44,16 @@ LAUNCHER_FLAGS = (  # of `accelerate launch`, which a training command takes as 
     "--gpu_ids",
     "--accelerate_config",
 )
-COMMANDS: dict[str, tuple[str, str]] = {  # name -> (module:function, what --help says)
+COMMANDS: dict[str, tuple[str, str]] = {  # name -> (module:function, description in --help)
     "env": ("trl_concise.launch:env", "print versions for a bug report"),
     "init": ("trl_concise.launch:init", "write a method's training script and recipe, to edit"),
     "eval": ("trl_concise.evaluation.command:main", "measure accuracy against tokens on problem sets"),
     "filter": ("trl_concise.evaluation.filter:main", "keep the problems that a model solves sometimes"),
-    "report": ("trl_concise.evaluation.report:main", "plot and tabulate what runs and evaluations have measured"),
+    "report": ("trl_concise.evaluation.report:main", "plot and tabulate the results of runs and evaluations"),
     "card": ("trl_concise.hub.card:main", "write the model card of a run"),
     "merge": ("trl_concise.adapters:main", "merge an adapter into its base model"),
-    "plan": ("trl_concise.memory.report:main", "will a run fit on this GPU, and what to change if not"),
-    "push": ("trl_concise.hub.push:main", "send a run to the Hub, and what an earlier push has left"),
+    "plan": ("trl_concise.memory.report:main", "estimate whether a run fits on a GPU, and what to change if not"),
+    "push": ("trl_concise.hub.push:main", "push a run to the Hub, or continue an interrupted push"),
 }
 
 
@@ -68,7 +68,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         `int`: Exit status.
 
     Raises:
-        `SystemExit`: With status 2, after one line on stderr, if what was given is wrong.
+        `SystemExit`: With status 2, after one line on stderr, if the input is invalid.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     if argv and argv[0] in {*TRAINING, *COMMANDS}:

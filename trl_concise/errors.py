@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How a command ends if what it was given is wrong: one line on stderr, and exit status 2."""
+"""Reports invalid input of a command: one line on stderr, and exit status 2."""
 
 from __future__ import annotations
 
@@ -56,10 +56,10 @@ def fail(message: str | Exception, command: str | None = None) -> NoReturn:
 
 def check_folder(option: str, folder: str | Path) -> None:
     """
-    Check that a folder can be made.
+    Check that a folder can be created.
 
     Raises:
-        `ValueError`: If a file is in its place, or in that of a folder above it.
+        `ValueError`: If the path, or one of its parents, is a file.
     """
     folder = Path(folder)
     existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
@@ -70,7 +70,7 @@ def check_folder(option: str, folder: str | Path) -> None:
 @contextmanager
 def tell_input_errors(command: str | None = None) -> Iterator[None]:
     """
-    Report an error in what the user gave in one line, with exit status 2, and an interruption (Ctrl+C) with status 130.
+    Report invalid input in one line, with exit status 2, and an interruption (Ctrl+C) with status 130.
 
     Also a decorator: `@tell_input_errors()`. See [`is_input_error`] for what counts as such an error. All others keep their
     traceback.
@@ -95,7 +95,7 @@ def tell_input_errors(command: str | None = None) -> Iterator[None]:
 
 def is_input_error(error: Exception) -> bool:
     """
-    Return whether an error is about what the user gave: an option, a file, a dataset, a model.
+    Return whether an error is caused by the user's input: an option, a file, a dataset, a model.
 
     These are, before training begins, an `OSError`, an `ImportError`, a YAML error, damaged weights, a tracker that is not installed, and a
     `ValueError` that a `raise` statement has raised. In training they are only those that this package or TRL raises. A

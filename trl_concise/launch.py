@@ -2,8 +2,8 @@
 """
 The training commands: `trl-concise hapo --model_name_or_path ...` is `accelerate launch examples/hapo.py ...`.
 
-The scripts are those of the `examples` folder, which a wheel carries inside the package, so what a command does can be read,
-and taken over with `trl-concise init hapo`.
+The scripts are those of the `examples` folder, which a wheel contains inside the package. Read them to see what a command
+does, or copy one with `trl-concise init hapo`.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from .quiet import QUIET, hide_messages
 
 
 def examples_folder() -> Path:
-    """Return the folder of the training scripts: inside an installed package, or beside it in a clone."""
+    """Return the folder of the training scripts: inside an installed package, or next to it in a clone."""
     package = Path(__file__).parent
     inside = package / "examples"
     return inside if inside.is_dir() else package.parent / "examples"
@@ -78,7 +78,7 @@ def train(method: str, argv: Sequence[str]) -> int:
         status = error.returncode
     except ChildFailedError as error:
         status = error.get_first_failure()[1].exitcode
-    except (KeyboardInterrupt, SignalException):  # the script, which was interrupted as well, says so
+    except (KeyboardInterrupt, SignalException):  # the script was interrupted as well, and reports it
         status = 130
     finally:
         for name in (COMMAND, QUIET):
@@ -112,10 +112,10 @@ def set_master_port() -> str:
 
 def split_launcher_flags(argv: Sequence[str]) -> tuple[list[str], list[str]]:
     """
-    Tell the flags of `accelerate launch` from those of the script.
+    Separate the flags of `accelerate launch` from those of the script.
 
     Returns:
-        `tuple[list[str], list[str]]`: Both parts, in their order.
+        `tuple[list[str], list[str]]`: The flags of each, in their order.
 
     Raises:
         `ValueError`: If a flag lacks its value, or `--accelerate_config` does not name a configuration.
@@ -143,9 +143,9 @@ def split_launcher_flags(argv: Sequence[str]) -> tuple[list[str], list[str]]:
 
 def _with_defaults(launcher: list[str]) -> list[str]:
     """
-    Add what `accelerate launch` would take for granted, and say so in five lines, where nothing is configured.
+    Add the defaults of `accelerate launch` if accelerate is not configured; it would otherwise print them in five lines.
 
-    With several devices it is left to accelerate to take them all, and to say how to take one.
+    With several devices nothing is added: accelerate uses all of them and prints how to use one.
     """
     import torch
     from accelerate.commands.config.config_args import default_config_file
@@ -204,7 +204,7 @@ def init(argv: Sequence[str]) -> int:
 
 
 def _recipes(method: str) -> list[Path]:
-    """Return the recipes of a method, and not those of one whose name begins alike: `laser_d_paper` is not LASER's."""
+    """Return the recipes of a method, without those of methods with the same prefix: `laser_d_paper` is not LASER's."""
     found = (examples_folder() / "configs").glob(f"{method}_*.yaml")
     longer = tuple(f"{other}_" for other in TRAINING if other.startswith(f"{method}_"))
     return sorted(path for path in found if not path.name.startswith(longer))

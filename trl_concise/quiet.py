@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-Hides what libraries print during a training command although it asks nothing of the user. `--verbose` shows it.
+Hides library messages that need no action by the user during a training command. `--verbose` shows them.
 
-Only messages listed here are hidden, each by its text. Nothing here imports a training library.
+Only messages listed here are hidden, each by its text. This module imports no training library.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ QUIET = "TRL_CONCISE_QUIET"
 # TRL still calls these by their older names.
 _WARNINGS = (r"`(is_)?gradient_checkpointing(_enable|_disable|_kwargs)?` is deprecated and will be removed in v6",)
 _LOG_LINES = {  # logger -> how its message begins
-    "bitsandbytes.backends.cpu.ops": "Failed to load CPU gemm_4bit_forward from kernels-community",  # of no use on a GPU
+    "bitsandbytes.backends.cpu.ops": "Failed to load CPU gemm_4bit_forward from kernels-community",  # irrelevant on a GPU
     "transformers.trainer_utils": "The tokenizer has new PAD/BOS/EOS tokens that differ from the model config",
 }
 
 
 def hide_messages() -> None:
-    """Hide the messages listed in this module, and the progress bars of datasets where nobody watches them."""
+    """Hide the messages listed in this module, and the progress bars of datasets if the output is not a terminal."""
     for message in _WARNINGS:
         warnings.filterwarnings("ignore", message, category=FutureWarning)
     for name, beginning in _LOG_LINES.items():
         logging.getLogger(name).addFilter(_Beginning(beginning))
-    if not sys.stderr.isatty():  # a bar that is written to a file is a line per update
+    if not sys.stderr.isatty():  # in a file, a progress bar is one line per update
         os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
 
 

@@ -84,7 +84,7 @@ def load_rollout_block(
     folder: str | Path, *, process_index: int, num_processes: int, block_steps: int, device: torch.device | str
 ) -> tuple[int, list[dict[str, Any]]] | None:
     """
-    Read what [`save_rollout_block`] wrote.
+    Read the block that [`save_rollout_block`] wrote.
 
     Args:
         folder (`str` or `Path`): The checkpoint folder.
@@ -108,7 +108,7 @@ def load_rollout_block(
     if (header["num_processes"], len(batches)) != (num_processes, block_steps):
         logger.warning(
             "%s was saved inside a generation block of %d micro-steps by %d processes and is resumed with %d by %d: its "
-            "rollouts cannot be shared out, so the prompts of that block are rolled out, and counted by the parts, once "
+            "rollouts cannot be redistributed, so the prompts of that block are rolled out, and counted by the components, once "
             "more.",
             folder,
             len(batches),
@@ -152,8 +152,8 @@ def load_reference_model(folder: str | Path, model: torch.nn.Module) -> None:
     path = Path(folder, STATE_FOLDER, _REFERENCE_FILE)
     if not path.exists():
         raise ValueError(
-            f"{folder} holds no reference model, which `sync_ref_model` has moved since the run began: a resumed run "
-            "would measure the KL divergence from another one. Resume with sync_ref_model=False, or start anew."
+            f"{folder} contains no reference model, which `sync_ref_model` has moved since the run began: a resumed run "
+            "would measure the KL divergence from another one. Resume with sync_ref_model=False, or start from the beginning."
         )
     model.load_state_dict(read_tensors(path))
 
@@ -163,7 +163,7 @@ def load_reference_model(folder: str | Path, model: torch.nn.Module) -> None:
 
 def stream_position(folder: str | Path) -> tuple[int, int]:
     """
-    Return where in a streamed dataset a checkpoint was written.
+    Return the position in a streamed dataset at which a checkpoint was written.
 
     Args:
         folder (`str` or `Path`): The checkpoint folder.
@@ -182,7 +182,7 @@ def stream_position(folder: str | Path) -> tuple[int, int]:
 
 def missing_from_checkpoint(folder: str | Path) -> str | None:
     """
-    Say what a half-written checkpoint lacks.
+    Return what a half-written checkpoint lacks.
 
     A process that is killed while it saves leaves a folder without the files that are written last; one that is killed
     while it deletes an old checkpoint leaves a folder without some.
@@ -213,10 +213,10 @@ def missing_from_checkpoint(folder: str | Path) -> str | None:
 
 def clear_checkpoint(folder: str | Path) -> None:
     """
-    Remove a checkpoint's files before it is written anew.
+    Remove a checkpoint's files before it is written again.
 
-    A run that is killed meanwhile leaves no mixture that looks whole. And `torch.save` writes into the file that it finds:
-    one that is linked elsewhere, to be sent to the Hub, would change there too.
+    If the run is killed meanwhile, no mixture remains that looks whole. Also, `torch.save` overwrites an existing file: one
+    that is linked elsewhere, to be sent to the Hub, would change there too.
     """
     Path(folder, TRAINER_STATE_NAME).unlink(missing_ok=True)  # first: with it, the checkpoint counts as whole
     for path in [path for path in Path(folder).rglob("*") if not path.is_dir()]:
@@ -225,7 +225,7 @@ def clear_checkpoint(folder: str | Path) -> None:
 
 def check_checkpoint(folder: str | Path) -> None:
     """
-    Refuse to resume from a folder that is not a whole checkpoint.
+    Check that a folder to resume from is a whole checkpoint.
 
     A checkpoint without the optimizer, as `save_only_model` writes it, is resumed with a warning.
 
@@ -234,7 +234,7 @@ def check_checkpoint(folder: str | Path) -> None:
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise ValueError(f"There is no folder {folder} to resume from. {_suggest_checkpoint(folder.parent)}")
+        raise ValueError(f"The folder {folder} to resume from does not exist. {_suggest_checkpoint(folder.parent)}")
     is_named_checkpoint = folder.resolve() in (path for _, path in checkpoints(folder.resolve().parent))
     has_optimizer = any(any(folder.glob(pattern)) for pattern in _OPTIMIZERS)
     if not is_named_checkpoint and not has_optimizer and any(checkpoints(folder)):
@@ -251,7 +251,8 @@ def check_checkpoint(folder: str | Path) -> None:
             "from it. To train this model further, pass the folder as the model, without resume_from_checkpoint."
         )
     logger.warning(
-        "%s holds no optimizer state (save_only_model=True): the optimizer and its schedule start anew.", folder
+        "%s holds no optimizer state (save_only_model=True): the optimizer and its schedule start from the beginning.",
+        folder,
     )
 
 
@@ -259,7 +260,7 @@ def _suggest_checkpoint(output_dir: Path) -> str:
     newest, _ = _newest_whole_checkpoint(output_dir)
     if newest is not None:
         return f"Resume from {newest}."
-    return f"There is no whole checkpoint in {output_dir} either: train without resume_from_checkpoint."
+    return f"No whole checkpoint was found in {output_dir} either: train without resume_from_checkpoint."
 
 
 def last_whole_checkpoint(output_dir: str | Path) -> Path:
@@ -301,7 +302,7 @@ def find_checkpoint(resume_from_checkpoint: str | Path | bool | None, output_dir
         `Path` or `None`: A checkpoint folder; `None` to start from the beginning.
 
     Raises:
-        `ValueError`: If there is no such checkpoint, or it is not whole.
+        `ValueError`: If the checkpoint is not found or not whole.
     """
     if resume_from_checkpoint is None or resume_from_checkpoint is False:
         return None
@@ -338,9 +339,9 @@ def checkpoints(output_dir: Path) -> Iterator[tuple[int, Path]]:
 
 
 @contextmanager
-def disk_full_said_clearly(output_dir: str | Path) -> Iterator[None]:
+def explain_disk_full(output_dir: str | Path) -> Iterator[None]:
     """
-    Turn what a library says when a disk runs full while it writes, each in its own way, into one sentence.
+    Replace the error that a library raises when the disk runs full by one clear sentence.
 
     Args:
         output_dir (`str` or `Path`): Output folder of the run.
@@ -360,7 +361,7 @@ def disk_full_said_clearly(output_dir: str | Path) -> Iterator[None]:
 
 
 if TYPE_CHECKING:
-    from transformers import Trainer as _Mixed  # what the methods below find in the classes that they are mixed into
+    from transformers import Trainer as _Mixed  # attributes of the classes that this mixin is used with
 else:
     _Mixed = object
 
@@ -370,8 +371,8 @@ class ResumesTraining(_Mixed):
     Mixin for a [`~transformers.Trainer`]: which checkpoint `train` resumes from. Comes before the trainer among the bases.
 
     `resume_from_checkpoint` is an argument of `train`, or else a field of the config, which transformers ignores. It is the
-    folder of a checkpoint, `True` for the newest whole one in `output_dir`, or `"auto"` for the same if there is one, as jobs
-    need it that are started again. A finished run is not trained further.
+    folder of a checkpoint, `True` for the newest whole one in `output_dir`, or `"auto"` for the same if there is one, for jobs
+    that are restarted. A finished run is not trained further.
     """
 
     def train(self, resume_from_checkpoint=None, *args, **kwargs):
@@ -390,7 +391,7 @@ class ResumesTraining(_Mixed):
             `str` or `None`: A folder; `None` if training starts from the beginning.
 
         Raises:
-            `ValueError`: If there is no such checkpoint, it is not whole, or the processes find different ones.
+            `ValueError`: If the checkpoint is not found or not whole, or the processes find different ones.
         """
         if resume_from_checkpoint is None:
             resume_from_checkpoint = self.args.resume_from_checkpoint
@@ -404,7 +405,7 @@ class ResumesTraining(_Mixed):
         return None if folder is None else str(folder)
 
     def is_finished(self, checkpoint: str | Path | None) -> bool:
-        """Say whether a checkpoint is the end of the run, so that no step is left to train."""
+        """Return whether a checkpoint is the end of the run, so that no step is left to train."""
         if checkpoint is None:
             return False
         steps = json.loads(Path(checkpoint, TRAINER_STATE_NAME).read_text(encoding="utf-8"))["global_step"]

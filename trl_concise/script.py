@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-What the training scripts share: a command line in TRL's manner, the problems, a report, a model card.
+Base of the training scripts: a command line as in TRL's scripts, loading of problems, a report, a model card.
 
-Trainers and datasets are imported behind the command line, so that `--help` and a mistyped flag do not wait for them.
+Trainers and datasets are imported after the command line is parsed, so that `--help` and a mistyped flag do not wait for them.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ _RESUMING = {"true": True, "false": None, "auto": "auto"}  # other values of --r
 
 @dataclass
 class RunArguments:
-    """What every training script takes."""
+    """Options of every training script."""
 
     dry_run: bool = field(
         default=False, metadata={"help": "Print the resolved settings and the memory plan, and stop."}
@@ -53,7 +53,7 @@ class RunArguments:
     )
     verbose: bool = field(
         default=False,
-        metadata={"help": "Show what libraries print and the progress of loading weights, which is hidden otherwise."},
+        metadata={"help": "Show library messages and the progress of loading weights, which are hidden otherwise."},
     )
 
 
@@ -63,20 +63,19 @@ def parse_arguments(
     """
     Parse the command line of a training script as TRL's scripts do, `--config` included.
 
-    `--dry_run` prints the settings and the memory plan, and stops: with status 2 if a local file of data is missing. An
-    option that does not exist is answered with the nearest that does, any other mistake with a line that names it.
+    `--dry_run` prints the settings and the memory plan, and stops, with status 2 if a local data file is missing. For an
+    unknown option, the error suggests the closest one; any other error is reported in one line.
 
     Args:
         classes (`tuple[type, type, type]`):
-            What the script takes beside its trainer's configuration, a [`RunArguments`]; that configuration; and
-            [`~trl.ModelConfig`].
+            A [`RunArguments`] with the options of the script, the trainer's configuration, and [`~trl.ModelConfig`].
         arguments (`Sequence[str]`, *optional*):
             Command line. Defaults to the process's own.
         demo_settings (`dict[str, Any]`):
-            Defaults of a run of the embedded model: where neither `--model_name_or_path` nor `--config` is given.
+            Defaults of a run of the embedded model, used if neither `--model_name_or_path` nor `--config` is given.
 
     Returns:
-        `tuple`: One object per class. The `model_init_kwargs` of the second hold what the third says of the model.
+        `tuple`: One object per class. The model settings of the third are in the `model_init_kwargs` of the second.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     parser = RecipeParser(classes, usage="%(prog)s [--OPTION VALUE ...]", epilog=_say_own_options(*classes))
@@ -87,7 +86,7 @@ def parse_arguments(
     if not given.verbose:
         hide_messages()
         hide_weight_bars()
-    # A recipe for a GPU is read on a machine without one as well: on a CPU, bf16 is not refused.
+    # A recipe for a GPU can also be read on a machine without one: on a CPU, bf16 is not refused.
     on_cpu = ["--use_cpu"] if given.dry_run else []
     with tell_input_errors():
         run_args, training_args, model_args, unknown = parser.parse_args_and_config(
@@ -104,7 +103,7 @@ def parse_arguments(
         from .memory.report import comment
 
         asked = parser.parse_known_args(arguments)[0]
-        for name in ("use_cpu", "dataloader_pin_memory"):  # the second follows from the first
+        for name in ("use_cpu", "dataloader_pin_memory"):  # the second is computed from the first
             setattr(training_args, name, getattr(asked, name))
         settings = resolved_settings(run_args, training_args, model_args)
         print(yaml.safe_dump(settings, sort_keys=True), end="")
@@ -127,7 +126,7 @@ def parse_arguments(
 
 
 def resolved_settings(*parts: Any) -> dict[str, Any]:
-    """Return every setting that differs from its default, as a recipe for `--config` would hold it."""
+    """Return every setting that differs from its default, as in a recipe for `--config`."""
     settings = {}
     for part in parts:
         for item in dataclasses.fields(part):
@@ -176,7 +175,7 @@ class ProblemArguments(RunArguments):
         },
     )
     watch_problems: int = field(
-        default=256, metadata={"help": "At most how many of them are used, the same ones in every run."}
+        default=256, metadata={"help": "Largest number of these problems to use, the same ones in every run."}
     )
     show: int = field(
         default=0, metadata={"help": "Print the first SHOW problems as the trainer will see them, and stop."}
@@ -199,18 +198,18 @@ class ProblemArguments(RunArguments):
 
 def model_arguments(training_args: Any, model_args: ModelConfig, **tokenizer_options: Any) -> dict[str, Any]:
     """
-    Return the arguments of a trainer that say which model to train. An adapter is trained further, on its base model.
+    Return the arguments of a trainer for the model to train. An adapter is trained further on its base model.
 
     Args:
         training_args ([`~transformers.TrainingArguments`]):
-            The trainer's configuration. Of an adapter, its `model_init_kwargs` are used here and removed.
+            The trainer's configuration. For an adapter, its `model_init_kwargs` are used here and removed.
         model_args ([`~trl.ModelConfig`]):
             Model, LoRA, quantization.
         **tokenizer_options:
             Arguments of `AutoTokenizer.from_pretrained` for an adapter's tokenizer.
 
     Returns:
-        `dict`: `model`, `quantization_config` and `peft_config`; of an adapter, `model` and `processing_class`.
+        `dict`: `model`, `quantization_config` and `peft_config`; for an adapter, `model` and `processing_class`.
     """
     from trl import get_peft_config, get_quantization_config
 
@@ -219,7 +218,7 @@ def model_arguments(training_args: Any, model_args: ModelConfig, **tokenizer_opt
     if adapter_config(model, revision) is None:
         peft_config = get_peft_config(model_args)
         if peft_config is not None:
-            peft_config.revision = revision  # of the base model, for those who load the adapter
+            peft_config.revision = revision  # name of the base model, for loading the adapter
         return {"model": model, "quantization_config": quantization_config, "peft_config": peft_config}
     options = {name: value for name, value in (training_args.model_init_kwargs or {}).items() if name != "revision"}
     training_args.model_init_kwargs = None  # TRL would warn that it ignores them
@@ -232,7 +231,7 @@ def model_arguments(training_args: Any, model_args: ModelConfig, **tokenizer_opt
 
 class TrainingScript:
     """
-    The frame of a training script; what is left to write is the method's trainer.
+    Base class of a training script, which only has to build the method's trainer.
 
     Every field of the config, of [`~trl.ModelConfig`] and of `ProblemArguments` is a flag, and `--config` reads them from
     a YAML file (see [`parse_arguments`]). Without `--model_name_or_path` and `--config`, the model that ships with the package is trained on the
@@ -244,7 +243,7 @@ class TrainingScript:
         arguments (`Sequence[str]`, *optional*):
             Command line. Defaults to the process's own.
         **demo_settings:
-            What a run of the embedded model sets differently from `demo.SETTINGS`.
+            Settings of a run of the embedded model that differ from `demo.SETTINGS`.
 
     Attributes:
         problem_args (`ProblemArguments`): Which problems to train on.
@@ -272,7 +271,7 @@ class TrainingScript:
 
     def load_datasets(self) -> tuple[Dataset, Dataset | None]:
         """
-        Return the problems to train on, and those to evaluate on if a `--dataset_test_split` is named.
+        Return the problems to train on, and those to evaluate on if `--dataset_test_split` is given.
 
         With `--show`, print the first problems and stop.
         """
@@ -307,9 +306,9 @@ class TrainingScript:
 
     def train(self, trainer: ConciseGRPOTrainer) -> None:
         """
-        Train, from a checkpoint if `--resume_from_checkpoint` says so; save the model, the history and a model card.
+        Train, from a checkpoint with `--resume_from_checkpoint`; save the model, the history and a model card.
 
-        Of a run that is finished, what a job may have been stopped before is saved again, without a report.
+        For a finished run, these files are saved again in case the job was stopped before; there is no report.
 
         Args:
             trainer ([`ConciseGRPOTrainer`]): Built from [`~TrainingScript.trainer_arguments`].
@@ -381,7 +380,7 @@ class TrainingScript:
 
 
 def _check_splits(dataset: str, train_split: str, test_split: str | None) -> None:
-    """A file has one split, under whatever name: problems to evaluate on are a slice that is not trained on."""
+    """Check that training and evaluation do not share the rows of one file: a file has only one split."""
     from .data.problems import local_file
 
     if test_split is not None and local_file(dataset) is not None and not ("[" in train_split and "[" in test_split):
@@ -392,7 +391,7 @@ def _check_splits(dataset: str, train_split: str, test_split: str | None) -> Non
 
 
 def _check_adapter(parser: RecipeParser, model_args: ModelConfig) -> None:
-    """Refuse a new adapter on top of an adapter."""
+    """Report an error for a new adapter on top of an adapter."""
     model = model_args.model_name_or_path
     if model_args.use_peft and adapter_config(model, model_args.model_revision) is not None:
         parser.error(
@@ -452,10 +451,10 @@ def _trl_config(config_class: type) -> type:
 
 
 def _say_own_options(script_class: type, config_class: type, model_class: type) -> str:
-    """Name the options that are not TRL's at the end of the help, which is what a terminal shows of it."""
+    """Return the last line of the help, the part that stays visible in a terminal, with the options that are not TRL's."""
     own = ", ".join(f"--{name}" for name in _own_options(script_class, config_class, model_class))
     trl = _trl_config(config_class).__name__
-    return f"Options of this script and its method: {own}. The others are those of TRL's {trl} and {model_class.__name__}."
+    return f"Options of this script and its method: {own}. The others are those of {trl} and {model_class.__name__} in TRL."
 
 
 def _memory_plan(prog: str, settings: dict[str, Any]) -> str:

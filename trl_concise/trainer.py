@@ -40,7 +40,7 @@ from .hub.mixin import WritesCard
 from .resume import (
     ResumesTraining,
     clear_checkpoint,
-    disk_full_said_clearly,
+    explain_disk_full,
     drop_rollout_block,
     load_reference_model,
     load_rollout_block,
@@ -815,7 +815,7 @@ class ConciseGRPOTrainer(ResumesTraining, WritesCard, GRPOTrainer):
                 folder = Path(self._get_output_dir(trial), f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}")
                 clear_checkpoint(folder)
             self.accelerator.wait_for_everyone()  # before another process writes its part
-            with disk_full_said_clearly(self.args.output_dir):
+            with explain_disk_full(self.args.output_dir):
                 super()._save_checkpoint(model, trial)
             self.accelerator.wait_for_everyone()  # callbacks find what each process writes
 

@@ -263,7 +263,7 @@ def test_a_plain_config_will_do_and_stays_as_it_is(tiny_model, tmp_path, dataset
     [
         ({"completion_only_loss": False}, "on the critique alone"),
         ({"assistant_only_loss": True}, "on the critique alone"),
-        ({"packing": True, "packing_strategy": "wrapped"}, "cuts critiques"),
+        ({"packing": True, "packing_strategy": "wrapped"}, "splits critiques"),
         ({"critique_template": "plain"}, "critique_template must be one of"),
         ({"overlong": "cut"}, "overlong must be one of"),
     ],

@@ -217,7 +217,7 @@ def test_the_unknown_stays_unknown_when_it_was_cut():
 
 
 def test_what_would_defeat_the_schedule_is_refused(tiny_model, problems, tmp_path):
-    with pytest.raises(ValueError, match="mask_truncated_completions=True takes completions that were cut"):
+    with pytest.raises(ValueError, match="mask_truncated_completions=True removes truncated completions"):
         siri(tiny_model, problems, tmp_path, mask_truncated_completions=True)
     with pytest.raises(ValueError, match="fills budget_schedule= with a SIRISchedule of its own"):
         siri(tiny_model, problems, tmp_path, trainer_kwargs={"budget_schedule": SIRISchedule(longest=8, shortest=4)})

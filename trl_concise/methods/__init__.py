@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One module per paper: pure maths, then the component and the drop-in trainer, whose config has a module beside it."""
+"""One module per paper: equations as pure functions, the component and the drop-in trainer. Its config is in `<method>_config.py`."""

@@ -5,15 +5,15 @@ CFT: critique fine-tuning (Wang, Yue and Chen, 2025, https://huggingface.co/pape
 
 Supervised fine-tuning whose target is a teacher's critique of a noisy solution, not a solution to imitate:
 
-    maximise  log P(c | [x; y]; theta)        (2501.17703, Eq. 1)
+    maximize  log P(c | [x; y]; theta)        (2501.17703, Eq. 1)
 
 for the question x, the noisy solution y and its critique c. The loss is the mean over critique tokens, the end token
-included, of a whole optimizer step. The trained model is used to solve, and its prompt then asks for no critique.
+included, of a whole optimizer step. The trained model then solves problems with a prompt that does not ask for a critique.
 
 Differences from the authors' training (LLaMA-Factory for CFT, ms-swift for one problem):
-  1. A row that is too long is dropped and counted, or refused. CFT's were cut, which may lose the verdict; the one-problem
-     runs dropped theirs.
-  2. A critique without a verdict has none; theirs is "wrong". `critique_verdict(text, default=False)` is their rule.
+  1. A row that is too long is dropped and counted, or refused. CFT's were truncated, which may lose the verdict; the
+     one-problem runs dropped theirs.
+  2. The verdict of a critique may be `None`; theirs is then "wrong". `critique_verdict(text, default=False)` is their rule.
 
 The texts themselves are in [`trl_concise.data.critiques`].
 """
@@ -72,17 +72,17 @@ CFT_PAPER = Paper(
 @dataclass
 class DataCollatorForCritique(DataCollatorMixin):
     """
-    Batches of critiques for those who keep their own [`~trl.SFTTrainer`].
+    Data collator that makes batches of critiques for a plain [`~trl.SFTTrainer`].
 
-    Rows are tokenized as they come, so the trainer must leave them alone: set
-    `dataset_kwargs={"skip_prepare_dataset": True}` and `remove_unused_columns=False`. Without them TRL prepares, and cuts,
-    the rows before this collator sees them.
+    The collator tokenizes raw rows, so the trainer must not process them: set
+    `dataset_kwargs={"skip_prepare_dataset": True}` and `remove_unused_columns=False`. Otherwise TRL tokenizes and truncates
+    the rows before the collator sees them.
 
     Args:
         tokenizer ([`~transformers.PreTrainedTokenizerBase`]): The model's tokenizer, with a padding token or an EOS.
         max_length (`int`, *optional*): Tokens that a row may have; no limit if `None`.
         overlong (`str`, *optional*, defaults to `"error"`):
-            What becomes of a longer row: `"error"` stops; `"drop"` keeps its place in the batch by one token without a
+            What happens with a longer row: `"error"` raises an error; `"drop"` replaces it with one token without a
             label, so that it adds nothing to the loss, and counts it in `length_limit.dropped` (of this process).
         template, system_prompt: See [`critique_example`].
         pad_to_multiple_of (`int`, *optional*): Pad to a multiple of this.
@@ -192,7 +192,7 @@ class CFTTrainer(ResumesTraining, WritesCard, SFTTrainer):
                 raise _all_too_long(limit, limit.dropped, dataset_name)
         else:
             dataset = _select_admitted(dataset, limit, dataset_name)
-        # Labelled and short enough: what is left for TRL is packing and shuffling.
+        # The rows have labels and are short enough; TRL only packs and shuffles them.
         return super()._prepare_dataset(dataset, processing_class, args, packing, formatting_func, dataset_name)
 
 
@@ -208,12 +208,12 @@ def _check_settings(args: CFTConfig, formatting_func) -> None:
         )
     if formatting_func is not None:
         raise ValueError(
-            "formatting_func writes texts in which the critique cannot be told from the rest. Map the dataset to `prompt` and "
+            "formatting_func writes texts in which the critique cannot be distinguished. Map the dataset to `prompt` and "
             "`completion` instead."
         )
     if (args.packing or args.eval_packing) and args.packing_strategy == "wrapped":
         raise ValueError(
-            "packing_strategy='wrapped' cuts critiques where a block ends. Set packing_strategy='bfd', which packs whole ones."
+            "packing_strategy='wrapped' splits critiques at block ends. Set packing_strategy='bfd', which packs whole ones."
         )
 
 

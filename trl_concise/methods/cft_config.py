@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Configuration of critique fine-tuning: no trainer is imported for it, so that a command line is read quickly."""
+"""Configuration of critique fine-tuning. This module imports no trainer, so that a command line is parsed quickly."""
 
 from __future__ import annotations
 
@@ -15,28 +15,28 @@ from ..data.critiques import CRITIQUE_TEMPLATES
 @dataclass
 class CFTConfig(ConfigMixin, SFTConfig):
     r"""
-    Configuration of [`CFTTrainer`]: [`~trl.SFTConfig`] and what concerns critiques.
+    Configuration of [`CFTTrainer`]: [`~trl.SFTConfig`] and the settings for critiques.
 
     Everything else keeps TRL's defaults, `max_length=1024` among them. The authors' settings are
     `examples/configs/cft_7b.yaml` and `examples/configs/cft_one_shot_7b.yaml`.
 
-    > Parameters of this class, beside those of [`~trl.SFTConfig`]
+    > Parameters in addition to those of [`~trl.SFTConfig`]
 
     Args:
         critique_template (`str`, *optional*, defaults to `"cft"`):
-            How a row's question and solution are put to the model: `"cft"`, `"cft_released"` or `"one_shot"`, see
-            [`critique_example`]. Rows that bring their own `prompt` keep it.
+            Template of question and solution: `"cft"`, `"cft_released"` or `"one_shot"`, see
+            [`critique_example`]. Rows with a `prompt` keep it.
         critique_system_prompt (`str`, *optional*):
-            System message before every question. If `None`, there is none, except one that the chat template brings.
+            System message before every question. `None` adds none; the chat template may add a default.
         overlong (`str`, *optional*, defaults to `"drop"`):
-            What becomes of rows with more than `max_length` tokens: `"drop"` leaves them out and counts them, `"error"`
-            stops. No row is cut.
+            What happens with rows of more than `max_length` tokens: `"drop"` leaves them out and counts them, `"error"`
+            raises an error. No row is truncated.
     """
 
     critique_template: str = field(
         default="cft",  # the format of 2501.17703
         metadata={
-            "help": "How a row's question and solution are put to the model.",
+            "help": "Template of question and solution.",
             "choices": list(CRITIQUE_TEMPLATES),
         },
     )

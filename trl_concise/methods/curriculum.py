@@ -2,8 +2,8 @@
 """
 A curriculum by accuracy: roll out the prompts that the policy solves sometimes.
 
-No paper's method, but the plain form of what many do by hand: problems that are always or never solved give no gradient,
-and the band in between moves as the policy learns. It needs no streaks and adjusts nothing by itself; GRESO does both.
+This is not from a paper. Problems that are always or never solved give no gradient, and many filter them by hand; here the
+set of problems in the band changes as the policy learns. There are no streaks and no adjusted probabilities, as in GRESO.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from ..rollouts import Rollouts
 
 class AccuracyBand(PromptSelector):
     """
-    Roll out prompts whose accuracy lies in a band, and those that were never visited.
+    Selects prompts whose accuracy lies in a band, and those that were never visited.
 
-    A prompt outside is rolled out now and then, so that it can come back into the band. Where the prompts in the band do
-    not fill a batch, the nearest to it do.
+    A prompt outside the band is rolled out occasionally, so that it can return. If the prompts in the band do not fill a
+    batch, those nearest to the band are added.
 
-    With the band from 0 to 1 every prompt is rolled out, in TRL's order, and the accuracies are recorded: what
-    [`rank_by_historical_variance`] ranks by.
+    With the band from 0 to 1 every prompt is rolled out, in TRL's order, and the accuracies are recorded, for example for
+    [`rank_by_historical_variance`].
 
     Args:
         low (`float`, *optional*, defaults to `0.2`):
@@ -33,9 +33,9 @@ class AccuracyBand(PromptSelector):
         high (`float`, *optional*, defaults to `0.8`):
             Highest accuracy of the band.
         visits (`int`, *optional*, defaults to `3`):
-            The accuracy of a prompt is the mean of its latest so many visits.
+            The accuracy of a prompt is the mean over this many latest visits.
         exploration (`float`, *optional*, defaults to `0.1`):
-            Probability with which a prompt outside the band is rolled out all the same.
+            Probability with which a prompt outside the band is rolled out anyway.
         seed (`int`, *optional*):
             Seed of the choices. Defaults to the trainer's `seed`.
 
@@ -60,7 +60,7 @@ class AccuracyBand(PromptSelector):
         self.exploration = exploration
         self.seed = seed
         self.accuracies = AccuracyHistory()
-        self.choices = 0  # made so far: with the seed, the state of the random numbers
+        self.choices = 0  # made so far; the seed and this number determine the random numbers
         self._skipped_fraction = 0.0
         self._metrics: dict[str, float] = {}
 
@@ -81,7 +81,7 @@ class AccuracyBand(PromptSelector):
         distances = [
             0.0 if rng.random() < self.exploration else self.distance(row["prompt_key"]) for row in candidates
         ]
-        # Stable: in TRL's order within the band, and among equals outside.
+        # Stable sort: TRL's order within the band, and among prompts at the same distance.
         chosen = sorted(range(len(candidates)), key=distances.__getitem__)[:count]
         self._skipped_fraction = 1 - count / (max(chosen) + 1)
         return sorted(chosen)

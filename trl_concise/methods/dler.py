@@ -2,12 +2,12 @@
 """
 DLER: doing length penalty right (Liu et al., 2025, https://huggingface.co/papers/2510.15110).
 
-The simplest length penalty, truncation, with an optimisation that can bear it: reward 0 beyond the limit, advantages
-normalised over the batch instead of the group, a higher upper clip, and no prompts that are always or never solved.
+The simplest length penalty, truncation, with a suitable optimization: reward 0 beyond the limit, advantages
+normalized over the batch instead of the group, a higher upper clip, and no prompts that are always or never solved.
 
-All of it but the normalisation is a setting of TRL's: `max_completion_length`, `epsilon_high` and `scale_rewards="none"`.
-TRL's `scale_rewards="batch"` divides by the spread of the rewards; DLER whitens the advantages, token by token. That is
-[`BatchWhitening`].
+All of it except the normalization is a TRL setting: `max_completion_length`, `epsilon_high` and `scale_rewards="none"`.
+TRL's `scale_rewards="batch"` divides by the standard deviation of the rewards; DLER whitens the advantages, weighted by
+tokens, which [`BatchWhitening`] does.
 
 Dynamic sampling draws until the batch is full of prompts that some but not all completions solve (section 3.3). In a batch of
 fixed size the other groups are left out of the statistics instead, and get no advantage.
@@ -74,11 +74,11 @@ def whiten(advantages: Tensor, weights: Tensor) -> Tensor:
 
 class BatchWhitening(TokenCredit):
     """
-    Normalise advantages over the whole batch, as DLER does. Needs `scale_rewards="none"`.
+    Normalizes advantages over the whole batch, as DLER does. Needs `scale_rewards="none"`.
 
     Args:
         token_weighted (`bool`, *optional*, defaults to `True`):
-            Whether a completion counts in mean and variance by its tokens, as in the authors' code, or once.
+            Whether a completion is weighted by its tokens in mean and variance, as in the authors' code, or counts once.
         skip_zero_variance (`bool`, *optional*, defaults to `True`):
             Whether groups of equal rewards are left out, and get no advantage.
     """
@@ -111,7 +111,7 @@ class BatchWhitening(TokenCredit):
         tokens = batch["completion_mask"] * batch.get("tool_mask", 1)
         weights = tokens.sum(dim=1) if self.token_weighted else torch.ones_like(advantages)
         whole, weights = gather(torch.stack([advantages, weights.to(advantages)], dim=1)).unbind(dim=1)  # (B,) each
-        if rollouts.rewards:  # an advantage of 0 says nothing where every function has abstained
+        if rollouts.rewards:  # if every function has abstained, the advantage is 0 for another reason
             unknown = torch.stack(list(rollouts.rewards.values())).isnan().all(dim=0)
             weights = weights.masked_fill(unknown, 0)
         if self.skip_zero_variance:

@@ -2,10 +2,10 @@
 """
 Training language models to reason efficiently (Arora and Zanette, 2025, https://huggingface.co/papers/2502.04463).
 
-A correct completion earns between 1 - alpha and 1, the more the shorter it is among the correct ones of its group. Others
-call it TLMRE or RLOO-LP.
+A correct completion earns between 1 - alpha and 1, and more if it is shorter than the other correct ones of its group.
+Other names are TLMRE and RLOO-LP.
 
-The authors optimise it with RLOO, without dividing by the group's standard deviation. With the division alpha has no
+The authors optimize it with RLOO, without dividing by the group's standard deviation. With the division alpha has no
 meaning in a group that is all correct, so pass `scale_rewards="none"` to the config.
 """
 
@@ -34,7 +34,7 @@ EFFICIENT_REASONING_PAPER = Paper(
 
 def efficient_reasoning_reward(lengths: Tensor, correct: Tensor, *, alpha: float = 0.1) -> Tensor:
     r"""
-    Reward correct completions, the more the shorter they are among the correct ones of their group.
+    Reward correct completions by how short they are among the correct ones of their group.
 
     $$ r_i = c_i \left(1 - \alpha \, \sigma\!\left(
        \frac{\ell_i - \operatorname{mean}_{c=1} \ell}{\operatorname{std}_{c=1} \ell + 10^{-7}}\right)\right) $$
@@ -44,8 +44,8 @@ def efficient_reasoning_reward(lengths: Tensor, correct: Tensor, *, alpha: float
     Args:
         lengths (`torch.Tensor`): `(groups, G)`, $\ell$ in tokens.
         correct (`torch.Tensor`): `(groups, G)`, $c$: 1 correct, 0 wrong, NaN unknown.
-        alpha (`float`, *optional*, defaults to `0.1`): The most that length can cost, one of the paper's (0.05, 0.1,
-            0.2, 0.4).
+        alpha (`float`, *optional*, defaults to `0.1`): Largest penalty for length, one of the paper's (0.05, 0.1, 0.2,
+            0.4).
 
     Returns:
         `torch.Tensor`: `(groups, G)` float32, in `[1 - alpha, 1]` if correct, 0 if wrong; NaN where `correct` is.
@@ -63,13 +63,13 @@ def efficient_reasoning_reward(lengths: Tensor, correct: Tensor, *, alpha: float
 
 class EfficientReasoningReward(GroupReward):
     """
-    What the reward of Arora and Zanette adds to a correctness of 1 or 0; with weights of 1 the sum is the paper's reward.
+    The reward of Arora and Zanette minus the correctness (1 or 0); with weights of 1, the two add up to the paper's reward.
 
-    A completion that was cut counts as wrong. Needs `scale_rewards="none"`.
+    A truncated completion counts as wrong. Needs `scale_rewards="none"`.
 
     Args:
         alpha (`float`, *optional*, defaults to `0.1`):
-            The most that length can cost a correct completion, in `[0, 1)`.
+            Largest penalty for the length of a correct completion, in `[0, 1)`.
 
     Raises:
         `ValueError`: If the trainer divides rewards by the standard deviation of a group.

@@ -2,20 +2,20 @@
 """
 GRESO: selective rollouts (Zheng et al., 2025, https://huggingface.co/papers/2506.02177).
 
-A prompt whose recent groups were all right or all wrong will most likely give another group without variance, and so
-without a gradient. It is skipped before it is rolled out, with a probability that grows with its streak; how much is
-skipped adjusts itself, separately for easy and for hard prompts.
+A prompt whose recent groups were all correct or all wrong will most likely give another group without variance, and so
+without a gradient. It is skipped before it is rolled out, with a probability that grows with its streak. The share of
+skipped prompts is adjusted during training, separately for easy and for hard prompts.
 
 Differences from the authors' code (Infini-AI-Lab/GRESO):
-  1. Groups are judged on correctness, and all-wrong means that no completion is correct. Theirs reads thresholds of a
+  1. Groups are judged on correctness, and all-wrong means that no completion is correct. Theirs uses thresholds of a
      reward of 1, 0.1 and 0, where a mixed group may count as all wrong and groups of zeros are left out of the share.
   2. The batch has a fixed size: skipped prompts are replaced before the rollout, groups without variance are not
      replaced after it. Theirs rolls out again until the batch is full (see [`greso_rollout_batch_size`]).
-  3. The exploration adjusts itself from the batch on in which a prompt first comes back. Theirs does so from the second
-     epoch on, which is the same unless the dataset repeats a prompt.
-  4. A choice is made while batches before are still to be rolled out, since the data loader reads ahead: one, or as many as
-     an optimizer step has.
-  5. The exploration adjusts itself once per generation batch; theirs once per optimizer step, which is the same unless
+  3. The exploration is adjusted from the first batch in which a prompt repeats. Theirs is adjusted from the second epoch
+     on, which is the same unless the dataset repeats a prompt.
+  4. A choice is made before the preceding batches are rolled out, because the data loader reads ahead by one batch, or by
+     the batches of an optimizer step.
+  5. The exploration is adjusted once per generation batch; theirs once per optimizer step, which is the same unless
      `steps_per_generation` is below `gradient_accumulation_steps`.
 """
 
@@ -59,8 +59,8 @@ def greso_filter_probability(streak: int, exploration: float) -> float:
     $$ p_\text{filter} = 1 - \max(p_e^{z},\, 0.01) $$
 
     Args:
-        streak (`int`): $z$, how many of the prompt's latest groups in a row were all right, or all wrong; at least 0.
-        exploration (`float`): $p_e$ in `[0, 1]`, the probability of an all-right (or all-wrong) streak.
+        streak (`int`): $z$, how many of the prompt's latest groups in a row were all correct, or all wrong; at least 0.
+        exploration (`float`): $p_e$ in `[0, 1]`, the probability for an all-correct (or all-wrong) streak.
 
     Returns:
         `float`: In `[0, 0.99]`; 0 without a streak.
@@ -76,12 +76,12 @@ def greso_filter_probability(streak: int, exploration: float) -> float:
 
 def greso_exploration(exploration: float, share: float, target: float) -> float:
     """
-    Adjust an exploration probability after a batch: explore less where groups without variance are too many.
+    Adjust an exploration probability after a batch: explore less if there are too many groups without variance.
 
     Args:
         exploration (`float`): Probability before.
-        share (`float`): Share of all-right (or all-wrong) groups among those rolled out.
-        target (`float`): Share that is wanted.
+        share (`float`): Share of all-correct (or all-wrong) groups among those rolled out.
+        target (`float`): Target of this share.
 
     Returns:
         `float`: 0.01 lower if the share has reached the target, else 0.01 higher; within `[0.05, 0.95]`.
@@ -99,14 +99,14 @@ def greso_rollout_batch_size(
     missing: int, zero_variance: float, *, default: int, minimum: int = 64, margin: float = 1.25
 ) -> int:
     r"""
-    Return how many prompts to roll out for some groups with variance to come of it.
+    Return how many prompts to roll out to get a number of groups with variance.
 
     $$ B_r = \min\left(B_r^\text{default},\, \frac{\beta B_\Delta}{1 - \alpha}\right) $$
 
-    The trainer's batch is fixed, so nothing calls this: it tells how large to make the batch.
+    The trainer's batch has a fixed size, so the trainer does not call this function. Use it to choose the batch size.
 
     Args:
-        missing (`int`): $B_\Delta$, groups with variance that are wanted.
+        missing (`int`): $B_\Delta$, number of groups with variance that are needed.
         zero_variance (`float`): $\alpha$, share of groups without variance in the last batch, in `[0, 1]`.
         default (`int`): $B_r^\text{default}$, the largest batch.
         minimum (`int`, *optional*, defaults to `64`): The smallest batch.
@@ -125,21 +125,21 @@ def greso_rollout_batch_size(
 
 class GRESO(PromptSelector):
     """
-    Skip prompts whose groups had no variance, the likelier the longer that has lasted.
+    Skips prompts whose groups had no variance, with a probability that grows with the streak.
 
     Args:
         exploration (`float`, *optional*, defaults to `0.5`):
             Probability, to the power of the streak, with which a prompt is rolled out at first, in `[0.05, 0.95]`.
         zero_variance_target (`float`, *optional*, defaults to `0.25`):
-            Share of groups without variance that the exploration adjusts itself to, in `[0, 1]`: a third of it for
-            all-right groups, two thirds for all-wrong ones, which are likelier to change.
+            Share of groups without variance that the exploration is adjusted to, in `[0, 1]`: a third of it for
+            all-correct groups, two thirds for all-wrong ones, which are more likely to change.
         seed (`int`, *optional*):
             Seed of the choices. Defaults to the trainer's `seed`.
 
     Attributes:
-        streaks (`dict[str, int]`): Per prompt key, how many of its latest groups were all right (positive) or all wrong
+        streaks (`dict[str, int]`): Per prompt key, how many of its latest groups were all correct (positive) or all wrong
             (negative); 0 if the latest was mixed.
-        p_easy, p_hard (`float`): Exploration probabilities of all-right and of all-wrong streaks.
+        p_easy, p_hard (`float`): Exploration probabilities for all-correct and for all-wrong streaks.
     """
 
     name = "greso"
@@ -155,8 +155,8 @@ class GRESO(PromptSelector):
         self.seed = seed
         self.streaks: dict[str, int] = {}
         self.p_easy = self.p_hard = exploration
-        self.choices = 0  # made so far: with the seed, the state of the random numbers
-        self.adjusting = False  # from the first prompt on that came back
+        self.choices = 0  # made so far; the seed and this number determine the random numbers
+        self.adjusting = False  # from the first repeated prompt on
         self._skipped_fraction = 0.0
         self._metrics: dict[str, float] = {}
 
@@ -165,7 +165,7 @@ class GRESO(PromptSelector):
             self.seed = trainer.args.seed
 
     def filter_probability(self, key: str) -> float:
-        """Return the probability with which a prompt is skipped now."""
+        """Return the current probability that a prompt is skipped."""
         streak = self.streaks.get(key, 0)
         return greso_filter_probability(abs(streak), self.p_easy if streak > 0 else self.p_hard)
 
@@ -174,7 +174,7 @@ class GRESO(PromptSelector):
         self.choices += 1
         left = [(position, self.filter_probability(row["prompt_key"])) for position, row in enumerate(candidates)]
         chosen: list[int] = []
-        while len(chosen) < count:  # once is enough, unless nearly all are skipped: then those are drawn again
+        while len(chosen) < count:  # usually one pass; if nearly all prompts are skipped, they are drawn again
             skipped = []
             for position, probability in left:
                 if len(chosen) < count and rng.random() >= probability:
@@ -199,7 +199,7 @@ class GRESO(PromptSelector):
                 self.streaks[key] = min(streak, 0) - 1
             elif is_mixed:
                 self.streaks[key] = 0
-            # else the correctness of some is unknown: the group says nothing
+            # otherwise the correctness of some is unknown, and the group is ignored
         known = (easy | hard | mixed).sum()
         easy_share, hard_share = (easy.sum() / known).item(), (hard.sum() / known).item()
         if self.adjusting and known:

@@ -12,8 +12,8 @@ The constants (alpha = 0.05, the n - 1 standard deviation, and 0.4, 1.5, 0.75 an
 Differences from the authors' code:
   1. A group without a correct completion gets no advantage (`skip_unsolved=True`); theirs removes the group from the batch. Groups
      in which every reward is exactly 1 have no advantage in either.
-  2. An answer is looked for after `</think>`; theirs reads the text before it.
-  3. Repetition is looked for in the completion; theirs reads the prompt too.
+  2. The answer is searched after `</think>`; theirs searches the text before it.
+  3. Repetition is searched in the completion; theirs includes the prompt.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def grpo_lead_reward(lengths: Tensor, correct: Tensor, *, alpha: float = 0.05, m
         lengths (`torch.Tensor`): `(groups, G)`, $\ell$ in tokens.
         correct (`torch.Tensor`): `(groups, G)`, 1 correct, 0 wrong, NaN unknown.
         alpha (`float`, *optional*, defaults to `0.05`): Strength of the length term.
-        min_length (`float`, *optional*, defaults to `0`): There is no length term in a group whose three shortest
+        min_length (`float`, *optional*, defaults to `0`): A group has no length term if its three shortest
             completions, correct or wrong, have at most this many tokens on average. The authors' code has 4,000.
 
     Returns:
@@ -86,7 +86,7 @@ def has_adjacent_repetition(text: str, *, times: int = 10, longest_ngram: int = 
         longest_word (`int`, *optional*, defaults to `120`): A word of at least this many characters counts as repetition.
 
     Returns:
-        `bool`: Whether it does.
+        `bool`: Whether the text repeats itself.
 
     Examples:
         >>> has_adjacent_repetition("wait " * 10), has_adjacent_repetition("wait " * 9)
@@ -153,7 +153,7 @@ class GRPOLEADReward(GroupReward):
         repetition_reward: float | None = None,
     ):
         if alpha < 0:
-            raise ValueError(f"alpha must be at least 0, got {alpha}: a negative one would pay for length.")
+            raise ValueError(f"alpha must be at least 0, got {alpha}: a negative value would reward length.")
         if min_length < 0:
             raise ValueError(f"min_length must be at least 0 tokens, got {min_length}.")
         if repetition_reward is not None and unanswered_reward is None:
@@ -197,7 +197,7 @@ class GRPOLEADReward(GroupReward):
 
 class DifficultyWeighting(TokenCredit):
     r"""
-    Weigh advantages by the success rate of their prompt, as GRPO-LEAD does.
+    Weights advantages by the success rate of their prompt, as GRPO-LEAD does.
 
     $$ A' = A \, w(\rho) \text{ if } A > 0, \quad A \, w(1 - \rho) \text{ otherwise} $$
 

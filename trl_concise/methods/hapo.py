@@ -3,7 +3,7 @@
 HAPO: history-aware policy optimization (Huang et al., 2025, https://huggingface.co/papers/2505.11225).
 
 A completion is rewarded for being shorter than the shortest correct completion that the policy ever gave to the same
-prompt. The target tightens as training finds shorter correct answers; short wrong answers are not punished for being
+prompt. The target tightens as training finds shorter correct completions; short wrong completions are not penalized for being
 short.
 
 Differences from the authors' code (HCY123902/HAPO @ c91ae3b):
@@ -12,7 +12,7 @@ Differences from the authors' code (HCY123902/HAPO @ c91ae3b):
   3. The history is saved with the checkpoint and restored; theirs is lost on resume.
   4. A batch folds into the mean once; theirs folds it once per local duplicate of the prompt.
   5. `aggregate="mean"` keeps fractions of a token; theirs truncates the running mean to whole tokens (an int64 table).
-  6. Only the batch's keys and lengths travel between processes, not a table of all prompts.
+  6. Only the batch's keys and lengths are exchanged between processes, not a table of all prompts.
 """
 
 from __future__ import annotations
@@ -108,7 +108,7 @@ def hapo_length_reward(
 
 def hapo_repetition_penalty(token_ids: list[int], *, penalty: float = -1.0, ngram_size: int = 3) -> float:
     """
-    Penalise repeated n-grams: the optional third term of the authors' reward, which they leave off.
+    Penalize repeated n-grams: the optional third term of the authors' reward, off by default.
 
     Every token that lies inside a second or later occurrence of an n-gram gets `penalty`, all others 0.
 
@@ -146,10 +146,10 @@ class HAPOLengthReward(GroupReward):
         floor (`float`, *optional*, defaults to `-0.7`):
             Lowest reward of a correct completion, in `[-1, 0]`.
         aggregate (`str`, *optional*, defaults to `"min"`):
-            Whether a completion is measured against the shortest (`"min"`) or the mean (`"mean"`) length of the
+            Whether a completion is compared with the shortest (`"min"`) or the mean (`"mean"`) length of the
             prompt's earlier correct completions.
         tolerance (`float`, *optional*, defaults to `0.1`):
-            Share above the history that the linear shape does not punish, at least 0.
+            Relative excess over the history that the linear shape does not penalize, at least 0.
 
     Attributes:
         history ([`PromptHistory`]): Per prompt, the lengths of correct completions.
@@ -205,7 +205,7 @@ class HAPOLengthReward(GroupReward):
         history = self._targets(rollouts).tolist()
         rewards = [
             math.nan
-            if math.isnan(correct)  # unknown: no opinion
+            if math.isnan(correct)  # unknown correctness: no reward
             else hapo_length_reward(
                 length, target, correct == 1, shape=self.shape, floor=self.floor, tolerance=self.tolerance
             )
@@ -241,7 +241,7 @@ class HAPOLengthReward(GroupReward):
         self.history.load_state_dict(state)
 
     def _targets(self, rollouts: Rollouts) -> Tensor:
-        """Return what each completion is measured against: `(B,)` float64 tokens, NaN without history."""
+        """Return the length that each completion is compared with: `(B,)` float64 tokens, NaN without history."""
         read = self.history.shortest if self.aggregate == "min" else self.history.mean
         return read(rollouts.prompt_keys)
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Configuration of HAPO: no trainer is imported for it, so that a command line is read quickly."""
+"""Configuration of HAPO. This module imports no trainer, so that a command line is parsed quickly."""
 
 from __future__ import annotations
 
@@ -17,26 +17,26 @@ class HAPOConfig(ConciseGRPOConfig):
     r"""
     Configuration of [`HAPOTrainer`]: [`ConciseGRPOConfig`] and HAPO's own settings.
 
-    The defaults of these are the authors'; everything else keeps TRL's defaults. The authors' whole setting is
+    The defaults of these are the authors'; everything else keeps TRL's defaults. All settings of the authors are in
     `examples/configs/hapo_paper.yaml`.
 
-    > Parameters of this class, beside those of [`ConciseGRPOConfig`]
+    > Parameters in addition to those of [`ConciseGRPOConfig`]
 
     Args:
         length_reward_weight (`float`, *optional*, defaults to `1.0`):
-            $w$, weight of the length reward beside the correctness. In `[0, 1]` every correct completion outranks
+            $w$, weight of the length reward relative to the correctness. In `[0, 1]` every correct completion outranks
             every wrong one.
         length_reward_shape (`str`, *optional*, defaults to `"cosine"`):
             `"cosine"` or `"linear"`.
         length_reward_floor (`float`, *optional*, defaults to `-0.7`):
             Lowest length reward of a correct completion.
         history_aggregate (`str`, *optional*, defaults to `"min"`):
-            `"min"` measures against the shortest correct completion so far, `"mean"` against their mean length.
+            `"min"` compares with the shortest correct completion so far, `"mean"` with the mean length of correct ones.
     """
 
     length_reward_weight: float = field(
         default=1.0,  # w = 1.0, default of the authors' code
-        metadata={"help": "Weight of the length reward beside the correctness, in [0, 1]."},
+        metadata={"help": "Weight of the length reward relative to the correctness, in [0, 1]."},
     )
     length_reward_shape: str = field(
         default="cosine",  # default of the authors' code (utils.py)
@@ -49,7 +49,7 @@ class HAPOConfig(ConciseGRPOConfig):
     history_aggregate: str = field(
         default="min",  # mode="min", default of the authors' code
         metadata={
-            "help": "Measure against the shortest ('min') or the mean ('mean') length of earlier correct completions.",
+            "help": "Compare with the shortest ('min') or the mean ('mean') length of earlier correct completions.",
             "choices": list(AGGREGATES),
         },
     )

@@ -2,8 +2,8 @@
 """
 The length reward of Kimi k1.5 (Kimi Team, 2025, https://huggingface.co/papers/2501.12599).
 
-A completion earns up to 0.5 for being the shortest of its group and pays up to 0.5 for being the longest; a wrong one is
-never paid. The formula was read in a third party's code (hkust-nlp/Laser, length_penalty.py), the warm-up in secondary
+The shortest completion of a group gets 0.5 and the longest -0.5; a wrong one never gets a positive reward. The formula is
+from a third party's code (hkust-nlp/Laser, length_penalty.py), the warm-up in secondary
 sources.
 """
 
@@ -33,14 +33,14 @@ KIMI_PAPER = Paper(
 
 def kimi_length_reward(lengths: Tensor, correct: Tensor) -> Tensor:
     r"""
-    Reward a completion for its place between the shortest and the longest of its group.
+    Reward a completion by its length relative to the shortest and the longest of its group.
 
     $$ v_i = 0.5 - \frac{\ell_i - \ell_{\min}}{\ell_{\max} - \ell_{\min}}, \qquad
        r_i = v_i \text{ if correct}, \quad \min(v_i, 0) \text{ otherwise} $$
 
     Args:
-        lengths (`torch.Tensor`): `(groups, G)`, $\ell$ in tokens. Shortest and longest are taken over right and wrong
-            completions alike.
+        lengths (`torch.Tensor`): `(groups, G)`, $\ell$ in tokens. Shortest and longest are taken over correct and
+            wrong completions.
         correct (`torch.Tensor`): `(groups, G)`, 1 correct, 0 wrong, NaN unknown.
 
     Returns:
@@ -63,7 +63,7 @@ class KimiLengthReward(GroupReward):
 
     Args:
         warmup_steps (`int`, *optional*, defaults to `0`):
-            Optimizer steps before it begins, during which it is 0. The paper warms up and does not say for how long.
+            Optimizer steps at the beginning during which the reward is 0. The paper has a warm-up of unknown length.
     """
 
     name = "kimi"

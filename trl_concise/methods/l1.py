@@ -2,7 +2,7 @@
 """
 L1: controlling how long a reasoning model thinks (Aggarwal and Welleck, 2025, https://huggingface.co/papers/2503.04697).
 
-The prompt says how many tokens to think for, and the reward charges for the distance to that number (L1-Exact) or for
+The prompt asks for a number of tokens, and the reward penalizes the distance to that number (L1-Exact) or
 exceeding it (L1-Max). After training, the length is set in the prompt.
 
 Exact, and the released form of Max, are those of the authors' code (cmu-l3/l1, math_reward.py); the paper's form of Max
@@ -42,7 +42,7 @@ _FORMS = ("exact", "max", "max-released")
 
 def l1_exact_reward(lengths: Tensor, targets: Tensor, correct: Tensor, *, alpha: float = 0.0003) -> Tensor:
     r"""
-    Charge every completion, wrong ones too, for its distance to the length that its prompt asks for.
+    Penalize every completion, also wrong ones, for its distance to the length that its prompt asks for.
 
     $$ r = c - \alpha \, |n - \ell| $$
 
@@ -50,7 +50,7 @@ def l1_exact_reward(lengths: Tensor, targets: Tensor, correct: Tensor, *, alpha:
         lengths (`torch.Tensor`): $\ell$, in tokens, of any shape.
         targets (`torch.Tensor`): $n$, in tokens, of the same shape.
         correct (`torch.Tensor`): $c$: 1 correct, 0 wrong, NaN unknown, of the same shape.
-        alpha (`float`, *optional*, defaults to `0.0003`): Charge per token of distance.
+        alpha (`float`, *optional*, defaults to `0.0003`): Penalty per token of distance.
 
     Returns:
         `torch.Tensor`: At most 1, without a lower bound; NaN where `correct` is.
@@ -73,7 +73,7 @@ def l1_max_reward(
     released: bool = False,
 ) -> Tensor:
     r"""
-    Reward a correct completion the more, the further it stays below the length that its prompt allows.
+    Reward a correct completion by how far it stays below the length that its prompt allows.
 
     $$ r = c \, \operatorname{clip}(\alpha (n - \ell) + \delta,\, 0,\, 1) $$
 
@@ -117,7 +117,7 @@ def with_target_length(
         mode (`str`, *optional*, defaults to `"exact"`):
             `"exact"` asks for that many tokens, `"max"` for at most that many.
         seed (`int`, *optional*, defaults to `0`):
-            Draws other lengths.
+            Seed of the lengths.
 
     Returns:
         `dict[str, Any]`: The columns `prompt` and `target_length` (tokens).
@@ -144,18 +144,18 @@ def with_target_length(
 
 class L1Reward(GroupReward):
     """
-    What L1's reward adds to a correctness of 1 or 0; with weights of 1 the sum is the paper's reward.
+    L1's reward minus the correctness (1 or 0); with weights of 1, the two add up to the paper's reward.
 
-    The training dataset needs a column `target_length`, in tokens: see [`with_target_length`]. Evaluated without one, a
-    completion has no such reward.
+    The training dataset needs a column `target_length`, in tokens: see [`with_target_length`]. In an evaluation without
+    this column, completions have no such reward.
 
     Args:
         form (`str`, *optional*, defaults to `"exact"`):
             `"exact"`, `"max"` (the paper's form) or `"max-released"` (the authors' code).
         alpha (`float`, *optional*, defaults to `0.0003`):
-            Charge per token, at least 0.
+            Penalty per token, at least 0.
         delta (`float`, *optional*, defaults to `0.5`):
-            Reward of a correct completion of exactly the allowed length; of `"max"` only.
+            Reward of a correct completion of exactly the allowed length; for `"max"` only.
     """
 
     name = "l1"
@@ -176,7 +176,7 @@ class L1Reward(GroupReward):
             return {"target": torch.full(local.lengths.shape, torch.nan, device=local.lengths.device)}
         if "target_length" not in local.columns:
             raise ValueError(
-                "L1Reward needs the dataset column `target_length`, the tokens that the prompt asks for; there are "
+                "L1Reward needs the dataset column `target_length`, the tokens that the prompt asks for; the dataset has "
                 f"{sorted(local.columns)}. Make it with dataset.map(with_target_length)."
             )
         return {"target": torch.tensor(local.columns["target_length"], device=local.lengths.device)}

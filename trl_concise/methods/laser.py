@@ -2,12 +2,12 @@
 """
 LASER: efficient reasoning with length-based reward shaping (Liu et al., 2025, https://huggingface.co/papers/2505.15612).
 
-A correct completion that stays within a target length earns a bonus. Here is the method with one target for all prompts;
+A correct completion that stays within a target length earns a bonus. This module has the method with one target for all prompts;
 LASER-D and LASER-DE, whose targets follow the policy, are in `laser_d.py`.
 
 Differences from the authors' code (hkust-nlp/Laser):
   1. Correctness may come from any reward function; the authors' scores of 1, -0.5 and -1 are [`laser_base_score`].
-  2. `<think>` is not asked for, since chat templates open the thinking themselves; `</think>` is.
+  2. `<think>` is not required, because chat templates open the reasoning themselves; `</think>` is.
   3. Lengths exclude EOS; theirs include it, so a target is one token shorter there.
   4. A completion is split at its last `</think>`; theirs at its first.
   5. The target defaults to half of `max_completion_length`, which is the paper's best at its 16,384 tokens.
@@ -53,8 +53,8 @@ def laser_reward(
         scores (`torch.Tensor`): $s$: 1 correct, -0.5 wrong, -1 without an answer in the right form; of the same shape.
         targets (`torch.Tensor` or `float`): $L$, in tokens: one, or one per completion.
         alpha (`float`, *optional*, defaults to `0.5`): The bonus.
-        explores (`torch.Tensor`, *optional*): LASER-DE: bool, `False` where a completion only repeats itself. `None` pays
-            no wrong completion.
+        explores (`torch.Tensor`, *optional*): LASER-DE: bool, `False` where a completion only repeats itself. With `None`, no wrong
+            completion gets the bonus.
 
     Returns:
         `torch.Tensor`: Of the same shape, `scores` or `alpha` more; NaN where the score is.
@@ -78,12 +78,12 @@ def laser_base_score(
 
     Args:
         completions (`list`): Completions as text, or as lists of messages, of which the last is read.
-        solution, answer (`list[str]`, *optional*): Gold answers, as for [`math_accuracy_reward`].
-        **kwargs: What else the trainer provides.
+        solution, answer (`list[str]`, *optional*): Reference answers, as for [`math_accuracy_reward`].
+        **kwargs: Other arguments that the trainer passes; ignored.
 
     Returns:
-        `list[float | None]`: 1.0 for a right answer; -0.5 for a wrong one; -1.0 without `</think>`, or without a
-        `\boxed` answer behind it; `None` where the gold answer is unreadable.
+        `list[float | None]`: 1.0 for a correct answer; -0.5 for a wrong one; -1.0 without `</think>`, or without a
+        `\boxed` answer after it; `None` where the reference answer is unreadable.
 
     Examples:
         >>> laser_base_score([r"</think>\boxed{3}", r"</think>\boxed{4}", "</think>3"], solution=["3", "3", "3"])

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Configuration of LASER: no trainer is imported for it, so that a command line is read quickly."""
+"""Configuration of LASER. This module imports no trainer, so that a command line is parsed quickly."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ class LASERConfig(ConciseGRPOConfig):
     r"""
     Configuration of [`LASERTrainer`]: [`ConciseGRPOConfig`] and LASER's own settings.
 
-    > Parameters of this class, beside those of [`ConciseGRPOConfig`]
+    > Parameters in addition to those of [`ConciseGRPOConfig`]
 
     Args:
         length_bonus (`float`, *optional*, defaults to `0.5`):
-            $\alpha$, what a correct completion within the target earns.
+            $\alpha$, bonus of a correct completion within the target.
         target_length (`int`, *optional*):
             $L$, in tokens. Defaults to half of `max_completion_length`, the paper's 8,192 of 16,384.
     """
 
     length_bonus: float = field(
         default=0.5,  # alpha, authors' code
-        metadata={"help": "What a correct completion within the target earns."},
+        metadata={"help": "Bonus of a correct completion within the target."},
     )
     target_length: int | None = field(
         default=None,

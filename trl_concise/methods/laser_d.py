@@ -2,14 +2,14 @@
 """
 LASER-D and LASER-DE: adaptive length-based reward shaping (Liu et al., 2025, https://huggingface.co/papers/2505.15612).
 
-As LASER, with a target for easy, medium and hard prompts each, found again every few steps on a monitor set. LASER-DE also
-pays wrong completions that go on exploring beyond their target.
+LASER with one target each for easy, medium and hard prompts, updated every few steps on a monitor set. LASER-DE also
+rewards wrong completions that continue exploring beyond their target.
 
 Differences from the authors' code (hkust-nlp/Laser):
-  1. The count of correct completions behind a target follows the monitor's number of completions; theirs is 8 always.
+  1. The number of correct completions in the rule for a target depends on `monitor_generations`; theirs is always that of 8.
   2. A share of exactly 1/3 counts as medium and of 2/3 as easy, in training and on the monitor set; their monitor counts
      it one band lower. With 8 completions neither occurs.
-  3. Repetition is looked for in plain integers. Theirs compares zero-dimensional tensors, which never match.
+  3. Repetition is searched in plain integers. Theirs compares zero-dimensional tensors, which never match.
   4. Levels and their monitor agree on what is correct: a correctness of 1. Theirs needs a score of 1 in training (boxed, after
      `</think>`), and plain correctness on the monitor set.
   5. Targets default to shares of `max_completion_length`, which are the paper's values at its 16,384 tokens.
@@ -99,10 +99,10 @@ def levels_of(correct: Tensor) -> Tensor:
 
 def is_repetitive(token_ids: Iterable[int]) -> bool:
     """
-    Say whether a completion repeats itself: LASER-DE's filter.
+    Return whether a completion repeats itself: LASER-DE's filter.
 
     True if an n-gram (n = 2 below 30 tokens, 3 below 100, else 4; not of one token only, for n > 2) comes 2 times, or 3
-    from 200 tokens on, with two neighbouring ones closer than a third of the completion; or if any 2n-gram comes twice
+    from 200 tokens on, with two neighboring ones closer than a third of the completion; or if any 2n-gram comes twice
     in a completion of at least 4n tokens. A completion of at most 8 tokens never counts as repetitive.
 
     Args:
@@ -135,26 +135,26 @@ def is_repetitive(token_ids: Iterable[int]) -> bool:
 
 class LASERDReward(GroupReward):
     """
-    The length bonus of LASER-D and LASER-DE: a target for easy, medium and hard prompts each, from a monitor set.
+    The length bonus of LASER-D and LASER-DE: one target each for easy, medium and hard prompts, from a monitor set.
 
     Args:
         shortest_target (`int`):
-            Lower end of the lengths that are tried as targets, in tokens; the target until the monitor has run.
+            Smallest candidate target, in tokens; also the target until the monitor has run.
         longest_target (`int`):
-            Upper end.
+            Largest candidate target.
         interval (`int`):
-            Distance between them.
+            Distance between candidate targets.
         alpha (`float`, *optional*, defaults to `0.5`):
             The bonus, at least 0.
         explore (`bool`, *optional*, defaults to `False`):
-            LASER-DE: pay wrong completions beyond the target too, if they end in a boxed answer and do not repeat
+            LASER-DE: reward wrong completions beyond the target too, if they end in a boxed answer and do not repeat
             themselves.
         monitor_prompts (`int`, *optional*, defaults to `500`):
             Prompts in the monitor set, drawn from the training dataset.
         monitor_generations (`int`, *optional*, defaults to `8`):
-            Completions of each.
+            Completions per prompt.
         monitor_every (`int`, *optional*, defaults to `20`):
-            Optimizer steps from one look at the monitor set to the next.
+            Optimizer steps between two samplings of the monitor set.
         rounding (`str`, *optional*, defaults to `"floor"`):
             See [`adaptive_target`].
     """
@@ -202,8 +202,8 @@ class LASERDReward(GroupReward):
 
     @property
     def lengths(self) -> list[int]:
-        """Lengths that are tried as targets, in tokens, rising."""
-        # Below the first multiple of the interval, the authors go on with the multiples.
+        """Candidate targets in tokens, in increasing order."""
+        # If the shortest target is below the interval, the authors continue with multiples of the interval.
         first = self.interval if self.shortest_target < self.interval else self.shortest_target + self.interval
         return [self.shortest_target, *range(first, self.longest_target + 1, self.interval)]
 
@@ -216,7 +216,7 @@ class LASERDReward(GroupReward):
 
     def learn_coverage(self, lengths: Tensor, correct: Tensor) -> None:
         """
-        Take the monitor's figures: which share of each level's completions, right or wrong, every length covers.
+        Store, from the monitor's figures, the share of each level's completions, correct or wrong, within each length.
 
         Args:
             lengths (`torch.Tensor`): `(prompts, generations)`, in tokens.
@@ -324,7 +324,7 @@ class LASERDTrainer(ConciseGRPOTrainer):
     def _own_rewards(self, args):
         limit = args.max_completion_length
         if limit is None:
-            raise ValueError("The targets of LASER-D reach up to max_completion_length, which is None. Set it.")
+            raise ValueError("The targets of LASER-D go up to max_completion_length, which is None. Set it.")
         reward = LASERDReward(
             shortest_target=max(limit // 4, 1) if args.shortest_target is None else args.shortest_target,
             longest_target=limit,

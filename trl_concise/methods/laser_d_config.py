@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Configuration of LASER-D and LASER-DE: no trainer is imported for it, so that a command line is read quickly."""
+"""Configuration of LASER-D and LASER-DE. This module imports no trainer, so that a command line is parsed quickly."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ class LASERDConfig(ConciseGRPOConfig):
     r"""
     Configuration of [`LASERDTrainer`]: [`ConciseGRPOConfig`] and the settings of LASER-D and LASER-DE.
 
-    > Parameters of this class, beside those of [`ConciseGRPOConfig`]
+    > Parameters in addition to those of [`ConciseGRPOConfig`]
 
     Args:
         length_bonus (`float`, *optional*, defaults to `0.5`):
-            $\alpha$, what a correct completion within its target earns.
+            $\alpha$, bonus of a correct completion within its target.
         explore (`bool`, *optional*, defaults to `False`):
-            LASER-DE: pay wrong completions beyond their target too.
+            LASER-DE: reward wrong completions beyond their target too.
         shortest_target (`int`, *optional*):
             Shortest length that is tried as a target, in tokens; the longest is `max_completion_length`. Defaults to a
             quarter of that, the paper's 4,096 of 16,384.
@@ -31,14 +31,16 @@ class LASERDConfig(ConciseGRPOConfig):
         monitor_generations (`int`, *optional*, defaults to `8`):
             Completions per prompt of the monitor set.
         monitor_every (`int`, *optional*, defaults to `20`):
-            Optimizer steps from one look at the monitor set to the next.
+            Optimizer steps between two samplings of the monitor set.
     """
 
     length_bonus: float = field(
         default=0.5,  # alpha, authors' code
-        metadata={"help": "What a correct completion within its target earns."},
+        metadata={"help": "Bonus of a correct completion within its target."},
     )
-    explore: bool = field(default=False, metadata={"help": "LASER-DE: pay wrong completions beyond their target too."})
+    explore: bool = field(
+        default=False, metadata={"help": "LASER-DE: reward wrong completions beyond their target too."}
+    )
     shortest_target: int | None = field(
         default=None,
         metadata={"help": "Shortest target that is tried. Defaults to a quarter of max_completion_length."},
@@ -57,5 +59,5 @@ class LASERDConfig(ConciseGRPOConfig):
     )
     monitor_every: int = field(
         default=20,  # monitor_freq, authors' scripts
-        metadata={"help": "Optimizer steps from one look at the monitor set to the next."},
+        metadata={"help": "Optimizer steps between two samplings of the monitor set."},
     )

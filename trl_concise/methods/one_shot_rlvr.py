@@ -5,7 +5,7 @@ One-shot RLVR: reinforcement learning on a single problem (Wang et al., 2025, ht
 One problem (or a few), repeated to fill the batch, is trained on with GRPO, a small KL term and an entropy bonus. The
 problem is the one whose accuracy varied most while the whole pool was trained on.
 
-The loss is TRL's own: `beta=0.001`, `entropy_coef=0.001` and `loss_type="dapo"`. The authors' whole setting is
+The loss is TRL's: `beta=0.001`, `entropy_coef=0.001` and `loss_type="dapo"`. All settings of the authors are in
 `examples/configs/one_shot_rlvr_paper.yaml`.
 
 Differences from the authors' code (ypwang61/One-Shot-RLVR @ 21ed529):
@@ -51,14 +51,14 @@ def historical_variance(accuracies: Sequence[float]) -> float:
 
 def rank_by_historical_variance(accuracies: Mapping[Key, Sequence[float]]) -> list[Key]:
     """
-    Rank problems by how much their accuracy varied: the first is what the paper trains on.
+    Rank problems by how much their accuracy varied. The paper trains on the first.
 
     Args:
         accuracies (`Mapping[Key, Sequence[float]]`): Accuracies of each problem at its visits, which may differ in
-            number: an [`AccuracyHistory`], or what another trainer logged.
+            number: an [`AccuracyHistory`], or accuracies that another trainer logged.
 
     Returns:
-        `list[Key]`: Keys by falling variance (Eq. 2); ties keep their order.
+        `list[Key]`: Keys by decreasing variance (Eq. 2); ties keep their order.
 
     Examples:
         >>> rank_by_historical_variance({"easy": [1, 1], "learnt": [0, 1], "hard": [0, 0]})

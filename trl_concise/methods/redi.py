@@ -4,14 +4,14 @@ REDI: reinforcement distillation from a teacher's correct and incorrect traces (
 https://huggingface.co/papers/2505.24850).
 
 Stage 1 is supervised fine-tuning on the correct traces, TRL's `SFTTrainer`. Stage 2, here, raises the mean log-probability
-per token of correct traces and lowers that of incorrect ones, the latter weighted by `alpha < 1`. No reference model, no
-margin, no clip.
+per token of correct traces and lowers that of incorrect ones, the latter weighted by `alpha < 1`. It uses no reference
+model, margin or clipping.
 
 Differences from the authors' code (Tim-Siu/reinforcement-distillation @ dda07d2):
   1. No reference model exists. Theirs is loaded, although no forward pass of it runs.
   2. Log-probabilities are float32, by TRL's fused LM head; theirs keep the model's dtype.
   3. Lengths are counted after truncation, so that numerator and denominator see the same tokens.
-  4. A completion ends as the chat template ends it; theirs gets EOS once more.
+  4. A completion ends with the end token of the chat template; theirs has an additional EOS.
   5. Traces without a counterpart can be used too (ours; the paper trains on pairs only).
 """
 
@@ -57,7 +57,7 @@ REDI_PAPER = Paper(
 }""",
 )
 
-# DPO's settings that would be read nowhere. `beta` is ignored without a word: every DPO config has one.
+# DPO settings that have no effect. `beta` is ignored without an error, because every DPO config has one.
 _WITHOUT_EFFECT = (
     "loss_type",
     "loss_weights",
@@ -165,14 +165,14 @@ class DataCollatorForREDI(DataCollatorForPreference):
             batch = super().torch_call(examples)
         if not batch["completion_mask"].any(dim=1).all():
             logger.warning_once(
-                "A completion has no tokens (left). Its length counts as 1, and it teaches nothing. Remove empty "
+                "A completion has no tokens (left). Its length counts as 1, and it has no effect. Remove empty "
                 "completions from the dataset, or raise max_length."
             )
         return batch
 
     def _collate_rows(self, rows: list[dict[str, Any]]) -> dict[str, Tensor]:
         rows.sort(key=lambda row: -row["sign"])
-        # TRL truncates and pads; the second completion that it wants of each row stays empty and is cut off.
+        # TRL truncates and pads; the second completion that it needs of each row stays empty and is removed.
         batch = super().torch_call(
             [
                 {"prompt_ids": row["prompt_ids"], "chosen_ids": row["completion_ids"], "rejected_ids": []}
@@ -185,7 +185,7 @@ class DataCollatorForREDI(DataCollatorForPreference):
 
 def check_template_keeps_traces(tokenizer: Any, row: dict[str, Any], index: int | None = None) -> None:
     """
-    Refuse a chat template that leaves reasoning out of a reply, as DeepSeek-R1-Distill's does up to `</think>`.
+    Check that a chat template keeps the reasoning of a reply; DeepSeek-R1-Distill's drops it up to `</think>`.
 
     Each assistant message of the replies is checked: its `content`, and its `reasoning_content`.
 
@@ -211,7 +211,7 @@ def check_template_keeps_traces(tokenizer: Any, row: dict[str, Any], index: int 
         if not (isinstance(prompt, list) and isinstance(reply, list)):
             continue
         rendered = "".join(tokenizer.apply_chat_template([*prompt, *reply], tokenize=False, **kwargs).split())
-        end = 0  # of what has been found, so that a text of the prompt is not taken for one of the reply
+        end = 0  # end of the text found so far, so that text of the prompt is not mistaken for text of the reply
         for number, message in enumerate([*prompt, *reply]):
             for key, text in _texts(message):
                 start = rendered.find(text, end)
@@ -266,7 +266,9 @@ def check_label_and_weight(row: dict[str, Any], index: int | None = None) -> Non
 
 def _rows(example: dict[str, Any]) -> list[dict[str, Any]]:
     """The completions of an example, one row each."""
-    check_label_and_weight(example)  # again: a collator is also given datasets that no trainer has prepared
+    check_label_and_weight(
+        example
+    )  # checked again, because a collator may receive datasets that no trainer has prepared
     if "completion_ids" in example:
         completions = [(example["completion_ids"], 1.0 if example["label"] else -1.0)]
     else:
@@ -321,7 +323,7 @@ class REDITrainer(ResumesTraining, WritesCard, DPOTrainer):
         self, model, ref_model=None, args: DPOConfig | None = None, data_collator=None, *dpo_args, **dpo_kwargs
     ):
         if ref_model is not None:
-            raise ValueError("REDI compares with no reference model: leave ref_model out.")
+            raise ValueError("REDI uses no reference model: leave ref_model out.")
         args = own_config(self.config_class, args, trainer=type(self), parent=DPOConfig, model=model)
         _check_settings(args)
         given = signature(DPOTrainer.__init__).bind(self, model, None, args, data_collator, *dpo_args, **dpo_kwargs)
@@ -437,7 +439,7 @@ class REDITrainer(ResumesTraining, WritesCard, DPOTrainer):
 
 
 class _NoReference(torch.nn.Linear):
-    """Two numbers in the place of a reference model: given one, `DPOTrainer` loads, copies and hashes none."""
+    """Two numbers in place of a reference model, so that `DPOTrainer` does not load, copy or hash one."""
 
     def __init__(self):
         super().__init__(1, 1)
@@ -454,6 +456,6 @@ def _check_settings(args: REDIConfig) -> None:
             default = item.default_factory() if item.default_factory is not MISSING else item.default
             if getattr(args, item.name) != default:
                 raise ValueError(
-                    f"{item.name}={getattr(args, item.name)!r} has no effect in REDI, which has a loss of its own and no "
+                    f"{item.name}={getattr(args, item.name)!r} has no effect in REDI, which has another loss and no "
                     f"reference model. Leave it at {default!r}."
                 )

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Configuration of REDI: no trainer is imported for it, so that a command line is read quickly."""
+"""Configuration of REDI. This module imports no trainer, so that a command line is parsed quickly."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class REDIConfig(ConfigMixin, DPOConfig):
     Everything else keeps TRL's defaults; the authors' whole setting is `examples/configs/redi_1.5b.yaml`. `beta` has no
     effect. Settings that select another loss or a reference model are refused.
 
-    > Parameters of this class, beside those of [`~trl.DPOConfig`]
+    > Parameters in addition to those of [`~trl.DPOConfig`]
 
     Args:
         alpha (`float`, *optional*, defaults to `0.8`):

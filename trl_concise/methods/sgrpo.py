@@ -6,8 +6,8 @@ Only a random subset of each completion's tokens enters the loss: the first ones
 to a cap. This is not "S-GRPO: Early Exit via Reinforcement Learning in Reasoning Models" (Dai et al., 2025), which
 rewards a series of early exits and shares nothing but the abbreviation.
 
-The objective and the selection rule are the paper's, read in secondary descriptions; there is no official code. What they
-leave open is a reconstruction:
+The objective and the selection rule are the paper's, taken from secondary descriptions; the authors have published no code.
+Details that these leave open are reconstructed:
   1. Positions count from 0 over the tokens that the model wrote, EOS included. Tool output is neither drawn nor counted.
   2. The cap counts the forced tokens too (the literal reading of |T| < k); `count_forced=False` caps the random ones alone.
      Beyond the cap, the leftmost random tokens are kept; `cap="random"` keeps a random subset of them, the other reading.
@@ -70,13 +70,13 @@ def stochastic_token_mask(
         cutoff (`int`):
             $\alpha$, how many tokens are always selected, at least 0.
         max_tokens (`int`):
-            $k$, no random token is taken once so many are selected, at least 0.
+            $k$, no random token is selected once this many tokens are, at least 0.
         probability (`float`):
             $P$ in `[0, 1]`.
         count_forced (`bool`, *optional*, defaults to `True`):
             Whether the first $\alpha$ tokens count towards $k$. If they do and $\alpha \ge k$, no random token is taken.
         cap (`str`, *optional*, defaults to `"left"`):
-            Which random tokens are kept where more than $k$ are drawn: the leftmost (`"left"`), or a uniform random subset
+            Which random tokens are kept if more than $k$ are drawn: the leftmost (`"left"`), or a uniform random subset
             (`"random"`). The first $\alpha$ tokens are kept in both cases.
         generator (`torch.Generator`, *optional*):
             Source of the draw, on the mask's device.
@@ -134,13 +134,13 @@ class StochasticTokens(TokenCredit):
         cutoff (`int`, *optional*, defaults to `50`):
             $\alpha$, how many tokens at the beginning are always kept.
         max_tokens (`int`, *optional*, defaults to `100`):
-            $k$, no random token is kept once so many are.
+            $k$, no random token is kept once this many are.
         probability (`float`, *optional*, defaults to `0.5`):
             $P$, probability of keeping a token after the first `cutoff`.
         count_forced (`bool`, *optional*, defaults to `True`):
             Whether the first `cutoff` tokens count towards `max_tokens`.
         cap (`str`, *optional*, defaults to `"left"`):
-            Which random tokens are kept where more than `max_tokens` are drawn: the leftmost (`"left"`) or a random subset
+            Which random tokens are kept if more than `max_tokens` are drawn: the leftmost (`"left"`) or a random subset
             (`"random"`).
         seed (`int`, *optional*):
             Seed of the draws. Defaults to the trainer's `seed`.

@@ -3,13 +3,13 @@
 ShorterBetter: guiding reasoning models to find optimal inference length (Yi et al., 2025,
 https://huggingface.co/papers/2504.21370).
 
-Each group names its own target, the length of its shortest correct completion, and every completion, right or wrong, pays
-for its distance to it.
+The target of each group is the length of its shortest correct completion. Every completion, correct or wrong, is
+penalized for its distance to the target.
 
 Differences from the authors' code (JingyangYi/ShorterBetter, reward_manager/naive.py):
   1. Groups are consecutive completions; theirs are keyed by dataset row, and a prompt may not come twice in a batch.
-  2. Lengths exclude EOS. The reward does not change, since every length of a group shrinks by the same token; only a
-     completion that was cut, which has no EOS, is one token closer to the target in theirs.
+  2. Lengths exclude EOS. The reward does not change, because every length of a group is one token shorter; only a
+     truncated completion, which has no EOS, is one token closer to the target in theirs.
   3. A completion of unknown correctness gets no reward and is left out of the target.
 """
 
@@ -59,7 +59,7 @@ def sample_optimal_length(lengths: Tensor, correct: Tensor) -> Tensor:
 
 def shorter_better_reward(lengths: Tensor, correct: Tensor, *, alpha: float = 2.0, beta: float = 0.001) -> Tensor:
     r"""
-    Reward correctness, and charge every completion for its distance to the sample optimal length of its group.
+    Reward correctness, and penalize every completion for its distance to the sample optimal length of its group.
 
     $$ r_i = \alpha c_i - \beta \, |\ell_i - \ell^{\text{SOL}}| $$
 
@@ -67,7 +67,7 @@ def shorter_better_reward(lengths: Tensor, correct: Tensor, *, alpha: float = 2.
         lengths (`torch.Tensor`): `(groups, G)`, $\ell$ in tokens.
         correct (`torch.Tensor`): `(groups, G)`, $c$: 1 correct, 0 wrong, NaN unknown.
         alpha (`float`, *optional*, defaults to `2.0`): Reward of a correct completion.
-        beta (`float`, *optional*, defaults to `0.001`): Charge per token of distance.
+        beta (`float`, *optional*, defaults to `0.001`): Penalty per token of distance.
 
     Returns:
         `torch.Tensor`: `(groups, G)` float32, at most `alpha`, without a lower bound; NaN where `correct` is.
@@ -83,13 +83,13 @@ def shorter_better_reward(lengths: Tensor, correct: Tensor, *, alpha: float = 2.
 
 class ShorterBetterReward(GroupReward):
     r"""
-    What ShorterBetter's reward adds to a correctness of 1 or 0; with weights of 1 the sum is the paper's reward.
+    ShorterBetter's reward minus the correctness (1 or 0); with weights of 1, the two add up to the paper's reward.
 
     Args:
         alpha (`float`, *optional*, defaults to `2.0`):
             Reward of a correct completion, the correctness itself included.
         beta (`float`, *optional*, defaults to `0.001`):
-            Charge per token of distance to the group's shortest correct completion, at least 0.
+            Penalty per token of distance to the group's shortest correct completion, at least 0.
     """
 
     name = "shorter_better"
@@ -98,7 +98,7 @@ class ShorterBetterReward(GroupReward):
     def __init__(self, alpha: float = 2.0, beta: float = 0.001):
         if beta < 0:
             raise ValueError(
-                f"beta must be at least 0, got {beta}: a negative one would pay for distance. In ShorterBetterConfig it is "
+                f"beta must be at least 0, got {beta}: a negative value would reward distance. In ShorterBetterConfig it is "
                 "length_penalty."
             )
         self.alpha = alpha

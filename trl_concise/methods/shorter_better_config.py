@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Configuration of ShorterBetter: no trainer is imported for it, so that a command line is read quickly."""
+"""Configuration of ShorterBetter. This module imports no trainer, so that a command line is parsed quickly."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ class ShorterBetterConfig(ConciseGRPOConfig):
     r"""
     Configuration of [`ShorterBetterTrainer`]: [`ConciseGRPOConfig`] and ShorterBetter's own settings.
 
-    > Parameters of this class, beside those of [`ConciseGRPOConfig`]
+    > Parameters in addition to those of [`ConciseGRPOConfig`]
 
     Args:
         correct_reward (`float`, *optional*, defaults to `2.0`):
             $\alpha$, reward of a correct completion. The first reward function's 1 or 0 is part of it.
         length_penalty (`float`, *optional*, defaults to `0.001`):
-            $\beta$, charge per token of distance to the group's shortest correct completion.
+            $\beta$, penalty per token of distance to the group's shortest correct completion.
     """
 
     correct_reward: float = field(
@@ -28,5 +28,5 @@ class ShorterBetterConfig(ConciseGRPOConfig):
     )
     length_penalty: float = field(
         default=0.001,  # beta, authors' code
-        metadata={"help": "Charge per token of distance to the group's shortest correct completion."},
+        metadata={"help": "Penalty per token of distance to the group's shortest correct completion."},
     )

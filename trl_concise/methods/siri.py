@@ -3,15 +3,15 @@
 SIRI: iterative reinforcement learning with interleaved compression (Wen et al., 2025,
 https://huggingface.co/papers/2509.25176).
 
-No length reward: the generation limit itself swings between a small one, under which the policy must leave out what it
-does not need, and a large one, under which it explores again. Each cycle ends with more accuracy per token.
+There is no length reward. The generation limit oscillates between a small one, with which the policy must leave out what it
+does not need, and a large one, with which it explores again. Each cycle ends with more accuracy per token.
 
-The authors' code is not public in what we read. Reconstructed here:
+We found no public code of the authors. These details are reconstructed:
   1. The stair shape switches after half a cycle: compression is the first half in the paper, expansion the second.
   2. A limit is rounded down to a whole number of tokens.
-  3. A completion that was cut counts only if it holds a boxed answer. The paper extracts the answer of the cut text,
-     where the last number of an unfinished calculation could pass.
-  4. The limit is a function of the optimizer steps done, so a resumed run goes on at the right phase.
+  3. A truncated completion counts only if it has a boxed answer. The paper extracts the answer of the truncated text,
+     where the last number of an unfinished calculation could count as correct.
+  4. The limit is a function of the optimizer steps done, so a resumed run continues at the right phase.
 """
 
 from __future__ import annotations
@@ -87,9 +87,9 @@ def siri_budget(step: int, *, longest: int, shortest: int, cycle: int, shape: st
 
 class SIRISchedule(BudgetSchedule):
     """
-    The generation limit of SIRI, which swings between two lengths.
+    The generation limit of SIRI, which oscillates between two lengths.
 
-    It has no state of its own: the limit follows from the step.
+    The component has no state: the limit is computed from the step.
 
     Args:
         longest (`int`):
@@ -127,7 +127,7 @@ class SIRISchedule(BudgetSchedule):
 
     def max_completion_length(self, step: int) -> int:
         limit = siri_budget(step, longest=self.longest, shortest=self.shortest, cycle=self.cycle, shape=self.shape)
-        return int(round(limit, 6))  # down to whole tokens, past the last digits of the cosine
+        return int(round(limit, 6))  # round down to whole tokens, tolerating rounding errors of the cosine
 
     def observe(self, rollouts: Rollouts) -> None:
         self._metrics = {
@@ -138,10 +138,10 @@ class SIRISchedule(BudgetSchedule):
 
 class TruncationPenalty(GroupReward):
     r"""
-    Takes the reward back from a completion that was cut before its boxed answer, and judged correct all the same.
+    Cancels the reward of a completion that was truncated before its boxed answer but judged correct.
 
-    Answer checkers read the last number where there is no `\boxed{}`, and that of an unfinished calculation may happen
-    to be right. With this part beside a correctness of 1 or 0, such a completion earns 0.
+    Without `\boxed{}`, answer checkers read the last number, and that of an unfinished calculation may happen to be
+    correct. With this component and a correctness of 1 or 0, such a completion earns 0.
     """
 
     name = "truncation"
@@ -160,7 +160,7 @@ class SIRITrainer(ConciseGRPOTrainer):
     Drop-in [`~trl.GRPOTrainer`] whose generation limit follows [SIRI](https://huggingface.co/papers/2509.25176).
 
     Takes the arguments of [`ConciseGRPOTrainer`], without `budget_schedule`. The reward is the correctness, 0 for a
-    completion that the limit cuts before its boxed answer ([`TruncationPenalty`]). Evaluation keeps
+    completion that is truncated before its boxed answer ([`TruncationPenalty`]). Evaluation keeps
     `args.max_completion_length`.
 
     Example:
@@ -189,8 +189,8 @@ class SIRITrainer(ConciseGRPOTrainer):
     def _own_slots(self, args):
         if args.mask_truncated_completions:
             raise ValueError(
-                "mask_truncated_completions=True takes completions that were cut out of the loss, and SIRI compresses "
-                "through them alone. Leave it False."
+                "mask_truncated_completions=True removes truncated completions from the loss, but SIRI shortens "
+                "completions only through them. Leave it False."
             )
         if args.max_completion_length is None:
             raise ValueError("SIRI's largest budget is max_completion_length, which is None. Set it.")

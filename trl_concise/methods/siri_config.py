@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Configuration of SIRI: no trainer is imported for it, so that a command line is read quickly."""
+"""Configuration of SIRI. This module imports no trainer, so that a command line is parsed quickly."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class SIRIConfig(ConciseGRPOConfig):
     r"""
     Configuration of [`SIRITrainer`]: [`ConciseGRPOConfig`] and SIRI's own settings.
 
-    > Parameters of this class, beside those of [`ConciseGRPOConfig`]
+    > Parameters in addition to those of [`ConciseGRPOConfig`]
 
     Args:
         min_completion_length (`int`, *optional*):

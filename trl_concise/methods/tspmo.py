@@ -3,11 +3,12 @@
 T-SPMO: token-specific prefix matching optimization (Lee & Tong, "Token-Efficient RL for LLM Reasoning", 2025,
 https://huggingface.co/papers/2504.20834).
 
-The advantage of writing a token after a prefix is how much better the group's completions do that wrote it there than all
-completions that reached the prefix: `prefix_advantages`, in `trl_concise/prefix_tree.py`. Only where the sampled group splits is there anything to learn.
+The advantage of a token after a prefix is the mean reward of the group's completions with this token there, minus the mean
+reward of all completions that reached the prefix: `prefix_advantages`, in `trl_concise/prefix_tree.py`. Only tokens at which
+the completions of a group diverge have an advantage other than 0.
 
-The paper's abstract names the method; there is no official code, and this algorithm is a reconstruction from the abstract and
-secondary descriptions, never the paper's own:
+The paper's abstract names the method, and the authors have published no code. This algorithm is a reconstruction from the
+abstract and secondary descriptions:
   1. The advantage is a difference of raw reward means, without a standard deviation.
   2. Each unique (prefix, token) pair counts once, however many completions share it, and the loss is divided by their number.
   3. A completion that stops without EOS at a prefix has made no choice there and is left out of that prefix's mean.
@@ -62,14 +63,14 @@ class PrefixMatching(TokenCredit):
     $$ -\frac{1}{|U|} \sum_{(p, v) \in U} \frac{\pi(v \mid x, p)}{\operatorname{stopgrad} \pi(v \mid x, p)} A(v \mid p) $$
 
     Replay adds groups that start inside a completion: the tree of such a group is rooted at the prefix it started from, and
-    its means are its own.
+    has separate means.
 
     Args:
         replay_per_prompt (`int`, *optional*, defaults to `0`):
-            Further groups per prompt, each behind a token of the prompt's completions that is chosen uniformly. They are
-            further rows of the batch: with 1, a micro-batch has twice as many. 0 switches replay off.
+            Additional groups per prompt, each starting after a uniformly chosen token of the prompt's completions. They are
+            additional rows of the batch: with 1, a micro-batch has twice as many. 0 disables replay.
         replay_group_size (`int`, *optional*):
-            Completions per further group, at least 2. Defaults to `num_generations`.
+            Completions per additional group, at least 2. Defaults to `num_generations`.
         baseline (`str`, *optional*, defaults to `"weighted"`):
             The mean that is subtracted at a prefix: over its completions (`"weighted"`) or over the tokens chosen there
             (`"unweighted"`). See [`prefix_advantages`].
@@ -123,7 +124,9 @@ class PrefixMatching(TokenCredit):
     def select(self, tokens: CompletionTokens) -> Tensor:
         own = tokens.own()
         keep = torch.zeros(len(own), max(len(ids) for ids, _ in own), dtype=torch.bool)
-        for rows, masks, table, _ in _tables(tokens, [0.0] * len(tokens.ids)):  # where it branches is known by now
+        for rows, masks, table, _ in _tables(
+            tokens, [0.0] * len(tokens.ids)
+        ):  # the branching positions are known here
             self._keep_group(keep, rows, masks, table, table.edges)
         return keep
 
@@ -145,7 +148,7 @@ class PrefixMatching(TokenCredit):
             counts.append((table.unique_edges, len(informative), table.branching_prefixes))
         groups = len(rollouts) // rollouts.num_generations * (1 + self.replay_per_prompt)
         keep = keep.to(advantages.device)
-        # The loss divides by all kept tokens: taken back here, so that each group's mean over U counts alike.
+        # The loss divides by all kept tokens; this factor cancels that, so that each group's mean over U has the same weight.
         advantages *= gather(keep.sum()).sum() / groups
         edges, informative, branching = np.mean(counts, axis=0).tolist()
         usable = sum(sum(mask) for _, mask in tokens.own()) + sum(len(ids) for g in self._replayed for ids in g.ids)
@@ -161,7 +164,7 @@ class PrefixMatching(TokenCredit):
     def _keep_group(
         self, keep: Tensor, rows, masks, table: PrefixTable, edges: Sequence[Edge], start: int = 0
     ) -> None:
-        """Mark the tokens of this process's rows that stand for the given edges or, with a KL term, for any edge."""
+        """Mark the tokens of this process's rows that represent the given edges or, with a KL term, any edge."""
         if self._keeps_all:
             for row, mask, first in zip(rows, masks, table.first_new, strict=True):
                 if row is not None:

@@ -139,11 +139,11 @@ def test_an_adapter_without_its_base_model(adapter, tmp_path, capsys):
     with pytest.raises(SystemExit) as exit:
         train("hapo", f"{QUICK} {GRPO} --model_name_or_path {moved}")
     said = capsys.readouterr().err
-    assert exit.value.code == 2 and "needs its base model 'nobody/nothing': there is no such folder here" in said
+    assert exit.value.code == 2 and "needs its base model 'nobody/nothing': it is not a local folder" in said
     with pytest.raises(SystemExit) as exit:
         main(["merge", str(moved), str(tmp_path / "out")])
     said = capsys.readouterr().err
-    assert exit.value.code == 2 and "needs its base model 'nobody/nothing': there is no such folder here" in said
+    assert exit.value.code == 2 and "needs its base model 'nobody/nothing': it is not a local folder" in said
 
 
 @pytest.mark.parametrize(

@@ -141,7 +141,7 @@ def test_the_demo_without_matplotlib(tmp_path, monkeypatch, caplog, capsys):
     command = "--max_steps 1 --per_device_train_batch_size 8 --num_generations 4 --max_completion_length 64"
     script = TrainingScript(HAPOConfig, [*command.split(), "--report_problems", "4", "--output_dir", str(tmp_path)])
     script.train(HAPOTrainer(reward_funcs=math_accuracy_reward, **script.trainer_arguments()))
-    assert "The plot of the run is left out, for want of matplotlib" in caplog.text
+    assert "The plot of the run is left out because matplotlib is missing" in caplog.text
     assert not list(tmp_path.rglob("*.png"))
     for name in ("model.safetensors", "history.safetensors", "results.json", "README.md"):
         assert (tmp_path / name).is_file()

@@ -72,12 +72,12 @@ def check_base_model(adapter: str, base: str | None, revision: str | None = None
     where = f"The adapter {adapter} needs its base model"
     change = "change base_model_name_or_path in its adapter_config.json"
     if not base:
-        raise ValueError(f"{where}, but does not name it. To name it, {change}.")
+        raise ValueError(f"{where}, but does not name it. Set it: {change}.")
     try:
         AutoConfig.from_pretrained(base, revision=revision)
     except (OSError, ValueError) as error:
         found = Path(base).is_dir()
-        reason = str(error) if found else "there is no such folder here, and the Hub does not provide it"
+        reason = str(error) if found else "it is not a local folder, and it was not found on the Hub"
         raise FileNotFoundError(f"{where} {base!r}: {reason}. Restore it, or {change}.") from error
 
 

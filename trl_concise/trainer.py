@@ -40,8 +40,8 @@ from .hub.mixin import WritesCard
 from .resume import (
     ResumesTraining,
     clear_checkpoint,
-    explain_disk_full,
     drop_rollout_block,
+    explain_disk_full,
     load_reference_model,
     load_rollout_block,
     save_reference_model,

@@ -96,7 +96,7 @@ def test_another_evaluation_is_not_mixed_in(model, tokenizer, sets, tmp_path):
     with pytest.raises(ValueError, match="completions of other problems, .* under the name 'six' \\(first: row 0\\)"):
         run(model, tokenizer, other, tmp_path)
     (tmp_path / "completions.jsonl").write_text("{}\n")
-    with pytest.raises(ValueError, match="line 1, is no completion"):
+    with pytest.raises(ValueError, match="line 1, is not a completion"):
         run(model, tokenizer, sets, tmp_path)
 
 
@@ -205,7 +205,7 @@ def test_a_problem_with_an_unreadable_gold_counts_for_nothing(model, tokenizer, 
     path.write_text("".join(json.dumps(item) + "\n" for item in known))
     assert run(model, tokenizer, spoilt, tmp_path, **settings) == records
 
-    with pytest.raises(ValueError, match="'six' holds no problem with a readable gold answer: \\['\\$'\\]"):
+    with pytest.raises(ValueError, match="'six' has no problem with a readable reference answer: \\['\\$'\\]"):
         run(model, tokenizer, {"six": spoilt["six"].select([5])}, tmp_path / "none")
     assert not (tmp_path / "none").exists()
 
@@ -216,7 +216,7 @@ def test_a_base_that_turns_out_to_be_another_costs_the_score_only(caplog):
     assert _efficiency(record, base)["accuracy_efficiency_score"] == 0.0
     scored = _efficiency({**record, "problems": 5}, base)
     assert (scored["accuracy_efficiency_score"], scored["base_model"]) == (None, "base")
-    assert "problems is 5, of the base 6. There is no score." in caplog.text
+    assert "problems is 5, for the base 6. The score is left out." in caplog.text
 
 
 def test_other_weights_of_the_same_name_are_not_mixed_in(model, tokenizer, sets, tmp_path):
@@ -301,13 +301,13 @@ def test_greedy_completions_do_not_depend_on_the_batch(model, tokenizer, sets):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"max_new_tokens": 8}, "max_new_tokens is 8, of the base 4"),
-        ({"limit": 2}, "limit is 2, of the base None, problems is 2, of the base 6"),
-        ({"temperature": 0.5, "top_p": 0.9}, "temperature is 0.5, of the base 1.0, top_p is 0.9, of the base 1.0"),
-        ({"system_prompt": "Be brief."}, "system_prompt_sha256 is [0-9a-f]{64}, of the base None"),
-        ({"prompt_suffix": "Be brief."}, "prompt_suffix_sha256 is [0-9a-f]{64}, of the base None"),
-        ({"answer_format": "boxed"}, "answer_format is boxed, of the base auto"),
-        ({"final_form": False}, "final_form is False, of the base True"),
+        ({"max_new_tokens": 8}, "max_new_tokens is 8, for the base 4"),
+        ({"limit": 2}, "limit is 2, for the base None, problems is 2, for the base 6"),
+        ({"temperature": 0.5, "top_p": 0.9}, "temperature is 0.5, for the base 1.0, top_p is 0.9, for the base 1.0"),
+        ({"system_prompt": "Be brief."}, "system_prompt_sha256 is [0-9a-f]{64}, for the base None"),
+        ({"prompt_suffix": "Be brief."}, "prompt_suffix_sha256 is [0-9a-f]{64}, for the base None"),
+        ({"answer_format": "boxed"}, "answer_format is boxed, for the base auto"),
+        ({"final_form": False}, "final_form is False, for the base True"),
     ],
 )
 def test_a_base_of_other_settings_is_refused(changes, message, model, tokenizer, sets, tmp_path):
@@ -324,7 +324,7 @@ def test_a_base_of_other_settings_is_refused(changes, message, model, tokenizer,
 def test_a_base_of_other_problems_is_refused(model, tokenizer, sets, tmp_path):
     fewer = {"six": sets["six"].select(range(2))}  # a set that has grown since
     base = run(model, tokenizer, fewer, max_new_tokens=4)
-    with pytest.raises(ValueError, match="problems is 6, of the base 2"):
+    with pytest.raises(ValueError, match="problems is 6, for the base 2"):
         run(model, tokenizer, sets, tmp_path / "run", base=base, max_new_tokens=4)
     assert not (tmp_path / "run").exists()  # refused before anything is generated
     (record,) = run(model, tokenizer, sets, limit=6, max_new_tokens=4)
@@ -365,7 +365,7 @@ def test_command(tmp_path, capsys):
     arguments = ["demo", str(problems), "--max_new_tokens", "24", "--budgets", "8,16", "--temperature", "1"]
     assert main(["eval", *arguments, "--output_dir", str(tmp_path / "base")]) == 0
     output = capsys.readouterr().out
-    assert "cut at 16" in output and "Every completion and the summary are in" in output
+    assert "truncated at 16" in output and "Every completion and the summary are in" in output
     records = read_summary(tmp_path / "base")
     assert [(record["dataset"], record["budget"]) for record in records] == [
         ("problems", None),
@@ -383,7 +383,7 @@ def test_command(tmp_path, capsys):
     [
         (["demo", "missing.jsonl"], "No file missing.jsonl"),
         (["demo", "gsm"], "Did you mean 'gsm8k'?"),
-        (["outputs/nope", "demo"], "No model 'outputs/nope': there is no such folder here"),
+        (["outputs/nope", "demo"], "The model 'outputs/nope' was not found: it is not a local folder"),
         (["demo", "demo", "--num_completions", "0"], "must be at least 1"),
         (["demo", "demo", "--batch_size", "0"], "must be at least 1; got 1, 0"),
         (["demo", "demo", "--seed", "-1"], "seed >= 0; got"),
@@ -409,7 +409,7 @@ def test_command_says_where_results_cannot_go(tmp_path, capsys):
     for folder, message in [
         (taken, "is a file"),
         (taken / "deeper", "is a file"),
-        ("other", "holds no settings of an"),
+        ("other", "does not contain the settings of an"),
     ]:
         with pytest.raises(SystemExit):
             main(

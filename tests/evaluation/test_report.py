@@ -21,7 +21,7 @@ def test_table(run):
     lines = markdown_table(read_measurements(run)).splitlines()
     row = next(line for line in lines if "| concise |" in line)
     assert "91.0% [89.0, 93.0] | 50.0 [47.0, 53.0] | 50.0% | +0.446" in row  # 0.5 - 5 * 0.01 / 0.92
-    assert any("org/base, cut at a budget: 50" in line for line in lines)
+    assert any("org/base, truncated at a budget: 50" in line for line in lines)
 
 
 def test_what_was_measured_otherwise_is_not_compared(run):
@@ -30,7 +30,7 @@ def test_what_was_measured_otherwise_is_not_compared(run):
     (run / "eval_base" / "summary.json").write_text(json.dumps(base))
     table = markdown_table(read_measurements(run))
     assert "| concise | 91.0% [89.0, 93.0] | 50.0 [47.0, 53.0] |  |  |" in table
-    assert "- gsm8k, concise: max_new_tokens is 256, of the base 4096." in table
+    assert "- gsm8k, concise: max_new_tokens is 256, for the base 4096." in table
     assert "| 80.0 [77.0, 83.0] | 20.0% |" in table  # of an earlier version, which did not say
 
 
@@ -106,7 +106,7 @@ def test_a_base_takes_the_place_of_others_on_its_own_sets_alone(tmp_path, caplog
     assert kept == {
         ("gsm8k", "base (org/base)"),
         ("math500", "base (org/base)"),
-        ("math500", "org/base, cut at a budget: 50"),
+        ("math500", "org/base, truncated at a budget: 50"),
         ("math500", "run"),
         (IN_TRAINING, "run, base"),
         (IN_TRAINING, "run, step 10"),
@@ -140,7 +140,7 @@ def test_a_run_without_an_evaluation_has_no_table(tmp_path, capsys):
 
 
 def test_nothing_to_report(tmp_path, capsys):
-    for folder, message in [(tmp_path, "Nothing has been measured"), (tmp_path / "no", "There is no folder")]:
+    for folder, message in [(tmp_path, "Nothing has been measured"), (tmp_path / "no", "does not exist")]:
         with pytest.raises(SystemExit) as exit:
             main(["report", str(folder)])
         assert exit.value.code == 2

@@ -112,7 +112,7 @@ def test_a_negative_seed():
 def test_a_run_with_nothing_but_checkpoints(tmp_path):
     for step in (5, 10):
         (tmp_path / f"checkpoint-{step}").mkdir()
-    with pytest.raises(FileNotFoundError, match="holds no model.*checkpoint-5, .*checkpoint-10"):
+    with pytest.raises(FileNotFoundError, match="contains no model.*checkpoint-5, .*checkpoint-10"):
         load_sampler(str(tmp_path))
     with pytest.raises(FileNotFoundError, match="adapter_config.json.$"):
         load_sampler(str(tmp_path / "checkpoint-5"))
@@ -155,8 +155,8 @@ def test_a_damaged_folder_ends_the_command_with_one_line(damage, message, tiny_m
 @pytest.mark.parametrize(
     ("base", "message"),
     [
-        ("/nowhere/base", "needs its base model '/nowhere/base': there is no such folder here"),
-        ("nobody/no-model", "needs its base model 'nobody/no-model': there is no such folder here"),
+        ("/nowhere/base", "needs its base model '/nowhere/base': it is not a local folder"),
+        ("nobody/no-model", "needs its base model 'nobody/no-model': it is not a local folder"),
         (None, "needs its base model, but does not name it"),
     ],
 )

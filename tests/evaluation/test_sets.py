@@ -29,7 +29,7 @@ def test_two_sets_of_one_name(tmp_path):
     for folder in ("a", "b"):
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "test.jsonl").write_text(json.dumps({"problem": "1 + 1", "answer": "2"}) + "\n")
-    with pytest.raises(ValueError, match="Two problem sets go by the name 'test'"):
+    with pytest.raises(ValueError, match="Two problem sets have the name 'test'"):
         load_problem_sets([str(tmp_path / "a" / "test.jsonl"), str(tmp_path / "b" / "test.jsonl")])
 
 

@@ -52,7 +52,7 @@ def test_results_of_others_are_not_the_demo(content, tmp_path, caplog):
 def test_settings_that_keep_records_apart():
     record = {**RECORD, "max_new_tokens": 512, "problems": 10, "seed": 0, "completions_per_problem": 1}
     assert differing_settings(record, {**record, "seed": 1, "completions_per_problem": 4, "accuracy": 0.1}) == ""
-    assert differing_settings(record, {**record, "problems": 9}) == "problems is 10, of the base 9"
+    assert differing_settings(record, {**record, "problems": 9}) == "problems is 10, for the base 9"
     assert differing_settings(record, RECORD) == ""  # unknown
     train, test = ({**record, "dataset_split": split} for split in ("train", "test"))
-    assert differing_settings(train, test) == "dataset_split is train, of the base test"
+    assert differing_settings(train, test) == "dataset_split is train, for the base test"

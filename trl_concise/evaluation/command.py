@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`trl-concise eval`."""
+"""The command `trl-concise eval`."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from ..verification.extraction import ANSWER_FORMATS
 
 ENGINE_OPTIONS = {
     "max_model_len": (int, "vLLM's context in tokens; the longest prompt and max_new_tokens by default"),
-    "gpu_memory_utilization": (float, "share of the GPU's memory that vLLM takes"),
-    "tensor_parallel_size": (int, "GPUs that vLLM spreads the model over"),
+    "gpu_memory_utilization": (float, "share of the GPU memory for vLLM"),
+    "tensor_parallel_size": (int, "number of GPUs over which vLLM splits the model"),
 }
 COLUMN_OPTIONS = {
     "problem_column": "the problem",
@@ -110,7 +110,7 @@ def _cells(record: dict[str, Any], k: int, scored: bool) -> list[str]:
     shortest, longest = record["tokens_interval"]
     score = record.get("accuracy_efficiency_score")
     cells = [
-        whole if record["budget"] is None else f"  cut at {record['budget']:,}",
+        whole if record["budget"] is None else f"  truncated at {record['budget']:,}",
         f"{record['accuracy']:.1%} [{100 * low:.1f}, {100 * high:.1f}]",
         *([f"{list(record['pass_at_k'].values())[-1]:.1%}"] * (k > 1)),
         f"{record['tokens_mean']:,.1f} [{shortest:,.1f}, {longest:,.1f}]",
@@ -133,8 +133,7 @@ def _true_or_false(text: str) -> bool:
 def _parser() -> Parser:
     parser = Parser(
         prog="trl-concise eval",
-        description="Measure accuracy against tokens on problem sets. A run that was interrupted goes on where it ended "
-        "when the same command is given again.",
+        description="Measure accuracy against tokens on problem sets. The same command continues an interrupted run.",
     )
     add = parser.add_argument
     add("model", help="path or Hub id of a model or of an adapter; `demo` is the embedded model")
@@ -147,15 +146,19 @@ def _parser() -> Parser:
     )
     add("--output_dir", help="folder of completions.jsonl, summary.json and settings.json")
     add("--num_completions", "-n", type=int, default=1, help="completions per problem (%(default)s)")
-    add("--max_new_tokens", type=int, default=4096, help="tokens after which a completion is cut (%(default)s)")
+    add("--max_new_tokens", type=int, default=4096, help="tokens after which a completion is truncated (%(default)s)")
     add("--temperature", type=float, default=0.6, help="0 decodes greedily (%(default)s)")
     add("--top_p", type=float, default=0.95, help="nucleus (%(default)s)")
     add("--seed", type=int, default=0, help="seed of the sampling (%(default)s)")
     add(
-        "--budgets", type=_budgets, default=[], metavar="N,N,...", help="score the same completions cut at each budget"
+        "--budgets",
+        type=_budgets,
+        default=[],
+        metavar="N,N,...",
+        help="score the same completions truncated at each budget",
     )
     add("--base", help="summary.json, or its folder, of the model to compare with: adds accuracy-efficiency scores")
-    add("--limit", type=int, help="take only so many problems of each set")
+    add("--limit", type=int, help="use at most this many problems of each set")
     add("--batch_size", type=int, help="completions generated at a time: 64, with vLLM 10,000")
     add("--use_vllm", action="store_true", help="generate with vLLM")
     for name, (kind, text) in ENGINE_OPTIONS.items():
@@ -189,7 +192,7 @@ def add_answer_options(parser: Parser) -> None:
 
 
 def add_column_options(parser: Parser) -> None:
-    """Add the options that say where a dataset holds its problems, and `--show`."""
+    """Add the options for the columns of a dataset, and `--show`."""
     add = parser.add_argument
     for name, content in COLUMN_OPTIONS.items():
         add(f"--{name}", help=f"column that holds {content}")

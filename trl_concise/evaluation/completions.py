@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Completions on file, cut at a budget, judged, and summed up."""
+"""Read completions from a file, truncate them at a budget, judge them, and summarize the results."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ if TYPE_CHECKING:
 
 def has_no_answer(text: str) -> bool:
     r"""
-    Say whether a completion is empty: nothing but white space follows its reasoning.
+    Return whether a completion is empty: only white space follows its reasoning.
 
-    That is the text after the last `</think>`, or all of it where there is none, special tokens left out. A completion that
-    is cut within its reasoning counts as truncated, not as empty.
+    The text after the last `</think>` is checked, or the whole text without one; special tokens are ignored. A completion
+    that ends within its reasoning counts as truncated, not as empty.
 
     Examples:
         >>> has_no_answer("<think>6 * 7 = 42</think>\n")
@@ -41,20 +41,20 @@ def has_no_answer(text: str) -> bool:
 @dataclass(frozen=True)
 class Completion:
     """
-    One completion of one problem, and what it is worth: a line of `completions.jsonl`.
+    One completion of one problem, with its verdict: a line of `completions.jsonl`.
 
     Attributes:
         dataset (`str`): Name of the problem set.
         problem (`int`): Row in the problem set.
         completion (`int`): Which of the problem's completions, from 0.
-        gold (`str`): The right answer.
+        gold (`str`): The reference answer.
         text (`str`): The completion without special tokens.
         completion_ids (`list[int]`): Its token ids, end-of-turn token included.
-        truncated (`bool`): Whether it was cut before the model ended it.
-        correct (`bool`, *optional*): Whether its final answer is right; `None` if the gold answer is unreadable.
-        prompt_sha256 (`str`, *optional*): Digest of what was asked (see `digest_prompt`); `None` in older files.
-        batch_size (`int`, *optional*): Completions that were drawn and written together, this one among them; `None` in
-            older files.
+        truncated (`bool`): Whether it reached the limit before the model ended it.
+        correct (`bool`, *optional*): Whether its final answer is correct; `None` if the reference answer is unreadable.
+        prompt_sha256 (`str`, *optional*): Digest of the prompt (see `digest_prompt`); `None` in older files.
+        batch_size (`int`, *optional*): Number of completions that were drawn and written together, including this one;
+            `None` in older files.
     """
 
     dataset: str
@@ -80,10 +80,10 @@ class Completion:
 
 def unreadable_golds(golds: Sequence[str]) -> set[int]:
     """
-    Say which gold answers cannot be read, by their rows.
+    Return the rows of the reference answers that cannot be read.
 
-    The verdicts on completions do not tell: one without an answer is wrong, and one with the very text of the gold answer
-    right, before anybody reads that.
+    Verdicts on completions do not show this: a completion without an answer is wrong, and one with exactly the text of the
+    reference answer is correct, without reading it.
     """
     verdicts = verify_answers(golds, [r"\boxed{0}"] * len(golds))
     return {row for row, verdict in enumerate(verdicts) if verdict is None}
@@ -128,7 +128,7 @@ def judge(
 
 def cut_at(completions: Sequence[Completion], budget: int, tokenizer: PreTrainedTokenizerBase) -> list[Completion]:
     """
-    Truncate completions after `budget` tokens, and judge what is left. Shorter ones stay as they are.
+    Truncate completions after `budget` tokens, and judge the result. Shorter ones do not change.
 
     A completion that is longer than the budget is not finished within it, and is wrong (see [`is_finished`]): what its
     reasoning restates and computes (`12 + 7 = `) would otherwise pass for an answer.
@@ -160,10 +160,10 @@ def read_completions(path: str | Path) -> list[Completion]:
     """
     Read `completions.jsonl`.
 
-    A last line that was not written to its end is left out.
+    An incomplete last line is left out.
 
     Raises:
-        `ValueError`: If another line is no completion.
+        `ValueError`: If another line is not a completion.
     """
     lines = Path(path).read_text(encoding="utf-8").split("\n")[:-1]
     completions = []
@@ -173,12 +173,12 @@ def read_completions(path: str | Path) -> list[Completion]:
             record.pop("tokens")
             completions.append(Completion(**record))
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ValueError(f"{path}, line {number}, is no completion of an evaluation ({error}).") from error
+            raise ValueError(f"{path}, line {number}, is not a completion of an evaluation ({error}).") from error
     return completions
 
 
 def count_whole(completions: Sequence[Completion]) -> int:
-    """Count the completions of a file up to its last batch that is all there."""
+    """Count the completions of a file up to its last complete batch."""
     end = 0
     while end < len(completions):
         size = completions[end].batch_size or 1
@@ -190,12 +190,12 @@ def count_whole(completions: Sequence[Completion]) -> int:
 
 def summarize(completions: Iterable[Completion]) -> dict[str, Any]:
     """
-    Sum up the completions of one problem set.
+    Summarize the completions of one problem set.
 
-    Problems with a completion that was not judged, since their gold answer is unreadable, are left out.
+    Problems whose completions were not judged, because the reference answer is unreadable, are left out.
 
     Args:
-        completions (`Iterable[Completion]`): Judged completions, equally many of each problem.
+        completions (`Iterable[Completion]`): Judged completions, the same number for each problem.
 
     Returns:
         `dict[str, Any]`: `problems`, `completions_per_problem`, `accuracy` (mean over all completions: pass@1),
@@ -205,7 +205,7 @@ def summarize(completions: Iterable[Completion]) -> dict[str, Any]:
         [`has_no_answer`]).
 
     Raises:
-        `ValueError`: If no completion has a readable gold answer.
+        `ValueError`: If no completion has a readable reference answer.
     """
     problems: dict[int, list[Completion]] = defaultdict(list)
     for item in completions:
@@ -213,7 +213,7 @@ def summarize(completions: Iterable[Completion]) -> dict[str, Any]:
     groups = [group for group in problems.values() if all(item.correct is not None for item in group)]
     known = [item for group in groups for item in group]
     if not known:
-        raise ValueError("There is nothing to sum up: no completion has a readable gold answer.")
+        raise ValueError("There is nothing to summarize: no completion has a readable reference answer.")
     n = min(map(len, groups))
     right = [sum(bool(item.correct) for item in group) for group in groups]
     return {
@@ -237,6 +237,6 @@ def summarize(completions: Iterable[Completion]) -> dict[str, Any]:
 
 
 def mean_or_none(values: Iterable[float]) -> float | None:
-    """The mean, or `None` of nothing."""
+    """Return the mean, or `None` without values."""
     values = list(values)
     return fmean(values) if values else None

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""[`evaluate`]: a model on problem sets, every completion on file."""
+"""[`evaluate`] measures a model on problem sets and writes every completion to a file."""
 
 from __future__ import annotations
 
@@ -79,10 +79,10 @@ def evaluate(
     """
     Measure accuracy and tokens of a model.
 
-    Answers are judged as [`math_accuracy_reward`] judges them. With an `output_dir`, `completions.jsonl` holds every completion as soon as
-    its batch is done, `summary.json` the returned records, and `settings.json` what the completions depend on. Called again,
-    only what is missing is generated; each batch has a seed of its own, so the result of an interrupted run is that of an
-    uninterrupted one, and completions that are added to those on file repeat none.
+    Answers are judged as [`math_accuracy_reward`] judges them. With an `output_dir`, every completion is written to `completions.jsonl`
+    when its batch is done, the returned records to `summary.json`, and the settings that completions depend on to
+    `settings.json`. A second call generates only missing completions. Each batch has a separate seed, so the result of an
+    interrupted run is that of an uninterrupted one, and added completions do not repeat any on file.
 
     Args:
         model (`str` or [`~transformers.PreTrainedModel`]):
@@ -98,13 +98,13 @@ def evaluate(
         max_new_tokens, temperature, top_p, seed:
             See `SamplingSettings`. They default to `4096`, `0.6`, `0.95` and `0`.
         budgets (`Sequence[int]`, *optional*):
-            Token limits at which the same completions are cut and judged again: what a lower limit alone would save.
+            Token limits at which the same completions are truncated and judged again: the effect of a lower limit alone.
         base (`str`, `Path` or `Sequence[Mapping]`, *optional*):
             Summary of the base model (records, `summary.json` or its folder), which the accuracy-efficiency scores
             compare with.
         system_prompt (`str`, *optional*):
-            System message before every problem. Takes the place of one that a dataset brings; text becomes a user
-            message behind it.
+            System message before every problem. It replaces a system message of the dataset; a prompt that is text
+            becomes a user message after it.
         prompt_suffix (`str`, *optional*):
             Text after every problem, for example an instruction on the form of the answer.
         answer_format (`str`, *optional*, defaults to `"auto"`):
@@ -113,7 +113,7 @@ def evaluate(
         final_form (`bool`, *optional*, defaults to `True`):
             Whether an answer that leaves arithmetic to be done, such as `6 * 7`, is wrong.
         limit (`int`, *optional*):
-            Take only so many problems of each set, the first ones.
+            Use at most this many problems of each set, the first ones.
         batch_size (`int`, *optional*, defaults to `64`):
             Completions that are generated at a time.
         use_vllm (`bool`, *optional*, defaults to `False`):
@@ -128,20 +128,20 @@ def evaluate(
             Whether to show a progress bar.
 
     Returns:
-        `list[dict[str, Any]]`: One record per problem set, then one per set and budget. Each holds what
-        [`summarize`] tells, and `dataset`, `budget` (`None` for the whole completions), `model`, `seed`, `temperature`,
+        `list[dict[str, Any]]`: One record per problem set, then one per set and budget. Each has the figures of
+        [`summarize`], and `dataset`, `budget` (`None` for the whole completions), `model`, `seed`, `temperature`,
         `top_p`, `max_new_tokens`, `system_prompt_sha256`, `prompt_suffix_sha256`, `answer_format`, `final_form` and `limit`
-        (`None` for the whole set). Of a set that was named,
-        and loaded from the Hub, also `dataset_id`, `dataset_config` and `dataset_split`. With a `base`, also
-        `base_model`, `accuracy_efficiency_score` and `accuracy_efficiency_weights`; the score is `None` where the base has
-        no such set or no right answer.
+        (`None` for the whole set). For a named set
+        from the Hub, also `dataset_id`, `dataset_config` and `dataset_split`. With a `base`, also
+        `base_model`, `accuracy_efficiency_score` and `accuracy_efficiency_weights`; the score is `None` if the base was
+        not measured on the set or has no correct answer.
 
     Raises:
-        `ValueError`: If an argument is out of range, a set or all of its gold answers cannot be read, a model in memory has
-            no name, the folder is none or holds an evaluation of other problems, with other settings or of other weights,
-            or the base was measured on other problems or with other settings (any but the seed and the number of
+        `ValueError`: If an argument is out of range, a set or all of its reference answers cannot be read, a model in memory
+            has no name, `output_dir` is a file or has an evaluation of other problems, with other settings or of other
+            weights, or the base was measured on other problems or with other settings (except the seed and the number of
             completions).
-        `FileNotFoundError`: If a model, a set or a file is neither here nor on the Hub.
+        `FileNotFoundError`: If a model, a set or a file is found neither locally nor on the Hub.
 
     Example:
 
@@ -210,7 +210,7 @@ def evaluate(
     else:
         written["dtype"] = str(model.dtype).removeprefix("torch.")
         sampler = TransformersSampler(model, tokenizer)
-    # Before the settings are written: a template that refuses the system prompt must not leave a folder that holds it
+    # Before the settings are written: if the template refuses the system prompt, no folder with it must remain
     prompts = {set_name: tokenize_prompts(sampler.tokenizer, list(data["prompt"])) for set_name, data in sets.items()}
     if folder is not None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -274,16 +274,16 @@ def _find_unreadable(name: str, golds: Sequence[str]) -> set[int]:
     golds = list(golds)
     unreadable = unreadable_golds(golds)
     if len(unreadable) == len(golds):
-        raise ValueError(f"{name!r} holds no problem with a readable gold answer: {golds[:3]}.")
+        raise ValueError(f"{name!r} has no problem with a readable reference answer: {golds[:3]}.")
     if unreadable:
-        logger.warning("%s: left out %d problems whose gold answer is unreadable.", name, len(unreadable))
+        logger.warning("%s: left out %d problems whose reference answer is unreadable.", name, len(unreadable))
     return unreadable
 
 
 def _read_folder(folder: Path, settings: dict[str, Any]) -> list[Completion]:
-    """Return the completions that the folder holds, after checking that they are of the same model and settings."""
+    """Return the completions in the folder, after checking that they have the same model and settings."""
     if not next(path for path in (folder, *folder.absolute().parents) if path.exists()).is_dir():
-        raise ValueError(f"The results cannot be written into {folder}: that, or what it lies in, is a file.")
+        raise ValueError(f"The results cannot be written into {folder}: it, or a parent of it, is a file.")
     _check_settings(folder, settings)
     completions = folder / COMPLETIONS_FILE
     if not completions.exists():
@@ -297,25 +297,25 @@ def _read_folder(folder: Path, settings: dict[str, Any]) -> list[Completion]:
 
 
 def _check_settings(folder: Path, settings: dict[str, Any]) -> None:
-    """Refuse a folder whose results are of other settings or weights."""
+    """Check that the results in a folder have the same settings and weights."""
     path = folder / SETTINGS_FILE
     if path.exists():
         found = read_json(path)
         if not isinstance(found, dict):
             raise ValueError(
-                f"{path} holds no settings of an evaluation. Choose another output_dir, or delete this one."
+                f"{path} does not contain the settings of an evaluation. Choose another output_dir, or delete this one."
             )
         found = _NEW_SETTINGS | found
         other = {key: found[key] for key in settings if key in found and found[key] != settings[key]}
         if other.keys() == {"weights"}:
             raise ValueError(
-                f"{folder} holds an evaluation of other weights than {settings['model']!r} has now: the model was trained "
+                f"{folder} contains an evaluation of other weights than {settings['model']!r} has now: the model was trained "
                 "since, or another one has the same name. Choose another output_dir, or delete this one."
             )
         if other:
             other.pop("weights", None)
             raise ValueError(
-                f"{folder} holds an evaluation with other settings: {other}, now "
+                f"{folder} contains an evaluation with other settings: {other}, now "
                 f"{ {key: settings[key] for key in other} }. Choose another output_dir, or delete this one."
             )
 
@@ -334,7 +334,7 @@ def _complete(
     folder: Path | None,
     bar: Progress,
 ) -> list[Completion]:
-    """Generate and judge what is not known yet, and return the completions of one set in their order."""
+    """Generate and judge missing completions, and return the completions of one set in their order."""
     wanted = [(problem, k) for k in range(num_completions) for problem in range(len(dataset))]
     golds = list(dataset["solution"])
     digests = [digest_prompt(sampler.tokenizer, prompt) for prompt in dataset["prompt"]]
@@ -342,7 +342,7 @@ def _complete(
     for (problem, _), item in known.items():
         if item.gold != golds[problem] or item.prompt_sha256 not in (None, digests[problem]):
             raise ValueError(
-                f"{folder} holds completions of other problems, or of the same ones put in other words or another chat "
+                f"{folder} contains completions of other problems, or of the same ones with other wording or another chat "
                 f"template, under the name {name!r} (first: row {problem}). Choose another output_dir."
             )
     known = {key: replace(item, correct=None) if key[0] in unreadable else item for key, item in known.items()}
@@ -400,24 +400,26 @@ def _progress(show: bool) -> Iterator[Progress]:
 
 
 def _base_of(record: Mapping[str, Any], base_records: Sequence[Mapping[str, Any]] | None) -> Mapping[str, Any] | None:
-    """The base model's record of the same set, whole completions."""
+    """Return the base model's record of the same set, for whole completions."""
     same_set = (item for item in base_records or () if item["dataset"] == record["dataset"])
     return next((item for item in same_set if item.get("budget") is None), None)
 
 
 def _differing_from_base(record: Mapping[str, Any], base_records: Sequence[Mapping[str, Any]] | None) -> str:
-    """Say why a record cannot be compared with the base model's; empty if it can, or if there is none."""
+    """Return why a record cannot be compared with the base model's; empty if it can, or without a base."""
     base = _base_of(record, base_records)
     different = base and differing_settings(record, base)
     return f"The base cannot be compared with on {record['dataset']!r}: {different}." if different else ""
 
 
 def _efficiency(record: dict[str, Any], base_records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The accuracy-efficiency score against the base model's whole completions of the same set."""
+    """Return the accuracy-efficiency score against the base model's whole completions of the same set."""
     base = _base_of(record, base_records)
     score = None
-    if different := _differing_from_base(record, base_records):  # what was generated is not lost for that
-        logger.warning("%s There is no score.", different)
+    if different := _differing_from_base(
+        record, base_records
+    ):  # a warning, so that the generated completions are not lost
+        logger.warning("%s The score is left out.", different)
     elif base is not None and base["accuracy"] > 0:
         score = accuracy_efficiency_score(
             record["accuracy"], record["tokens_mean"], base["accuracy"], base["tokens_mean"], **WEIGHTS

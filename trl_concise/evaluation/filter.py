@@ -61,7 +61,7 @@ def filter_problems(
 
     Raises:
         `ValueError`: If an argument is out of range, the dataset cannot be read, or no problem lies in the band.
-        `FileNotFoundError`: If a model or a dataset is neither here nor on the Hub.
+        `FileNotFoundError`: If a model or a dataset is found neither locally nor on the Hub.
     """
     from datasets import Dataset
 
@@ -162,7 +162,7 @@ def _say(counts: Mapping[str, int]) -> str:
 
 
 def main(argv: Sequence[str]) -> int:
-    """Filter a dataset by pass rate, and say how many problems were kept."""
+    """Filter a dataset by pass rate, and print how many problems were kept."""
     parser = _parser()
     options = parser.parse_args(argv)
 
@@ -215,7 +215,7 @@ def _parser() -> Parser:
     parser = Parser(
         prog="trl-concise filter",
         description="Write the rows of a dataset whose pass rate lies in a band, with the columns pass_rate and "
-        "tokens_mean. Given again, the same command continues an interrupted run.",
+        "tokens_mean. The same command continues an interrupted run.",
     )
     add = parser.add_argument
     add("dataset", help="a dataset id, a .jsonl, .json, .parquet or .csv file, or demo, generated problems")

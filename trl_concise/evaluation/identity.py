@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which model results are of: its name, and a fingerprint of its weights."""
+"""Identity of an evaluated model: its name, and a fingerprint of its weights."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ ELEMENTS = 1024  # read of a parameter
 
 def name_of(model: str | PreTrainedModel) -> str:
     """
-    Name a model: an id as it is, a folder without what lies above it. A checkpoint keeps the name of its run.
+    Return the name of a model: an id as it is, a folder without its parents. A checkpoint keeps the name of its run.
 
     Raises:
         `ValueError`: If a model in memory was not loaded from anywhere.
@@ -36,16 +36,16 @@ def name_of(model: str | PreTrainedModel) -> str:
 
 def fingerprint(model: str | PreTrainedModel) -> str | None:
     """
-    Tell weights from others of the same name, at a cost that does not grow with the model.
+    Return a fingerprint of a model's weights, at a cost that does not grow with the model.
 
-    Large files and parameters are read at places spread evenly over them: training changes all of them. A copy of a folder
-    has the fingerprint of the folder.
+    Large files and parameters are read at evenly spaced places, because training changes all of them. A copy of a folder
+    has the same fingerprint.
 
     Args:
         model (`str` or [`~transformers.PreTrainedModel`]): Folder of a model or an adapter, or a model in memory.
 
     Returns:
-        `str`, *optional*: 32 hexadecimal digits. `None` where the name must do: of what is no folder with weights.
+        `str`, *optional*: 32 hexadecimal digits. `None` if the model is not a folder with weights.
     """
     digest = hashlib.blake2b(digest_size=16)
     parts = _of_folder(Path(model)) if isinstance(model, str) else _of_parameters(model)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Text in a picture: short enough for it, written as it is, and where nothing else stands."""
+"""Labels of a plot: shortened if needed, without markup, and placed where they cover nothing."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from matplotlib.text import Annotation
 
 FONT_SIZE, CHARACTER = 10, 6.2  # points, of matplotlib's texts and of a wide letter in them
-COLUMN, ROW = 50, 15  # points: what a column of a legend takes beside its text, and the height of a row
+COLUMN, ROW = 50, 15  # points: width of a legend column in addition to its text, and the height of a row
 PLACES = {  # of a label about its point: offset in points, horizontal and vertical alignment
     "above": ((0, 9), "center", "bottom"),
     "below": ((0, -9), "center", "top"),
@@ -32,7 +32,7 @@ PLACES = {  # of a label about its point: offset in points, horizontal and verti
 
 def shorten(text: str, length: int) -> str:
     """
-    Leave out the middle of a text that is too long: runs of one model differ at the end of their names.
+    Shorten a long text in the middle, because runs of one model differ at the end of their names.
 
     Examples:
         >>> shorten("DeepSeek-R1-Distill-Qwen-1.5B-HAPO", 20)
@@ -45,7 +45,7 @@ def shorten(text: str, length: int) -> str:
 
 
 def add_legend(figure: Figure, entries: Mapping[str, Artist], place: str, title: str | None = None) -> None:
-    """Add a legend outside the axes, in as many columns as fit in, and the height of its rows to the figure."""
+    """Add a legend outside the axes, in as many columns as fit, and increase the height of the figure by its rows."""
     from matplotlib.textpath import TextPath
 
     width = 72 * figure.get_figwidth()
@@ -64,11 +64,11 @@ def add_legend(figure: Figure, entries: Mapping[str, Artist], place: str, title:
     )
     for text, name in zip(legend.get_texts(), names, strict=True):
         text.set_parse_math(False)
-        text.set_text(name)  # afterwards, since a legend leaves out what begins with an underscore
+        text.set_text(name)  # set afterwards, because a legend leaves out labels that begin with an underscore
 
 
 def annotate(axes: Axes, text: str, x: float, y: float, **style) -> Annotation:
-    """Write a text beside a point, legible over lines, without letting the axes shrink for it."""
+    """Write a text next to a point, legible over lines, without shrinking the axes."""
     from matplotlib.patheffects import withStroke
 
     label = axes.annotate(text, (x, y), textcoords="offset points", xytext=(0, 0), parse_math=False, **style)
@@ -79,13 +79,13 @@ def annotate(axes: Axes, text: str, x: float, y: float, **style) -> Annotation:
 
 def place_labels(axes: Axes, labels: Sequence[tuple[Annotation, str]], points: Sequence[tuple[float, float]]) -> None:
     """
-    Move labels to where they cover neither a point nor each other, as far as there is such a place within the axes.
+    Move labels so that they cover neither a point nor each other, if such a place exists within the axes.
 
     Args:
-        axes (`Axes`): What the labels are in; everything else has been drawn.
-        labels (`Sequence[tuple[Annotation, str]]`): What [`annotate`] returned, and the place it likes best, of `PLACES`.
-            Those that come first choose first.
-        points (`Sequence[tuple[float, float]]`): Where there are markers, in the coordinates of the data.
+        axes (`Axes`): The axes of the labels; everything else has been drawn.
+        labels (`Sequence[tuple[Annotation, str]]`): Labels that [`annotate`] returned, each with its preferred placement
+            from `PLACES`. Earlier labels are placed first.
+        points (`Sequence[tuple[float, float]]`): Positions of the markers, in data coordinates.
     """
     from matplotlib.transforms import Bbox
 

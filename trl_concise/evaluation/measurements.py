@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What has been measured of runs, read from their folders, and what each figure is compared with."""
+"""Measurements of runs, read from their folders, and the base that each is compared with."""
 
 from __future__ import annotations
 
@@ -42,15 +42,15 @@ class Measurement:
 
 def gather_measurements(runs: Sequence[Path], base: str | Path | None = None) -> list[Measurement]:
     """
-    Read what has been measured of several runs.
+    Read the measurements of several runs.
 
     Args:
         runs (`Sequence[Path]`): Their folders.
-        base (`str` or `Path`, *optional*): Folder or `summary.json` of a base model that takes the place of the runs' own
-            ones, on the sets that it holds. A model that drops out with them, and is another, is named in a warning.
+        base (`str` or `Path`, *optional*): Folder or `summary.json` of a base model that replaces the runs' bases on
+            the sets that it contains. A warning names any other model that is left out with them.
 
     Returns:
-        `list[Measurement]`: That base first, then run by run.
+        `list[Measurement]`: First that base, then run by run.
     """
     of_base = [] if base is None else [_of_record(record, "base", None) for record in read_summary(base)]
     of_runs = [item for run, name in zip(runs, run_names(runs), strict=True) for item in read_measurements(run, name)]
@@ -59,7 +59,7 @@ def gather_measurements(runs: Sequence[Path], base: str | Path | None = None) ->
 
 def read_measurements(run: Path, name: str | None = None) -> list[Measurement]:
     """
-    Read what has been measured of one run.
+    Read the measurements of one run.
 
     Args:
         run (`Path`): The run's folder.
@@ -86,7 +86,7 @@ def find_bases(measured: Sequence[Measurement]) -> dict[tuple[str, str | None], 
     """
     Return the base of each set and run (`None`: of all runs).
 
-    There is none where a folder holds several, one of which may be a trained model under another name; a warning says so.
+    A folder with several has no base, because one may be a trained model under another name; a warning says so.
     """
     found: dict[tuple[str, str | None], dict[str | None, Measurement]] = {}
     for item in measured:
@@ -95,7 +95,7 @@ def find_bases(measured: Sequence[Measurement]) -> dict[tuple[str, str | None], 
     unclear = {key: names for key, models in found.items() if len(names := models.keys() - {None}) > 1}
     for (dataset, run), names in unclear.items():
         logger.warning(
-            "%s is compared with nothing on %s, since it is unknown which of %s is its base: say so with --base.",
+            "%s is not compared on %s, because it is unknown which of %s is its base. Name it with --base.",
             run,
             dataset,
             " and ".join(sorted(names)),
@@ -105,7 +105,7 @@ def find_bases(measured: Sequence[Measurement]) -> dict[tuple[str, str | None], 
 
 def run_names(folders: Sequence[Path]) -> list[str]:
     """
-    Name runs by the ends of their paths: as short as tells them apart.
+    Name runs by the ends of their paths, as short as possible but distinct.
 
     Examples:
         >>> run_names([Path("/out/seed0/hapo"), Path("/out/seed1/hapo"), Path("/out/laser")])
@@ -120,7 +120,7 @@ def run_names(folders: Sequence[Path]) -> list[str]:
 
 
 def _without_other_bases(measured: list[Measurement], of_base: list[Measurement]) -> list[Measurement]:
-    """Leave out what the base that was asked for takes the place of; a model that it is not is named in a warning."""
+    """Leave out the bases that the requested base replaces; a warning names any other model that is left out."""
     given = [item.details for item in of_base]
     models = {item.dataset: item.details["model"] for item in of_base}
     others = {_identity(item) for item in measured if item.point.kind == "base" and item.dataset in models}
@@ -141,7 +141,7 @@ def _without_other_bases(measured: list[Measurement], of_base: list[Measurement]
 
 
 def _told_apart(measured: list[Measurement]) -> list[Measurement]:
-    """Add the run's name to models of one name that several runs have measured: they would look like one."""
+    """Add the run's name to models of the same name in several runs, which would otherwise look like one."""
     points = {(item.point.series, item.dataset, item.point.label, item.run) for item in measured if item.point.series}
     runs = Counter(point[:3] for point in points)
     shared = {series for (series, *_), count in runs.items() if count > 1}
@@ -191,7 +191,7 @@ def _from_log(log: Sequence[Mapping[str, Any]], run: str) -> Iterable[Measuremen
 
 
 def _of_record(record: Mapping[str, Any], kind: str, run: str | None, *, own: bool = False) -> Measurement:
-    """A record of `summary.json`; the budgets of a base model are the control, those of others are left as they are."""
+    """Convert a record of `summary.json`; the budgets of a base model are the control."""
     model, checkpoint, step = record["model"].partition("/checkpoint-")
     model, short = (run, run) if own else (model, model.rpartition("/")[2])
     budget = record.get("budget")
@@ -203,7 +203,7 @@ def _of_record(record: Mapping[str, Any], kind: str, run: str | None, *, own: bo
         kind, label = "checkpoint", f"step {step}"
     else:
         label = short
-    series = {"base": "", "cut": f"{model}{checkpoint}{step}, cut at a budget"}.get(kind, model)
+    series = {"base": "", "cut": f"{model}{checkpoint}{step}, truncated at a budget"}.get(kind, model)
     return Measurement(
         record["dataset"],
         FrontierPoint(

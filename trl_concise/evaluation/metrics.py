@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-Accuracy and length, weighed against each other.
+Metrics of accuracy and length.
 
 Implements the accuracy-efficiency score introduced with O1-Pruner (2025, https://huggingface.co/papers/2501.12570), formula
 and default weights as in two later public implementations that agree with each other, and the unbiased estimator of pass@k
@@ -35,7 +35,7 @@ def accuracy_efficiency_score(
        \text{AES} = \alpha \Delta L + \begin{cases} \beta |\Delta A| & \Delta A \ge 0 \\
        -\gamma |\Delta A| & \Delta A < 0 \end{cases} $$
 
-    Papers use different weights, (1, 3, 5) and (1, 5, 10) among them: state yours beside the score.
+    Papers use different weights, for example (1, 3, 5) and (1, 5, 10): report your weights with the score.
 
     Args:
         accuracy (`float`): $A$, in percent or as a fraction, as long as `base_accuracy` uses the same.
@@ -105,11 +105,11 @@ def bootstrap_interval(
         seed (`int`, *optional*, defaults to `0`): Seed of the draws: the same values give the same interval.
 
     Returns:
-        `tuple[float, float]`: Percentiles of the resampled means. With a single problem both are its mean: nothing is
-        known about others.
+        `tuple[float, float]`: Percentiles of the resampled means. With a single problem, both are its mean, because
+        the variation between problems is unknown.
 
     Raises:
-        `ValueError`: If there is no value.
+        `ValueError`: If `values` is empty.
 
     Examples:
         >>> bootstrap_interval([[1.0, 1.0], [0.0, 1.0], [1.0, 0.0], [0.0, 0.0]])
@@ -130,8 +130,8 @@ def bootstrap_interval(
 
 def accuracy_interval(correct: Sequence[Sequence[float]], *, confidence: float = 0.95) -> tuple[float, float]:
     """
-    Interval of an accuracy: [`bootstrap_interval`], which knows nothing where every completion is right, or every one wrong;
-    there the Wilson score interval of the problems (Wilson, 1927).
+    Interval of an accuracy: [`bootstrap_interval`] or, if all completions are correct or all are wrong, where the bootstrap
+    has no variance, the Wilson score interval of the problems (Wilson, 1927).
 
     Args:
         correct (`Sequence[Sequence[float]]`): 1 or 0 per completion, grouped by problem.
@@ -141,7 +141,7 @@ def accuracy_interval(correct: Sequence[Sequence[float]], *, confidence: float =
         `tuple[float, float]`: Within `[0, 1]`.
 
     Raises:
-        `ValueError`: If there is no value.
+        `ValueError`: If `values` is empty.
 
     Examples:
         >>> low, high = accuracy_interval([[1.0]] * 8)
@@ -158,7 +158,7 @@ def accuracy_interval(correct: Sequence[Sequence[float]], *, confidence: float =
 
 def on_frontier(accuracies: Sequence[float], tokens: Sequence[float]) -> list[bool]:
     """
-    Say which points lie on the frontier of accuracy against tokens.
+    Return which points lie on the frontier of accuracy against tokens.
 
     Args:
         accuracies (`Sequence[float]`): Higher is better.

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-Pictures of accuracy against tokens.
+Plots of accuracy against tokens.
 
-Colours are those of Okabe and Ito, told apart with any colour vision; what matters differs in shape too. Sizes are chosen
-for a width of 800 pixels on a model card.
+The colors are those of Okabe and Ito, which are distinguishable with any color vision; important marks also differ in shape.
+Sizes are chosen for a width of 800 pixels on a model card.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ PointKind = Literal["base", "checkpoint", "model", "cut"]
 BLUE, VERMILLION, GREEN, PURPLE, SKY, ORANGE = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00"
 BLACK, GREY = "#000000", "#767676"
 RUN_STYLES = [(BLUE, "o"), (VERMILLION, "D"), (GREEN, "^"), (PURPLE, "s"), (SKY, "v"), (ORANGE, "P")]
-LABELLED = 6  # of more budgets than that, and of more runs, the points are marked and not labelled
+LABELLED = 6  # with more budgets or more runs than this, the points are marked but not labeled
 LABEL_LENGTH, TITLE_LENGTH = 24, 60  # characters
 
 
@@ -42,14 +42,14 @@ class FrontierPoint:
     One measurement of a model on a set of problems.
 
     Args:
-        label (`str`): What stands beside the point, e.g. `"step 120"`. May be empty.
+        label (`str`): Text next to the point, e.g. `"step 120"`. May be empty.
         accuracy (`float`): Between 0 and 1.
         tokens (`float`): Mean completion tokens.
         kind (`"base"`, `"checkpoint"`, `"model"` or `"cut"`, *optional*, defaults to `"model"`):
-            The model before training, one of a run's checkpoints, the model that came of it, or the control: the base
-            model's completions, cut at a budget.
-        series (`str`, *optional*, defaults to `""`): Name of the run in the legend. Checkpoints and cuts of a series are
-            joined by a line in the order in which they are given.
+            The model before training, one of a run's checkpoints, the trained model, or the control: the base model's
+            completions, truncated at a budget.
+        series (`str`, *optional*, defaults to `""`): Name of the run in the legend. Checkpoints and truncations of a series are
+            joined by a line in the given order.
         accuracy_interval, tokens_interval (`tuple[float, float]`, *optional*): Intervals, drawn as error bars.
     """
 
@@ -64,15 +64,15 @@ class FrontierPoint:
 
 def plot_frontier(points: Sequence[FrontierPoint], path: str | Path, *, title: str | None = None) -> Path:
     """
-    Plot accuracy (up) against mean completion tokens (left is better).
+    Plot accuracy (vertical) against mean completion tokens (horizontal; fewer is better).
 
-    Checkpoints and models on the frontier, that is those that none of them beats in both, are filled, others hollow.
-    Labels stand where they cover nothing, long ones without their middle; of more than six runs the legend alone says
-    which is which.
+    Checkpoints and models on the frontier, those that no other one beats in both, are filled, others hollow.
+    Labels are placed where they cover nothing, and long ones are shortened in the middle. With more than six runs, only the
+    legend names them.
 
     Args:
         points (`Sequence[FrontierPoint]`): At least one.
-        path (`str` or `Path`): Image to write; its suffix (`.png`, `.svg`) says in which format.
+        path (`str` or `Path`): Image to write; its suffix (`.png`, `.svg`) determines the format.
         title (`str`, *optional*): Title, such as the name of the problem set.
 
     Returns:
@@ -80,7 +80,7 @@ def plot_frontier(points: Sequence[FrontierPoint], path: str | Path, *, title: s
 
     Raises:
         `ImportError`: If matplotlib is missing.
-        `ValueError`: If there is no point.
+        `ValueError`: If `points` is empty.
     """
     if not points:
         raise ValueError("A frontier plot needs at least one point.")
@@ -96,9 +96,9 @@ def plot_frontier(points: Sequence[FrontierPoint], path: str | Path, *, title: s
         if point.kind != "base":
             (cuts if point.kind == "cut" else runs).setdefault(point.series, []).append(point)
     legend: dict[str, Artist] = {}
-    labelled: list[tuple[FrontierPoint, str]] = []  # with their colours
+    labelled: list[tuple[FrontierPoint, str]] = []  # with their colors
     for name, series in cuts.items():
-        legend[name or "base, cut at a budget"] = _draw_cuts(axes, series)
+        legend[name or "base, truncated at a budget"] = _draw_cuts(axes, series)
     for (name, series), style in zip(runs.items(), _styles(len(runs)), strict=True):
         handle = _draw_run(axes, series, style, filled)
         if name:
@@ -134,9 +134,9 @@ def plot_curves(panels: Mapping[str, Mapping[str, tuple[Sequence[float], Sequenc
 
     Args:
         panels (`Mapping[str, Mapping[str, tuple]]`): Label of the vertical axis -> name of the curve -> steps and values.
-            Curves of the same name look alike in every panel. Where the label holds "accuracy" or "fraction", values are
-            shown in percent.
-        path (`str` or `Path`): Image to write; its suffix (`.png`, `.svg`) says in which format.
+            Curves of the same name have the same style in every panel. If the label contains "accuracy" or "fraction", values
+            are shown in percent.
+        path (`str` or `Path`): Image to write; its suffix (`.png`, `.svg`) determines the format.
 
     Returns:
         `Path`: The image.
@@ -165,15 +165,15 @@ def plot_curves(panels: Mapping[str, Mapping[str, tuple[Sequence[float], Sequenc
 
 
 def can_plot(what: str) -> bool:
-    """Return whether matplotlib is installed; if not, warn that `what` is left out. For plots that nobody asked for."""
+    """Return whether matplotlib is installed; if not, warn that `what` is left out. For plots that were not requested."""
     if importlib.util.find_spec("matplotlib") is not None:
         return True
-    logger.warning(f"{what} is left out, for want of matplotlib: pip install 'trl-concise[plots]'.")
+    logger.warning(f"{what} is left out because matplotlib is missing: pip install 'trl-concise[plots]'.")
     return False
 
 
 def new_figure(width: float, height: float) -> Figure:
-    """Return an empty figure of so many inches. Raises an `ImportError` that says what to install."""
+    """Return an empty figure of a size in inches. Raises an `ImportError` that says what to install."""
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
@@ -182,7 +182,7 @@ def new_figure(width: float, height: float) -> Figure:
 
 
 def save_figure(figure: Figure, path: str | Path) -> Path:
-    """Give the axes their common look, and write the figure."""
+    """Apply the common style to the axes, and write the figure."""
     for axes in figure.axes:
         axes.grid(color=GREY, alpha=0.2, linewidth=0.8)
         axes.set_axisbelow(True)
@@ -194,7 +194,7 @@ def save_figure(figure: Figure, path: str | Path) -> Path:
 
 
 def percent(value: float, _: int | None = None) -> str:
-    """Label a tick: `0.975` is `97.5%`, as matplotlib's own formatter cannot say without a fixed number of digits."""
+    """Label a tick: `0.975` is `97.5%`. matplotlib's formatter needs a fixed number of digits for this."""
     return f"{100 * value:.4g}%"
 
 
@@ -204,14 +204,14 @@ def whole_ticks(axis: Axis) -> None:
 
 
 def show_as_percent(axes: Axes) -> None:
-    """Show fractions as percentages, and little of what no fraction can be."""
+    """Show fractions as percentages, with axis limits near [0, 1]."""
     low, high = axes.get_ylim()
     axes.set_ylim(max(low, -0.015), min(high, 1.03))
     axes.yaxis.set_major_formatter(percent)
 
 
 def _styles(count: int) -> list[tuple[str, str]]:
-    """Return `count` pairs of a colour and a marker; up to 36 of them are different."""
+    """Return `count` pairs of a color and a marker; up to 36 of them are different."""
     n = len(RUN_STYLES)
     return [(RUN_STYLES[index % n][0], RUN_STYLES[(index + index // n) % n][1]) for index in range(count)]
 
@@ -267,7 +267,7 @@ def _draw_intervals(axes: Axes, point: FrontierPoint, colour: str) -> None:
 
 
 def _label(axes: Axes, labelled: list[tuple[FrontierPoint, str]], points: Sequence[FrontierPoint]) -> None:
-    """Label points in their colours, models first."""
+    """Label points in their colors, models first."""
     favourites = {"model": "above", "base": "above", "checkpoint": "above left", "cut": "below right"}
     labels = []
     labelled = [(point, colour) for point, colour in labelled if point.label]

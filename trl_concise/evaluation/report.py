@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`trl-concise report`: plots and a table of what runs and evaluations have measured. No model is loaded."""
+"""The command `trl-concise report`: plots and a table of the results of runs and evaluations. No model is loaded."""
 
 from __future__ import annotations
 
@@ -24,23 +24,23 @@ def report(
     runs: Sequence[str | Path], output_dir: str | Path | None = None, *, base: str | Path | None = None
 ) -> dict[str, Path]:
     """
-    Plot and tabulate what has been measured of runs.
+    Plot and tabulate the results of runs.
 
-    A run is the output folder of a training, of `trl-concise eval`, or of both: read are `trainer_state.json` (of the
+    A run is the output folder of a training, of `trl-concise eval`, or of both. The report reads `trainer_state.json` (of the
     latest checkpoint if the folder has none), every `summary.json` there or one folder deeper, and the demo's
-    `results.json`. In an evaluation, a model that is named as the run's folder is what came of the run,
-    `<run>/checkpoint-120` one of its checkpoints, and another one its base model, if the folder is that of a training.
+    `results.json`. In an evaluation, a model with the name of the run's folder is the trained model, `<run>/checkpoint-120`
+    is one of its checkpoints, and any other is its base model, if the folder is that of a training.
 
     Args:
-        runs (`Sequence[str | Path]`): Folders. Each is named by its last part, and by as much of its path as tells it from
-            others of that name (`seed0/hapo`, `seed1/hapo`).
+        runs (`Sequence[str | Path]`): Folders. Each is named by the last component of its path, with as many parent
+            folders as needed to distinguish equal names (`seed0/hapo`, `seed1/hapo`).
         output_dir (`str` or `Path`, *optional*): Where to write. Defaults to `plots` in the first folder.
         base (`str` or `Path`, *optional*): Folder or `summary.json` of the base model's evaluation. Its budgets are the
-            control: the base model, cut. It takes the place of the runs' own bases on the sets that it holds; on others,
-            each run is compared with its own.
+            control: the base model, truncated. It replaces the runs' bases on the sets that it contains; on other sets,
+            each run is compared with its own base.
 
     Returns:
-        `dict[str, Path]`: What was written: `frontier.png` and `.svg` (of further sets with their names,
+        `dict[str, Path]`: The written files: `frontier.png` and `.svg` (of further sets with their names,
         `frontier_<set>.png`), `curves.png` and `.svg` if a run has a log, `report.md`. Without matplotlib, only the last.
 
     Raises:
@@ -51,7 +51,7 @@ def report(
     for folder in folders:
         if not folder.is_dir():
             raise FileNotFoundError(
-                f"There is no folder {folder}: name the output folder of a training or an evaluation."
+                f"The folder {folder} does not exist. Name the output folder of a training or an evaluation."
             )
     measured = gather_measurements(folders, base)
     logs = {
@@ -61,8 +61,8 @@ def report(
     }
     if not measured and not logs:
         raise ValueError(
-            f"Nothing has been measured in {', '.join(map(str, folders))}: there is no {SUMMARY_FILE} (`trl-concise eval` "
-            "writes it) and no trainer_state.json."
+            f"Nothing has been measured in {', '.join(map(str, folders))}: they contain neither {SUMMARY_FILE} (written by "
+            "`trl-concise eval`) nor trainer_state.json."
         )
     output = Path(output_dir) if output_dir is not None else folders[0] / "plots"
     output.mkdir(parents=True, exist_ok=True)
@@ -91,7 +91,7 @@ def _draw(output: Path, measured: list[Measurement], logs: dict[str, list[dict[s
 
 def training_curves(logs: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, dict[str, tuple[list, list]]]:
     """
-    Pick the curves of [`plot_curves`] from the logs of runs.
+    Select the curves of [`plot_curves`] from the logs of runs.
 
     Args:
         logs (`Mapping[str, Sequence[Mapping]]`): Run -> its `log_history`.
@@ -166,8 +166,8 @@ def main(argv: Sequence[str]) -> int:
     """Write the plots and the table, and print the table."""
     parser = Parser(
         prog="trl-concise report",
-        description="Plot accuracy against tokens and the training curves, and print a table, from what runs and "
-        "evaluations have left on disk.",
+        description="Plot accuracy against tokens and the training curves, and print a table, from the files of runs and "
+        "evaluations.",
     )
     parser.add_argument("runs", nargs="+", metavar="run", help="output folder of a training or of `trl-concise eval`")
     parser.add_argument("--base", help="folder or summary.json of the base model's evaluation")
@@ -184,7 +184,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _points(measured: list[Measurement]) -> list[FrontierPoint]:
-    """What a picture shows of one set: each point once, and of several bases which one is whose."""
+    """Return the points of one set's plot: each point once, and the bases with the names of their runs."""
     several = len({item.point for item in measured if item.point.kind == "base"}) > 1
     named = (
         replace(item.point, label=_title(item)) if several and item.point.kind == "base" else item.point

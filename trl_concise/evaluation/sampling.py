@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Completions from transformers or vLLM, seeded, in the model's own distribution."""
+"""Seeded completions from transformers or vLLM, drawn from the model's distribution."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 Prompt = str | list[dict[str, str]]  # text, or messages
 
-TOKENIZER_FILES = (  # any of them is a tokenizer
+TOKENIZER_FILES = (  # each of them indicates a tokenizer
     *("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "vocab.txt"),
     *("spiece.model", "sentencepiece.bpe.model", "tekken.json", "tiktoken.model"),
 )
@@ -30,10 +30,10 @@ TOKENIZER_FILES = (  # any of them is a tokenizer
 @dataclass(frozen=True)
 class SamplingSettings:
     """
-    How completions are drawn. Of a model's generation config, only the end-of-turn tokens count.
+    Sampling settings of completions. From a model's generation config, only the end-of-turn tokens are used.
 
     Args:
-        max_new_tokens (`int`, *optional*, defaults to `4096`): Tokens after which a completion is cut.
+        max_new_tokens (`int`, *optional*, defaults to `4096`): Tokens after which a completion is truncated.
         temperature (`float`, *optional*, defaults to `0.6`): `0.0` decodes greedily.
         top_p (`float`, *optional*, defaults to `0.95`): Nucleus; `1.0` keeps the whole distribution.
         seed (`int`, *optional*, defaults to `0`): Seed of the draws, not negative.
@@ -53,7 +53,7 @@ class SamplingSettings:
 
 
 class Sampler(Protocol):
-    """Whatever turns prompts into completions."""
+    """An object that generates completions from prompts."""
 
     tokenizer: PreTrainedTokenizerBase
     end_token_ids: set[int]
@@ -68,13 +68,13 @@ class Sampler(Protocol):
 
         Returns:
             `list[list[int]]`: Token ids in the order of `prompts`. The end-of-turn token is included; a completion
-            without it was cut.
+            without it is truncated.
         """
 
 
 class TransformersSampler:
     """
-    Samples with `model.generate`. The caller's random state is left as it was.
+    Samples with `model.generate`. The caller's random state does not change.
 
     Args:
         model ([`~transformers.PreTrainedModel`]): Model to sample from.
@@ -114,10 +114,10 @@ class TransformersSampler:
 @contextmanager
 def _evaluating(model: PreTrainedModel) -> Iterator[None]:
     """
-    Put a model in evaluation mode, with a generation config that says nothing.
+    Put a model in evaluation mode, with an empty generation config.
 
-    `generate` takes from the model's own config whatever it is not told, also where it is given another. The contents are
-    swapped, not the object: PEFT hands that from the adapter to the base model.
+    `generate` reads missing settings from the model's config, even if it is given another one. The contents of the config
+    are replaced, not the object, because PEFT shares the object between the adapter and the base model.
     """
     from transformers import GenerationConfig
 
@@ -186,7 +186,7 @@ class VLLMSampler:
             lora_request=self.adapter,
         )
         completions = [output.outputs[0] for output in outputs]
-        # Every stop is the model's own end of turn: no stop strings are set.
+        # Every stop is the model's end of turn: no stop strings are set.
         self.end_token_ids |= {item.token_ids[-1] for item in completions if item.finish_reason == "stop"}
         return [list(item.token_ids) for item in completions]
 
@@ -206,8 +206,8 @@ def load_sampler(model: str, *, use_vllm: bool = False, dtype: str | None = None
         [`Sampler`]: On the GPU if there is one.
 
     Raises:
-        `ImportError`: If vLLM is asked for and missing.
-        `FileNotFoundError`: If there is no such model, here or on the Hub, or its tokenizer or base model is missing.
+        `ImportError`: If vLLM is requested and missing.
+        `FileNotFoundError`: If the model, its tokenizer or its base model is not found, locally or on the Hub.
         `ValueError`: If the weights or the tokenizer are damaged, or an adapter does not name its base model.
     """
     from safetensors import SafetensorError
@@ -238,7 +238,7 @@ def load_tokenizer(model: str) -> tuple[PreTrainedTokenizerBase, str, str | None
         `tuple`: The tokenizer, the path or id of the model, and that of the base model if the model is an adapter.
 
     Raises:
-        `FileNotFoundError`: If there is no such model, locally or on the Hub, or its tokenizer or base model is missing.
+        `FileNotFoundError`: If the model, its tokenizer or its base model is not found, locally or on the Hub.
         `ValueError`: If the tokenizer is damaged, or an adapter does not name its base model.
     """
     from transformers.utils import find_adapter_config_file
@@ -287,18 +287,18 @@ def _load_tokenizer(model: str, base: str | None) -> PreTrainedTokenizerBase:
         folder = Path(model)
     if folder.is_dir() and not _has_tokenizer(folder):
         raise FileNotFoundError(
-            f"{folder} has no tokenizer: {', '.join(TOKENIZER_FILES[:2])} and the like are missing. Save it there with "
+            f"{folder} has no tokenizer: files such as {', '.join(TOKENIZER_FILES[:2])} are missing. Save it there with "
             "tokenizer.save_pretrained()."
         )
     try:
         return AutoTokenizer.from_pretrained(model)
-    except Exception as error:  # the libraries raise whatever their reading of a file ends in
+    except Exception as error:  # the libraries raise many kinds of errors when they read a damaged file
         if base is not None and base != model:
             return _load_tokenizer(base, None)
         if folder.exists():
             raise ValueError(f"The tokenizer in {model} cannot be read: {type(error).__name__}: {error}") from error
         raise FileNotFoundError(
-            f"No model {model!r}: there is no such folder here, and the Hub did not give it: {error}"
+            f"The model {model!r} was not found: it is not a local folder, and it could not be loaded from the Hub: {error}"
         ) from error
 
 
@@ -314,7 +314,7 @@ def _refuse_folder_without_model(folder: Path) -> None:
         return
     checkpoints = sorted(folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*"), key=lambda path: (len(path.name), path.name))
     instead = f" Choose one of its checkpoints: {', '.join(map(str, checkpoints))}." if checkpoints else ""
-    raise FileNotFoundError(f"{folder} holds no model: neither {CONFIG_NAME} nor {ADAPTER_CONFIG_NAME}.{instead}")
+    raise FileNotFoundError(f"{folder} contains no model: neither {CONFIG_NAME} nor {ADAPTER_CONFIG_NAME}.{instead}")
 
 
 def end_token_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> set[int]:
@@ -324,7 +324,7 @@ def end_token_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) ->
 
 
 def with_padding_token(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
-    """Return a tokenizer that can pad a batch: itself, or without a padding token, a copy that pads with EOS."""
+    """Return a tokenizer that can pad a batch: the tokenizer itself or, without a padding token, a copy that pads with EOS."""
     if tokenizer.pad_token_id is None:
         tokenizer = copy.deepcopy(tokenizer)
         tokenizer.pad_token = tokenizer.eos_token
@@ -333,13 +333,13 @@ def with_padding_token(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenize
 
 def tokenize_prompts(tokenizer: PreTrainedTokenizerBase, prompts: Iterable[Prompt]) -> list[list[int]]:
     """
-    Turn prompts into token ids, up to where the model begins to write, as TRL does in training.
+    Tokenize prompts including the generation prompt, as TRL does in training.
 
-    A chat template writes the special tokens itself; any other text gets the tokenizer's (BOS, where it has one).
+    A chat template adds the special tokens itself; any other text gets the tokenizer's (BOS, if it has one).
 
     Args:
         tokenizer ([`~transformers.PreTrainedTokenizerBase`]): Its chat template is used; without one, the messages' texts
-            are put one below the other.
+            are joined by line breaks.
         prompts (`Sequence`): Lists of messages; a string is taken as it is.
 
     Returns:
@@ -371,9 +371,9 @@ def _tokenize_prompt(tokenizer: PreTrainedTokenizerBase, prompt: Prompt) -> list
 
 def digest_prompt(tokenizer: PreTrainedTokenizerBase, prompt: Prompt) -> str:
     """
-    Tell a prompt from others by the SHA-256 of its text or messages and, of messages, the chat template.
+    Return the SHA-256 of a prompt: of its text, or of its messages and the chat template.
 
-    What they render to is not taken, since it can hold today's date.
+    The rendered text is not used, because it may contain today's date.
     """
     source = [prompt, None if isinstance(prompt, str) else tokenizer.chat_template]
     return hashlib.sha256(json.dumps(source, sort_keys=True).encode()).hexdigest()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The problem sets that go by a short name, and how any other is loaded."""
+"""Problem sets: those with a short name, and loading of any other."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 DEMO_PROBLEMS = 1024
 
-# Name -> arguments of `load_problems`. The columns are those that it recognises.
+# Name -> arguments of `load_problems`. The columns are those that it recognizes.
 KNOWN_SETS: dict[str, dict[str, str]] = {
     "gsm8k": {"name_or_path": "openai/gsm8k", "config_name": "main", "split": "test"},
     "math500": {"name_or_path": "HuggingFaceH4/MATH-500", "split": "test"},
@@ -31,10 +31,10 @@ KNOWN_SETS: dict[str, dict[str, str]] = {
 
 class ProblemSets(dict[str, "Dataset"]):
     """
-    Problem sets by the name that their results go by.
+    Problem sets by the name that is used in the results.
 
     Attributes:
-        sources (`dict[str, dict]`): Of each set that was loaded from the Hub its `dataset_id`, `dataset_config` and
+        sources (`dict[str, dict]`): For each set that was loaded from the Hub, its `dataset_id`, `dataset_config` and
             `dataset_split`.
     """
 
@@ -43,7 +43,7 @@ class ProblemSets(dict[str, "Dataset"]):
         self.sources: dict[str, dict[str, str | None]] = {}
 
     def __setitem__(self, name: str, problems: Dataset) -> None:
-        self.sources.pop(name, None)  # others than those that were loaded
+        self.sources.pop(name, None)  # not the sets that were loaded
         super().__setitem__(name, problems)
 
 
@@ -54,21 +54,20 @@ def load_problem_sets(names: Sequence[str], *, system_prompt: str | None = None,
     Args:
         names (`Sequence[str]`):
             Each one of `gsm8k`, `math500`, `aime24`, `aime25`, `amc23`, `svamp`, `olympiadbench`, `minerva`; `demo`,
-            generated problems that the embedded model never saw; or what [`load_problems`] takes: a dataset id, or a file.
+            generated problems that the embedded model never saw; or a dataset id or a file, as for [`load_problems`].
         system_prompt (`str`, *optional*):
             System message before every problem.
         **options:
-            For sets without a short name: the other arguments of [`load_problems`]. `None` stands for its default, and a
-            split is `"test"` unless named.
+            For sets without a short name: the other arguments of [`load_problems`]. `None` means the default, and
+            the default split is `"test"`.
 
     Returns:
-        `ProblemSets`: A `dict[str, datasets.Dataset]`: by the name that the results go by (of a file, its name without
-        folder and suffix), the problems as [`load_problems`] gives them. Its `sources` says which came from where on the
-        Hub.
+        `ProblemSets`: A `dict[str, datasets.Dataset]` from the name in the results (for a file, its name without folder
+        and suffix) to the problems, as [`load_problems`] returns them. Its `sources` has the origin of sets from the Hub.
 
     Raises:
-        `ValueError`: If a set cannot be read (see [`load_problems`]), or two go by one name.
-        `FileNotFoundError`: If there is no such file, or the Hub did not give the set.
+        `ValueError`: If a set cannot be read (see [`load_problems`]), or two have the same name.
+        `FileNotFoundError`: If the file does not exist, or the set could not be loaded from the Hub.
     """
     options = {"split": "test"} | {name: value for name, value in options.items() if value is not None}
     sets = ProblemSets()
@@ -76,16 +75,16 @@ def load_problem_sets(names: Sequence[str], *, system_prompt: str | None = None,
         arguments = KNOWN_SETS.get(name, {"name_or_path": name, **options})
         place = Path(arguments["name_or_path"]).expanduser()
         title = name
-        if name not in (*KNOWN_SETS, "demo") and place.exists():  # where it lies is nobody else's business
+        if name not in (*KNOWN_SETS, "demo") and place.exists():  # the folder stays private
             title = place.stem if place.is_file() else place.resolve().name
         if title in sets:
-            raise ValueError(f"Two problem sets go by the name {title!r}, and so would their results: rename a file.")
+            raise ValueError(f"Two problem sets have the name {title!r}, and their results would too. Rename a file.")
         if name == "demo":
             sets[title] = _demo_problems(system_prompt)
         else:
             try:
                 sets[title] = load_problems(system_prompt=system_prompt, check_answers=False, **arguments)
-            except OSError as error:  # no such file, or the Hub did not answer
+            except OSError as error:  # the file does not exist, or the Hub did not answer
                 close = difflib.get_close_matches(name, [*KNOWN_SETS, "demo"], n=1)
                 hint = f" Did you mean {close[0]!r}?" if close and name not in KNOWN_SETS else ""
                 raise FileNotFoundError(f"{str(error).rstrip('.')}.{hint}") from error
@@ -97,8 +96,8 @@ def load_problem_sets(names: Sequence[str], *, system_prompt: str | None = None,
 
 def is_benchmark(dataset_id: str, dataset_config: str | None, dataset_split: str | None) -> bool:
     """
-    Tell whether the problems are those by which a dataset on the Hub is known as a benchmark: of a set with a short name
-    what that name stands for, of any other the whole test split.
+    Return whether the problems are the benchmark of a dataset on the Hub: for a set with a short name, the split and
+    configuration of that name; for any other, the whole test split.
     """
     known = [arguments for arguments in KNOWN_SETS.values() if arguments["name_or_path"] == dataset_id]
     wanted = known[0] if known else {"split": "test"}

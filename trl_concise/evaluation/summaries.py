@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`summary.json`: how it is read, found in a run's folder, and what makes two of its records comparable."""
+"""Read `summary.json`, find it in a run's folder, and check whether two of its records can be compared."""
 
 from __future__ import annotations
 
@@ -26,28 +26,30 @@ COMPARED = (
 
 def read_summary(path: str | Path) -> list[dict[str, Any]]:
     """
-    Read what [`evaluate`] returned.
+    Read the records that [`evaluate`] wrote.
 
     Args:
-        path (`str` or `Path`): `summary.json`, or the folder that holds it.
+        path (`str` or `Path`): `summary.json`, or its folder.
 
     Raises:
-        `FileNotFoundError`: If there is no such file.
-        `ValueError`: If it is no summary.
+        `FileNotFoundError`: If the file does not exist.
+        `ValueError`: If it is not a summary.
     """
     path = Path(path)
     path = path if path.suffix == Path(SUMMARY_FILE).suffix else path / SUMMARY_FILE
     if not path.is_file():
         written_by = f"`trl-concise eval --output_dir {shlex.quote(str(path.parent))}` writes it."
-        raise FileNotFoundError(f"There is no file {path}. Give the output folder of an evaluation: {written_by}")
+        raise FileNotFoundError(
+            f"The file {path} does not exist. Give the output folder of an evaluation: {written_by}"
+        )
     records = read_json(path)
     if not isinstance(records, list) or not all(_is_mapping_with(KEYS, record) for record in records):
-        raise ValueError(f"{path} is no summary of an evaluation: expected a list of records.")
+        raise ValueError(f"{path} is not a summary of an evaluation: expected a list of records.")
     return records
 
 
 def records_of_run(run: Path) -> list[dict[str, Any]]:
-    """Read every `summary.json` in a folder or one folder deeper. Files of others by that name are left out."""
+    """Read every `summary.json` in a folder or one folder deeper. Other files of that name are left out with a warning."""
     records = []
     for path in [run / SUMMARY_FILE, *sorted(run.glob(f"*/{SUMMARY_FILE}"))]:
         if path.is_file():
@@ -59,7 +61,7 @@ def records_of_run(run: Path) -> list[dict[str, Any]]:
 
 
 def demo_results_of_run(run: Path) -> dict[str, Any] | None:
-    """Read the `results.json` that the demo leaves in a folder; `None` if there is none, or if it is another's."""
+    """Read the `results.json` of the demo in a folder; `None` if it is missing or not from the demo."""
     path = run / DEMO_FILE
     if not path.is_file():
         return None
@@ -67,32 +69,32 @@ def demo_results_of_run(run: Path) -> dict[str, Any] | None:
     figures = {"accuracy", "tokens_mean"}
     if _is_mapping_with(DEMO_KEYS, results) and all(_is_mapping_with(figures, results[key]) for key in DEMO_KEYS):
         return results
-    logger.warning("%s is not of the demo. It is left out.", path)
+    logger.warning("%s is not from the demo. It is left out.", path)
     return None
 
 
 def differing_settings(record: Mapping[str, Any], base: Mapping[str, Any]) -> str:
     """
-    Say which settings keep a record from being compared with that of its base.
+    Return the settings that differ between a record and its base, so that they cannot be compared.
 
-    Settings that one of them does not know, as those of an earlier version, are not compared.
+    Settings that one of them lacks, for example in a file of an earlier version, are not compared.
 
     Returns:
-        `str`: Empty if there are none.
+        `str`: Empty if none differ.
 
     Examples:
         >>> differing_settings({"max_new_tokens": 4096, "top_p": 1.0}, {"max_new_tokens": 512, "top_p": 1.0})
-        'max_new_tokens is 4096, of the base 512'
+        'max_new_tokens is 4096, for the base 512'
     """
     known = [key for key in COMPARED if key in record and key in base]
-    return ", ".join(f"{key} is {record[key]}, of the base {base[key]}" for key in known if record[key] != base[key])
+    return ", ".join(f"{key} is {record[key]}, for the base {base[key]}" for key in known if record[key] != base[key])
 
 
 def read_json(path: Path) -> Any:
-    """Read a file of JSON; `None` if it is not one."""
+    """Read a JSON file; `None` if it is not valid JSON."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError:  # no JSON, or no text
+    except ValueError:  # not JSON, or not text
         return None
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a trainer's evaluation logs: accuracy and tokens of whole problem sets, against the run's first evaluation."""
+"""Metrics of a trainer's evaluation: accuracy and tokens of whole problem sets, compared with the run's first evaluation."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def measure_completions(
     completions: list[Any], completion_ids: list[list[int]], tool_mask: list[list[int]] | None, end_token_ids: set[int]
 ) -> Tensor:
     """
-    Turn one process's b completions into numbers.
+    Measure the b completions of one process.
 
     Args:
         completions (`list`): Strings or lists of messages.
@@ -30,8 +30,8 @@ def measure_completions(
         end_token_ids (`set[int]`): Tokens that end a completion, and padding.
 
     Returns:
-        `torch.Tensor`: `(b, 3)` float64: tokens written by the model (EOS included, as TRL counts them), 1 if no end was
-        written, 1 if there is no answer (see [`has_no_answer`]).
+        `torch.Tensor`: `(b, 3)` float64: tokens written by the model (EOS included, as TRL counts them), 1 if truncated,
+        1 if without an answer (see [`has_no_answer`]).
     """
     tokens = [len(ids) for ids in completion_ids] if tool_mask is None else [sum(mask) for mask in tool_mask]
     truncated = [not ids or ids[-1] not in end_token_ids for ids in completion_ids]
@@ -41,10 +41,10 @@ def measure_completions(
 
 class EvaluationLog:
     """
-    Sums the completions of an evaluation up, over batches and processes.
+    Sums up the completions of an evaluation over batches and processes.
 
-    Averages are over completions, equally many of each problem, so they do not depend on how the problems are spread
-    over batches and processes. The base of the accuracy-efficiency score is the first evaluation in the run's log, which
+    Averages are over completions, the same number for each problem, so they do not depend on how the problems are split
+    into batches and processes. The base of the accuracy-efficiency score is the first evaluation in the run's log, which
     is saved with every checkpoint.
 
     Args:
@@ -59,7 +59,7 @@ class EvaluationLog:
         self._warned = False
 
     def start(self, prefix: str) -> None:
-        """Begin an evaluation whose metrics carry the prefix (`eval`, or `eval_<name>` of several sets)."""
+        """Begin an evaluation whose metrics have the prefix (`eval`, or `eval_<name>` with several sets)."""
         self._prefix, self._batches = prefix, []
 
     def add(self, correct: Tensor, measures: Tensor, rows: int | None) -> None:
@@ -69,8 +69,8 @@ class EvaluationLog:
         Args:
             correct (`torch.Tensor`): `(B,)`, 1 correct, 0 wrong, NaN unknown.
             measures (`torch.Tensor`): `(B, 3)`, see [`measure_completions`].
-            rows (`int`, *optional*): Completions of the whole evaluation, if known. What goes beyond are rows that were
-                repeated to give every process a full batch.
+            rows (`int`, *optional*): Completions of the whole evaluation, if known. Additional rows are repetitions that
+                give every process a full batch.
         """
         batch = torch.cat([correct[:, None].to(measures), measures], dim=1).cpu()
         if rows is not None:
@@ -79,17 +79,17 @@ class EvaluationLog:
 
     def finish(self, log_history: list[dict[str, Any]], step: int) -> dict[str, float]:
         """
-        Return the metrics of the evaluation; nothing if there was none.
+        Return the metrics of the evaluation; an empty dict without one.
 
         Args:
-            log_history (`list[dict]`): The run's log. Its first evaluation is the base; one that took place before
-                training, when the log was another, is put in front.
+            log_history (`list[dict]`): The run's log. Its first evaluation is the base; an evaluation before training,
+                which has a separate log, precedes it.
             step (`int`): Optimizer steps done.
 
         Returns:
             `dict[str, float]`: `accuracy`, `tokens_mean`, `tokens_correct_mean`, `truncated_fraction`, `empty_fraction`
-            and `accuracy_efficiency`, each behind the prefix and `_`. What is undefined is left out: the mean over
-            correct completions where none is, and the score against a base that has no correct one.
+            and `accuracy_efficiency`, each with the prefix and `_`. Undefined figures are left out: the mean over
+            correct completions if none is correct, and the score against a base without a correct one.
 
         Raises:
             `ValueError`: If the best checkpoint is to be chosen by a score that is undefined.

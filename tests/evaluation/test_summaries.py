@@ -35,7 +35,7 @@ def test_files_of_others_are_left_out(content, tmp_path, caplog):
         (tmp_path / name).mkdir()
     (tmp_path / "ours" / "summary.json").write_text(json.dumps([RECORD]))
     (tmp_path / "theirs" / "summary.json").write_text(content)
-    with pytest.raises(ValueError, match="no summary of an evaluation"):
+    with pytest.raises(ValueError, match="not a summary of an evaluation"):
         read_summary(tmp_path / "theirs")
     assert records_of_run(tmp_path) == [RECORD]
     assert "theirs" in caplog.text and "It is left out" in caplog.text
@@ -46,7 +46,7 @@ def test_results_of_others_are_not_the_demo(content, tmp_path, caplog):
     assert demo_results_of_run(tmp_path) is None and not caplog.text
     (tmp_path / "results.json").write_text(content)
     assert demo_results_of_run(tmp_path) is None
-    assert "not of the demo" in caplog.text
+    assert "not from the demo" in caplog.text
 
 
 def test_settings_that_keep_records_apart():

@@ -223,7 +223,7 @@ def test_only_a_base_of_the_same_settings_is_compared_with(tmp_path, caplog):
     text = write_card(run).read_text()
     assert "| **this model** | **72.0%**" in text and "base model" not in text.partition("## Use")[0]
     assert "no base on openai/gsm8k: max_new_tokens is 2048, for the base 512" in caplog.text
-    assert "no summary of an evaluation" in caplog.text
+    assert "not a summary of an evaluation" in caplog.text
     (run / "other" / "summary.json").write_text(json.dumps([record("base", 0.6, 200.0)]))
     assert "| base model | 60.0%" in write_card(run).read_text()
 

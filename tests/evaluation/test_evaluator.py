@@ -105,11 +105,11 @@ def test_completions_of_other_prompts_are_not_mixed_in(model, tokenizer, sets, t
     records = run(model, tokenizer, sets, tmp_path, **once)
     reworded = [[{"role": "user", "content": "Work out " + prompt[0]["content"]}] for prompt in sets["six"]["prompt"]]
     other = {"six": Dataset.from_dict({"prompt": reworded, "solution": sets["six"]["solution"]})}
-    with pytest.raises(ValueError, match="put in other words or another chat template, under the name 'six'"):
+    with pytest.raises(ValueError, match="with other wording or another chat template, under the name 'six'"):
         run(model, tokenizer, other, tmp_path, **once)
     talkative = copy.deepcopy(tokenizer)
     talkative.chat_template += "Well, "
-    with pytest.raises(ValueError, match="put in other words or another chat template"):
+    with pytest.raises(ValueError, match="with other wording or another chat template"):
         run(model, talkative, sets, tmp_path, **once)
 
     path = tmp_path / "completions.jsonl"
@@ -130,7 +130,7 @@ def test_a_system_prompt_is_put_before_datasets_too(model, tokenizer, sets, tmp_
         assert run(model, tokenizer, same, tmp_path, **once) == [record]  # of the prompts on file
     settings = tmp_path / "settings.json"
     settings.write_text(settings.read_text().replace('"Be brief."', "null"))
-    with pytest.raises(ValueError, match="put in other words"):
+    with pytest.raises(ValueError, match="with other wording"):
         run(model, tokenizer, sets, tmp_path, **{**once, "system_prompt": None})
 
 

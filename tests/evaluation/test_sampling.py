@@ -139,7 +139,7 @@ def _with_a_damaged_tokenizer(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (_without_tokenizer, r"copy has no tokenizer: tokenizer\.json, .*save_pretrained"),
+        (_without_tokenizer, r"copy has no tokenizer: files such as tokenizer\.json, .*save_pretrained"),
         (_with_half_the_weights, r"The weights of .*copy are damaged: "),
         (_with_a_damaged_tokenizer, r"The tokenizer in .*copy cannot be read: "),
     ],

@@ -90,7 +90,7 @@ def test_results_stand_beside_their_base_and_controls(tmp_path):
     assert rows == [
         "| base model | 70.0% [68.0–72.0] | 300.0 [295.0–305.0] |  |  |",
         "| **this model** | **72.0%** [70.0–74.0] | **150.0** [145.0–155.0] | 50% | +0.59 |",
-        "| base model, cut at 160 tokens | 50.0% [48.0–52.0] | 150.0 [145.0–155.0] | 50% | −0.93 |",
+        "| base model, truncated at 160 tokens | 50.0% [48.0–52.0] | 150.0 [145.0–155.0] | 50% | −0.93 |",
     ]
     assert "Recommended `max_new_tokens`: **2048**" in card.text
     assert "Cut before the end: 1.0% of completions" in card.text and "Empty: 0.2% of completions" in card.text
@@ -102,7 +102,7 @@ def test_results_stand_beside_their_base_and_controls(tmp_path):
     assert eval_result_errors(results.read_text()) == []
     (entry,) = yaml.safe_load(results.read_text())
     assert (entry["dataset"]["id"], entry["value"]) == ("openai/gsm8k", 72.0)
-    assert "1,319 problems, 4 completions per problem, cut at 2,048 tokens" in entry["notes"]
+    assert "1,319 problems, 4 completions per problem, truncated at 2,048 tokens" in entry["notes"]
 
 
 def test_the_pictures_of_a_report_stay(tmp_path):

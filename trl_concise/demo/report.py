@@ -153,7 +153,7 @@ def print_table(outcome: Outcome, console: Console | None = None) -> None:
     lines = [
         ("Before training", outcome.base.accuracy, outcome.base.tokens_mean),
         ("After training", outcome.trained.accuracy, outcome.trained.tokens_mean),
-        ("Control: before training, cut at that length", outcome.cut.accuracy, outcome.cut.tokens_mean),
+        ("Control: before training, truncated at that length", outcome.cut.accuracy, outcome.cut.tokens_mean),
     ]
     caption = "AES: accuracy-efficiency score, weights 1, 3 and 5."
     if outcome.sft is not None:
@@ -265,7 +265,7 @@ def plot_outcome(outcome: Outcome, path: str | Path) -> None:
     """
     points = [
         FrontierPoint("before training", outcome.base.accuracy, outcome.base.tokens_mean, "base"),
-        FrontierPoint("", outcome.cut.accuracy, outcome.cut.tokens_mean, "cut", "before training, cut at that length"),
+        FrontierPoint("", outcome.cut.accuracy, outcome.cut.tokens_mean, "cut", "before training, truncated at that length"),
         FrontierPoint("after training", outcome.trained.accuracy, outcome.trained.tokens_mean, series="this run"),
     ]
     if outcome.sft is not None:

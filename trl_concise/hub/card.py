@@ -170,7 +170,7 @@ def headline(results: list[Comparison]) -> str | None:
 def table(set_: Comparison) -> dict[str, Any]:
     """Return the rows of one set of problems."""
     rows = [("base model", set_.base), ("**this model**", set_.model), *set_.controls.items()]
-    rows += [(f"base model, cut at {budget} tokens", figures) for budget, figures in set_.cuts.items()]
+    rows += [(f"base model, truncated at {budget} tokens", figures) for budget, figures in set_.cuts.items()]
     cells = [_row(name, figures, set_.base) for name, figures in rows if figures]
     return {"title": _title(set_), "rows": cells, "note": set_.note}
 
@@ -315,7 +315,7 @@ def write_eval_results(run: Path, results: list[Comparison]) -> None:
             task_id="default",
             value=round(100 * model.accuracy, 2),
             notes=f"{model.tokens:.1f} tokens per completion; {_MEASURED_BY}, {model.problems:,} problems, "
-            f"{n} completion{'s' * (n > 1)} per problem, cut at {model.max_new_tokens:,} tokens",
+            f"{n} completion{'s' * (n > 1)} per problem, truncated at {model.max_new_tokens:,} tokens",
         )
         text = yaml.safe_dump(eval_result_entries_to_yaml([entry]), sort_keys=False, width=1000)
         write_atomically(run / EVAL_RESULTS / f"{source.hub_id.replace('/', '_')}.yaml", text.encode())

@@ -102,7 +102,7 @@ class Comparison:
         model ([`Figures`]): The run's model.
         base ([`Figures`], *optional*): What it was trained from.
         controls (`dict[str, Figures]`): Other ways to write fewer tokens, by name, such as GRPO without a length reward.
-        cuts (`dict[int, Figures]`): The base's completions, cut at so many tokens: the control for a lower limit.
+        cuts (`dict[int, Figures]`): The base's completions, truncated at a budget (tokens -> figures): the control for a lower limit.
         checkpoints (`dict[int, Figures]`): The run's checkpoints, by step.
         source ([`Source`], *optional*): Where the problems are from, if that is the Hub.
         note (`str`, *optional*): Sentences that the card prints below the table.
@@ -120,7 +120,7 @@ class Comparison:
     def points(self, series: str) -> list[FrontierPoint]:
         """Return what a frontier plot shows of this set; `series` is the run's name in the legend."""
         points = [_point(self.base, "base", "base")] if self.base is not None else []
-        points += [_point(figures, "", "cut", "base, cut at a budget") for figures in self.cuts.values()]
+        points += [_point(figures, "", "cut", "base, truncated at a budget") for figures in self.cuts.values()]
         points += [_point(figures, f"step {step}", "checkpoint", series) for step, figures in self.checkpoints.items()]
         points.append(_point(self.model, "this model", "model", series))
         return points + [_point(figures, "", "model", name) for name, figures in self.controls.items()]

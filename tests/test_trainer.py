@@ -623,7 +623,7 @@ def test_bad_datasets(tiny_model, problems, tmp_path):
         HAPOTrainer(tiny_model, needs_solution, args, problems, {"hard": problems.remove_columns("solution")})
     with pytest.raises(ValueError, match=r"needs a `prompt` column; it has \['question'"):
         hapo(tiny_model, problems.rename_column("prompt", "question"), tmp_path)
-    with pytest.raises(ValueError, match="Prompts with images need a `prompt_id` column"):
+    with pytest.raises(ValueError, match="Prompts with images are identified by a `prompt_id` column"):
         hapo(tiny_model, problems.add_column("image", [None] * 16), tmp_path)
     with pytest.raises(ValueError, match="Load it as a Dataset"):
         ConciseGRPOTrainer(

@@ -265,7 +265,9 @@ def plot_outcome(outcome: Outcome, path: str | Path) -> None:
     """
     points = [
         FrontierPoint("before training", outcome.base.accuracy, outcome.base.tokens_mean, "base"),
-        FrontierPoint("", outcome.cut.accuracy, outcome.cut.tokens_mean, "cut", "before training, truncated at that length"),
+        FrontierPoint(
+            "", outcome.cut.accuracy, outcome.cut.tokens_mean, "cut", "before training, truncated at that length"
+        ),
         FrontierPoint("after training", outcome.trained.accuracy, outcome.trained.tokens_mean, series="this run"),
     ]
     if outcome.sft is not None:

@@ -148,7 +148,7 @@ def build_critiques(
     dropped = Counter(empty_solution=sum(not candidate.solution.strip() for candidate in candidates))
     candidates = [candidate for candidate in candidates if candidate.solution.strip()]
     if verified_only:
-        verdicts = verify_answers([c.answer for c in candidates], [c.solution for c in candidates])
+        verdicts = verify_answers([c.answer or "" for c in candidates], [c.solution for c in candidates])
         dropped["unreadable_gold"] = verdicts.count(None)
         judged = zip(candidates, verdicts, strict=True)
         candidates = [replace(candidate, correct=verdict) for candidate, verdict in judged if verdict is not None]
@@ -161,7 +161,7 @@ def build_critiques(
         if fault is not None:
             dropped[fault] += 1
             continue
-        row = {"question": candidate.question, "solution": candidate.solution, "critique": reply.text}
+        row: dict[str, Any] = {"question": candidate.question, "solution": candidate.solution, "critique": reply.text}
         kept.append(row | {"verdict": critique_verdict(reply.text), "teacher": teacher.name})
     names = {True: "right", False: "wrong", None: "none"}
     report.kept = dict(Counter(names[row["verdict"]] for row in kept))
@@ -187,7 +187,7 @@ def _read_candidates(rows: Iterable[Mapping[str, Any]], verified_only: bool) -> 
                 f"Row {index} has no {missing}. A candidate needs `question` (or `problem`), `generations` (or `solution`) "
                 f"and, to be verified, `answer`; the row has {list(row)}."
             )
-        for solution in solutions:
+        for solution in solutions or ():
             candidates[_Candidate(question, solution, None if answer is None else str(answer))] = None
     return list(candidates)
 
@@ -291,7 +291,7 @@ def _find_faults(candidates: list[_Candidate], replies: list[Reply], asks_for_an
                 corrections.append(index)
             else:
                 faults[index] = "no_corrected_answer"
-    golds, answers = [candidates[i].answer for i in corrections], [replies[i].text for i in corrections]
+    golds, answers = [candidates[i].answer or "" for i in corrections], [replies[i].text for i in corrections]
     for index, right in zip(corrections, verify_answers(golds, answers), strict=True):
         if not right:
             faults[index] = "corrected_answer_disagrees"

@@ -108,14 +108,15 @@ class REDIPairs:
             return "no problem or no generations"
         correct = None
         if self._has_verdicts(row):
-            columns = [_read_verdicts(row, column) for column in self.verdict_columns]
-            if any(verdicts is None or len(verdicts) != len(generations) for verdicts in columns):
+            read = [_read_verdicts(row, column) for column in self.verdict_columns]
+            columns = [verdicts for verdicts in read if verdicts is not None and len(verdicts) == len(generations)]
+            if len(columns) < len(read):
                 return "not one verdict per generation"
             correct = [all(votes) for votes in zip(*columns, strict=True)]  # who does not know says incorrect
             correct = [correct[index] for index in there]
         elif read_column(row, self.answer_column) in (None, ""):
             return "neither verdicts nor an answer"
-        return [generations[index] for index in there], correct
+        return [text for text in generations if text is not None], correct
 
     def _has_verdicts(self, row: dict[str, Any]) -> bool:
         missing = [name for name in self._verdict_names if name not in row]
@@ -136,7 +137,7 @@ class REDIPairs:
                 completions += generations
         verified = iter(verify_answers(golds, completions, timeout=self.timeout))
         return [
-            list(islice(verified, len(generations))) if correct is None else correct
+            list(islice(verified, len(generations))) if correct is None else [*correct]
             for _, generations, correct in usable
         ]
 
@@ -192,6 +193,7 @@ class REDIPairs:
         return self.tokenizer is not None and self._count_tokens(text) + 1 > self.max_completion_length  # + 1: its end
 
     def _count_tokens(self, text: str) -> int:
+        assert self.tokenizer is not None  # asked only where there is one
         return len(self.tokenizer(text, add_special_tokens=False).input_ids)
 
 

@@ -166,7 +166,9 @@ class APITeacher:
             once = client.with_options(max_retries=self.max_retries - retries)  # one budget for all reasons
             try:
                 response = once.chat.completions.with_raw_response.create(
-                    model=self.name, messages=conversation, **self.options
+                    model=self.name,
+                    messages=conversation,  # type: ignore[arg-type]  # plain dictionaries, as openai documents
+                    **self.options,
                 )
                 retries += response.retries_taken
                 reply = _read_completion(response.parse())

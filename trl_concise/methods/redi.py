@@ -335,7 +335,7 @@ class REDITrainer(ResumesTraining, WritesCard, DPOTrainer):
             )
         self.ref_model = None
         if data_collator is None and not self._is_vision_dataset:
-            self.data_collator = DataCollatorForREDI(**vars(self.data_collator))
+            self.data_collator: Any = DataCollatorForREDI(**vars(self.data_collator))
         if args.collapse_slope is not None:
             self.add_callback(CollapseCallback(args.collapse_slope, args.alpha))
 
@@ -366,10 +366,12 @@ class REDITrainer(ResumesTraining, WritesCard, DPOTrainer):
         dataset = super()._prepare_dataset(dataset, processing_class, args, dataset_name)
         return dataset.rename_column("chosen_ids", "completion_ids").remove_columns("rejected_ids")
 
+    _signature_columns: Any  # the parent's; a list of column names once it is set
+
     def _set_signature_columns_if_needed(self):
         if self._signature_columns is None:
             super()._set_signature_columns_if_needed()
-            self._signature_columns += ["completion_ids", "label", "weight"]
+            vars(self)["_signature_columns"] += ["completion_ids", "label", "weight"]
 
     def _compute_loss(self, model, inputs, return_outputs):
         inputs = dict(inputs)

@@ -140,7 +140,7 @@ def math_accuracy_reward(
 
 
 # Looked for when a trainer is built, before anything is generated
-math_accuracy_reward.needs_one_of = ("solution", "answer")
+setattr(math_accuracy_reward, "needs_one_of", ("solution", "answer"))  # noqa: B010 (a type checker knows no attributes of functions)
 
 
 def _configured(format: AnswerFormat, final_form: bool) -> Callable[..., list[float | None]]:
@@ -162,12 +162,15 @@ class _FormatWatch:
 
     def __init__(self):
         self._run: weakref.ref | None = None
+        self._restart()
+
+    def _restart(self) -> None:
         self._seen = self._missing = self._unfinished = 0
         self._examples: list[str] = []
 
     def observe(self, run: Any, texts: list[str], tally: Tally, format: str) -> None:
         if self._run is None or self._run() is not run:  # another trainer
-            self.__init__()
+            self._restart()
             self._run = weakref.ref(run)
         if self._seen >= WATCHED:
             return

@@ -371,7 +371,8 @@ class REDITrainer(ResumesTraining, WritesCard, DPOTrainer):
     def _set_signature_columns_if_needed(self):
         if self._signature_columns is None:
             super()._set_signature_columns_if_needed()
-            vars(self)["_signature_columns"] += ["completion_ids", "label", "weight"]
+            columns: Any = self._signature_columns
+            self._signature_columns = [*columns, "completion_ids", "label", "weight"]
 
     def _compute_loss(self, model, inputs, return_outputs):
         inputs = dict(inputs)

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 
 if TYPE_CHECKING:
@@ -54,10 +54,11 @@ def add_legend(figure: Figure, entries: Mapping[str, Artist], place: str, title:
     columns = max(1, min(int(width / (COLUMN + longest)), 3, len(names)))
     rows = math.ceil(len(names) / columns)
     figure.set_figheight(figure.get_figheight() + ROW / 72 * (rows - 1))
+    where: Any = f"outside {place}"
     legend = figure.legend(
         entries.values(),
         map(str, range(len(names))),
-        loc=f"outside {place}",
+        loc=where,
         ncols=columns,
         frameon=False,
         title=title,
@@ -89,7 +90,7 @@ def place_labels(axes: Axes, labels: Sequence[tuple[Annotation, str]], points: S
     """
     from matplotlib.transforms import Bbox
 
-    figure = axes.figure
+    figure: Any = axes.figure
     figure.draw_without_rendering()  # lays out the axes
     around = 6 * figure.dpi / 72
     taken = [
@@ -98,7 +99,7 @@ def place_labels(axes: Axes, labels: Sequence[tuple[Annotation, str]], points: S
         if math.isfinite(x + y)
     ]
     for label, favourite in labels:
-        tried = []
+        tried: list[Any] = []
         for place in dict.fromkeys([favourite, *PLACES]):
             _move(label, place)
             box = label.get_window_extent()

@@ -13,7 +13,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from .labels import add_legend, annotate, place_labels, shorten
 from .metrics import on_frontier
@@ -193,14 +193,15 @@ def save_figure(figure: Figure, path: str | Path) -> Path:
     return path
 
 
-def percent(value: float, _: int | None = None) -> str:
+def percent(value: float, _: float | None = None) -> str:
     """Label a tick: `0.975` is `97.5%`. matplotlib's formatter needs a fixed number of digits for this."""
     return f"{100 * value:.4g}%"
 
 
 def whole_ticks(axis: Axis) -> None:
     """Put ticks at whole numbers where there is one within the limits."""
-    axis.get_major_locator().set_params(integer=True, min_n_ticks=1)
+    locator: Any = axis.get_major_locator()  # of plots with numbers, a MaxNLocator
+    locator.set_params(integer=True, min_n_ticks=1)
 
 
 def show_as_percent(axes: Axes) -> None:
@@ -260,10 +261,8 @@ def _draw_intervals(axes: Axes, point: FrontierPoint, colour: str) -> None:
         (point.tokens, point.tokens_interval, "xerr"),
     ]:
         if interval is not None:
-            error = [[max(0, value - interval[0])], [max(0, interval[1] - value)]]
-            axes.errorbar(
-                point.tokens, point.accuracy, **{name: error}, color=colour, alpha=0.45, linewidth=1.2, zorder=2.5
-            )
+            error: dict[str, Any] = {name: [[max(0, value - interval[0])], [max(0, interval[1] - value)]]}
+            axes.errorbar(point.tokens, point.accuracy, **error, color=colour, alpha=0.45, linewidth=1.2, zorder=2.5)
 
 
 def _label(axes: Axes, labelled: list[tuple[FrontierPoint, str]], points: Sequence[FrontierPoint]) -> None:

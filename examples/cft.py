@@ -125,6 +125,7 @@ def main(arguments: list[str] | None = None):
     trainer.create_model_card(dataset_name=source.dataset_name)
     if args.push_to_hub:
         trainer.push_to_hub(dataset_name=source.dataset_name)
+    trainer.accelerator.end_training()
 
 
 if __name__ == "__main__":

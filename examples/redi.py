@@ -240,6 +240,7 @@ def main(arguments: list[str] | None = None):
         print(f"after: accuracy {evaluation.accuracy:.1%}, {evaluation.tokens_mean:.1f} tokens on held-out problems")
     if training_args.push_to_hub:
         trainer.push_to_hub(dataset_name=script_args.dataset_name)
+    trainer.accelerator.end_training()
 
 
 if __name__ == "__main__":

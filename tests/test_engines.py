@@ -68,7 +68,7 @@ def test_a_sharded_model_trains_alike(configuration, engine, tiny_model, tmp_pat
     launch = ["accelerate.commands.launch", "--config_file", str(shipped), "--num_processes", "2"]
     done = subprocess.run(
         [sys.executable, "-m", *launch, "--mixed_precision", "no", "--main_process_port", "0"]
-        + ["-m", "tests.distributed.engines", tiny_model, str(tmp_path)],
+        + ["-m", "tests.distributed", "tests.distributed.engines", tiny_model, str(tmp_path)],
         cwd=ROOT,
         env={**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])},
         capture_output=True,

@@ -308,7 +308,8 @@ class TrainingScript:
         """
         Train, from a checkpoint with `--resume_from_checkpoint`; save the model, the history and a model card.
 
-        For a finished run, these files are saved again in case the job was stopped before; there is no report.
+        For a finished run, these files are saved again in case the job was stopped before; there is no report. At the end,
+        the process group is closed: call it last.
 
         Args:
             trainer ([`ConciseGRPOTrainer`]): Built from [`~TrainingScript.trainer_arguments`].
@@ -328,6 +329,7 @@ class TrainingScript:
         trainer.create_model_card(dataset_name=dataset_name)
         if args.push_to_hub:
             trainer.push_to_hub(dataset_name=dataset_name)
+        trainer.accelerator.end_training()  # a process that exits with an open process group may crash
 
     def _load_datasets(self) -> tuple[Dataset, Dataset | None]:
         if self.problem_args.dataset_name is None:

@@ -74,3 +74,4 @@ if __name__ == "__main__":
     if not checkpoint and (Path(run) / "push_too").exists():
         trainer.push_to_hub()  # TRL's own, into a repository named after the folder
     print(json.dumps({"began": began.history, "ended": snapshot(trainer), "steps": trainer.state.global_step}))
+    trainer.accelerator.end_training()

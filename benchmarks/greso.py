@@ -26,8 +26,8 @@ from datasets import Dataset, concatenate_datasets
 from transformers import PrinterCallback, TrainerCallback, set_seed
 
 from trl_concise import GRESO, ConciseGRPOConfig, ConciseGRPOTrainer, demo, math_accuracy_reward
-from trl_concise.checkpoint import write_atomically
 from trl_concise.demo.problems import Problem
+from trl_concise.state.checkpoint import write_atomically
 
 
 METHODS = {"GRPO": None, "GRESO": GRESO}

@@ -44,8 +44,8 @@ from trl_concise import (
     demo,
     math_accuracy_reward,
 )
-from trl_concise.checkpoint import write_atomically
 from trl_concise.evaluation import FrontierPoint, plot_frontier
+from trl_concise.state.checkpoint import write_atomically
 
 
 LIMIT = demo.SETTINGS["max_completion_length"]  # 128 tokens

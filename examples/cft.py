@@ -33,8 +33,8 @@ from accelerate import PartialState
 from trl import ModelConfig
 
 from trl_concise import CFTConfig, demo
+from trl_concise.cli.script import RunArguments, model_arguments, parse_arguments
 from trl_concise.errors import tell_input_errors
-from trl_concise.script import RunArguments, model_arguments, parse_arguments
 
 
 if TYPE_CHECKING:

@@ -32,8 +32,8 @@ from accelerate import PartialState
 from trl import ModelConfig, SFTConfig
 
 from trl_concise import REDIConfig, demo
+from trl_concise.cli.script import RunArguments, model_arguments, parse_arguments
 from trl_concise.errors import tell_input_errors
-from trl_concise.script import RunArguments, model_arguments, parse_arguments
 
 
 if TYPE_CHECKING:
@@ -186,9 +186,9 @@ def main(arguments: list[str] | None = None):
     from trl import SFTTrainer
 
     from trl_concise import REDITrainer
-    from trl_concise.adapters import load_tokenizer
     from trl_concise.callbacks import show_progress
-    from trl_concise.resume import ResumesTraining
+    from trl_concise.state.adapters import load_tokenizer
+    from trl_concise.state.resume import ResumesTraining
 
     class FirstStageTrainer(ResumesTraining, SFTTrainer):
         """TRL's, which a job that is started again resumes as it does the second stage."""

@@ -27,9 +27,9 @@ from trl_concise import (
     TrainingScript,
     math_accuracy_reward,
 )
+from trl_concise.batch.rollouts import Rollouts
 from trl_concise.checks import Watch
-from trl_concise.resume import last_whole_checkpoint
-from trl_concise.rollouts import Rollouts
+from trl_concise.state.resume import last_whole_checkpoint
 
 
 PAGE = Path(__file__).parents[1] / "docs" / "errors.md"

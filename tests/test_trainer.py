@@ -32,7 +32,7 @@ from trl_concise import (
     math_accuracy_reward,
     prompt_key,
 )
-from trl_concise.rollouts import completion_lengths
+from trl_concise.batch.rollouts import completion_lengths
 
 
 def all_correct(completions, **kwargs):

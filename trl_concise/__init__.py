@@ -12,7 +12,7 @@ from importlib.metadata import version
 
 import lazy_loader
 
-from . import quiet
+from .cli import quiet
 
 
 if os.environ.get(quiet.QUIET):  # a training command

@@ -1,12 +1,13 @@
 from . import demo
-from .accuracies import AccuracyHistory
+from .batch.generation import GeneratedRollouts
+from .batch.rollouts import CompletionTokens, LocalRollouts, Rollouts, prompt_key
 from .callbacks import ConciseProgressCallback
+from .cli.script import TrainingScript
 from .components import BudgetSchedule, Component, GroupReward, Paper, PromptSelector, TokenCredit
 from .config import ConciseGRPOConfig
 from .data import APITeacher, LocalTeacher, TeacherPrompt, build_critiques, build_redi_pairs, load_problems
 from .evaluation import accuracy_efficiency_score, pass_at_k
-from .generation import GeneratedRollouts
-from .history import PromptHistory
+from .evaluation.watch import WatchSet
 from .hub.frontier import HubFrontierCallback
 from .methods.cft import CFTTrainer, DataCollatorForCritique, critique_example, critique_verdict
 from .methods.cft_config import CFTConfig
@@ -45,12 +46,11 @@ from .methods.siri import SIRISchedule, SIRITrainer, TruncationPenalty, siri_bud
 from .methods.siri_config import SIRIConfig
 from .methods.tspmo import PrefixMatching, TSPMOTrainer
 from .methods.tspmo_config import TSPMOConfig
-from .prefix_tree import Edge, PrefixTable, prefix_advantages
-from .rollouts import CompletionTokens, LocalRollouts, Rollouts, prompt_key
-from .script import TrainingScript
+from .methods.tspmo_prefix_tree import Edge, PrefixTable, prefix_advantages
+from .state.accuracies import AccuracyHistory
+from .state.history import PromptHistory
 from .trainer import ConciseGRPOTrainer
 from .verification import math_accuracy_reward, verify_answers
-from .watch import WatchSet
 
 __all__ = [
     "APITeacher",

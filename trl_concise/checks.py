@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
     from trl import GRPOConfig
 
-    from .rollouts import Rollouts
+    from .batch.rollouts import Rollouts
 
 
 logger = logging.getLogger(__name__)

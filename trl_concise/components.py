@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from .rollouts import CompletionTokens, LocalRollouts, Rollouts
+    from .batch.rollouts import CompletionTokens, LocalRollouts, Rollouts
     from .trainer import ConciseGRPOTrainer
 
 

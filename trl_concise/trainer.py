@@ -29,15 +29,24 @@ from trl import GRPOConfig, GRPOTrainer
 from trl.chat_template_utils import parse_response
 from trl.trainer.utils import pad
 
-from .checkpoint import check_states, load_components, save_components
+from .batch.generation import ForkedRandomState, GeneratedRollouts, GenerationRequest, pad_pairs
+from .batch.rollouts import CompletionTokens, LocalRollouts, Rollouts, completion_lengths, prompt_digest, prompt_key
+from .batch.token_credit import (
+    KeptTokens,
+    assign_token_credit,
+    gather_tokens,
+    order_by_kept_length,
+    select_tokens,
+)
 from .checks import Watch, check_best_metric, check_budget, check_datasets, check_output_dir, check_rewards, describe
 from .components import BudgetSchedule, Component, GroupReward, PromptSelector, TokenCredit, check_names
 from .config import ConciseGRPOConfig, own_config
 from .evaluation.training import EvaluationLog, measure_completions
-from .generation import ForkedRandomState, GeneratedRollouts, GenerationRequest, pad_pairs
-from .history import PromptHistory
+from .evaluation.watch import WatchSet
 from .hub.mixin import WritesCard
-from .resume import (
+from .state.checkpoint import check_states, load_components, save_components
+from .state.history import PromptHistory
+from .state.resume import (
     ResumesTraining,
     clear_checkpoint,
     drop_rollout_block,
@@ -47,19 +56,10 @@ from .resume import (
     save_reference_model,
     save_rollout_block,
 )
-from .rollouts import CompletionTokens, LocalRollouts, Rollouts, completion_lengths, prompt_digest, prompt_key
-from .sampling import EpochRepeatSampler, SelectingSampler
-from .step_start import StepStart
-from .token_credit import (
-    KeptTokens,
-    assign_token_credit,
-    gather_tokens,
-    order_by_kept_length,
-    select_tokens,
-)
+from .state.sampling import EpochRepeatSampler, SelectingSampler
+from .state.step_start import StepStart
 from .verification.finished import is_finished, prompt_opens_reasoning
 from .verification.reward import completion_text
-from .watch import WatchSet
 
 
 logger = logging.getLogger(__name__)

@@ -52,8 +52,8 @@ from trl_concise import (
     TSPMOTrainer,
     demo,
 )
-from trl_concise.checkpoint import write_atomically
 from trl_concise.memory import Architecture, MemoryPlan, PlanSettings, plan
+from trl_concise.state.checkpoint import write_atomically
 
 
 GIB = 1024**3

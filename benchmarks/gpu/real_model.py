@@ -34,8 +34,6 @@ from transformers import AutoTokenizer, TrainerCallback
 
 import trl_concise
 from trl_concise import TrainingScript, demo, math_accuracy_reward
-from trl_concise.adapters import merge
-from trl_concise.checkpoint import write_atomically
 from trl_concise.data import load_problems
 from trl_concise.evaluation import (
     Completion,
@@ -51,6 +49,8 @@ from trl_concise.evaluation.completions import cut_at
 from trl_concise.evaluation.logs import read_log_history
 from trl_concise.evaluation.plots import can_plot
 from trl_concise.hub.card import write_card
+from trl_concise.state.adapters import merge
+from trl_concise.state.checkpoint import write_atomically
 
 
 # Arm: name of its config and trainer in `trl_concise`, and its own options, where {quarter} is a quarter of the generation

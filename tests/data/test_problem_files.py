@@ -331,7 +331,7 @@ def test_reference_answers_that_cannot_be_read_are_counted_and_named(tmp_path, c
 
 
 def test_problems_are_shown_as_the_trainer_sees_them(tmp_path, capsys):
-    from trl_concise.cli import main
+    from trl_concise.cli.commands import main
 
     path: Path = tmp_path / "problems.jsonl"
     rows = [{"body": f"Ann has {i} pens.", "question": "How many?", "answer": f"{i} (pens)"} for i in range(4)]

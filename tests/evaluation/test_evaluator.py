@@ -11,7 +11,7 @@ import torch
 from datasets import Dataset
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from trl_concise.cli import main
+from trl_concise.cli.commands import main
 from trl_concise.data.rows import add_prompt_suffix
 from trl_concise.demo import generate_problems, model_path
 from trl_concise.evaluation import Completion, evaluate, read_completions, read_summary, summarize

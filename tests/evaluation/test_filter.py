@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from trl_concise.cli import main
+from trl_concise.cli.commands import main
 from trl_concise.data import load_problems
 from trl_concise.demo import generate_problems
 from trl_concise.evaluation.completions import read_completions

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.evaluation.runs import LOG, a_run, evaluated, record
-from trl_concise.cli import main
+from trl_concise.cli.commands import main
 from trl_concise.evaluation.measurements import IN_TRAINING, read_measurements
 from trl_concise.evaluation.report import markdown_table, report, training_curves
 

@@ -11,7 +11,7 @@ import pytest
 from tokenizers.processors import TemplateProcessing
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from trl_concise.cli import main
+from trl_concise.cli.commands import main
 from trl_concise.evaluation.sampling import (
     SamplingSettings,
     TransformersSampler,

@@ -173,7 +173,7 @@ def test_a_run_is_pushed_fetched_and_goes_on_with_the_same_history(tiny_model, t
         assert not any(b"secret question" in data for data in [*public.values(), *repo.files().values()])
         assert "training_args.bin" not in best
 
-        push = "import sys\nfrom trl_concise.cli import main\nsys.exit(main(sys.argv[1:]))"
+        push = "import sys\nfrom trl_concise.cli.commands import main\nsys.exit(main(sys.argv[1:]))"
         run_client(hub, push, "push", run, "--repo_id", "tester/model")
         state = (run / "checkpoint-4" / "concise_state" / "state.json").read_bytes()
         assert repo.files()["last-checkpoint/concise_state/state.json"] == state

@@ -19,7 +19,7 @@ from tests.distributed import redi
 from tests.hub.test_frontier import ROOT
 from tests.hub_server import HubServer, card_errors
 from trl_concise import CFTTrainer, REDITrainer
-from trl_concise.cli import main
+from trl_concise.cli.commands import main
 from trl_concise.hub.facts import FACTS_FILE, read_facts
 
 

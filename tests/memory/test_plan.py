@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from trl import GRPOConfig, GRPOTrainer
 
 from tests import tiny
-from trl_concise.cli import TRAINING
+from trl_concise.cli.commands import TRAINING
 from trl_concise.memory import Architecture, PlanSettings, formulas, plan
 from trl_concise.memory.plan import GIB
 from trl_concise.memory.settings import CROPPED_METHODS, OFFLINE_METHODS, ONLINE_METHODS

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from tests.test_configs import parse
-from trl_concise.cli import TRAINING, main
+from trl_concise.cli.commands import TRAINING, main
 from trl_concise.memory.report import comment
 from trl_concise.memory.shapes import known_config
 

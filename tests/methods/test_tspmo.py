@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The equation is tested in `tests/test_prefix_tree.py`; here is what becomes of it in a batch and in the loss."""
+"""The equation is tested in `tests/methods/test_tspmo_prefix_tree.py`; here is what becomes of it in a batch and in the loss."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from tests import tiny
-from tests.test_prefix_tree import all_prefixes, group
+from tests.methods.test_tspmo_prefix_tree import all_prefixes, group
 from trl_concise import (
     CompletionTokens,
     HAPOConfig,

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 from tests.distributed import ROOT
 from tests.hub_server import HubServer
-from trl_concise.cli import main
+from trl_concise.cli.commands import main
 
 
 COMMON = [

@@ -31,7 +31,7 @@ def train(output_dir: str, steps: int) -> None:
     from transformers import PrinterCallback
 
     from trl_concise import HAPOConfig, HAPOTrainer, demo, math_accuracy_reward
-    from trl_concise.resume import last_whole_checkpoint
+    from trl_concise.state.resume import last_whole_checkpoint
 
     torch.set_num_threads(1)
     logging.basicConfig(level=logging.WARNING, format="    %(message)s")

@@ -83,7 +83,7 @@ def make_trainer(model: str, output_dir: str | Path, case: dict[str, Any]):
 
 def run(model: str, output_dir: str, case: dict[str, Any], checkpoint: str | None) -> dict[str, Any]:
     """Train to the end, from the start or from a checkpoint, and return what the run did."""
-    from trl_concise.checkpoint import STATE_FOLDER
+    from trl_concise.state.checkpoint import STATE_FOLDER
 
     trainer = make_trainer(model, output_dir, case)
     trainer.train(resume_from_checkpoint=checkpoint)

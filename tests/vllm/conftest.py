@@ -14,7 +14,7 @@ if importlib.util.find_spec("vllm") is None:
 
 from tests.vllm import engine  # noqa: E402, I001 (sets the environment of torch and vLLM)
 from trl_concise.demo.settings import model_path  # noqa: E402
-from trl_concise.launch import set_master_port  # noqa: E402
+from trl_concise.cli.launch import set_master_port  # noqa: E402
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -17,7 +17,7 @@ from typing import Any
 from datasets import Dataset, Features, Value
 from rich.progress import track
 
-from ..checkpoint import write_atomically
+from ..state.checkpoint import write_atomically
 from ..verification import verify_answers
 from ..verification.extraction import last_boxed
 from .critiques import TEACHER_PROMPTS, TeacherPrompt, critique_verdict

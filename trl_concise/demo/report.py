@@ -14,9 +14,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from transformers import AutoModelForCausalLM
 
-from ..checkpoint import write_atomically
 from ..evaluation import FrontierPoint, accuracy_efficiency_score, plot_frontier
 from ..evaluation.plots import BLUE, VERMILLION, can_plot, new_figure, save_figure, show_as_percent, whole_ticks
+from ..state.checkpoint import write_atomically
 from .evaluate import MAX_COMPLETION_LENGTH, Evaluation, evaluate_cut, evaluate_model
 from .problems import generate_problems
 from .settings import SETTINGS, model_path

@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from ..checkpoint import write_atomically
 from ..data.problems import as_messages
 from ..data.rows import add_prompt_suffix
+from ..state.checkpoint import write_atomically
 from ..verification.extraction import ANSWER_FORMATS, AnswerFormat
 from ..verification.finished import prompt_opens_reasoning
 from .completions import Completion, count_whole, cut_at, judge, read_completions, summarize, unreadable_golds

@@ -137,7 +137,7 @@ def _read(dataset: str, options: dict[str, Any]) -> Any:
 def _write(rows: Sequence[Mapping[str, Any]], output: Path) -> None:
     from datasets import Dataset
 
-    from ..checkpoint import write_atomically
+    from ..state.checkpoint import write_atomically
 
     if output.suffix == ".jsonl":
         data = "".join(json.dumps(row, ensure_ascii=False, default=str) + "\n" for row in rows).encode()

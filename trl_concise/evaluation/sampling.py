@@ -253,7 +253,7 @@ def load_tokenizer(model: str) -> tuple[PreTrainedTokenizerBase, str, str | None
     if find_adapter_config_file(model) is not None:
         from peft import PeftConfig
 
-        from ..adapters import adapter_config, check_base_model
+        from ..state.adapters import adapter_config, check_base_model
 
         adapter_config(model)  # an error names the file if it is damaged
         base = PeftConfig.from_pretrained(model).base_model_name_or_path

@@ -20,11 +20,11 @@ import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from jinja2 import Environment
 
-from ..checkpoint import write_atomically
 from ..errors import Parser
 from ..evaluation import plot_frontier
 from ..evaluation.logs import read_log_history
 from ..evaluation.plots import can_plot
+from ..state.checkpoint import write_atomically
 from .facts import FACTS_FILE, read_facts
 from .results import Comparison, Figures, read_results
 

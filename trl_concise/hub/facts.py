@@ -28,14 +28,14 @@ from huggingface_hub import ModelCard
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
-from ..checkpoint import write_atomically
+from ..state.checkpoint import write_atomically
 
 
 if TYPE_CHECKING:
     from transformers import TrainingArguments
 
     from ..components import Component
-    from ..history import PromptHistory
+    from ..state.history import PromptHistory
     from .mixin import WritesCard
 
 FACTS_FILE = "run.json"

@@ -9,8 +9,8 @@ from typing import Any
 
 from huggingface_hub import ModelCardData, snapshot_download
 
-from ..checkpoint import write_atomically
 from ..evaluation.logs import read_log_history
+from ..state.checkpoint import write_atomically
 from .card import draw_frontier, render_card
 from .facts import FACTS_FILE, hub_id, read_facts
 from .results import read_results

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 from transformers import TrainerCallback
 from transformers.trainer import TRAINER_STATE_NAME
 
-from ..checkpoint import save_components, write_atomically
 from ..config import pickled_as_settings
+from ..state.checkpoint import save_components, write_atomically
 from .card import copy_card, write_card
 from .facts import FACTS_FILE, write_facts
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from transformers import Trainer as _Mixed  # what the methods below find in the classes that they are mixed into
 
     from ..components import Component
-    from ..history import PromptHistory
+    from ..state.history import PromptHistory
 else:
     _Mixed = object
 

@@ -21,7 +21,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from ..checkpoint import write_atomically
+from ..state.checkpoint import write_atomically
 
 
 logger = logging.getLogger(__name__)

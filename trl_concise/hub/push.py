@@ -12,7 +12,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from ..errors import Parser
 from ..evaluation.evaluator import SETTINGS_FILE
-from ..resume import checkpoints, missing_from_checkpoint
+from ..state.resume import checkpoints, missing_from_checkpoint
 from .card import write_card
 from .facts import FACTS_FILE, LAST_CHECKPOINT, read_facts
 from .outbox import is_recorded

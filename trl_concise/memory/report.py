@@ -12,9 +12,9 @@ from typing import Any
 import yaml
 from transformers import AutoConfig
 
-from ..adapters import adapter_config
-from ..checkpoint import write_atomically
-from ..recipe import RecipeParser
+from ..cli.recipe import RecipeParser
+from ..state.adapters import adapter_config
+from ..state.checkpoint import write_atomically
 from .advice import largest, suggest
 from .formulas import Architecture
 from .plan import EXPECTED_BRANCH_TOKENS, GIB, PARTS, MemoryPlan, expected, plan

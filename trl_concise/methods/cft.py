@@ -38,7 +38,7 @@ from ..config import own_config
 from ..data.critique_tokens import IGNORED, LengthLimit, end_of_turn, tokenize_critique
 from ..data.critiques import CRITIQUE_TEMPLATES, critique_example, critique_verdict
 from ..hub.mixin import WritesCard
-from ..resume import ResumesTraining
+from ..state.resume import ResumesTraining
 from .cft_config import CFTConfig
 
 

@@ -12,9 +12,9 @@ import random
 from statistics import fmean
 from typing import Any
 
-from ..accuracies import AccuracyHistory
+from ..batch.rollouts import Rollouts
 from ..components import PromptSelector
-from ..rollouts import Rollouts
+from ..state.accuracies import AccuracyHistory
 
 
 class AccuracyBand(PromptSelector):

@@ -27,8 +27,8 @@ import torch
 from accelerate.utils import gather
 from torch import Tensor
 
+from ..batch.rollouts import Rollouts
 from ..components import Paper, TokenCredit
-from ..rollouts import Rollouts
 
 
 DLER_PAPER = Paper(

@@ -14,8 +14,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ..batch.rollouts import Rollouts
 from ..components import GroupReward, Paper
-from ..rollouts import Rollouts
 
 
 EFFICIENT_REASONING_PAPER = Paper(

@@ -26,8 +26,8 @@ from typing import Any
 
 import torch
 
+from ..batch.rollouts import Rollouts, pack_keys, unpack_keys
 from ..components import Paper, PromptSelector
-from ..rollouts import Rollouts, pack_keys, unpack_keys
 from ..trainer import ConciseGRPOTrainer
 from .greso_config import GRESOConfig
 

@@ -23,8 +23,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..batch.rollouts import LocalRollouts, Rollouts
 from ..components import GroupReward, Paper, TokenCredit
-from ..rollouts import LocalRollouts, Rollouts
 from ..verification.reward import completion_text, has_boxed_answer
 
 

@@ -24,9 +24,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..batch.rollouts import Rollouts
 from ..components import GroupReward, Paper
-from ..history import PromptHistory
-from ..rollouts import Rollouts
+from ..state.history import PromptHistory
 from ..trainer import ConciseGRPOTrainer
 from .hapo_config import AGGREGATES, SHAPES, HAPOConfig
 

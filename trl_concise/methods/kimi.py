@@ -12,8 +12,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ..batch.rollouts import Rollouts
 from ..components import GroupReward, Paper
-from ..rollouts import Rollouts
 
 
 KIMI_PAPER = Paper(

@@ -19,8 +19,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..batch.rollouts import LocalRollouts, Rollouts, prompt_key
 from ..components import GroupReward, Paper
-from ..rollouts import LocalRollouts, Rollouts, prompt_key
 
 
 L1_PAPER = Paper(

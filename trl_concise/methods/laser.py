@@ -19,8 +19,8 @@ from typing import Any
 
 from torch import Tensor
 
+from ..batch.rollouts import Rollouts
 from ..components import GroupReward, Paper
-from ..rollouts import Rollouts
 from ..trainer import ConciseGRPOTrainer
 from ..verification.reward import completion_text, has_boxed_answer, math_accuracy_reward
 from .laser_config import LASERConfig

@@ -25,13 +25,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..batch.rollouts import LocalRollouts, Rollouts
 from ..components import GroupReward
-from ..monitor import PolicyMonitor
-from ..rollouts import LocalRollouts, Rollouts
 from ..trainer import ConciseGRPOTrainer
 from ..verification.reward import has_boxed_answer
 from .laser import LASER_PAPER, laser_reward
 from .laser_d_config import LASERDConfig
+from .laser_d_monitor import PolicyMonitor
 
 
 _LEVELS = ("high", "medium", "low")  # of the group's accuracy: easy, medium, hard prompts

@@ -38,7 +38,7 @@ from ..checks import check_not_empty
 from ..components import Paper
 from ..config import own_config
 from ..hub.mixin import WritesCard
-from ..resume import ResumesTraining
+from ..state.resume import ResumesTraining
 from .redi_config import REDIConfig
 
 

@@ -23,9 +23,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..batch.rollouts import CompletionTokens, Rollouts
+from ..batch.token_credit import check_selection
 from ..components import Paper, TokenCredit
-from ..rollouts import CompletionTokens, Rollouts
-from ..token_credit import check_selection
 from ..trainer import ConciseGRPOTrainer
 from .sgrpo_config import CAPS, SGRPOConfig
 

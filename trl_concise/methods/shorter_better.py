@@ -20,8 +20,8 @@ import math
 import torch
 from torch import Tensor
 
+from ..batch.rollouts import Rollouts
 from ..components import GroupReward, Paper
-from ..rollouts import Rollouts
 from ..trainer import ConciseGRPOTrainer
 from .shorter_better_config import ShorterBetterConfig
 

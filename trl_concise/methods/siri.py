@@ -21,8 +21,8 @@ import math
 import torch
 from torch import Tensor
 
+from ..batch.rollouts import LocalRollouts, Rollouts
 from ..components import BudgetSchedule, GroupReward, Paper
-from ..rollouts import LocalRollouts, Rollouts
 from ..trainer import ConciseGRPOTrainer
 from ..verification.reward import has_boxed_answer
 from .siri_config import SHAPES, SIRIConfig

@@ -4,7 +4,7 @@ T-SPMO: token-specific prefix matching optimization (Lee & Tong, "Token-Efficien
 https://huggingface.co/papers/2504.20834).
 
 The advantage of a token after a prefix is the mean reward of the group's completions with this token there, minus the mean
-reward of all completions that reached the prefix: `prefix_advantages`, in `trl_concise/prefix_tree.py`. Only tokens at which
+reward of all completions that reached the prefix: `prefix_advantages`, in `trl_concise/methods/tspmo_prefix_tree.py`. Only tokens at which
 the completions of a group diverge have an advantage other than 0.
 
 The paper's abstract names the method, and the authors have published no code. This algorithm is a reconstruction from the
@@ -27,13 +27,13 @@ import torch
 from accelerate.utils import gather
 from torch import Tensor
 
+from ..batch.rollouts import CompletionTokens, Rollouts, weighted_sum
+from ..batch.token_credit import check_selection
 from ..components import Paper, TokenCredit
-from ..prefix_tree import BASELINES, Edge, PrefixTable, prefix_advantages
-from ..replay import ReplayedGroup, check_replay, replay
-from ..rollouts import CompletionTokens, Rollouts, weighted_sum
-from ..token_credit import check_selection
 from ..trainer import ConciseGRPOTrainer
 from .tspmo_config import TSPMOConfig
+from .tspmo_prefix_tree import BASELINES, Edge, PrefixTable, prefix_advantages
+from .tspmo_replay import ReplayedGroup, check_replay, replay
 
 
 TSPMO_PAPER = Paper(

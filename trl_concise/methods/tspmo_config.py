@@ -6,7 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from ..config import ConciseGRPOConfig
-from ..prefix_tree import BASELINES
+from .tspmo_prefix_tree import BASELINES
 
 
 @dataclass

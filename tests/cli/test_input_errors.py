@@ -1,0 +1,303 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is given to a command is wrong: one line that names what to change, and exit status 2, from every command."""
+
+from __future__ import annotations
+
+import json
+import runpy
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from datasets import disable_progress_bars, enable_progress_bars
+from transformers.utils.logging import disable_progress_bar, enable_progress_bar
+
+from tests import tiny
+from trl_concise import HAPOConfig, HAPOTrainer
+from trl_concise.cli.commands import COMMANDS, LAUNCHER_FLAGS, TRAINING, main
+from trl_concise.cli.launch import examples_folder
+from trl_concise.errors import tell_input_errors
+
+
+GROUPS = "--num_generations 4 --max_completion_length 16 --steps_per_generation 1"
+QUICK = "--max_steps 1 --per_device_train_batch_size 8 --report_problems 0"
+FILES = {
+    "a_file": "text",
+    "problems.jsonl": '{"problem": "1 + 1?", "answer": "2"}\n' * 4,
+    "one.jsonl": '{"problem": "1 + 1?", "answer": "2"}\n',
+    "unmarked.jsonl": '{"text": "What is 1 + 2?"}\n',
+    "broken.jsonl": '{"problem": \n',
+    "empty.jsonl": "",
+    "unquoted.yaml": "save_strategy: no\n",
+    "top_p.yaml": "top_p: 1.5\n",
+    "choice.yaml": "length_reward_shape: cubic\n",
+    "list.yaml": "- learning_rate\n",
+    "broken.yaml": "learning_rate: [1\n",
+    "word.yaml": "max_steps: many\n",
+    "zero.yaml": "steps_per_generation: 0\n",
+    "numbers.yaml": "learning_rate: [1.0, 2.0]\n",
+    "no_model.yaml": "use_cpu: true\nbf16: false\n",
+    "misspelt.yaml": "model_name_or_path: mine\nuse_cpu: true\nbf16: false\nlerning_rate: 1.0\n",
+    "critiques.jsonl": '{"question": "1 + 1?", "solution": "3", "critique": "Wrong. Conclusion: wrong"}\n' * 4,
+    "text.jsonl": '{"problem": "1 + 1?", "answer": "2", "generations": "2"}\n',
+    "correct.jsonl": '{"problem": "1 + 1?", "answer": "2", "generations": ["\\\\boxed{2}"]}\n' * 4,
+    "wrong.jsonl": '{"problem": "1 + 1?", "answer": "2", "generations": ["\\\\boxed{3}"]}\n' * 4,
+    "halves.jsonl": '{"prompt": "1 + 1?", "chosen": "2"}\n' * 4,
+    "pairs.jsonl": '{"prompt": "1 + 1?", "chosen": "2", "rejected": "3"}\n' * 4,
+}
+ROWS = [
+    # command line, what the line names
+    ("", "hpao", "'hapo'"),
+    ("", "--nonsense", "--nonsense"),
+    # every training command, and what all of them share
+    *[(name, "--lerning_rate 1", "--learning_rate") for name in TRAINING],
+    *[(name, "--max_steps many", "--max_steps") for name in TRAINING],
+    ("hapo", "problems.jsonl", "problems.jsonl: every value follows an option"),
+    ("hapo", "--config_file fsdp.yaml", "--accelerate_config"),
+    ("hapo", "--save_strategy never", "--save_strategy"),
+    ("hapo", "--bf16 True --fp16 True", "bf16"),
+    ("hapo", "--load_best_model_at_end True", "--load_best_model_at_end"),
+    ("hapo", "--num_processes", "--num_processes"),
+    ("hapo", "--num_processes two", "--num_processes"),
+    ("hapo", "--accelerate_config zero9", "--accelerate_config"),
+    ("hapo", "--config nowhere.yaml", "nowhere.yaml"),
+    ("hapo", "--config", "--config"),
+    ("hapo", "--config list.yaml", "list.yaml must contain a YAML mapping"),
+    ("hapo", "--config broken.yaml", "broken.yaml"),
+    ("hapo", "--config binary.yaml", "binary.yaml"),
+    ("hapo", "--config unquoted.yaml", "save_strategy: 'no'"),
+    ("hapo", "--config choice.yaml", "length_reward_shape"),
+    ("hapo", "--config word.yaml", "max_steps"),
+    ("hapo", "--config numbers.yaml", "learning_rate"),
+    ("hapo", "--config no_model.yaml", "--model_name_or_path"),
+    ("hapo", "--config misspelt.yaml", "--learning_rate"),
+    ("hapo", "--use_cpu --bf16 False --model_name_or_path=", "--model_name_or_path"),
+    (
+        "hapo",
+        "--model_name_or_path nobody/nothing --dataset_name problems.jsonl --use_cpu --bf16 False",
+        "huggingface.co",
+    ),
+    ("hapo", "--model_name_or_path a_folder --dataset_name problems.jsonl --use_cpu --bf16 False", "a_folder"),
+    ("hapo", "--dataset_name=", "--dataset_name"),
+    ("hapo", "--dataset_name nowhere.jsonl", "nowhere.jsonl"),
+    ("hapo", "--dataset_name nobody/nothing", "nobody/nothing"),
+    ("hapo", "--dataset_name unmarked.jsonl", "--problem_column"),
+    ("hapo", "--dataset_name broken.jsonl", "broken.jsonl"),
+    ("hapo", "--dataset_name empty.jsonl", "empty.jsonl"),
+    ("hapo", "--dataset_name problems.jsonl --problem_column question", "question"),
+    ("hapo", "--dataset_name problems.jsonl --dataset_test_split test", "--dataset_test_split"),
+    ("hapo", "--dataset_test_split test", "--dataset_name"),
+    ("hapo", "--eval_strategy steps --eval_steps 1", "--dataset_test_split"),
+    ("hapo", "--eval_on_start True", "--dataset_test_split"),
+    ("hapo", f"{QUICK} --dataset_name one.jsonl --num_generations 4", "1 rows"),
+    ("hapo", "--output_dir a_file", "--output_dir a_file"),
+    ("hapo", "--output_dir a_file/folder", "--output_dir a_file/folder"),
+    ("hapo", "--output_dir=", "--output_dir"),
+    ("hapo", f"{QUICK} --resume_from_checkpoint True", "resume_from_checkpoint"),
+    ("hapo", f"{QUICK} --resume_from_checkpoint nowhere", "nowhere"),
+    ("hapo", "--length_reward_weight 2", "length_reward_weight"),
+    ("hapo", "--num_generations 5", "num_generations"),
+    ("hapo", "--reward_weights 1 2", "reward_weights"),
+    ("hapo", "--correctness judge", "correctness"),
+    ("hapo", "--temperature 0", "--temperature"),
+    ("hapo", "--temperature nan", "--temperature"),
+    ("hapo", "--top_p=-1", "--top_p"),
+    ("hapo", "--top_k=-5", "--top_k"),
+    ("hapo", "--min_p 3", "--min_p"),
+    ("hapo", "--repetition_penalty 0", "--repetition_penalty"),
+    ("hapo", "--learning_rate nan", "--learning_rate"),
+    ("hapo", "--adam_beta1 1", "--adam_beta1"),
+    ("hapo", "--beta=-1", "--beta"),
+    ("hapo", "--config top_p.yaml", "top_p in top_p.yaml: must lie in (0, 1], got 1.5"),
+    ("hapo", "--show=-1", "--show"),
+    ("hapo", "--max_completion_length 0", "--max_completion_length"),
+    ("hapo", "--resume_from_checkpoint=", "--resume_from_checkpoint"),
+    (
+        "hapo",
+        "--model_name_or_path cut_model --dataset_name problems.jsonl --use_cpu --bf16 False",
+        "Save or download the model again",
+    ),
+    ("hapo", "--per_device_train_batch_size 0", "--per_device_train_batch_size"),
+    ("hapo", "--gradient_accumulation_steps 0", "--gradient_accumulation_steps"),
+    ("hapo", "--num_generations 0", "--num_generations"),
+    ("hapo", "--seed=-1", "--seed"),
+    ("hapo", "--config zero.yaml", "steps_per_generation"),
+    ("hapo", "--generation_kwargs greedy", "--generation_kwargs"),
+    ("hapo", "--lr_scheduler_kwargs [1]", "--lr_scheduler_kwargs"),
+    ("hapo", f"{QUICK} --dataset_name problems.jsonl {GROUPS} --scale_rewards none_at_all", "scale_rewards"),
+    ("hapo", "--report_to nothing", "nothing is not supported"),
+    ("sgrpo", "--probability 2", "probability"),
+    ("greso", "--exploration 2", "exploration"),
+    ("laser", "--target_length 0", "target_length"),
+    ("tspmo", "--num_generations 1", "at least 2 generations"),
+    ("siri", "--min_completion_length 0", "min_completion_length"),
+    ("length_rewards", "--method kimi2", "--method"),
+    ("combined", "--exploration 2", "exploration"),
+    ("cft", "--candidates problems.jsonl", "--teacher"),
+    ("cft", "--dataset_name problems.jsonl", "`critique`"),
+    ("cft", "--dataset_name critiques.jsonl --max_length 4", "max_length"),
+    ("cft", "--critique_template long", "critique_template"),
+    ("cft", "--eval_strategy epoch", "--eval_strategy"),
+    ("cft", "--output_dir a_file", "output_dir"),
+    ("cft", "--candidates problems.jsonl --teacher gpt", "OPENAI_API_KEY"),
+    ("redi", "--dataset_name pairs.jsonl --sft_max_length 0", "--sft_max_length"),
+    ("redi", "--dataset_name pairs.jsonl --sft_per_device_train_batch_size 0", "--sft_per_device_train_batch_size"),
+    ("redi", "--dataset_name pairs.jsonl --stage redi --max_length 1", "max_length"),
+    ("redi", "--dataset_name problems.jsonl", "['generations']"),
+    ("redi", "--dataset_name text.jsonl", "'generations' must hold a list"),
+    ("redi", "--dataset_name correct.jsonl --stage redi", "--stage sft"),
+    ("redi", "--dataset_name wrong.jsonl --stage sft", "a correct trace"),
+    ("redi", "--dataset_name halves.jsonl", "['rejected']"),
+    ("redi", "--dataset_name pairs.jsonl --system_prompt Think.", "--system_prompt"),
+    ("redi", "--resume_from_checkpoint True", "--stage"),
+    ("redi", "--stage dpo", "--stage"),
+    ("redi", "--stage redi --dataset_name pairs.jsonl --loss_type ipo", "loss_type"),
+    ("redi", "--stage redi --dataset_name pairs.jsonl --output_dir a_file", "output_dir"),
+    # every other command
+    *[(name, "--nonsense", "") for name in COMMANDS],
+    ("eval", "", "model"),
+    ("eval", "demo demo", "--output_dir"),
+    ("eval", "demo demo --output_dir out --limit few", "--limit"),
+    ("eval", "demo demo --output_dir out --budgets 1,x", "--budgets"),
+    ("eval", "demo demo --output_dir out --temprature 1", "--temprature"),
+    ("eval", "demo nowhere.jsonl --output_dir out", "nowhere.jsonl"),
+    ("eval", "demo unmarked.jsonl --output_dir out", "--problem_column"),
+    ("eval", "nobody/nothing one.jsonl --output_dir out", "nobody/nothing"),
+    ("eval", "demo one.jsonl --output_dir a_file", "a_file"),
+    ("eval", "demo one.jsonl --output_dir out --base nowhere", "nowhere"),
+    ("eval", "demo one.jsonl --output_dir out --top_p 2", "top_p"),
+    ("report", "", "run"),
+    ("report", "nowhere", "nowhere"),
+    ("report", "a_folder", "a_folder"),
+    ("report", "a_folder --base nowhere", "--output_dir nowhere"),
+    ("report", "a_run --output_dir a_file", "a_file"),
+    ("card", "", "run"),
+    ("card", "nowhere", "nowhere"),
+    ("card", "a_folder", "a_folder"),
+    ("push", "", "run"),
+    ("push", "nowhere", "nowhere"),
+    ("push", "a_file", "a_file"),
+    ("push", "a_folder", "repo_id"),
+    ("push", "a_folder --patience long", "--patience"),
+    ("merge", "a_folder", "OUTPUT_DIR"),
+    ("merge", "a_folder merged", "a_folder is not an adapter"),
+    ("merge", "a_folder a_file", "a_file"),
+    ("merge", "a_folder merged --dtype int8", "--dtype"),
+    ("filter", "", "dataset"),
+    ("filter", "one.jsonl", "--model, --output"),
+    ("filter", "nowhere.jsonl --model demo --output out.jsonl", "nowhere.jsonl"),
+    ("filter", "one.jsonl --model demo --output out.txt", "out.txt"),
+    ("filter", "one.jsonl --model demo --output out.jsonl --keep 2 3", "keep"),
+    ("plan", "--method hpo", "hapo"),
+    ("plan", "--method hapo --model_name_or_path nowhere/nothing", "nowhere/nothing"),
+    ("plan", "--max_completion_length long", "--max_completion_length"),
+    ("plan", "--method hapo --config nowhere.yaml", "nowhere.yaml"),
+    ("init", "", "METHOD"),
+    ("init", "hpao", "'hapo'"),
+    ("init", "hapo --output_dir a_file", "--output_dir"),
+    ("init", "hapo --output_dir a_file/folder", "--output_dir"),
+    ("init", "hapo --output_dir a_script", "--output_dir"),
+    ("env", "everything", "everything"),
+]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Folder with the files that the command lines name."""
+    folder = tmp_path_factory.mktemp("given")
+    for name, text in FILES.items():
+        (folder / name).write_text(text)
+    (folder / "binary.yaml").write_bytes(bytes(range(128, 256)))
+    weights = Path(tiny.make_model(folder / "cut_model"), "model.safetensors")
+    weights.write_bytes(weights.read_bytes()[:100])
+    (folder / "a_folder").mkdir()
+    (folder / "a_script").mkdir()
+    (folder / "a_script" / "hapo.py").write_text("")
+    (folder / "a_run").mkdir()
+    state = {"log_history": [{"step": 1, "loss": 1.0, "accuracy": 0.5}]}
+    (folder / "a_run" / "trainer_state.json").write_text(json.dumps(state))
+    disable_progress_bars()
+    disable_progress_bar()
+    yield folder
+    enable_progress_bars()
+    enable_progress_bar()
+
+
+def run(command: str, words: list[str], monkeypatch) -> int:
+    """Run a command in this process; a training command without the launcher, unless an option is the launcher's."""
+    if command not in TRAINING or any(word in LAUNCHER_FLAGS for word in words):
+        return main([command, *words] if command else words)
+    monkeypatch.setattr(sys, "argv", [f"trl-concise {command}", *words])
+    runpy.run_path(str(examples_folder() / f"{command}.py"))["main"]()
+    return 0
+
+
+@pytest.mark.parametrize(("command", "line", "names"), ROWS, ids=lambda value: value[:60])
+def test_a_mistake_is_one_line(command, line, names, folder, monkeypatch, capsys):
+    monkeypatch.chdir(folder)
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    with pytest.raises(SystemExit) as exit:
+        run(command, line.split(), monkeypatch)
+    said = capsys.readouterr().err.splitlines()
+    assert exit.value.code == 2
+    assert said[-1].startswith(f"trl-concise {command}".strip() + ": error: ") and names in said[-1]
+    assert [line for line in said[:-1] if ", prompt from " not in line] == []  # which columns of a file are read
+
+
+@pytest.fixture
+def accelerate_default(tmp_path, monkeypatch):
+    """The user has not configured accelerate."""
+    for module in ("config.config_args", "launch"):
+        monkeypatch.setattr(f"accelerate.commands.{module}.default_config_file", str(tmp_path / "none.yaml"))
+
+
+SHORT = [*QUICK.split(), *"--dataset_name one.jsonl --num_generations 4 --output_dir out --disable_tqdm True".split()]
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_launched_command_reports_an_error_in_training_once(
+    processes, folder, accelerate_default, monkeypatch, capfd
+):
+    monkeypatch.chdir(folder)
+    (folder / "two.yaml").write_text(
+        "distributed_type: MULTI_GPU\nnum_processes: 2\ncompute_environment: LOCAL_MACHINE\n"
+    )
+    launcher = ["--accelerate_config", "two.yaml", "--main_process_port", "0"] if processes == 2 else []
+    assert main(["hapo", *launcher, *SHORT]) == 2
+    said = capfd.readouterr().err
+    assert "Traceback" not in said
+    errors = [line for line in said.splitlines() if "error" in line.lower()]
+    assert len(errors) == 1 and errors[0].startswith("trl-concise hapo: error: ") and "1 rows" in errors[0]
+    assert said.splitlines()[-1] == errors[0]
+
+
+def test_an_interruption_is_one_line():
+    code = (
+        "import time\nfrom trl_concise.errors import tell_input_errors\n"
+        "with tell_input_errors('trl-concise hapo'):\n    print('ready', flush=True)\n    time.sleep(60)\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout.readline() == b"ready\n"
+        process.send_signal(signal.SIGINT)
+        assert process.stderr.read() == b"\ntrl-concise hapo: interrupted\n"
+    assert process.returncode == 130
+
+
+def raise_value_error(completions, **kwargs):
+    raise ValueError("of the user's own function")
+
+
+@pytest.mark.parametrize("mistake", [lambda: int("x"), lambda: max([]), lambda: {}["x"], lambda: None + 1])
+def test_an_error_in_a_program_keeps_its_traceback(mistake, capsys):
+    with pytest.raises((ValueError, LookupError, TypeError)), tell_input_errors():
+        mistake()
+    assert capsys.readouterr().err == ""
+
+
+def test_an_error_of_a_reward_function_keeps_its_traceback(tiny_model, problems, tmp_path):
+    args = HAPOConfig(**tiny.settings(tmp_path))
+    trainer = HAPOTrainer(tiny_model, raise_value_error, args, problems)
+    with pytest.raises(ValueError, match="of the user's own function"), tell_input_errors():
+        trainer.train()

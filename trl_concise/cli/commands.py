@@ -1,0 +1,104 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+The `trl-concise` command.
+
+A training command launches a script of the examples folder. Any other command is a function
+`main(argv: list[str]) -> int | None` in the module of its subject. It is listed in `COMMANDS` and imported only when it is
+called, so that `trl-concise --help` needs neither torch nor TRL.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from importlib.metadata import version
+
+from ..errors import Parser, tell_input_errors
+
+
+TRAINING: dict[str, str] = {  # script in the examples folder -> description in --help
+    "cft": "learn to critique solutions (SFT)",
+    "combined": "HAPO, GRESO and S-GRPO in one trainer (GRPO)",
+    "curriculum": "train on prompts that are solved sometimes (GRPO)",
+    "greso": "skip prompts whose groups gave no gradient (GRPO)",
+    "hapo": "be shorter than the shortest correct completion so far (GRPO)",
+    "laser": "a bonus for correct completions within a target length (GRPO)",
+    "laser_d": "the same, with targets that follow difficulty and policy (GRPO)",
+    "length_rewards": "L1, Kimi k1.5, GRPO-LEAD, DLER and other length methods (GRPO)",
+    "one_shot_rlvr": "train on a single problem (GRPO)",
+    "redi": "distill correct and incorrect traces of a teacher (DPO)",
+    "sgrpo": "compute the loss on a random subset of the tokens (GRPO)",
+    "shorter_better": "match the shortest correct completion of the group (GRPO)",
+    "siri": "a generation limit that oscillates between two lengths (GRPO)",
+    "tspmo": "credit the tokens at which the completions of a group diverge (GRPO)",
+}
+LAUNCHER_FLAGS = (  # of `accelerate launch`, which a training command takes as well as the options of its script
+    "--num_processes",
+    "--num_machines",
+    "--machine_rank",
+    "--main_process_ip",
+    "--main_process_port",
+    "--gpu_ids",
+    "--accelerate_config",
+)
+COMMANDS: dict[str, tuple[str, str]] = {  # name -> (module:function, description in --help)
+    "env": ("trl_concise.cli.launch:env", "print versions for a bug report"),
+    "init": ("trl_concise.cli.launch:init", "write a method's training script and recipe, to edit"),
+    "eval": ("trl_concise.evaluation.command:main", "measure accuracy against tokens on problem sets"),
+    "filter": ("trl_concise.evaluation.filter:main", "keep the problems that a model solves sometimes"),
+    "report": ("trl_concise.evaluation.report:main", "plot and tabulate the results of runs and evaluations"),
+    "card": ("trl_concise.hub.card:main", "write the model card of a run"),
+    "merge": ("trl_concise.state.adapters:main", "merge an adapter into its base model"),
+    "plan": ("trl_concise.memory.report:main", "estimate whether a run fits on a GPU, and what to change if not"),
+    "push": ("trl_concise.hub.push:main", "push a run to the Hub, or continue an interrupted push"),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """
+    Run a subcommand.
+
+    Args:
+        argv (`Sequence[str]`, *optional*): Name of the subcommand and its arguments; those of the process if `None`.
+
+    Returns:
+        `int`: Exit status.
+
+    Raises:
+        `SystemExit`: With status 2, after one line on stderr, if the input is invalid.
+    """
+    argv = list(sys.argv[1:] if argv is None else argv)
+    if argv and argv[0] in {*TRAINING, *COMMANDS}:
+        with tell_input_errors(f"trl-concise {argv[0]}"):
+            if argv[0] in TRAINING:
+                return import_module("trl_concise.cli.launch").train(argv[0], argv[1:])
+            module, function = COMMANDS[argv[0]][0].split(":")
+            return getattr(import_module(module), function)(argv[1:]) or 0
+    parser = _parser()
+    options = parser.parse_args(argv[:1])  # answers --help and --version
+    if options.command is None:
+        parser.print_help()
+        return 0
+    names = [*TRAINING, *COMMANDS]
+    close = difflib.get_close_matches(options.command, names, n=1)
+    hint = f"Did you mean {close[0]!r}?" if close else f"There are: {', '.join(names)}."
+    parser.error(f"no command {options.command!r}. {hint}")
+
+
+def _parser() -> Parser:
+    width = max(map(len, [*TRAINING, *COMMANDS]))
+    training = "\n".join(f"  {name:<{width}}  {text}" for name, text in TRAINING.items())
+    commands = "\n".join(f"  {name:<{width}}  {text}" for name, (_, text) in sorted(COMMANDS.items()))
+    parser = Parser(
+        prog="trl-concise",
+        description="Language models that reason correctly in fewer tokens.",
+        epilog=f"training, with accelerate:\n{training}\n\nother commands:\n{commands}\n\n`trl-concise COMMAND --help` lists the options of a command.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        usage="trl-concise COMMAND [OPTIONS]",
+    )
+    parser.add_argument("--version", action="version", version=f"%(prog)s {version('trl-concise')}")
+    parser.add_argument("command", nargs="?", metavar="COMMAND", help=argparse.SUPPRESS)
+    return parser

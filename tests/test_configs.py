@@ -64,20 +64,56 @@ def test_paper_recipe_is_the_paper():
     assert parsed["steps_per_generation"] == parsed["gradient_accumulation_steps"]
 
 
-@pytest.mark.parametrize("name", ["laser_d", "shorter_better"])
-def test_a_recipe_of_the_authors_sets_what_their_script_sets(name):
-    parsed = parse(EXAMPLES / "configs" / f"{name}_paper.yaml")
-    expected = {
-        "lr_scheduler_type": "constant",
-        "warmup_steps": 0,
-        "weight_decay": 0.01,
-        "entropy_coef": 0.001,
-        "beta": 0.001,
-        "prompt_suffix": r"Let's think step by step and output the final answer within \boxed{}.",
-    }
+BOXED = r"Let's think step by step and output the final answer within \boxed{}."
+VERL = {  # what the authors' launch scripts leave at verl's defaults, where TRL's differ or may change
+    "lr_scheduler_type": "constant",
+    "warmup_steps": 0,
+    "weight_decay": 0.01,
+    "adam_beta1": 0.9,
+    "adam_beta2": 0.999,
+    "max_grad_norm": 1.0,
+    "entropy_coef": 0.001,
+    "epsilon": 0.2,
+    "scale_rewards": "group",
+    "top_p": 1.0,
+    "top_k": 0,
+    "vllm_importance_sampling_correction": False,
+    "gradient_checkpointing": True,
+    "dtype": "float32",
+    "bf16": True,
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "own"),
+    {
+        "laser_d": {"reward": "laser_base_score", "monitor_prompts": 500, "loss_type": "bnpo", "prompt_suffix": BOXED},
+        "shorter_better": {"loss_type": "dapo", "beta": 0.001, "prompt_suffix": BOXED},
+        "one_shot_rlvr": {"loss_type": "dapo", "beta": 0.001, "temperature": 0.6, "prompt_suffix": BOXED},
+        "greso": {"loss_type": "bnpo", "beta": 0.0, "temperature": 1.0, "max_completion_length": 2560},
+        "siri": {"beta": 0.0, "epsilon_high": 0.28, "entropy_coef": 0.0, "prompt_suffix": BOXED},
+    }.items(),
+)
+def test_a_recipe_of_the_authors_sets_what_their_script_sets(name, own):
+    recipe = EXAMPLES / "configs" / f"{name}_paper.yaml"
+    written = yaml.safe_load(recipe.read_text())
+    expected = {**VERL, **own}
+    assert {key: written.get(key) for key in expected} == expected  # written out, not left to a default
+    assert written["prompt_suffix"]
+    parsed = parse(recipe)
     assert {key: parsed[key] for key in expected} == expected
-    if name == "laser_d":
-        assert (parsed["reward"], parsed["monitor_prompts"]) == ("laser_base_score", 500)
+
+
+# Prompts that are generated at once, optimizer steps that train on them
+@pytest.mark.parametrize(
+    ("name", "prompts", "updates"),
+    [("laser_d", 128, 2), ("shorter_better", 128, 8), ("one_shot_rlvr", 128, 1), ("greso", 256, 4), ("siri", 128, 1)],
+)
+def test_a_recipe_of_the_authors_has_their_batch(name, prompts, updates):
+    parsed = parse(EXAMPLES / "configs" / f"{name}_paper.yaml")
+    completions = parsed["per_device_train_batch_size"] * parsed["steps_per_generation"]
+    assert completions == prompts * parsed["num_generations"] and parsed["num_generations"] == 8
+    assert parsed["steps_per_generation"] == updates * parsed["gradient_accumulation_steps"]
 
 
 def test_redi_recipe_is_the_paper():

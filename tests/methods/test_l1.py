@@ -73,7 +73,7 @@ def test_the_length_asked_for_is_a_column_and_in_the_prompt():
     rows = Dataset.from_list([{"prompt": [{"role": "user", "content": f"{i}?"}], "solution": "1"} for i in range(200)])
     asking = rows.map(with_target_length, fn_kwargs={"mode": "max"})
     row = asking[0]
-    assert row["prompt"][0]["content"] == f"0?\n\nThink for maximum {row['target_length']} tokens."
+    assert row["prompt"][0]["content"] == f"0? Think for maximum {row['target_length']} tokens."
     assert row["solution"] == "1"
     assert min(asking["target_length"]) >= 100 and max(asking["target_length"]) <= 4000
     assert len(set(asking["target_length"])) > 150
@@ -129,7 +129,7 @@ def test_problems_without_a_target_can_be_evaluated(tiny_model, problems, tmp_pa
 def test_a_prompt_in_parts_is_asked_for_a_length():
     row = {"prompt": [{"role": "user", "content": [{"type": "text", "text": "What is it?"}]}]}
     parts = with_target_length(row, low=9, high=9)["prompt"][0]["content"]
-    assert [part["text"] for part in parts] == ["What is it?", "\n\nThink for 9 tokens."]
+    assert [part["text"] for part in parts] == ["What is it?", " Think for 9 tokens."]
 
 
 @pytest.mark.parametrize("setting", [{"form": "min"}, {"alpha": -1}])

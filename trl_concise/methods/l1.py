@@ -102,7 +102,7 @@ def with_target_length(
     row: Mapping[str, Any], *, low: int = 100, high: int = 4000, mode: str = "exact", seed: int = 0
 ) -> dict[str, Any]:
     """
-    Ask for a length in a row's prompt; for `dataset.map`.
+    Ask for a length in a row's prompt, after a space; for `dataset.map`.
 
     The length is drawn uniformly, from the prompt's key and the seed: it does not depend on the order of rows or on the
     number of processes that map.
@@ -127,12 +127,12 @@ def with_target_length(
 
     Examples:
         >>> with_target_length({"prompt": "What is 2 + 3?"}, low=100, high=100)
-        {'prompt': 'What is 2 + 3?\\n\\nThink for 100 tokens.', 'target_length': 100}
+        {'prompt': 'What is 2 + 3? Think for 100 tokens.', 'target_length': 100}
     """
     if mode not in _INSTRUCTIONS:
         raise ValueError(f"mode must be one of {tuple(_INSTRUCTIONS)}, got {mode!r}.")
     target = random.Random(f"{seed} {prompt_key(row)}").randint(low, high)
-    instruction, prompt = "\n\n" + _INSTRUCTIONS[mode].format(target), row["prompt"]
+    instruction, prompt = " " + _INSTRUCTIONS[mode].format(target), row["prompt"]
     if isinstance(prompt, str):
         prompt = prompt + instruction
     else:

@@ -19,6 +19,14 @@ import trl_concise
 SEAMS = {
     "_get_train_sampler": ["self", "dataset"],
     "_generate": ["self", "prompts"],
+    "_generate_single_turn": [
+        "self",
+        "prompt_ids",
+        "images",
+        "multimodal_fields",
+        "num_generations",
+        "has_tool_images",
+    ],
     "_calculate_rewards": ["self", "inputs", "prompts", "completions", "completion_ids_list"],
     "_generate_and_score_completions": ["self", "inputs"],
     "_prepare_inputs": ["self", "generation_batch"],
@@ -51,7 +59,6 @@ OF_RESUMING = {
 }
 CALLED = {  # we pass these by position, and the rest through
     "_tokenize_prompts": ["self", "prompts"],
-    "_generate_single_turn": ["self", "prompt_ids", "images", "multimodal_fields", "num_generations"],
     "_get_per_token_logps_and_entropies": ["self", "model", "input_ids", "attention_mask", "logits_to_keep"],
     "_log_completion_extra": ["self", "column", "values"],
 }

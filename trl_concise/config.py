@@ -106,6 +106,10 @@ class ConciseGRPOConfig(ConfigMixin, GRPOConfig):
             What happens when accuracy on the `watch_dataset` is below the accuracy at the start by more than
             `max_accuracy_loss`, with 95 % confidence: warn; warn and stop; or warn and keep the model with the fewest tokens
             among those that passed, in `_watch_best` of the output folder.
+        merge_adapter_for_generation (`bool`, *optional*, defaults to `False`):
+            Whether transformers generates with the adapter merged into copies of the base weights, which is faster. The original
+            weights are used again afterwards, unchanged. Needs memory for a copy of each adapted weight, which 4-bit weights
+            need in 16 bits. No effect with `use_vllm`, for which TRL merges anyway, and without an adapter.
     """
 
     correctness: str | None = field(
@@ -130,6 +134,13 @@ class ConciseGRPOConfig(ConfigMixin, GRPOConfig):
             "help": "What happens when accuracy on the watch dataset falls by more than that, with 95 percent confidence: warn; stop "
             "the training too; or keep the model with the fewest tokens among those that passed.",
             "choices": ["warn", "stop", "best"],
+        },
+    )
+    merge_adapter_for_generation: bool = field(
+        default=False,
+        metadata={
+            "help": "Generate with the adapter merged into copies of the base weights: faster with transformers, for the memory of "
+            "the copies. No effect with use_vllm, and without an adapter."
         },
     )
 

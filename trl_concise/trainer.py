@@ -15,7 +15,7 @@ import inspect
 import logging
 import math
 from collections.abc import Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ from trl.chat_template_utils import parse_response
 from trl.trainer.utils import pad
 
 from .batch.generation import ForkedRandomState, GeneratedRollouts, GenerationRequest, pad_pairs
+from .batch.merging import check_mergeable, merged_adapter
 from .batch.rollouts import CompletionTokens, LocalRollouts, Rollouts, completion_lengths, prompt_digest, prompt_key
 from .batch.token_credit import (
     KeptTokens,
@@ -216,6 +217,8 @@ class ConciseGRPOTrainer(ResumesTraining, WritesCard, GRPOTrainer):
             # The engine has seeded this process with its own seed, the rank. Processes that share an engine draw alike.
             set_seed(args.seed + self.accelerator.process_index // args.vllm_tensor_parallel_size)
 
+        if args.merge_adapter_for_generation and not self.use_vllm:
+            check_mergeable(self.model, is_sharded=self._dist.is_fsdp or self._dist.is_zero3)
         self._fork = ForkedRandomState(args.seed, self.accelerator.process_index, self.accelerator.device)
         self.correctness_column = self._find_correctness(args.correctness)
         check_datasets(
@@ -584,6 +587,11 @@ class ConciseGRPOTrainer(ResumesTraining, WritesCard, GRPOTrainer):
         selected = select_tokens(self.token_credits, self._tokens)
         self._kept = self._keep_only(pad([torch.tensor(row, device=self.accelerator.device) for row in selected]))
         return (*output[:2], selected, *output[3:])
+
+    def _generate_single_turn(self, *args, **kwargs):
+        merges = self.args.merge_adapter_for_generation and not self.use_vllm
+        with merged_adapter(self.accelerator.unwrap_model(self.model)) if merges else nullcontext():
+            return super()._generate_single_turn(*args, **kwargs)
 
     def _completion_tokens(self, completion_ids, tool_mask) -> CompletionTokens:
         mask = tool_mask if tool_mask is not None else [[1] * len(ids) for ids in completion_ids]

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import doctest
 import re
+import subprocess
 import sys
 import types
 from importlib import import_module
@@ -17,6 +18,8 @@ from pathlib import Path
 
 import pytest
 import yaml
+
+from tests.tools import readme_table
 
 
 ROOT = Path(__file__).parent.parent
@@ -67,7 +70,31 @@ def test_links_between_pages_lead_somewhere(page):
             assert (page.parent / target).exists(), target
 
 
-def test_every_page_stands_on_the_site():
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_code_fits_into_the_column_of_the_site(page):
+    if page.name in ("architecture.md", "adding_a_method.md"):
+        pytest.skip("diagrams and examples are wider")
+    for kind, code in re.findall(
+        r"^```(\w*).*\n(.*?)^```$", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL
+    ):
+        if kind != "text":  # what a program prints
+            assert not [line for line in code.splitlines() if len(line) > 88]
+
+
+def test_every_method_page_with_results_has_a_picture():
+    for page in {f"{name}.md" for name in readme_table.ROWS.values()}:
+        _, _, results = (ROOT / "docs" / page).read_text(encoding="utf-8").partition("\n## Results\n")
+        assert "](images/" in results or not results or results.lstrip().startswith("Not reproduced yet."), page
+
+
+def test_pictures_are_drawn_from_the_tables_of_the_benchmarks(tmp_path):
+    command = [sys.executable, str(ROOT / "benchmarks" / "pictures.py"), "--output", str(tmp_path)]
+    subprocess.run(command, check=True)
+    drawn = {path.name for path in tmp_path.glob("*.png")}
+    assert drawn and all((ROOT / "docs" / "images" / name).is_file() for name in drawn)
+
+
+def test_every_page_is_on_the_site():
     nav = yaml.safe_load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"))["nav"]
     pages = {path.name for path in ROOT.glob("docs/*.md")}
     assert set(re.findall(r"[\w]+\.md", str(nav))) == pages

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-Write the README's table of methods: what is exported, from `trl_concise.__all__`; what it does, as the table has it.
+Write the README's table of methods: names from `trl_concise.__all__`; descriptions and questions from the existing table.
 
     python -m tests.tools.readme_table
 """
@@ -50,14 +50,21 @@ def exported(module: str) -> tuple[list[str], list[str]]:
 
 
 def table(readme: str) -> str:
-    """Return the table, its first column taken from the README's own."""
+    """Return the table, its first column taken from the README's own. Rows in bold are the questions that group the methods."""
     rows = re.escape(HEAD) + r"((?:\|.*\n)+)"
     words = [line.split("|")[1].strip() for line in re.search(rows, readme)[1].splitlines()]
+    methods = iter(ROWS.items())
     lines = []
-    for what, (modules, page) in zip(words, ROWS.items(), strict=True):
+    for what in words:
+        if what.startswith("**"):
+            lines.append(f"| {what} | | | |")
+            continue
+        modules, page = next(methods)
         trainers, parts = ([name for module in modules for name in exported(module)[kind]] for kind in (0, 1))
         cells = (", ".join(f"`{name}`" for name in names) for names in (trainers, parts))
         lines.append(" | ".join([f"| {what}", *cells, f"[{page}](docs/{page}.md) |"]).replace("|  |", "| |"))
+    if left := list(methods):
+        raise ValueError(f"The README's table has no row for {left}. Add one with its first column.")
     return HEAD + "\n".join(lines) + "\n"
 
 

@@ -28,7 +28,7 @@ from trl_concise import (
     math_accuracy_reward,
 )
 from trl_concise.batch.rollouts import Rollouts
-from trl_concise.checks import Watch
+from trl_concise.batch.warnings import BatchWarnings
 from trl_concise.state.resume import last_whole_checkpoint
 
 
@@ -201,7 +201,7 @@ def test_nothing_to_learn_from_is_said_once(caplog, correct, truncated, message)
 
     verdicts = torch.tensor([correct] * 4 if correct != 0.5 else [0.0, 1.0, 0.0, 1.0])
     rollouts = Rollouts(("a",) * 4, torch.ones(4), verdicts, 4, truncated=torch.full((4,), truncated))
-    watch = Watch()
+    watch = BatchWarnings()
     with caplog.at_level(logging.WARNING, logger="trl_concise"):
         for _ in range(19):
             watch.observe(rollouts)

@@ -530,7 +530,7 @@ def test_resuming_a_plain_grpo_run_starts_with_an_empty_history(tiny_model, prob
     warnings = [record.getMessage() for record in caplog.records if record.name.startswith("trl_concise")]
     assert (
         len(warnings) == 1
-        and "written by a trainer without parts, or with save_only_model=True: ['hapo'] start with an empty"
+        and "written by a trainer without components, or with save_only_model=True: ['hapo'] start with an empty"
         in warnings[0]
     )
     assert trainer.history.to_pandas()["visits"].sum() == 2  # the second step's two prompts

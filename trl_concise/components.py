@@ -11,19 +11,106 @@ object: it is built, called and tested without a model.
 from __future__ import annotations
 
 import inspect
-import re
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 
 if TYPE_CHECKING:
+    from accelerate import Accelerator
+    from datasets import Dataset
     from torch import Tensor
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback, TrainerState
+    from trl import GRPOConfig
 
+    from .batch.generation import GeneratedRollouts
     from .batch.rollouts import CompletionTokens, LocalRollouts, Rollouts
-    from .trainer import ConciseGRPOTrainer
+
+
+class TrainerView(Protocol):
+    """
+    What a component may use of the trainer. [`Component.attach`] receives it; nothing else of the trainer is stable.
+
+    Attributes:
+        args ([`~trl.GRPOConfig`]): The settings of the run. They must not be changed.
+        state ([`~transformers.TrainerState`]): `global_step` and the log.
+        accelerator (`Accelerator`): Devices and processes: `device`, `process_index`, `num_processes`.
+        model ([`~transformers.PreTrainedModel`]): The policy.
+        processing_class ([`~transformers.PreTrainedTokenizerBase`]): Tokenizer, or processor with one.
+        train_dataset (`Dataset` or `IterableDataset`): The training data.
+        num_generations (`int`): Completions per prompt, G.
+        max_completion_length (`int`, *optional*): The generation limit, in tokens.
+        mask_truncated_completions (`bool`): Whether the loss leaves truncated completions out.
+        multi_objective_aggregation (`str`): How TRL combines rewards: `"sum_then_normalize"` or `"normalize_then_sum"`.
+        tools (`list[Callable]`, *optional*): Tools that the model may call.
+        environment_factories (`dict[str, Callable]`, *optional*): Environments that own the prompts.
+        reward_funcs, reward_func_names (`list`): Reward functions by column, and their names. A group reward's column contains a
+            function that abstains.
+        reward_weights (`torch.Tensor`): `(functions,)`.
+        correctness_column (`int`): The reward function that says whether a completion is correct.
+        components (`list[Component]`): Every component, in the order in which they observe.
+        group_rewards (`dict[int, GroupReward]`): The group rewards, by column.
+        token_credits (`list[TokenCredit]`): The token credits, in order.
+    """
+
+    args: GRPOConfig
+    state: TrainerState
+    accelerator: Accelerator
+    model: PreTrainedModel
+    processing_class: PreTrainedTokenizerBase
+    train_dataset: Dataset
+    num_generations: int
+    max_completion_length: int | None
+    mask_truncated_completions: bool
+    multi_objective_aggregation: str
+    tools: list[Callable] | None
+    environment_factories: dict[str, Callable] | None
+    reward_funcs: list[Callable]
+    reward_func_names: list[str]
+    reward_weights: Tensor
+    correctness_column: int
+    components: list[Component]
+    group_rewards: dict[int, GroupReward]
+    token_credits: list[TokenCredit]
+
+    def generate_rollouts(
+        self,
+        rows: Sequence[Mapping[str, Any]],
+        n: int,
+        *,
+        prefix_ids: Sequence[Sequence[int]] | None = None,
+        max_tokens: int | None = None,
+        greedy: bool = False,
+    ) -> GeneratedRollouts:
+        """See [`ConciseGRPOTrainer.generate_rollouts`]."""
+
+    def reward_rollouts(self, rows: Sequence[Mapping[str, Any]], rollouts: GeneratedRollouts) -> Tensor:
+        """See [`ConciseGRPOTrainer.reward_rollouts`]."""
+
+    def judge_rollouts(self, rows: Sequence[Mapping[str, Any]], rollouts: GeneratedRollouts) -> Tensor:
+        """See [`ConciseGRPOTrainer.judge_rollouts`]."""
+
+    def score_logps(self, prompt_ids: list[list[int]], completion_ids: list[list[int]]) -> Tensor:
+        """See [`ConciseGRPOTrainer.score_logps`]."""
+
+    def add_callback(self, callback: TrainerCallback) -> None:
+        """See [`~transformers.Trainer.add_callback`]."""
+
+
+class Stateful(Protocol):
+    """An object whose state checkpoints hold: a component, or the order of the prompts."""
+
+    @property
+    def name(self) -> str:
+        """Key in the saved state."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state. See [`Component.state_dict`] for the values that it may have."""
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore what `state_dict` returned."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +154,7 @@ class Component(ABC):
     card_settings: ClassVar[tuple[str, ...]] = ()
     _metrics: Mapping[str, float] = MappingProxyType({})
 
-    def attach(self, trainer: ConciseGRPOTrainer) -> None:  # noqa: B027 (a hook, empty on purpose)
+    def attach(self, trainer: TrainerView) -> None:  # noqa: B027 (a hook, empty on purpose)
         """Called once, when the trainer is built, to read its settings (token ids, schedules). Default: nothing."""
 
     def observe(self, rollouts: Rollouts) -> None:  # noqa: B027
@@ -194,7 +281,7 @@ class TokenCredit(Component):
 
     def extend(  # noqa: B027
         self,
-        trainer: ConciseGRPOTrainer,
+        trainer: TrainerView,
         inputs: list[dict[str, Any]],
         batch: dict[str, Any],
         tokens: CompletionTokens,
@@ -203,7 +290,7 @@ class TokenCredit(Component):
         Append rows to the batch, after the rewards and before [`~TokenCredit.assign`]. Default: nothing.
 
         Args:
-            trainer ([`ConciseGRPOTrainer`]): For `generate_rollouts`, `reward_rollouts` and `score_logps`.
+            trainer ([`TrainerView`]): For `generate_rollouts`, `reward_rollouts` and `score_logps`.
             inputs (`list[dict[str, Any]]`): Dataset rows of the batch.
             batch (`dict[str, Any]`): TRL's tensors of this process's b rows, changed in place.
             tokens ([`CompletionTokens`]): Token ids of the batch.
@@ -267,38 +354,3 @@ class BudgetSchedule(Component):
         Returns:
             `int`: At least 1, in tokens.
         """
-
-
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
-_RESERVED = {"prompt_order"}  # the entry in `state.json` for the prompts that a selector has chosen
-
-
-def check_names(components: Sequence[Component]) -> None:
-    """
-    Check that each component has a name under which its state can be saved.
-
-    Args:
-        components (`Sequence[Component]`): The components of one trainer.
-
-    Raises:
-        `ValueError`: If a name is missing, invalid, reserved or used twice.
-    """
-    seen: dict[str, str] = {}  # in lower case: some file systems ignore it
-    for component in components:
-        kind, name = type(component).__name__, getattr(component, "name", None)
-        if not isinstance(name, str) or not _NAME.fullmatch(name):
-            raise ValueError(
-                f"The name of {kind} is {name!r}. A component's name has 1 to 64 ASCII letters, digits, `_` and `-`, and "
-                "begins with a letter or a digit: it names a file in each checkpoint. Set `name` in the class."
-            )
-        if name.lower() in _RESERVED:
-            raise ValueError(
-                f"The name of {kind} is {name!r}, under which checkpoints store the order of prompts. Set another `name` "
-                "in the class."
-            )
-        if name.lower() in seen:
-            raise ValueError(
-                f"{seen[name.lower()]} and {kind} have the same name, {name!r}; upper and lower case do not distinguish "
-                "names. Remove one, or set another `name` in a subclass."
-            )
-        seen[name.lower()] = kind

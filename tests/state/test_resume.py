@@ -23,12 +23,8 @@ from transformers.trainer_jit_checkpoint import JITCheckpointCallback
 from tests import tiny
 from tests.tools import kill_loop, resume_matrix
 from trl_concise import HAPOConfig, HAPOTrainer
-from trl_concise.state.resume import (
-    last_whole_checkpoint,
-    load_rollout_block,
-    missing_from_checkpoint,
-    save_rollout_block,
-)
+from trl_concise.state.resume import last_whole_checkpoint, missing_from_checkpoint
+from trl_concise.state.rollout_block import load_rollout_block, save_rollout_block
 
 
 def test_every_checkpoint_of_two_epochs_in_fresh_processes(capsys):

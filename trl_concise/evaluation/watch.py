@@ -15,7 +15,7 @@ import math
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
@@ -32,9 +32,18 @@ from .metrics import accuracy_interval, bootstrap_interval
 
 
 if TYPE_CHECKING:
-    from transformers import TrainerState
+    from transformers import TrainerControl, TrainerState
 
-    from ..trainer import ConciseGRPOTrainer
+    from ..components import TrainerView
+
+    class WatchedTrainer(TrainerView, Protocol):
+        """What the watch uses in addition: it logs and saves the model."""
+
+        control: TrainerControl
+
+        def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+            """See [`~transformers.Trainer.save_model`]."""
+
 
 logger = logging.getLogger(__name__)
 
@@ -83,7 +92,7 @@ class WatchSet(TrainerCallback):
 
     def __init__(
         self,
-        trainer: ConciseGRPOTrainer,
+        trainer: WatchedTrainer,
         dataset: Sequence[Mapping[str, Any]],
         *,
         every: int,

@@ -13,7 +13,7 @@ from statistics import fmean
 from typing import Any
 
 from ..batch.rollouts import Rollouts
-from ..components import PromptSelector
+from ..components import PromptSelector, TrainerView
 from ..state.accuracies import AccuracyHistory
 
 
@@ -64,7 +64,7 @@ class AccuracyBand(PromptSelector):
         self._skipped_fraction = 0.0
         self._metrics: dict[str, float] = {}
 
-    def attach(self, trainer) -> None:
+    def attach(self, trainer: TrainerView) -> None:
         if self.seed is None:
             self.seed = trainer.args.seed
 

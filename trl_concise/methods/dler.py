@@ -28,7 +28,7 @@ from accelerate.utils import gather
 from torch import Tensor
 
 from ..batch.rollouts import Rollouts
-from ..components import Paper, TokenCredit
+from ..components import Paper, TokenCredit, TrainerView
 
 
 DLER_PAPER = Paper(
@@ -90,7 +90,7 @@ class BatchWhitening(TokenCredit):
         self.token_weighted = token_weighted
         self.skip_zero_variance = skip_zero_variance
 
-    def attach(self, trainer) -> None:
+    def attach(self, trainer: TrainerView) -> None:
         if trainer.args.scale_rewards != "none":
             raise ValueError(
                 f"BatchWhitening normalises advantages itself, but scale_rewards={trainer.args.scale_rewards!r} divides "

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ..batch.rollouts import Rollouts
-from ..components import GroupReward, Paper
+from ..components import GroupReward, Paper, TrainerView
 
 
 EFFICIENT_REASONING_PAPER = Paper(
@@ -85,7 +85,7 @@ class EfficientReasoningReward(GroupReward):
             )
         self.alpha = alpha
 
-    def attach(self, trainer) -> None:
+    def attach(self, trainer: TrainerView) -> None:
         if trainer.args.scale_rewards != "none":
             raise ValueError(
                 f"EfficientReasoningReward keeps its scale, but scale_rewards={trainer.args.scale_rewards!r} divides by the "

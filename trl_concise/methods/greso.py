@@ -27,7 +27,7 @@ from typing import Any
 import torch
 
 from ..batch.rollouts import Rollouts, pack_keys, unpack_keys
-from ..components import Paper, PromptSelector
+from ..components import Paper, PromptSelector, TrainerView
 from ..trainer import ConciseGRPOTrainer
 from .greso_config import GRESOConfig
 
@@ -160,7 +160,7 @@ class GRESO(PromptSelector):
         self._skipped_fraction = 0.0
         self._metrics: dict[str, float] = {}
 
-    def attach(self, trainer) -> None:
+    def attach(self, trainer: TrainerView) -> None:
         if self.seed is None:
             self.seed = trainer.args.seed
 

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from ..batch.rollouts import Rollouts
-from ..components import GroupReward, Paper
+from ..components import GroupReward, Paper, TrainerView
 from ..state.history import PromptHistory
 from ..trainer import ConciseGRPOTrainer
 from .hapo_config import AGGREGATES, SHAPES, HAPOConfig
@@ -176,7 +176,7 @@ class HAPOLengthReward(GroupReward):
         self.history = PromptHistory()
         self._metrics: dict[str, float] = {}
 
-    def attach(self, trainer: ConciseGRPOTrainer) -> None:
+    def attach(self, trainer: TrainerView) -> None:
         """
         Check that a correct completion cannot earn less than a wrong one of the same prompt.
 

@@ -20,7 +20,7 @@ from typing import Any
 from torch import Tensor
 
 from ..batch.rollouts import Rollouts
-from ..components import GroupReward, Paper
+from ..components import GroupReward, Paper, TrainerView
 from ..trainer import ConciseGRPOTrainer
 from ..verification.reward import completion_text, has_boxed_answer, math_accuracy_reward
 from .laser_config import LASERConfig
@@ -121,7 +121,7 @@ class LASERReward(GroupReward):
         self.alpha = alpha
         self._metrics: dict[str, float] = {}
 
-    def attach(self, trainer) -> None:
+    def attach(self, trainer: TrainerView) -> None:
         limit = trainer.args.max_completion_length
         if limit is not None and self.target_length >= limit:
             raise ValueError(

@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from ..batch.rollouts import LocalRollouts, Rollouts
-from ..components import GroupReward
+from ..components import GroupReward, TrainerView
 from ..trainer import ConciseGRPOTrainer
 from ..verification.reward import has_boxed_answer
 from .laser import LASER_PAPER, laser_reward
@@ -207,7 +207,7 @@ class LASERDReward(GroupReward):
         first = self.interval if self.shortest_target < self.interval else self.shortest_target + self.interval
         return [self.shortest_target, *range(first, self.longest_target + 1, self.interval)]
 
-    def attach(self, trainer) -> None:
+    def attach(self, trainer: TrainerView) -> None:
         trainer.add_callback(
             PolicyMonitor(
                 trainer, self.monitor_prompts, self.monitor_generations, self.monitor_every, self.learn_coverage

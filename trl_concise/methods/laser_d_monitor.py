@@ -15,7 +15,7 @@ from transformers import TrainerCallback
 
 
 if TYPE_CHECKING:
-    from ..trainer import ConciseGRPOTrainer
+    from ..components import TrainerView
 
 
 class PolicyMonitor(TrainerCallback):
@@ -26,7 +26,7 @@ class PolicyMonitor(TrainerCallback):
     does not change, so a run draws the same training completions with and without a monitor.
 
     Args:
-        trainer ([`ConciseGRPOTrainer`]):
+        trainer ([`TrainerView`]):
             Trainer whose policy is sampled and whose correctness function judges.
         prompts (`int`):
             Size of the set, drawn once from the training dataset with `args.seed`; at most the size of the dataset.
@@ -45,7 +45,7 @@ class PolicyMonitor(TrainerCallback):
 
     def __init__(
         self,
-        trainer: ConciseGRPOTrainer,
+        trainer: TrainerView,
         prompts: int,
         generations: int,
         every: int,

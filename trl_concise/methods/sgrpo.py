@@ -25,7 +25,7 @@ from torch import Tensor
 
 from ..batch.rollouts import CompletionTokens, Rollouts
 from ..batch.token_credit import check_selection
-from ..components import Paper, TokenCredit
+from ..components import Paper, TokenCredit, TrainerView
 from ..trainer import ConciseGRPOTrainer
 from .sgrpo_config import CAPS, SGRPOConfig
 
@@ -171,7 +171,7 @@ class StochasticTokens(TokenCredit):
         self.seed = seed
         self._metrics: dict[str, float] = {}
 
-    def attach(self, trainer: ConciseGRPOTrainer) -> None:
+    def attach(self, trainer: TrainerView) -> None:
         check_selection(self, trainer.args)
         if self.seed is None:
             self.seed = trainer.args.seed

@@ -29,7 +29,7 @@ from torch import Tensor
 
 from ..batch.rollouts import CompletionTokens, Rollouts, weighted_sum
 from ..batch.token_credit import check_selection
-from ..components import Paper, TokenCredit
+from ..components import Paper, TokenCredit, TrainerView
 from ..trainer import ConciseGRPOTrainer
 from .tspmo_config import TSPMOConfig
 from .tspmo_prefix_tree import BASELINES, Edge, PrefixTable, prefix_advantages
@@ -95,7 +95,7 @@ class PrefixMatching(TokenCredit):
         self._reward_weights: Tensor | None = None
         self._metrics: dict[str, float] = {}
 
-    def attach(self, trainer: ConciseGRPOTrainer) -> None:
+    def attach(self, trainer: TrainerView) -> None:
         check_selection(self, trainer.args)
         if trainer.multi_objective_aggregation != "sum_then_normalize":
             raise ValueError(
@@ -109,7 +109,7 @@ class PrefixMatching(TokenCredit):
             self.replay_group_size = self.replay_group_size or trainer.num_generations
             check_replay(trainer, self.replay_per_prompt, self.replay_group_size)
 
-    def extend(self, trainer: ConciseGRPOTrainer, inputs, batch: dict[str, Any], tokens: CompletionTokens) -> None:
+    def extend(self, trainer: TrainerView, inputs, batch: dict[str, Any], tokens: CompletionTokens) -> None:
         if self.replay_per_prompt and self.replay_group_size is not None:  # set in `attach`
             self._replayed = replay(
                 trainer,

@@ -21,7 +21,7 @@ from ..batch.rollouts import CompletionTokens, weighted_sum
 
 
 if TYPE_CHECKING:
-    from ..trainer import ConciseGRPOTrainer
+    from ..components import TrainerView
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class ReplayedGroup:
     rewards: list[float]
 
 
-def check_replay(trainer: ConciseGRPOTrainer, per_prompt: int, size: int) -> None:
+def check_replay(trainer: TrainerView, per_prompt: int, size: int) -> None:
     """Raise an error, at construction, for settings that do not work with the additional rows."""
     args = trainer.args
     prompts, straddling = divmod(args.per_device_train_batch_size * args.steps_per_generation, args.num_generations)
@@ -72,7 +72,7 @@ def check_replay(trainer: ConciseGRPOTrainer, per_prompt: int, size: int) -> Non
 
 
 def replay(
-    trainer: ConciseGRPOTrainer,
+    trainer: TrainerView,
     inputs: Sequence[dict[str, Any]],
     batch: dict[str, Any],
     tokens: CompletionTokens,
@@ -85,7 +85,7 @@ def replay(
     Start new groups at tokens of the batch's completions, chosen uniformly, and append their completions to the batch.
 
     Args:
-        trainer ([`ConciseGRPOTrainer`]): Generates, rewards and scores.
+        trainer ([`TrainerView`]): Generates, rewards and scores.
         inputs (`Sequence[dict]`): Dataset rows of the batch.
         batch (`dict[str, Any]`): TRL's batch, changed in place.
         tokens ([`CompletionTokens`]): The batch's completions.

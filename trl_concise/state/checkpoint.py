@@ -11,14 +11,16 @@ written as an object with one entry: NaN and infinity as `{"__float__": "nan"}`,
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import math
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
@@ -26,31 +28,39 @@ from safetensors.torch import save
 from torch import Tensor
 
 
+if TYPE_CHECKING:
+    from ..components import Stateful
+
 STATE_FOLDER = "concise_state"
 _STATE_FILE = "state.json"
 _FORMAT = 1
 _FLOAT, _ITEMS = "__float__", "__items__"
 
 
-class HasState(Protocol):
-    """What is saved: a component, the order of the prompts, or the copy of a component's state."""
+@dataclass(frozen=True)
+class FrozenState:
+    """
+    Copy of a component's state, saved in the component's place.
 
-    @property
-    def name(self) -> str:
-        """Key in the saved state."""
+    Attributes:
+        name (`str`): Name of the component.
+        state (`dict[str, Any]`): The copy of its `state_dict`.
+    """
+
+    name: str
+    state: dict[str, Any]
+
+    @classmethod
+    def of(cls, component: Stateful) -> FrozenState:
+        """Copy the state of a component."""
+        return cls(component.name, copy.deepcopy(component.state_dict()))
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the state."""
+        """Return the copy."""
+        return self.state
 
 
-class RestoresState(HasState, Protocol):
-    """What is restored from a checkpoint."""
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore what `state_dict` returned."""
-
-
-def save_components(components: Sequence[HasState], folder: str | Path) -> None:
+def save_components(components: Sequence[Stateful | FrozenState], folder: str | Path) -> None:
     """
     Write the state of components into `folder/concise_state`.
 
@@ -75,7 +85,7 @@ def save_components(components: Sequence[HasState], folder: str | Path) -> None:
     write_atomically(folder / _STATE_FILE, json.dumps(state, indent=2, allow_nan=False).encode())
 
 
-def check_states(components: Sequence[HasState]) -> None:
+def check_states(components: Sequence[Stateful | FrozenState]) -> None:
     """
     Check that the state of each component can be saved.
 
@@ -89,7 +99,7 @@ def check_states(components: Sequence[HasState]) -> None:
         _split_state(component)
 
 
-def _split_state(component: HasState) -> tuple[dict[str, Any], dict[str, Tensor]]:
+def _split_state(component: Stateful | FrozenState) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Return the JSON values and the tensors of a component's state."""
     values, tensors = {}, {}
     for name, value in component.state_dict().items():
@@ -134,7 +144,7 @@ def _decode(value: Any) -> Any:
     return {key: _decode(item) for key, item in value.items()}
 
 
-def load_components(components: Sequence[RestoresState], folder: str | Path) -> list[str] | None:
+def load_components(components: Sequence[Stateful], folder: str | Path) -> list[str] | None:
     """
     Restore the state of components from `folder/concise_state`.
 

@@ -1,8 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""
-Resuming a run: the rollouts of an unfinished generation block, a reference model that moves, which checkpoint to resume from,
-and [`ResumesTraining`], the mixin of all trainers of this package.
-"""
+"""Which checkpoint a run resumes from, and [`ResumesTraining`], the mixin of all trainers of this package."""
 
 from __future__ import annotations
 
@@ -13,13 +10,11 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import torch
 from accelerate.utils import gather_object
 from datasets import IterableDataset
-from safetensors import SafetensorError, safe_open
-from torch import Tensor
+from safetensors import SafetensorError
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from transformers.utils import (
@@ -30,8 +25,6 @@ from transformers.utils import (
     WEIGHTS_INDEX_NAME,
     WEIGHTS_NAME,
 )
-
-from .checkpoint import STATE_FOLDER, read_tensors, write_tensors
 
 
 logger = logging.getLogger(__name__)
@@ -47,115 +40,6 @@ _WEIGHTS = (
 _SHARDS = ("pytorch_model_fsdp*", "global_step*")  # FSDP, DeepSpeed
 _OPTIMIZERS = ("optimizer*", "global_step*")  # files of one process and FSDP's folder; DeepSpeed's folder
 _ALMOST_NOTHING = 2**20  # bytes
-_REFERENCE_FILE = "reference_model.safetensors"
-
-
-# Rollouts
-
-
-def save_rollout_block(
-    folder: str | Path, batches: list[dict[str, Any]], *, micro_step: int, process_index: int, num_processes: int
-) -> None:
-    """
-    Write the rollouts that a generation block still has to train on. Every process writes its own.
-
-    Args:
-        folder (`str` or `Path`): The checkpoint folder.
-        batches (`list[dict]`): The block, one batch per micro-step: tensors, lists of numbers, or `None`.
-        micro_step (`int`): Forward and backward passes done in this run.
-        process_index (`int`): Rank of this process.
-        num_processes (`int`): Number of processes.
-    """
-    tensors: dict[str, Any] = {}
-    values: list[Any] = []
-    for i, batch in enumerate(batches):
-        values.append({key: value for key, value in batch.items() if not isinstance(value, Tensor)})
-        tensors |= {f"{i}.{key}": value.clone() for key, value in batch.items() if isinstance(value, Tensor)}
-    header = {"micro_step": micro_step, "num_processes": num_processes, "values": values}
-    write_tensors(_block_file(folder, process_index), tensors, metadata={"rollouts": json.dumps(header)})
-
-
-def drop_rollout_block(folder: str | Path, process_index: int) -> None:
-    """Remove what [`save_rollout_block`] wrote into this folder before."""
-    _block_file(folder, process_index).unlink(missing_ok=True)
-
-
-def load_rollout_block(
-    folder: str | Path, *, process_index: int, num_processes: int, block_steps: int, device: torch.device | str
-) -> tuple[int, list[dict[str, Any]]] | None:
-    """
-    Read the block that [`save_rollout_block`] wrote.
-
-    Args:
-        folder (`str` or `Path`): The checkpoint folder.
-        process_index (`int`): Rank of this process.
-        num_processes (`int`): Number of processes.
-        block_steps (`int`): Micro-steps of a block: `steps_per_generation`.
-        device (`torch.device` or `str`): Where the tensors go.
-
-    Returns:
-        `tuple[int, list[dict]]` or `None`: Micro-steps done, and the block; `None` if the checkpoint was written between
-        two blocks, or by a run with blocks of another shape (with a warning: the prompts of that block are rolled out
-        again).
-
-    Raises:
-        `ValueError`: If the file is damaged.
-    """
-    if not (own := _block_file(folder, process_index)).exists():
-        return None
-    header, tensors = _read_block(own)
-    batches = header["values"]
-    if (header["num_processes"], len(batches)) != (num_processes, block_steps):
-        logger.warning(
-            "%s was saved inside a generation block of %d micro-steps by %d processes and is resumed with %d by %d: its "
-            "rollouts cannot be redistributed, so the prompts of that block are rolled out, and counted by the components, once "
-            "more.",
-            folder,
-            len(batches),
-            header["num_processes"],
-            block_steps,
-            num_processes,
-        )
-        return None
-    for name, tensor in tensors.items():
-        index, _, key = name.partition(".")
-        batches[int(index)][key] = tensor.to(device)
-    return header["micro_step"], batches
-
-
-def _block_file(folder: str | Path, process_index: int) -> Path:
-    return Path(folder, STATE_FOLDER, f"rollouts-{process_index}.safetensors")
-
-
-def _read_block(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    tensors = read_tensors(path)
-    with safe_open(path, framework="pt") as file:
-        return json.loads(file.metadata()["rollouts"]), tensors
-
-
-# Reference model
-
-
-def save_reference_model(folder: str | Path, model: torch.nn.Module) -> None:
-    """Write the weights of a reference model that `sync_ref_model` moves: no other file of a checkpoint holds them."""
-    state = {name: value.clone() for name, value in model.state_dict().items()}
-    write_tensors(Path(folder, STATE_FOLDER, _REFERENCE_FILE), state)
-
-
-def load_reference_model(folder: str | Path, model: torch.nn.Module) -> None:
-    """
-    Restore what [`save_reference_model`] wrote.
-
-    Raises:
-        `ValueError`: If the checkpoint holds no reference model.
-    """
-    path = Path(folder, STATE_FOLDER, _REFERENCE_FILE)
-    if not path.exists():
-        raise ValueError(
-            f"{folder} contains no reference model, which `sync_ref_model` has moved since the run began: a resumed run "
-            "would measure the KL divergence from another one. Resume with sync_ref_model=False, or start from the beginning."
-        )
-    model.load_state_dict(read_tensors(path))
 
 
 # Streamed datasets

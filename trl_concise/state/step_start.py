@@ -9,7 +9,6 @@ must then be those from before the step too: otherwise the batch counts twice.
 
 from __future__ import annotations
 
-import copy
 import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,34 +19,11 @@ import numpy as np
 import torch
 from transformers import TrainerCallback
 
+from .checkpoint import FrozenState
+
 
 if TYPE_CHECKING:
-    from ..components import Component
-    from ..trainer import ConciseGRPOTrainer
-    from .sampling import SelectingSampler
-
-
-@dataclass(frozen=True)
-class FrozenState:
-    """
-    Copy of a component's state, saved in the component's place.
-
-    Attributes:
-        name (`str`): Name of the component.
-        state (`dict[str, Any]`): The copy of its `state_dict`.
-    """
-
-    name: str
-    state: dict[str, Any]
-
-    @classmethod
-    def of(cls, component: Component | SelectingSampler) -> FrozenState:
-        """Copy the state of a component."""
-        return cls(component.name, copy.deepcopy(component.state_dict()))
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return the copy."""
-        return self.state
+    from ..components import Stateful, TrainerView
 
 
 @dataclass(frozen=True)
@@ -87,22 +63,22 @@ class StepStart(TrainerCallback):
             Called with `True` between two steps, and with `False` inside one.
 
     Attributes:
-        parts (`list[FrozenState]`): Inside [`~StepStart.restored`], the components' state to save; empty for the current
-            one.
+        states (`list[FrozenState]`): Inside [`~StepStart.restored`], the state to save; empty where the components' current
+            state is to be saved.
     """
 
     def __init__(
         self,
-        trainer: ConciseGRPOTrainer,
-        components: Callable[[], list[Component | SelectingSampler]],
+        trainer: TrainerView,
+        components: Callable[[], list[Stateful]],
         attributes: Callable[[bool], dict[str, Any]],
     ):
-        self.parts: list[FrozenState] = []
+        self.states: list[FrozenState] = []
         self._trainer = trainer
         self._components = components
         self._attributes = attributes
         self._step: int | None = None
-        self._parts: list[FrozenState] = []
+        self._states: list[FrozenState] = []
         self._values: dict[str, Any] = {}
         self._is_updated = False
 
@@ -113,7 +89,7 @@ class StepStart(TrainerCallback):
         self._step, self._is_updated = state.global_step, False
         self._values = self._capture(between_steps=True)
         if args.should_save:
-            self._parts = [FrozenState.of(part) for part in self._components()]
+            self._states = [FrozenState.of(component) for component in self._components()]
 
     def on_optimizer_step(self, args, state, control, **kwargs):
         self._is_updated = True
@@ -137,12 +113,12 @@ class StepStart(TrainerCallback):
                 "A checkpoint cannot be saved here: the weights are updated, but the step is not counted yet, so a resumed "
                 "run would update them twice. Save in `on_step_end` instead."
             )
-        now, self.parts = self._capture(between_steps=False), self._parts
+        now, self.states = self._capture(between_steps=False), self._states
         self._set(self._values)
         try:
             yield
         finally:
-            self.parts = []
+            self.states = []
             self._set(now)
 
     def _capture(self, between_steps: bool) -> dict[str, Any]:

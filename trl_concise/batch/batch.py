@@ -1,0 +1,152 @@
+# SPDX-License-Identifier: Apache-2.0
+"""[`GenerationBatch`]: what is known about the completions of one generation, from the dataset rows to the advantages."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from accelerate.utils import gather
+
+from ..verification.finished import prompt_opens_reasoning
+from .rollouts import CompletionTokens, LocalRollouts, Rollouts, completion_lengths, prompt_digest, prompt_key
+from .token_credit import gather_tokens
+
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+@dataclass
+class GenerationBatch:
+    """
+    What is known about a generation batch. The trainer makes one per generation, in training and in evaluation, and each stage adds
+    to it: generation the token ids, the rewards the gathered view. It is dropped when the batch has its advantages.
+
+    Attributes:
+        rows (`list[dict[str, Any]]`): The b dataset rows of this process, one per completion.
+        training (`bool`): `False` in evaluation.
+        step (`int`): Optimizer steps done so far.
+        num_generations (`int`): Completions per prompt, G.
+        process_index (`int`): This process.
+        end_ids (`set[int]`): Tokens that end a completion.
+        device (`torch.device`): The trainer's device.
+        earlier (`int`): Completions of the same optimizer step in generation batches before this one.
+        prompt_ids (`list[list[int]]`): Token ids of the prompts.
+        completion_ids (`list[list[int]]`): Token ids of the completions, terminating EOS included.
+        tool_mask (`list[list[int]]`, *optional*): 1 where the model wrote the token; `None` if it wrote all.
+        reasoning_opened (`list[bool]`): Whether a prompt ends with an open `<think>`.
+        tokens ([`CompletionTokens`], *optional*): Token ids for the token credits; `None` without them.
+        rollouts ([`Rollouts`], *optional*): The batch of all processes, with every reward; `None` without components.
+    """
+
+    rows: list[dict[str, Any]]
+    training: bool
+    step: int
+    num_generations: int
+    process_index: int
+    end_ids: set[int]
+    device: torch.device
+    earlier: int = 0
+    prompt_ids: list[list[int]] = field(default_factory=list)
+    completion_ids: list[list[int]] = field(default_factory=list)
+    tool_mask: list[list[int]] | None = None
+    reasoning_opened: list[bool] = field(default_factory=list)
+    tokens: CompletionTokens | None = None
+    rollouts: Rollouts | None = None
+
+    @property
+    def local(self) -> slice:
+        """This process's completions in the gathered batch."""
+        start = self.process_index * len(self.rows)
+        return slice(start, start + len(self.rows))
+
+    def add_completions(
+        self,
+        prompt_ids: list[list[int]],
+        completion_ids: list[list[int]],
+        tool_mask: list[list[int]] | None,
+        tokenizer: PreTrainedTokenizerBase,
+    ) -> None:
+        """Add what TRL's generation returned."""
+        self.prompt_ids, self.completion_ids, self.tool_mask = prompt_ids, completion_ids, tool_mask
+        self.reasoning_opened = [prompt_opens_reasoning(tokenizer, ids) for ids in prompt_ids]
+
+    def add_tokens(self, mask_truncated: bool, needs_groups: bool) -> CompletionTokens:
+        """
+        Add and return the token ids from which token credits select.
+
+        Args:
+            mask_truncated (`bool`): Whether the loss leaves truncated completions out.
+            needs_groups (`bool`): Whether groups that straddle processes are gathered.
+        """
+        ids, mask = self.completion_ids, self.tool_mask
+        if mask is None:
+            mask = [[1] * len(row) for row in ids]
+        if mask_truncated:
+            mask = [row if own[-1] in self.end_ids else [0] * len(row) for row, own in zip(mask, ids, strict=True)]
+        self.tokens = CompletionTokens(
+            ids=ids,
+            mask=mask,
+            num_generations=self.num_generations,
+            step=self.step,
+            start=self.local.start,
+            local=self.local,
+            earlier=self.earlier,
+        )
+        straddling = len(ids) % self.num_generations != 0  # the same on every process
+        if straddling and needs_groups:
+            self.tokens = gather_tokens(self.tokens)
+        return self.tokens
+
+    def local_rollouts(self, rows: Sequence[dict[str, Any]], prompts: list, completions: list) -> LocalRollouts:
+        """
+        Return this process's completions as [`LocalRollouts`].
+
+        Args:
+            rows (`Sequence[dict[str, Any]]`): The dataset rows, with the columns that generation has added.
+            prompts, completions (`list`): As reward functions receive them.
+        """
+        lengths = completion_lengths(self.completion_ids, self.tool_mask, self.end_ids)
+        return LocalRollouts(
+            prompts=prompts,
+            completions=completions,
+            completion_ids=self.completion_ids,
+            tool_mask=self.tool_mask,
+            lengths=torch.tensor(lengths, device=self.device),
+            columns={key: [row[key] for row in rows] for key in rows[0] if key != "prompt"},
+            num_generations=self.num_generations,
+            step=self.step,
+            training=self.training,
+        )
+
+    def gather(self, local: LocalRollouts, correct: torch.Tensor, rewards: dict[str, torch.Tensor]) -> Rollouts:
+        """
+        Return the completions of all processes, without measures.
+
+        Args:
+            local ([`LocalRollouts`]): This process's.
+            correct (`torch.Tensor`): `(B,)`, gathered.
+            rewards (`dict[str, torch.Tensor]`): `(B,)` each, gathered.
+        """
+        # One gather carries the key (two 64-bit words), the length and the truncation of each completion.
+        digests = b"".join(prompt_digest(prompt_key(row)) for row in self.rows)
+        words = torch.from_numpy(np.frombuffer(digests, dtype="<i8").reshape(-1, 2).copy()).to(self.device)
+        truncated = torch.tensor([ids[-1] not in self.end_ids for ids in self.completion_ids], device=self.device)
+        packed = gather(torch.cat([words, local.lengths[:, None], truncated[:, None].long()], dim=1))  # (B, 4)
+        digests = packed[:, :2].cpu().numpy().astype("<i8").tobytes()
+        return Rollouts(
+            prompt_keys=tuple(digests[i : i + 16].hex() for i in range(0, len(digests), 16)),
+            lengths=packed[:, 2],
+            truncated=packed[:, 3].bool(),
+            correct=correct,
+            rewards=rewards,
+            num_generations=self.num_generations,
+            step=self.step,
+            training=self.training,
+            local=self.local,
+            tokens=self.tokens,
+        )

@@ -1,0 +1,162 @@
+# SPDX-License-Identifier: Apache-2.0
+"""[`ScoresRewards`], the mixin of the GRPO trainers for rewards: correctness, group rewards and what components observe."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from accelerate.utils import gather
+
+from ..checks import check_rewards, describe
+from ..verification.finished import is_finished
+from ..verification.reward import completion_text
+
+
+if TYPE_CHECKING:
+    from trl import GRPOTrainer as _Mixed  # attributes of the class that this mixin is used with
+
+    from ..components import Component, GroupReward
+    from .batch import GenerationBatch
+    from .rollouts import LocalRollouts, Rollouts
+    from .warnings import BatchWarnings
+else:
+    _Mixed = object
+
+
+class ScoresRewards(_Mixed):
+    """
+    Mixin for [`~trl.GRPOTrainer`]: fills the columns of group rewards once the batch is gathered, and lets every component observe
+    it. Comes before the trainer among the bases.
+    """
+
+    components: Sequence[Component]
+    group_rewards: dict[int, GroupReward]
+    correctness_column: int
+    _batch: GenerationBatch | None
+    _warnings: BatchWarnings
+    _shortest_limit: float
+
+    def _add_to_evaluation(self, correct: torch.Tensor, completions: list, batch: GenerationBatch) -> None:
+        """Add a batch of completions to the evaluation in progress."""
+        raise NotImplementedError
+
+    def _observes_late(self, component: Component) -> bool:
+        """Return whether a component acts after the rewards, so that its metrics are not known yet."""
+        raise NotImplementedError
+
+    def _calculate_rewards(self, inputs, prompts, completions, completion_ids_list):
+        batch = self._batch
+        assert batch is not None  # set by `_generate_and_score_completions`
+        marked = mark_finished(
+            inputs,
+            completions,
+            completion_ids_list,
+            batch.reasoning_opened,
+            limit=self._shortest_limit,
+            end_ids=batch.end_ids,
+        )
+        rewards = super()._calculate_rewards(marked, prompts, completions, completion_ids_list)  # (B, F), gathered
+        check_rewards(rewards, self.reward_func_names)
+        judgments = rewards[:, self.correctness_column]
+        if self.components:
+            self._warnings.check_verdicts(judgments, self.reward_func_names[self.correctness_column])
+        if not batch.training:
+            self._add_to_evaluation(verdicts(judgments), completions, batch)
+        else:
+            self._metrics["train"]["accuracy"].append(verdicts(judgments).nanmean().item())
+        if self.components:
+            names = self.reward_func_names
+            plain = {name: rewards[:, i] for i, name in enumerate(names) if i not in self.group_rewards}
+            local = batch.local_rollouts(inputs, prompts, completions)
+            rollouts = batch.gather(local, verdicts(judgments), plain)
+            self._score_groups(dataclasses.replace(rollouts, measured=self._measure(local)), rewards)
+        return rewards
+
+    def _measure(self, local: LocalRollouts) -> dict[str, dict[str, torch.Tensor]]:
+        """Return the gathered measures of each component, by its name."""
+        return {reward.name: gather_measures(reward, local) for reward in self.group_rewards.values()}
+
+    def _score_groups(self, rollouts: Rollouts, rewards: torch.Tensor) -> None:
+        """Fill the columns of the group rewards in `rewards`, `(B, F)`, and let every component observe the batch."""
+        for column, group_reward in self.group_rewards.items():
+            scores = group_reward.score(rollouts)
+            if not isinstance(scores, torch.Tensor) or scores.shape != (len(rollouts),):
+                raise ValueError(
+                    f"{type(group_reward).__name__}.score returned {describe(scores)} for {len(rollouts)} completions. Return a "
+                    f"tensor of the shape ({len(rollouts)},)."
+                )
+            rewards[:, column] = scores.to(rewards)
+        check_rewards(rewards, self.reward_func_names)
+        by_name = {name: rewards[:, i] for i, name in enumerate(self.reward_func_names)}
+        rollouts = dataclasses.replace(rollouts, rewards=by_name)
+        assert self._batch is not None
+        self._batch.rollouts = rollouts
+        if self.log_completions:
+            for component in self.components:
+                for name, values in component.columns(rollouts).items():
+                    own = [round(value, 3) for value in values[rollouts.local].tolist()]  # TRL gathers them
+                    self._log_completion_extra(f"{component.name}/{name}", own)
+        if not rollouts.training:
+            return
+        self._warnings.observe(rollouts)
+        # Every component has scored by now: what a component learns here is the past only for the next batch.
+        for component in self.components:
+            component.observe(rollouts)
+            if not self._observes_late(component):
+                for name, value in component.metrics().items():
+                    if not math.isnan(value):  # unknown in this batch
+                        self._metrics["train"][f"{component.name}/{name}"].append(float(value))
+
+
+def verdicts(rewards: torch.Tensor) -> torch.Tensor:
+    """Return 1 correct, 0 wrong, NaN unknown, for the rewards of the correctness function: `(B,)`."""
+    return torch.where(rewards.isnan(), rewards, (rewards >= 0.5).float())
+
+
+def mark_finished(
+    rows: Sequence[dict[str, Any]],
+    completions: list,
+    completion_ids: list[list[int]],
+    reasoning_opened: list[bool],
+    *,
+    limit: float,
+    end_ids: set[int],
+) -> list[dict[str, Any]]:
+    """
+    Return the rows with the column `completion_finished`, because TRL does not tell reward functions what is truncated.
+
+    Args:
+        rows (`Sequence[dict[str, Any]]`): Dataset rows, one per completion.
+        completions (`list`): Strings or lists of messages.
+        completion_ids (`list[list[int]]`): Their token ids.
+        reasoning_opened (`list[bool]`): Whether the prompt ends with an open `<think>`.
+        limit (`float`): The generation limit, in tokens.
+        end_ids (`set[int]`): Tokens that end a completion.
+    """
+    return [
+        {
+            **row,
+            "completion_finished": is_finished(
+                completion_text(completion),
+                truncated=len(ids) >= limit and ids[-1] not in end_ids,  # a shorter one met a stop string
+                reasoning_opened=is_opened,
+            ),
+        }
+        for row, completion, ids, is_opened in zip(rows, completions, completion_ids, reasoning_opened, strict=True)
+    ]
+
+
+def gather_measures(component: GroupReward, local: LocalRollouts) -> dict[str, torch.Tensor]:
+    """Return what a component measures on all processes: `(B,)` each."""
+    measures = component.measure(local)
+    for name, values in measures.items():
+        if not isinstance(values, torch.Tensor) or values.shape != local.lengths.shape:
+            raise ValueError(
+                f"{type(component).__name__}.measure returned {describe(values)} as {name!r} for {len(local.lengths)} "
+                f"completions. Return a tensor of the shape ({len(local.lengths)},)."
+            )
+    return {name: gather(measures[name].to(local.lengths.device, torch.float32)) for name in sorted(measures)}

@@ -58,6 +58,15 @@ def check_output_dir(output_dir: str | Path) -> None:
         raise ValueError(f"output_dir={str(output_dir)!r} cannot be written to ({error}). Choose another.") from error
 
 
+def check_columns_are_kept(args: GRPOConfig) -> None:
+    """Raise an error for `remove_unused_columns=True`."""
+    if args.remove_unused_columns:
+        raise ValueError(
+            "remove_unused_columns=True drops every column but `prompt`: reward functions and the per-prompt "
+            "history would lose `solution`, `prompt_id` and the like. Leave it False."
+        )
+
+
 def check_budget(schedule: BudgetSchedule, args: GRPOConfig, model: str | PreTrainedModel) -> None:
     """
     Compare the largest generation limit of a schedule with the context of vLLM in colocate mode.

@@ -168,7 +168,7 @@ def own_config(
         `config_class`: A config that may be changed.
 
     Raises:
-        `TypeError`: If `args` is no `parent`.
+        `TypeError`: If `args` is not a `parent`, or belongs to another method's trainer.
     """
     if args is None:
         return config_class(
@@ -178,6 +178,12 @@ def own_config(
         raise TypeError(
             f"{trainer.__name__} takes a {config_class.__name__} or a {parent.__name__}, got a {type(args).__name__}."
         )
+    if isinstance(args, ConciseGRPOConfig) and not isinstance(args, config_class):
+        if not issubclass(config_class, type(args)):
+            raise TypeError(
+                f"{trainer.__name__} takes a {config_class.__name__} or a {parent.__name__}; the settings of a "
+                f"{type(args).__name__} would have no effect."
+            )
     if isinstance(args, config_class):
         own = copy.copy(args)
     else:  # a plain config: already resolved, so only the missing fields take their defaults

@@ -31,13 +31,14 @@ from .batch.merging import check_mergeable
 from .batch.scoring import ScoresRewards
 from .batch.token_credit import KeptTokens, assign_token_credit, order_by_kept_length, select_tokens
 from .batch.warnings import BatchWarnings
-from .checks import check_best_metric, check_budget, check_datasets, check_output_dir
+from .checks import check_best_metric, check_budget, check_columns_are_kept, check_datasets, check_output_dir
 from .components import BudgetSchedule, Component, GroupReward, PromptSelector, Stateful, TokenCredit
+from .components.reward_functions import abstain_as, add_own_rewards, find_correctness
+from .components.slots import check_names, fill_slots
 from .config import ConciseGRPOConfig, own_config
 from .evaluation.training import EvaluationLog, measure_completions
 from .evaluation.watch import WatchSet
 from .hub.mixin import WritesCard
-from .slots import abstain_as, add_own_rewards, check_names, fill_slots, find_correctness
 from .state.checkpoint import check_states
 from .state.history import PromptHistory
 from .state.resume import ResumesTraining
@@ -115,12 +116,8 @@ class ConciseGRPOTrainer(SavesState, ResumesTraining, WritesCard, ScoresRewards,
             self, model, reward_funcs, args, *grpo_args, **grpo_kwargs
         )
         given: dict[str, Any] = {name: value for name, value in bound.arguments.items() if name != "self"}
-        given["args"] = args = self._own_config(model, args)
-        if args.remove_unused_columns:
-            raise ValueError(
-                "remove_unused_columns=True drops every column but `prompt`: reward functions and the per-prompt "
-                "history would lose `solution`, `prompt_id` and the like. Leave it False."
-            )
+        given["args"] = args = own_config(self.config_class, args, trainer=type(self), parent=GRPOConfig, model=model)
+        check_columns_are_kept(args)
         slots: dict[str, list[Any]] = fill_slots(
             {"prompt_selector": prompt_selector, "token_credit": token_credit, "budget_schedule": budget_schedule},
             self._own_slots(args),
@@ -224,17 +221,6 @@ class ConciseGRPOTrainer(SavesState, ResumesTraining, WritesCard, ScoresRewards,
     def _own_slots(self, args: ConciseGRPOConfig) -> dict[str, Component]:
         """Return the components, by name of the slot, with which a drop-in trainer fills its own slots. Default: none."""
         return {}
-
-    @classmethod
-    def _own_config(cls, model, args: GRPOConfig | None) -> ConciseGRPOConfig:
-        """Return a config of this trainer's class that shares nothing mutable with the caller's."""
-        if isinstance(args, ConciseGRPOConfig) and not isinstance(args, cls.config_class):
-            if not issubclass(cls.config_class, type(args)):
-                raise TypeError(
-                    f"{cls.__name__} takes a {cls.config_class.__name__} or a GRPOConfig; the settings of a "
-                    f"{type(args).__name__} would have no effect."
-                )
-        return own_config(cls.config_class, args, trainer=cls, parent=GRPOConfig, model=model)
 
     # [1] Which prompts
 

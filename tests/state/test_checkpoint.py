@@ -11,7 +11,7 @@ import torch
 
 from tests import tiny
 from trl_concise import Component, ConciseGRPOConfig, ConciseGRPOTrainer, GroupReward
-from trl_concise.slots import check_names
+from trl_concise.components.slots import check_names
 from trl_concise.state.checkpoint import check_states, load_components, save_components, write_atomically
 
 

@@ -1,17 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""
-The four kinds of components that combine in one [`ConciseGRPOTrainer`].
-
-Each is a small abstract class that makes one decision of a training step: which prompts to roll out
-([`PromptSelector`]), how long a completion may be ([`BudgetSchedule`]), the reward of a completion relative to its group
-or its prompt's history ([`GroupReward`]), and which tokens carry the credit ([`TokenCredit`]). A component is a plain
-object: it is built, called and tested without a model.
-"""
+"""[`Component`], the base class of all components, and [`TrainerView`], what a component may use of the trainer."""
 
 from __future__ import annotations
 
 import inspect
-from abc import ABC, abstractmethod
+from abc import ABC
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from types import MappingProxyType
@@ -25,8 +18,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback, TrainerState
     from trl import GRPOConfig
 
-    from .batch.generation import GeneratedRollouts
-    from .batch.rollouts import CompletionTokens, LocalRollouts, Rollouts
+    from ..batch.generation import GeneratedRollouts
+    from ..batch.rollouts import Rollouts
 
 
 class TrainerView(Protocol):
@@ -51,8 +44,6 @@ class TrainerView(Protocol):
         reward_weights (`torch.Tensor`): `(functions,)`.
         correctness_column (`int`): The reward function that says whether a completion is correct.
         components (`list[Component]`): Every component, in the order in which they observe.
-        group_rewards (`dict[int, GroupReward]`): The group rewards, by column.
-        token_credits (`list[TokenCredit]`): The token credits, in order.
     """
 
     args: GRPOConfig
@@ -72,8 +63,14 @@ class TrainerView(Protocol):
     reward_weights: Tensor
     correctness_column: int
     components: list[Component]
-    group_rewards: dict[int, GroupReward]
-    token_credits: list[TokenCredit]
+
+    @property
+    def group_rewards(self) -> Mapping[int, Component]:
+        """The group rewards, by column."""
+
+    @property
+    def token_credits(self) -> Sequence[Component]:
+        """The token credits, in order."""
 
     def generate_rollouts(
         self,
@@ -214,143 +211,3 @@ class Component(ABC):
         """Restore the state that [`~Component.state_dict`] returned."""
         if state:
             raise ValueError(f"The component `{self.name}` has no state, but was given {sorted(state)}.")
-
-
-class GroupReward(Component):
-    """
-    A reward that compares completions with each other or with their prompt's history.
-
-    It is passed in `reward_funcs` together with ordinary reward functions. Its column is filled after the whole batch is
-    gathered, and TRL weights and logs it like any other.
-    """
-
-    def measure(self, local: LocalRollouts) -> dict[str, Tensor]:
-        """
-        Compute numbers from this process's rows; the trainer gathers them into `rollouts.measured[self.name]`.
-
-        Args:
-            local ([`LocalRollouts`]): The b rows of this process.
-
-        Returns:
-            `dict[str, torch.Tensor]`: `(b,)` each (sent as float32), the same keys on every process. Default: empty.
-        """
-        return {}
-
-    @abstractmethod
-    def score(self, rollouts: Rollouts) -> Tensor:
-        """
-        Score a gathered batch with the state from before it: a completion must not be compared with itself.
-
-        Args:
-            rollouts ([`Rollouts`]): B completions.
-
-        Returns:
-            `torch.Tensor`: `(B,)` rewards; NaN abstains.
-        """
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Tensor:
-        raise TypeError(
-            f"{type(self).__name__} scores whole groups: pass it to a ConciseGRPOTrainer. A plain GRPOTrainer calls "
-            "reward functions on one process's rows, before they are gathered."
-        )
-
-
-class TokenCredit(Component):
-    """
-    Decides which tokens carry a completion's advantage, and with which weight.
-
-    Attributes:
-        needs_groups (`bool`): Whether `rollouts.tokens` must contain whole groups. If groups straddle processes, the
-            trainer then gathers the token ids.
-    """
-
-    needs_groups: ClassVar[bool] = False
-
-    def select(self, tokens: CompletionTokens) -> Tensor | None:
-        """
-        Return, before the rewards are known, which tokens [`~TokenCredit.assign`] may keep. The log-probabilities of the
-        old policy and the reference model are computed for these only. Called in training, after generation.
-
-        Args:
-            tokens ([`CompletionTokens`]): Token ids of this process's b rows, or of whole groups.
-
-        Returns:
-            `torch.Tensor`: `(b, T)` bool, T at least the longest completion; `None` (the default) for any token.
-        """
-        return None
-
-    def extend(  # noqa: B027
-        self,
-        trainer: TrainerView,
-        inputs: list[dict[str, Any]],
-        batch: dict[str, Any],
-        tokens: CompletionTokens,
-    ) -> None:
-        """
-        Append rows to the batch, after the rewards and before [`~TokenCredit.assign`]. Default: nothing.
-
-        Args:
-            trainer ([`TrainerView`]): For `generate_rollouts`, `reward_rollouts` and `score_logps`.
-            inputs (`list[dict[str, Any]]`): Dataset rows of the batch.
-            batch (`dict[str, Any]`): TRL's tensors of this process's b rows, changed in place.
-            tokens ([`CompletionTokens`]): Token ids of the batch.
-        """
-
-    @abstractmethod
-    def assign(self, rollouts: Rollouts, batch: dict[str, Any], advantages: Tensor) -> tuple[Tensor, Tensor | None]:
-        """
-        Spread advantages over tokens. Called in training, after the rewards, before TRL shuffles the batch.
-
-        Args:
-            rollouts ([`Rollouts`]): The gathered batch; `rollouts.local` are the rows of `batch`.
-            batch (`dict[str, Any]`): TRL's tensors of this process's b rows (`completion_ids`, `completion_mask`, ...).
-            advantages (`torch.Tensor`): `(b,)`, or `(b, T)` from an earlier component.
-
-        Returns:
-            `tuple[torch.Tensor, torch.Tensor | None]`: Advantages `(b,)` or `(b, T)`, and a bool mask `(b, T)` of the
-            tokens to keep in the loss; `None` keeps all.
-        """
-
-
-class PromptSelector(Component):
-    """Decides which prompts are rolled out."""
-
-    @abstractmethod
-    def choose(self, candidates: list[dict[str, Any]], count: int, step: int) -> list[int]:
-        """
-        Choose the prompts of the next generation batch. The choice must be the same on every process.
-
-        Args:
-            candidates (`list[dict[str, Any]]`): The next dataset rows in sampling order, each with its `prompt_key`:
-                eight per prompt that the batch takes, or the whole dataset if it has fewer.
-            count (`int`): How many prompts the batch takes.
-            step (`int`): Optimizer steps done when the choice is made. The data loader reads ahead: the preceding batch
-                is chosen by then, but not yet rolled out.
-
-        Returns:
-            `list[int]`: Exactly `count` distinct positions in `candidates`.
-        """
-
-
-class BudgetSchedule(Component):
-    """
-    Decides how many tokens a training completion may have.
-
-    Attributes:
-        longest (`int`, *optional*): The largest limit that it returns in the whole run, compared with vLLM's context
-            before training; `None` skips this check.
-    """
-
-    longest: int | None = None
-
-    @abstractmethod
-    def max_completion_length(self, step: int) -> int:
-        """
-        Return the generation limit.
-
-        Args:
-            step (`int`): Optimizer steps done so far.
-
-        Returns:
-            `int`: At least 1, in tokens.
-        """

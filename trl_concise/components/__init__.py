@@ -1,0 +1,19 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The interfaces of components, and the trainer's slots for them."""
+
+from __future__ import annotations
+
+from .base import Component, Paper, Stateful, TrainerView
+from .kinds import BudgetSchedule, GroupReward, PromptSelector, TokenCredit
+
+
+__all__ = [
+    "BudgetSchedule",
+    "Component",
+    "GroupReward",
+    "Paper",
+    "PromptSelector",
+    "Stateful",
+    "TokenCredit",
+    "TrainerView",
+]

@@ -125,7 +125,7 @@ def tokens_until(tokens: np.ndarray, accuracy: np.ndarray, level: float) -> floa
 
 
 def mean_curve(runs: list[dict[str, Any]], method: str) -> tuple[np.ndarray, np.ndarray]:
-    """Return tokens and accuracy of a method, averaged over its seeds and a few neighbouring evaluations."""
+    """Return tokens and accuracy of a method, averaged over its seeds and a few neighboring evaluations."""
     points = [run["curve"] for run in runs if run["method"] == method]
     tokens, accuracy = (
         np.mean([[point[name] for point in curve] for curve in points], axis=0) for name in ("tokens", "accuracy")

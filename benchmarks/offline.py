@@ -5,7 +5,7 @@ What a step of `REDITrainer` costs beside `DPOTrainer` and SimPO (TRL's experime
     python benchmarks/offline.py
 
 All trainers get the same pairs and the same model, in one process, and take turns, one step each: loss, backward,
-optimizer. DPO's reference forward pass is timed in each turn too, and subtracted. Ratios are those of neighbouring
+optimizer. DPO's reference forward pass is timed in each turn too, and subtracted. Ratios are those of neighboring
 steps, so they are free of a machine's slow drift; the median over the turns is free of its hiccups.
 """
 

@@ -6,7 +6,7 @@ What `HAPOTrainer` adds to the step and the import time of `GRPOTrainer`, and `t
 
 Two trainers with the same model, data, seed and reward function run in one process and take turns, one whole step of
 the training loop each: data, generation, rewards, loss, optimizer, logging. Every completion is as long as the limit, so
-both do the same work. The ratio of two neighbouring steps is free of a machine's slow drift; the median over the pairs is
+both do the same work. The ratio of two neighboring steps is free of a machine's slow drift; the median over the pairs is
 free of its hiccups.
 """
 

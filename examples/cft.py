@@ -14,7 +14,7 @@ A real model on critiques that are there, as JSON Lines with `question`, `soluti
 
     accelerate launch examples/cft.py --config examples/configs/cft_one_shot_7b.yaml --dataset_name critiques.jsonl
 
-And from candidate solutions (`question`, `answer`, and `solution` or `generations`), with a teacher to criticise them. What
+And from candidate solutions (`question`, `answer`, and `solution` or `generations`), with a teacher to critique them. What
 it answers is kept in `<output_dir>/replies.jsonl`, so a run that is started again pays for nothing twice:
 
     OPENAI_API_KEY=... accelerate launch examples/cft.py --config examples/configs/cft_one_shot_7b.yaml \
@@ -69,9 +69,10 @@ class CritiqueArguments(RunArguments):
     )
     dataset_train_split: str = field(default="train", metadata={"help": "Split to train on."})
     candidates: str | None = field(
-        default=None, metadata={"help": "Dataset of candidate solutions to have criticised, named in the same way."}
+        default=None,
+        metadata={"help": "Dataset of candidate solutions for the teacher to critique, named in the same way."},
     )
-    teacher: str | None = field(default=None, metadata={"help": "Model that criticises the candidates."})
+    teacher: str | None = field(default=None, metadata={"help": "Model that critiques the candidates."})
     teacher_base_url: str | None = field(default=None, metadata={"help": "Its OpenAI-compatible endpoint."})
     concurrency: int = field(default=8, metadata={"help": "Requests to the teacher under way at a time."})
 

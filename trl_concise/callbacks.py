@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Callbacks: a progress bar with the figures of these methods, and a warning before a run collapses."""
+"""Callbacks: a progress bar with accuracy, tokens and history coverage, and a warning before a run collapses."""
 
 from __future__ import annotations
 

@@ -291,7 +291,7 @@ def _check_prompt_ids(dataset: Dataset) -> None:
 
 
 def describe(value: Any) -> str:
-    """Return what a component gave instead of what it should, for an error message."""
+    """Describe the value that a component returned, for an error message."""
     return f"the shape {tuple(value.shape)}" if isinstance(value, torch.Tensor) else f"a {type(value).__name__}"
 
 

@@ -86,12 +86,12 @@ def pickled_as_settings(args: TrainingArguments) -> Iterator[None]:
 @dataclass
 class ConciseGRPOConfig(ConfigMixin, GRPOConfig):
     r"""
-    Configuration of [`ConciseGRPOTrainer`]: [`~trl.GRPOConfig`] and what says whether a completion is correct.
+    Configuration of [`ConciseGRPOTrainer`]: [`~trl.GRPOConfig`] and the reward function that decides whether a completion is correct.
 
     `reward_weights` has one entry per entry of `reward_funcs`, as in TRL. A drop-in trainer adds the column of its own
     method, and that column's weight, by itself.
 
-    > Parameters of this class, beside those of [`~trl.GRPOConfig`]
+    > Parameters of this class, in addition to those of [`~trl.GRPOConfig`]
 
     Args:
         correctness (`str`, *optional*):
@@ -160,7 +160,7 @@ def own_config(
         trainer (`type`):
             The drop-in trainer. Its name ends the default output directory.
         parent (`type`):
-            Config of TRL's trainer that the drop-in extends.
+            Config of the TRL trainer that the drop-in trainer extends.
         model (`str` or [`~transformers.PreTrainedModel`]):
             Model to train. Its name begins the default output directory.
 

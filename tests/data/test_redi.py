@@ -78,7 +78,7 @@ def test_rows_without_verdicts_are_verified():
     ]
     pairs = build_redi_pairs(rows)
     assert texts(pairs) == [(r"\boxed{0.5}", "none"), ("trace 0", "trace 1")]
-    assert dict(pairs.report.dropped) == {"no incorrect trace": 1, "the gold answer is unreadable": 1}
+    assert dict(pairs.report.dropped) == {"no incorrect trace": 1, "the reference answer is unreadable": 1}
 
 
 def test_positives_and_single_traces():

@@ -49,5 +49,5 @@ def test_a_suffix_goes_after_the_last_message_of_the_user():
     assert [message["content"] for message in extended] == ["Be brief.", r"1 + 1? Use \boxed{}.", "<think>"]
     assert messages[1]["content"] == "1 + 1?"
     assert add_prompt_suffix({"prompt": "1 + 1?"}, "Think.") == {"prompt": "1 + 1? Think."}
-    with pytest.raises(ValueError, match="belongs after a message of the user"):
+    with pytest.raises(ValueError, match="is appended to the last user message"):
         add_prompt_suffix({"prompt": messages[:1]}, "Think.")

@@ -112,7 +112,7 @@ def completion_lengths(
 @dataclass(frozen=True)
 class LocalRollouts:
     """
-    The b rows of a generation batch that belong to this process, with all data that TRL has on them.
+    The b rows of a generation batch that belong to this process, with all data that TRL has about them.
 
     Attributes:
         prompts (`list`): Prompts as the model saw them: strings or lists of messages.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The `trl-concise` command, and what training scripts share."""
+"""The `trl-concise` command, and the base of the training scripts."""
 
 from __future__ import annotations
 

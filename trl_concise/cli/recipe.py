@@ -16,7 +16,7 @@ from trl import TrlParser
 from ..errors import Parser, command_name
 
 
-# Of options that fail far from where they are read, or train without a message: the least value, or an interval.
+# Lowest value, or interval, of options that would otherwise fail late or train without a message.
 _MINIMUM = {
     "beta": 0,
     "dataloader_num_workers": 0,
@@ -54,7 +54,7 @@ class RecipeParser(Parser, TrlParser):
     in full. The values of the file are checked as those of the command line are, and an error is one line.
 
     Args:
-        dataclass_types (`Sequence[type]`): What the options are the fields of.
+        dataclass_types (`Sequence[type]`): Dataclasses whose fields are the options.
         **kwargs: Arguments of [`argparse.ArgumentParser`].
 
     Attributes:

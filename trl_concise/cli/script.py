@@ -113,7 +113,7 @@ def parse_arguments(
                 local_file(settings[name])
         sys.exit()
     set_master_port()
-    resume = str(training_args.resume_from_checkpoint).lower()  # a flag is text
+    resume = str(training_args.resume_from_checkpoint).lower()  # flags are text
     if resume in _RESUMING:
         training_args.resume_from_checkpoint = _RESUMING[resume]
     training_args.model_init_kwargs = {
@@ -308,7 +308,7 @@ class TrainingScript:
         """
         Train, from a checkpoint with `--resume_from_checkpoint`; save the model, the history and a model card.
 
-        For a finished run, these files are saved again in case the job was stopped before; there is no report. At the end,
+        For a finished run, these files are saved again, in case the job was stopped before, and no report is written. At the end,
         the process group is closed: call it last.
 
         Args:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Datasets in the shape the trainers take."""
+"""Load and build datasets in the formats that the trainers take."""
 
 from __future__ import annotations
 

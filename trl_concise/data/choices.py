@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Options of multiple-choice problems: how they are written into the prompt, and which one the reference answer means."""
+"""Options of multiple-choice problems: write them into the prompt, and find the one that the reference answer means."""
 
 from __future__ import annotations
 

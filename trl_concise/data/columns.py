@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where the rows of a dataset hold a problem and its reference answer, and how to read both."""
+"""Find the columns of a dataset that hold the problem and its reference answer, and read both."""
 
 from __future__ import annotations
 

@@ -178,7 +178,7 @@ def _read_candidates(rows: Iterable[Mapping[str, Any]], verified_only: bool) -> 
         question, answer, solution = (read_column(row, name) for name in ("question", "answer", "solution"))
         question = read_column(row, "problem") if question is None else question
         solutions = None if solution is None else [solution]
-        if read_column(row, "generations") is not None:  # a solution beside them is the reference
+        if read_column(row, "generations") is not None:  # a solution next to them is the reference
             solutions = [text for text in read_generations(row, "generations") if text is not None]
         needed = {"question": question, "solution": solutions} | ({"answer": answer} if verified_only else {})
         missing = [name for name, value in needed.items() if value is None]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The tokens of a critique: what is labelled, what ends it, and which rows are too long."""
+"""The tokens of a critique: labels, the end token, and the limit on the length of rows."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def end_of_turn(tokenizer: PreTrainedTokenizerBase) -> int:
 
     Returns:
         `int`: The first special token that the chat template writes after an assistant's message; it need not be the EOS
-            (it is not in Qwen2.5's base models). The EOS if there is no template or it writes none.
+            (it is not in Qwen2.5's base models). Without a template, or if it writes none, the EOS.
 
     Raises:
         `ValueError`: If there is neither.

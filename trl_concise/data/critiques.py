@@ -64,7 +64,7 @@ def critique_verdict(text: str, *, default: bool | None = None) -> bool | None:
     Read the verdict of a critique.
 
     What follows the last `Conclusion` counts, and the whole text where there is none. "wrong" or "incorrect" in it means
-    wrong; else "right" or "correct" means right, whatever stands before it: "not right" reads as right, as it does for the
+    wrong; else "right" or "correct" means right, whatever precedes it: "not right" counts as right, as it does for the
     authors.
 
     Args:
@@ -125,7 +125,7 @@ Student's Solution:
 {solution}"""
 
 # The authors' own words: "cft" from TIGER-AI-Lab/CritiqueFineTuning @ 44b83b8, tools/self_construct_critique_data; the
-# other two from TIGER-AI-Lab/One-Shot-CFT @ 296d620, prompts/generate_teacher_critique.py, for maths and for logic.
+# other two from TIGER-AI-Lab/One-Shot-CFT @ 296d620, prompts/generate_teacher_critique.py, for math and for logic.
 TEACHER_PROMPTS = {
     "cft": TeacherPrompt(
         system="You are a science expert. A student is trying to solve a question, please explain briefly whether his "

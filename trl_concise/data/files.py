@@ -88,7 +88,7 @@ def load_rows(name_or_path: str, config_name: str | None = None, split: str = "t
     Load a split of a dataset on the Hub, or of a local file, as it is.
 
     Raises:
-        `FileNotFoundError`: If the name ends like that of a file, and there is no such file.
+        `FileNotFoundError`: If the name has the ending of a data file, and the file does not exist.
         `ValueError`: If a file cannot be read.
     """
     path = local_file(name_or_path)
@@ -110,7 +110,7 @@ def local_file(name_or_path: str) -> Path | None:
     Return the local file that the name of a dataset means; `None` if it means a dataset on the Hub.
 
     Raises:
-        `FileNotFoundError`: If the name ends like that of a file, and there is no such file.
+        `FileNotFoundError`: If the name has the ending of a data file, and the file does not exist.
     """
     path = Path(name_or_path).expanduser()
     if path.is_file():

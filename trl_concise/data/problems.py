@@ -67,17 +67,17 @@ def load_problems(
     r"""
     Load math problems with their final answers.
 
-    The usual shapes are recognized by their column names, in any case: GSM8K (`question`, `answer` ending in `#### 42`), MATH
+    The usual formats are recognized by their column names, upper or lower case: GSM8K (`question`, `answer` ending in `#### 42`), MATH
     and OpenR1-Math (`problem`, `answer` or a `solution` with a `\boxed{}`), SVAMP (`Body`, `Question`, `Answer`), DeepScaleR
     (`problem`, `answer`), DAPO-Math (`prompt`, `reward_model.ground_truth`), multiple choice (`question`, `choices`,
     `answer`), conversations (`messages`, also in ShareGPT's notation, also as JSON text) and TRL's own (`prompt`,
-    `solution`). One line on stderr says what was taken from where.
+    `solution`). One line on stderr names the columns that were used.
 
     - A column that holds the final answer (`ground_truth`, `final_answer`, `answer`, `reward_model.ground_truth`, `target`)
-      is preferred to a worked `solution`, of which only a box, the text after `####` or a bare answer is taken.
+      is preferred to a worked `solution`, of which only a box, the text after `####` or a bare answer is used.
     - A `body`, `context`, `passage` or `story` is put before the problem.
     - Options are listed below the problem, and the reference answer is the letter.
-    - A conversation that ends with a message of the assistant is asked without it. That message is the solution if no
+    - A conversation that ends with an assistant message is used without that message. That message is the solution if no
       column holds the answer.
     - The unit is removed from `3 (apples)`. A list of one answer is that answer; a list of several, their set.
 
@@ -315,7 +315,7 @@ def _settle_choices(
     for place, letter in zip(places, letters, strict=True):
         if letter is None:
             options = ", ".join(choice.letter for choice in readings[place].choices)
-            wrong[place] = f"column {column!r} holds {texts[place]!r:.40}, which is none of the options {options}"
+            wrong[place] = f"column {column!r} holds {texts[place]!r:.40}, which is not one of the options {options}"
             del readings[place]
         else:
             answers[place] = FinalAnswer(letter)

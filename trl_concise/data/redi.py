@@ -3,8 +3,8 @@
 Correct and incorrect traces for the two stages of REDI (https://huggingface.co/papers/2505.24850).
 
 The rules and their order are those of the authors' scripts (Tim-Siu/reinforcement-distillation @ dda07d2,
-experiments_trl/data_preprocess). Ours are two additions, rows without verdicts are verified here, and problems with
-traces of one kind only give single traces; and the length of a trace is that of its text, without a chat template.
+experiments_trl/data_preprocess). Three things are different here: rows without verdicts are verified, problems with
+traces of one kind only give single traces, and the length of a trace is that of its text, without a chat template.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ ROWS_AT_ONCE = 64  # verified together; the most that is held in memory
 @dataclass
 class REDIReport:
     """
-    What became of the rows read so far.
+    Counts of the rows read so far, written and dropped.
 
     Args:
         rows (`int`): Rows read.
-        written (`int`): Examples given out.
+        written (`int`): Examples written.
         dropped (`Counter[str]`): How many rows each rule dropped. A row is dropped by the first rule that applies; with
             `output="single"`, each of its two traces may be too long by itself.
     """
@@ -96,7 +96,7 @@ class REDIPairs:
     def _read(self, row: dict[str, Any]) -> str | tuple[list[str], list[bool] | None]:
         """
         The generations of a row, without missing ones, and whether each is correct, if the row says so; or the rule that drops
-        the row before anybody asks.
+        the row before verification.
         """
         if "problem_is_valid" in row and str(row["problem_is_valid"]).strip().lower() != "yes":
             return "the problem is not valid"
@@ -112,7 +112,7 @@ class REDIPairs:
             columns = [verdicts for verdicts in read if verdicts is not None and len(verdicts) == len(generations)]
             if len(columns) < len(read):
                 return "not one verdict per generation"
-            correct = [all(votes) for votes in zip(*columns, strict=True)]  # who does not know says incorrect
+            correct = [all(votes) for votes in zip(*columns, strict=True)]  # an unknown verdict counts as incorrect
             correct = [correct[index] for index in there]
         elif read_column(row, self.answer_column) in (None, ""):
             return "neither verdicts nor an answer"
@@ -123,12 +123,12 @@ class REDIPairs:
         if missing and self.verdict_columns != OPENR1_VERDICTS:
             raise ValueError(
                 f"A row has no column {missing[0]!r} for verdict_columns={list(self.verdict_columns)}. Its columns: "
-                f"{', '.join(row)}. Name one of them, or let it be None in rows that are to be verified."
+                f"{', '.join(row)}. Name one of them, or set it to None in rows that are to be verified."
             )
         return any(read_column(row, name) is not None for name in self._verdict_names)
 
     def _verdicts(self, usable: list[tuple[dict[str, Any], list[str], list[bool] | None]]) -> list[list[bool | None]]:
-        """Whether each generation of each row is correct. `None` everywhere: the gold answer is unreadable."""
+        """Whether each generation of each row is correct. `None` everywhere: the reference answer is unreadable."""
         golds: list[str] = []
         completions: list[str] = []
         for row, generations, correct in usable:
@@ -146,7 +146,7 @@ class REDIPairs:
     ) -> Iterator[dict[str, Any]]:
         drop = self.report.dropped
         if None in verdicts:
-            drop["the gold answer is unreadable"] += 1
+            drop["the reference answer is unreadable"] += 1
             return
         correct = generations[verdicts.index(True)] if True in verdicts else None
         incorrect = generations[verdicts.index(False)] if False in verdicts else None
@@ -193,7 +193,7 @@ class REDIPairs:
         return self.tokenizer is not None and self._count_tokens(text) + 1 > self.max_completion_length  # + 1: its end
 
     def _count_tokens(self, text: str) -> int:
-        assert self.tokenizer is not None  # asked only where there is one
+        assert self.tokenizer is not None  # tokenized only if there is one
         return len(self.tokenizer(text, add_special_tokens=False).input_ids)
 
 
@@ -216,7 +216,7 @@ def build_redi_pairs(
     Take the first correct and the first incorrect generation of each problem.
 
     Rows have a problem, several generations, and either a verdict on each of them, as
-    [OpenR1-Math-Raw](https://huggingface.co/datasets/open-r1/OpenR1-Math-Raw) has, or a gold answer, against which
+    [OpenR1-Math-Raw](https://huggingface.co/datasets/open-r1/OpenR1-Math-Raw) has, or a reference answer, against which
     [`verify_answers`] judges them. A generation is correct if all verdicts on it say so. Nothing is random: the authors
     shuffle their dataset with seed 42 before this step.
 
@@ -237,10 +237,10 @@ def build_redi_pairs(
         exclude_sources (`Sequence[str]`, *optional*, defaults to `("cn_k12",)`):
             Values of the column `source` whose rows are dropped; the authors' choice.
         problem_column, answer_column, generations_column (`str`, *optional*):
-            Columns of the problem, its gold answer and the generations. A dot steps into nested columns, and into the
+            Columns of the problem, its reference answer and the generations. A dot steps into nested columns, and into the
             dictionaries of a list: `"completions.text"`. A generation that is `None` is skipped, with its verdicts.
         verdict_columns (`Sequence[str]`, *optional*):
-            Columns with one verdict per generation: booleans, numbers or `None`, which says incorrect. Defaults to the two
+            Columns with one verdict per generation: booleans, numbers or `None`, which counts as incorrect. Defaults to the two
             of OpenR1-Math-Raw that the authors use, which may be absent. Rows in which all of them are `None` are verified.
         system_prompt (`str`, *optional*):
             System message before every problem.
@@ -284,7 +284,7 @@ def build_redi_pairs(
 
 
 def _read_verdicts(row: dict[str, Any], column: str) -> list[bool | float | None] | None:
-    """The verdicts on a row's generations; `None` if there is no list of them."""
+    """Return the verdicts on a row's generations; `None` if the row has no list of verdicts."""
     verdicts = read_column(row, column)
     if not isinstance(verdicts, list):
         return None
@@ -294,4 +294,6 @@ def _read_verdicts(row: dict[str, Any], column: str) -> list[bool | float | None
                 f"The verdicts in column {column!r} must be true or false, numbers or None, got {verdict!r}. Turn them "
                 "into booleans first."
             )
-    return [verdict == verdict and verdict for verdict in verdicts]  # NaN says incorrect, and is true to Python
+    return [
+        verdict == verdict and verdict for verdict in verdicts
+    ]  # NaN counts as incorrect, although bool(NaN) is true

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the columns of raw rows hold."""
+"""Read columns of raw rows."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 def read_column(row: Mapping[str, Any], column: str) -> Any:
     """
-    Return what a column of a row holds, `None` if the row has no such column, or NaN, a table's missing number.
+    Return the value of a column of a row; `None` if the column is missing, or NaN, which a table has for a missing number.
 
     Args:
         row (`Mapping[str, Any]`): The row.
@@ -93,7 +93,7 @@ def add_prompt_suffix(row: Mapping[str, Any], suffix: str) -> dict[str, Any]:
     last = max((i for i, message in enumerate(prompt) if message["role"] == "user"), default=None)
     if last is None:
         raise ValueError(
-            f"The suffix {suffix!r} belongs after a message of the user, and this prompt has none: {prompt}."
+            f"The suffix {suffix!r} is appended to the last user message, but this prompt has none: {prompt}."
         )
     message = {**prompt[last], "content": f"{prompt[last]['content']} {suffix}"}
     return {"prompt": [*prompt[:last], message, *prompt[last + 1 :]]}

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Models that write critiques: behind any OpenAI-compatible endpoint, or on this machine."""
+"""Models that write critiques: at any OpenAI-compatible endpoint, or on this machine."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ FIRST_PAUSE, LONGEST_PAUSE = 0.5, 8.0  # seconds before a request is repeated, d
 @dataclass(frozen=True)
 class Reply:
     """
-    What a teacher answered.
+    A teacher's answer to one request.
 
     Args:
         text (`str`): The answer.
         input_tokens, output_tokens (`int`): Tokens read and written, as the teacher counts them.
-        complete (`bool`): Whether the answer ended by itself; otherwise it was cut.
+        complete (`bool`): Whether the answer ended by itself; otherwise it was truncated.
         retries (`int`): How often the request was repeated before it was answered.
-        error (`str`, *optional*): Why there is no answer.
+        error (`str`, *optional*): Why the request failed.
     """
 
     text: str = ""
@@ -44,7 +44,7 @@ class Reply:
 
 class Teacher(Protocol):
     """
-    What [`build_critiques`] needs of a teacher.
+    Interface of a teacher for [`build_critiques`].
 
     Attributes:
         name (`str`): Name of the model, kept with each critique.
@@ -59,12 +59,12 @@ class Teacher(Protocol):
         """Yield the index of a conversation and the reply to it, in any order."""
 
     def cost(self, input_tokens: int, output_tokens: int) -> float | None:
-        """Return the price of so many tokens, `None` if it is unknown."""
+        """Return the price of these numbers of tokens; `None` if it is unknown."""
 
 
 class APITeacher:
     """
-    A model behind an OpenAI-compatible endpoint: OpenAI itself, or a server such as vLLM's.
+    A model at an OpenAI-compatible endpoint: OpenAI itself, or a server such as vLLM's.
 
     Rate limits, server errors and lost connections are retried by the `openai` client, with exponential backoff and the
     pauses that the server asks for; answers that cannot be read are retried in the same way. A refused key or an unknown
@@ -88,7 +88,7 @@ class APITeacher:
 
     Raises:
         `ImportError`: If the `openai` package is missing.
-        `ValueError`: If there is no API key, or a number is out of range.
+        `ValueError`: If the API key is missing, or a number is out of range.
 
     Example:
 
@@ -116,9 +116,7 @@ class APITeacher:
         try:
             from openai import OpenAI, OpenAIError
         except ImportError as error:
-            raise ImportError(
-                "A teacher behind an endpoint needs openai: pip install 'trl-concise[critiques]'."
-            ) from error
+            raise ImportError("APITeacher needs the package openai: pip install 'trl-concise[critiques]'.") from error
         if concurrency < 1 or max_retries < 0:
             raise ValueError(
                 f"concurrency must be at least 1 and max_retries at least 0, got {concurrency} and {max_retries}."
@@ -133,7 +131,7 @@ class APITeacher:
             self._client = OpenAI(base_url=base_url, api_key=api_key, max_retries=max_retries, timeout=timeout)
         except OpenAIError as error:
             raise ValueError(
-                f"There is no API key for the teacher {model!r}. Set the environment variable OPENAI_API_KEY; a local server "
+                f"No API key is set for the teacher {model!r}. Set the environment variable OPENAI_API_KEY; a local server "
                 "takes any value."
             ) from error
 
@@ -148,7 +146,7 @@ class APITeacher:
     def replies(self, conversations: Sequence[Conversation]) -> Iterator[tuple[int, Reply]]:
         from openai import DefaultHttpxClient
 
-        # Whoever stops reading wants no further requests, and does not wait for those under way: to leave a ThreadPool waits
+        # A caller that stops reading needs no further requests and does not wait for running ones: leaving a ThreadPool waits
         # for none of its threads, which are daemons, and the closed client sends none of their retries.
         with DefaultHttpxClient() as http, ThreadPool(self.concurrency) as pool:
             client = self._client.with_options(http_client=http)
@@ -173,8 +171,8 @@ class APITeacher:
                 retries += response.retries_taken
                 reply = _read_completion(response.parse())
             except (openai.AuthenticationError, openai.PermissionDeniedError, openai.NotFoundError):
-                raise  # will be the same for every request
-            except openai.APIError as error:  # the client has given up
+                raise  # the same for every request
+            except openai.APIError as error:  # the client's retries are used up
                 return Reply(error=f"{type(error).__name__}: {error}", retries=retries)
             except ValueError:  # not JSON
                 reply = None
@@ -194,7 +192,7 @@ def _read_completion(completion) -> Reply | None:
     except (AttributeError, IndexError, TypeError):
         return None
     if text is None and finish_reason in _CUT:
-        text = ""  # cut before it began to answer; another attempt would end, and cost, the same
+        text = ""  # truncated before the answer began; another attempt would end in the same way, at the same price
     if not isinstance(text, str):
         return None
     tokens = (0, 0) if usage is None else (usage.prompt_tokens, usage.completion_tokens)

@@ -2,7 +2,7 @@
 """
 The embedded demo: a tiny reasoning model that ships with the package, and the arithmetic problems it solves.
 
-The model is wordy by habit (see [`trl_concise.demo.traces`]); `examples/hapo.py` makes it concise in a few minutes on
+The model was trained to be verbose (see [`trl_concise.demo.traces`]); `examples/hapo.py` makes it concise in a few minutes on
 a CPU.
 """
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Candidate solutions of the embedded model's problems, right and wrong, and the critiques of a teacher who never errs.
+"""Candidate solutions of the embedded model's problems, correct and wrong, with critiques that are always right.
 
 A candidate works like a trace ([`~trl_concise.demo.traces`]); a wrong one contains a slip, and its checks repeat it:
 
@@ -8,7 +8,7 @@ A candidate works like a trace ([`~trl_concise.demo.traces`]); a wrong one conta
     158+4=162
     \\boxed{162}
 
-Its critique carries the steps out, tersely, and says where the two part:
+Its critique carries out the steps and marks where the two differ:
 
     42*2=84
     84*2=168
@@ -40,7 +40,7 @@ def generate_critiques(n: int, seed: int, *, problems: int = 1) -> list[dict[str
         problems (`int`, *optional*, defaults to `1`): Problems of the `train` split over which the candidates are spread.
 
     Returns:
-        `list[dict[str, str | bool]]`: Per candidate `question`, `answer` (gold), `solution`, `correct` (whether the solution
+        `list[dict[str, str | bool]]`: Per candidate `question`, `answer` (the reference answer), `solution`, `correct` (whether the solution
             is) and `critique`.
 
     Examples:
@@ -75,7 +75,7 @@ def generate_critiques(n: int, seed: int, *, problems: int = 1) -> list[dict[str
 
 
 def write_candidate(problem: Problem, results: list[int], rng: random.Random) -> str:
-    """Write a solution with the given results, as wordy as a trace is."""
+    """Write a solution with the given results, as verbose as a trace."""
     lines = [f"We need {problem.expression}."] if rng.random() < RESTATEMENT_SHARE else []
     steps = write_pass(problem, results, wordy=rng.random() < WORDY_SHARE)
     lines += steps
@@ -85,7 +85,7 @@ def write_candidate(problem: Problem, results: list[int], rng: random.Random) ->
 
 
 def write_critique(problem: Problem, results: list[int]) -> str:
-    """Write what is to be said about a solution with the given results."""
+    """Write the critique of a solution with the given results."""
     lines, differs = [], False
     for line, result, claimed in zip(
         write_pass(problem, problem.results, wordy=False), problem.results, results, strict=True

@@ -23,11 +23,11 @@ MAX_COMPLETION_LENGTH = 256  # the longest trace of the training distribution ha
 @dataclass(frozen=True)
 class Evaluation:
     """
-    One completion per problem, and what it is worth.
+    One completion per problem, with its verdict.
 
     Args:
-        completions (`list[list[int]]`): Token ids, end-of-turn token included; a completion without it was cut.
-        correct (`list[bool]`): Whether the final answer of each is right.
+        completions (`list[list[int]]`): Token ids, end-of-turn token included; a completion without it was truncated.
+        correct (`list[bool]`): Whether each final answer is correct.
         finished (`list[bool]`): Whether each ended by itself.
     """
 
@@ -37,7 +37,7 @@ class Evaluation:
 
     @property
     def accuracy(self) -> float:
-        """Share of right answers."""
+        """Share of correct answers."""
         return fmean(self.correct)
 
     @property
@@ -75,7 +75,7 @@ def evaluate_model(
         rows (`list[dict[str, str]]`): Problems, as [`generate_problems`] gives them.
 
     Returns:
-        [`Evaluation`]: Completions in the order of `rows`, and whether they are right.
+        [`Evaluation`]: Completions in the order of `rows`, and whether they are correct.
     """
     prompts = render_prompts(tokenizer, [row["problem"] for row in rows])
     completions = sample_completions(
@@ -123,7 +123,7 @@ def evaluate_cut(
     seed: int = 0,
 ) -> Evaluation:
     r"""
-    Cut a model's completions after some tokens and let it answer right there.
+    Truncate a model's completions and let the model answer at once.
 
     A completion that is longer than `tokens` keeps its beginning, then the reasoning is closed for the model
     (`</think>\n\boxed{`) and it writes the answer. A completion that is shorter stays as it is.
@@ -131,11 +131,11 @@ def evaluate_cut(
     Args:
         model, tokenizer, rows: As given to [`evaluate_model`].
         evaluation ([`Evaluation`]): The model's completions.
-        tokens (`int`): Length of a completion that is cut, the closing and the answer included as far as four tokens.
+        tokens (`int`): Length of a truncated completion, including the closing tag and up to four tokens of the answer.
         seed (`int`, *optional*, defaults to `0`): Seed of the sampling.
 
     Returns:
-        [`Evaluation`]: The completions after the cut.
+        [`Evaluation`]: The truncated completions.
     """
     closing = tokenizer("</think>\n\\boxed{").input_ids
     kept = max(tokens - len(closing) - 4, 0)  # an answer has up to three digits, a brace and EOS
@@ -156,7 +156,7 @@ def evaluate_cut(
 
 
 def render_prompts(tokenizer: PreTrainedTokenizerBase, problems: list[str]) -> list[str]:
-    """Render problems as user messages, up to where the model begins to write."""
+    """Render problems as user messages, up to the start of the completion."""
     messages = [[{"role": "user", "content": problem}] for problem in problems]
     return tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
 
@@ -187,7 +187,7 @@ def sample_completions(
 
     Returns:
         `list[list[int]]`: Token ids of each completion in the order of `prompts`. The end-of-turn token is included;
-            a completion without it was cut.
+            a completion without it was truncated.
     """
     sampler = TransformersSampler(model, tokenizer)
     completions: list[list[int]] = []

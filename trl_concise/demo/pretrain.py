@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Train the embedded model from scratch: `python -m trl_concise.demo.pretrain --output DIR`.
 
-A causal language model of 0.9 million parameters first practises single operations, since few tokens of a trace teach
-any arithmetic, then learns the traces of [`~trl_concise.demo.traces`]. All problems are of the `train` split. The same
+A causal language model of 0.9 million parameters first practices single operations, because few tokens of a trace teach
+arithmetic, then learns the traces of [`~trl_concise.demo.traces`]. All problems are of the `train` split. The same
 seed gives the same weights on the same machine and library versions.
 """
 
@@ -40,7 +40,7 @@ IGNORED = -100  # label that the loss skips
 
 
 def training_problems(seed: int | str) -> Iterator[Problem]:
-    """Endless stream of distinct problems of the `train` split."""
+    """Yield distinct problems without end of the `train` split."""
     rng = random.Random(seed)
     seen: set[str] = set()
     while True:
@@ -72,7 +72,7 @@ def build_model(tokenizer: PreTrainedTokenizerBase, seed: int) -> Qwen2ForCausal
 
 
 def practice_batches(tokenizer: PreTrainedTokenizerBase, seed: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Yield token ids and labels, `(BATCH_SIZE, T)` each: sheets of correct operations, labelled on the results."""
+    """Yield token ids and labels, `(BATCH_SIZE, T)` each: sheets of correct operations, labeled on the results."""
     rng = random.Random(f"practice {seed}")
     problems = training_problems(f"practice {seed}")
     while True:
@@ -109,7 +109,7 @@ def trace_batches(tokenizer: PreTrainedTokenizerBase, seed: int) -> Iterator[tup
 
 
 def collate(tokenizer: PreTrainedTokenizerBase, rows: list[tuple[list[int], list[int]]]) -> tuple[torch.Tensor, ...]:
-    """Pad ids and labels on the right: with causal attention nothing ever looks at that padding."""
+    """Pad ids and labels on the right: with causal attention, no token attends to that padding."""
     ids, labels = zip(*rows, strict=True)
     return (
         pad_sequence([torch.tensor(row) for row in ids], batch_first=True, padding_value=tokenizer.pad_token_id),
@@ -138,7 +138,7 @@ def training_cycles(
 
 
 def train(model: Qwen2ForCausalLM, batches: Iterator[tuple[torch.Tensor, torch.Tensor]], steps: int) -> None:
-    """Train the model in place for one cycle of the learning rate, and print the loss as it falls."""
+    """Train the model in place for one cycle of the learning rate, and print the loss."""
     model.train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, betas=(0.9, 0.98), weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: learning_rate_factor(step, steps))
@@ -163,11 +163,11 @@ library_name: transformers
 # The embedded model of trl_concise
 
 A causal language model of {parameters:,} parameters that solves arithmetic problems such as `What is (27 + 8) * 2 - 6?`
-step by step. It was trained from scratch on generated traces and knows nothing else. It is wordy by habit: it
+step by step. It was trained from scratch on generated traces and knows nothing else. It is verbose: it
 restates problems and checks its work up to three times, which in {slip_share:.0%} of its training traces repaired a
 slip.
 
-Made by
+Created by
 
     python -m trl_concise.demo.pretrain --steps {steps} --seed {seed}
 

@@ -2,8 +2,8 @@
 """Arithmetic problems for the embedded model: two or three operations with one-digit numbers.
 
 A problem reads `What is (27 + 8) * 2 - 6?`. Its operations are carried out from left to right; every intermediate result
-lies between 0 and 99. There are 476,588 such problems, and a digest of the text assigns each of them to one split for
-good, so nothing that is tested was ever trained on, in pre-training either.
+lies between 0 and 99. There are 476,588 such problems, and a digest of the text assigns each of them permanently to one
+split, so no test problem was ever trained on, not even in pre-training.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 
 SPLITS = ("train", "validation", "test")
-MAX_PROBLEMS = {"train": 200_000, "validation": 20_000, "test": 20_000}  # per call, half of what there is
+MAX_PROBLEMS = {"train": 200_000, "validation": 20_000, "test": 20_000}  # per call, half of all
 LARGEST_RESULT = 99
 LARGEST_OPERAND = 9
 LARGEST_FACTOR = 5
@@ -120,7 +120,7 @@ def generate_problems(n: int, seed: int, split: str = "train") -> list[dict[str,
     if split not in SPLITS:
         raise ValueError(f"Unknown split {split!r}: choose one of {', '.join(map(repr, SPLITS))}.")
     if not 0 <= n <= MAX_PROBLEMS[split]:
-        raise ValueError(f"n = {n} {split} problems were asked for: ask for 0 to {MAX_PROBLEMS[split]:,}.")
+        raise ValueError(f"n must be between 0 and {MAX_PROBLEMS[split]:,} for the split {split!r}, got {n}.")
     rng = random.Random(f"{split} {seed}")
     rows: dict[str, dict[str, str]] = {}
     while len(rows) < n:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a demo run shows and leaves behind: a table, a plot, `results.json`."""
+"""The report of a demo run: a table, plots, and `results.json`."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ SFT_CONTROL = Path(__file__).parent / "sft_control.json"
 @dataclass(frozen=True)
 class Outcome:
     """
-    What came of a run.
+    Result of a run.
 
     Args:
         base, trained ([`Evaluation`]): The model before and after training, on the same problems.
@@ -42,7 +42,7 @@ class Outcome:
         max_new_tokens, temperature: How the completions of both were drawn.
         seconds (`float`): Wall time of training and both evaluations.
         seed (`int`): Seed of the run.
-        settings (`dict[str, Any]`): What the run was configured with.
+        settings (`dict[str, Any]`): Settings of the run.
     """
 
     base: Evaluation
@@ -66,7 +66,7 @@ class Report:
     """
     Evaluate a trainer's model before and after training, and report the difference.
 
-    On leaving the block, the main process prints the table and writes `results.json`, `training.png`,
+    At the end of the block, the main process prints the table and writes `results.json`, `training.png`,
     `plots/frontier.png` and `trainer_state.json` to the trainer's output folder. Nothing is reported if training failed.
 
     Args:
@@ -149,7 +149,7 @@ def load_sft_control() -> dict[str, Any]:
 
 
 def print_table(outcome: Outcome, console: Console | None = None) -> None:
-    """Print accuracy and tokens before and after training, beside the two controls."""
+    """Print accuracy and tokens before and after training, and the two controls."""
     lines = [
         ("Before training", outcome.base.accuracy, outcome.base.tokens_mean),
         ("After training", outcome.trained.accuracy, outcome.trained.tokens_mean),
@@ -185,7 +185,7 @@ def write_results(outcome: Outcome, output_dir: str | Path) -> Path:
     Write `results.json`.
 
     Args:
-        outcome ([`Outcome`]): What came of the run.
+        outcome ([`Outcome`]): Result of the run.
         output_dir (`str` or `Path`): Folder to write to; made if it is missing.
 
     Returns:
@@ -217,7 +217,7 @@ def plot_training(log_history: list[dict[str, Any]], outcome: Outcome, path: str
 
     Args:
         log_history (`list[dict[str, Any]]`): `trainer.state.log_history`.
-        outcome ([`Outcome`]): What came of the run.
+        outcome ([`Outcome`]): Result of the run.
         path (`str` or `Path`): Image file to write.
 
     Raises:
@@ -230,14 +230,12 @@ def plot_training(log_history: list[dict[str, Any]], outcome: Outcome, path: str
         (accuracy_axes, "Accuracy", BLUE, "accuracy", "accuracy"),
         (tokens_axes, "Completion tokens", VERMILLION, "completions/mean_length", "tokens_mean"),
     ]
-    for axes, name, colour, key, attribute in panels:
+    for axes, name, color, key, attribute in panels:
         logged = [(log["step"], log[key]) for log in log_history if key in log]
         if logged:  # not where logging_steps exceeds max_steps
             marker = "o" if len(logged) <= 30 else None
             label = "training prompts, per step"
-            axes.plot(
-                *zip(*logged, strict=True), color=colour, linewidth=1.2, marker=marker, markersize=4, label=label
-            )
+            axes.plot(*zip(*logged, strict=True), color=color, linewidth=1.2, marker=marker, markersize=4, label=label)
         held_out = [getattr(outcome.base, attribute), getattr(outcome.trained, attribute)]
         axes.plot([0, last], held_out, "o", color="black", label="held-out problems", zorder=3, clip_on=False)
         for step, value in zip([0, last], held_out, strict=True):
@@ -257,7 +255,7 @@ def plot_outcome(outcome: Outcome, path: str | Path) -> None:
     Plot accuracy against tokens before and after training, and of the controls.
 
     Args:
-        outcome ([`Outcome`]): What came of the run.
+        outcome ([`Outcome`]): Result of the run.
         path (`str` or `Path`): Image file to write.
 
     Raises:

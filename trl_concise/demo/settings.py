@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the demo trains, on what, and how."""
+"""Model, problems and training settings of the demo."""
 
 from __future__ import annotations
 
@@ -55,10 +55,10 @@ SETTINGS: dict[str, Any] = {
     "gradient_accumulation_steps": 1,
     "num_generations": 8,
     "max_completion_length": 128,
-    "learning_rate": 2e-4,  # a model of a million parameters takes more than a large one
+    "learning_rate": 2e-4,  # a model of a million parameters needs a higher one than a large model
     "lr_scheduler_type": "linear",
     "warmup_steps": 5,
-    "beta": 0.04,  # keeps what few training problems do not teach
+    "beta": 0.04,  # preserves abilities that the few training problems do not exercise
     "logging_steps": 1,
     "save_strategy": "steps",
     "save_steps": 50,

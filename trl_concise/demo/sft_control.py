@@ -2,8 +2,8 @@
 """Control of the demo: supervised fine-tuning on shortest correct completions, `python -m trl_concise.demo.sft_control`.
 
 The embedded model answers each training problem several times; the shortest correct completion of each becomes its
-target, and TRL's `SFTTrainer` does the rest. No history, no reinforcement. The figures, means over three seeds, ship as
-`sft_control.json` beside this module.
+target, on which TRL's `SFTTrainer` trains, without a history or rewards. The figures, means over three seeds, ship as
+`sft_control.json` next to this module.
 """
 
 from __future__ import annotations

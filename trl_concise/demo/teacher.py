@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Correct and incorrect traces, sampled from the embedded model: what offline methods learn from."""
+"""Correct and incorrect traces for offline methods, sampled from the embedded model."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def sample_traces(
     model: PreTrainedModel | None = None,
 ) -> list[dict[str, Any]]:
     """
-    Sample several traces of each problem, right and wrong ones.
+    Sample several traces of each problem, correct and incorrect.
 
     Args:
         problems (`int`, *optional*, defaults to `256`): Number of problems.

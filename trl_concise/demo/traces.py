@@ -16,8 +16,8 @@ answers:
     </think>
     \\boxed{64}
 
-How wordy a trace is does not depend on the problem, so verbosity is a habit and not a need. The one thing checks are
-good for: in `SLIP_SHARE` of all traces the first pass contains a slip, and a check then finds and repairs it. A model
+The verbosity of a trace does not depend on the problem, so it can be reduced. Checks have one
+use: in `SLIP_SHARE` of all traces the first pass contains a slip, and a check then finds and repairs it. A model
 that only stops checking therefore loses those problems; it has to learn to slip less.
 
 These shares were written down before any reinforcement learning was run on the model, and are not tuned to it.
@@ -46,7 +46,7 @@ def write_trace(problem: Problem, rng: random.Random) -> str:
 
     Args:
         problem ([`Problem`]): Problem to solve.
-        rng (`random.Random`): Decides how wordy the trace is and whether it slips.
+        rng (`random.Random`): Source of the verbosity and of slips.
 
     Returns:
         `str`: Completion after `<think>\\n`, without the end-of-turn token.

@@ -213,7 +213,7 @@ def summarize(completions: Iterable[Completion]) -> dict[str, Any]:
     groups = [group for group in problems.values() if all(item.correct is not None for item in group)]
     known = [item for group in groups for item in group]
     if not known:
-        raise ValueError("There is nothing to summarize: no completion has a readable reference answer.")
+        raise ValueError("No completion has a readable reference answer, so nothing can be summarized.")
     n = min(map(len, groups))
     right = [sum(bool(item.correct) for item in group) for group in groups]
     return {

@@ -177,7 +177,7 @@ def evaluate(
     folder = None if output_dir is None else Path(output_dir)
     if engine_options and not use_vllm:
         raise ValueError(
-            f"The engine options {sorted(engine_options)} are vLLM's. Set use_vllm=True, or leave them out."
+            f"The engine options {sorted(engine_options)} are for vLLM. Set use_vllm=True, or leave them out."
         )
     written = {
         "model": name,

@@ -98,9 +98,9 @@ def place_labels(axes: Axes, labels: Sequence[tuple[Annotation, str]], points: S
         for x, y in axes.transData.transform(points)
         if math.isfinite(x + y)
     ]
-    for label, favourite in labels:
+    for label, preferred in labels:
         tried: list[Any] = []
-        for place in dict.fromkeys([favourite, *PLACES]):
+        for place in dict.fromkeys([preferred, *PLACES]):
             _move(label, place)
             box = label.get_window_extent()
             sticks_out = not (axes.bbox.contains(box.x0, box.y0) and axes.bbox.contains(box.x1, box.y1))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The log that a training has left in its folder."""
+"""Read the log of a training run from its folder."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ def evaluations(log_history: list[dict[str, Any]]) -> dict[str | None, dict[int,
         log_history (`list[dict]`): The run's log.
 
     Returns:
-        `dict`: Name of the evaluation set (`None` where there is one without a name) -> step -> `accuracy`, `tokens_mean`
-        and the other figures of [`EvaluationLog.finish`]. An evaluation without a finite accuracy is none.
+        `dict`: Name of the evaluation set (`None` if there is only one, without a name) -> step -> `accuracy`, `tokens_mean`
+        and the other figures of [`EvaluationLog.finish`]. Evaluations without a finite accuracy are left out.
     """
     found: dict[str | None, dict[int, dict[str, Any]]] = {}
     for log in log_history:
@@ -84,7 +84,7 @@ def watch_measurements(log_history: list[dict[str, Any]]) -> dict[int, dict[str,
 
 def _step(checkpoint: Path) -> int | None:
     step = checkpoint.name.removeprefix("checkpoint-")
-    return int(step) if step.isdecimal() else None  # else somebody's copy
+    return int(step) if step.isdecimal() else None  # otherwise a copy of the user's
 
 
 def _is_finite(value: Any) -> bool:

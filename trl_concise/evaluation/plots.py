@@ -96,7 +96,7 @@ def plot_frontier(points: Sequence[FrontierPoint], path: str | Path, *, title: s
         if point.kind != "base":
             (cuts if point.kind == "cut" else runs).setdefault(point.series, []).append(point)
     legend: dict[str, Artist] = {}
-    labelled: list[tuple[FrontierPoint, str]] = []  # with their colors
+    labeled: list[tuple[FrontierPoint, str]] = []  # with their colors
     for name, series in cuts.items():
         legend[name or "base, truncated at a budget"] = _draw_cuts(axes, series)
     for (name, series), style in zip(runs.items(), _styles(len(runs)), strict=True):
@@ -105,13 +105,13 @@ def plot_frontier(points: Sequence[FrontierPoint], path: str | Path, *, title: s
             legend[name] = handle
         if len(runs) <= LABELLED:
             ends = (series[0], series[-1])
-            labelled += [(point, style[0]) for point in series if point.kind == "model" or point in ends]
+            labeled += [(point, style[0]) for point in series if point.kind == "model" or point in ends]
     for point in points:
         if point.kind == "base":
             _draw_intervals(axes, point, BLACK)
             axes.plot(point.tokens, point.accuracy, "*", color=BLACK, markersize=14, zorder=5)
-            labelled.append((point, BLACK))
-    labelled += [(point, GREY) for series in cuts.values() if len(series) <= LABELLED for point in series]
+            labeled.append((point, BLACK))
+    labeled += [(point, GREY) for series in cuts.values() if len(series) <= LABELLED for point in series]
 
     axes.margins(x=0.12, y=0.16)
     axes.set_xlim(left=max(0, axes.get_xlim()[0]))
@@ -124,7 +124,7 @@ def plot_frontier(points: Sequence[FrontierPoint], path: str | Path, *, title: s
         axes.set_title(shorten(title, TITLE_LENGTH), loc="left", parse_math=False)
     if legend:
         add_legend(figure, legend, "lower center", title="filled: on the frontier" if runs else None)
-    _label(axes, labelled, points)
+    _label(axes, labeled, points)
     return save_figure(figure, path)
 
 
@@ -151,9 +151,9 @@ def plot_curves(panels: Mapping[str, Mapping[str, tuple[Sequence[float], Sequenc
     rows = figure.subplots(len(panels), sharex=True, squeeze=False)[:, 0]
     for axes, (label, curves) in zip(rows, panels.items(), strict=True):
         for name, (steps, values) in curves.items():
-            colour, marker = styles[name]
+            color, marker = styles[name]
             few = len(steps) <= 30
-            (lines[name],) = axes.plot(steps, values, color=colour, marker=marker if few else None, markersize=4)
+            (lines[name],) = axes.plot(steps, values, color=color, marker=marker if few else None, markersize=4)
         axes.set_ylabel(label, parse_math=False)
         if any(word in label.lower() for word in ("accuracy", "fraction")):
             show_as_percent(axes)
@@ -218,29 +218,29 @@ def _styles(count: int) -> list[tuple[str, str]]:
 
 
 def _draw_run(axes: Axes, series: list[FrontierPoint], style: tuple[str, str], filled: set[FrontierPoint]) -> Artist:
-    colour, marker = style
+    color, marker = style
     axes.plot(
         [point.tokens for point in series],
         [point.accuracy for point in series],
-        color=colour,
+        color=color,
         linewidth=1.2,
         alpha=0.55,
         zorder=3,
     )
     for point in series:
-        _draw_intervals(axes, point, colour)
+        _draw_intervals(axes, point, color)
         axes.plot(
             point.tokens,
             point.accuracy,
             marker,
-            color=colour,
-            markerfacecolor=colour if point in filled else "white",
+            color=color,
+            markerfacecolor=color if point in filled else "white",
             markersize=10 if point.kind == "model" else 6.5,
             markeredgewidth=1.5,
             zorder=4,
             linestyle="none",
         )
-    return axes.plot([], [], marker, color=colour, markersize=7)[0]
+    return axes.plot([], [], marker, color=color, markersize=7)[0]
 
 
 def _draw_cuts(axes: Axes, series: list[FrontierPoint]) -> Artist:
@@ -255,26 +255,26 @@ def _draw_cuts(axes: Axes, series: list[FrontierPoint]) -> Artist:
     )[0]
 
 
-def _draw_intervals(axes: Axes, point: FrontierPoint, colour: str) -> None:
+def _draw_intervals(axes: Axes, point: FrontierPoint, color: str) -> None:
     for value, interval, name in [
         (point.accuracy, point.accuracy_interval, "yerr"),
         (point.tokens, point.tokens_interval, "xerr"),
     ]:
         if interval is not None:
             error: dict[str, Any] = {name: [[max(0, value - interval[0])], [max(0, interval[1] - value)]]}
-            axes.errorbar(point.tokens, point.accuracy, **error, color=colour, alpha=0.45, linewidth=1.2, zorder=2.5)
+            axes.errorbar(point.tokens, point.accuracy, **error, color=color, alpha=0.45, linewidth=1.2, zorder=2.5)
 
 
-def _label(axes: Axes, labelled: list[tuple[FrontierPoint, str]], points: Sequence[FrontierPoint]) -> None:
+def _label(axes: Axes, labeled: list[tuple[FrontierPoint, str]], points: Sequence[FrontierPoint]) -> None:
     """Label points in their colors, models first."""
-    favourites = {"model": "above", "base": "above", "checkpoint": "above left", "cut": "below right"}
+    preferred = {"model": "above", "base": "above", "checkpoint": "above left", "cut": "below right"}
     labels = []
-    labelled = [(point, colour) for point, colour in labelled if point.label]
-    for point, colour in sorted(labelled, key=lambda item: list(favourites).index(item[0].kind)):
+    labeled = [(point, color) for point, color in labeled if point.label]
+    for point, color in sorted(labeled, key=lambda item: list(preferred).index(item[0].kind)):
         weight = "bold" if point.kind in ("base", "model") else "normal"
         text = shorten(point.label, LABEL_LENGTH)
         label = annotate(
-            axes, text, point.tokens, point.accuracy, color=colour, fontsize=9, fontweight=weight, zorder=6
+            axes, text, point.tokens, point.accuracy, color=color, fontsize=9, fontweight=weight, zorder=6
         )
-        labels.append((label, favourites[point.kind]))
+        labels.append((label, preferred[point.kind]))
     place_labels(axes, labels, [(point.tokens, point.accuracy) for point in points])

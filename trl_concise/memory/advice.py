@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is the most that fits, and what to change where a run does not: questions put to [`plan`]."""
+"""Find the largest values that fit, and the changes that make a run fit, by calling [`plan`]."""
 
 from __future__ import annotations
 

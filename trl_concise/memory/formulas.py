@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-What each part of a training run takes of a GPU's memory, in bytes.
+GPU memory of each component of a training run, in bytes.
 
 Pure functions of a model's shape and a run's settings, for decoders of the Llama family (grouped-query attention, RMSNorm,
 gated MLP) under bf16 autocast, as TRL 1.16 trains them. `tests/memory/test_formulas.py` checks them against tensors that
@@ -32,7 +32,7 @@ FLOAT32, BFLOAT16 = 4, 2  # bytes per element
 @dataclass(frozen=True)
 class Architecture:
     """
-    What the formulas need to know of a model.
+    The shape of a model, as far as the formulas need it.
 
     Attributes:
         hidden_size, intermediate_size, num_layers, num_heads, num_kv_heads, head_dim, vocab_size (`int`):
@@ -58,7 +58,7 @@ class Architecture:
     @classmethod
     def from_config(cls, config: PretrainedConfig) -> Architecture:
         """
-        Read a model's shape off its config; parameters are counted on a model without storage (the meta device).
+        Read a model's shape from its config; parameters are counted on a model without storage (the meta device).
 
         Raises:
             `ValueError`: If the formulas do not describe the model type.
@@ -201,10 +201,10 @@ def layer_backward_bytes(
     quantized: bool = False,
 ) -> int:
     """
-    Return the bytes of what a layer's backward pass (with its recomputation) allocates beside the saved tensors.
+    Return the bytes that a layer's backward pass (with its recomputation) allocates in addition to the saved tensors.
 
     The MLP decides: with float32 adapters $6 B S I$ bytes (the product of gate and up, and its float32 copy), else
-    $4 B S I$ (the gradients of gate and up). Then the gradient of the residual stream, and an NF4 weight made whole.
+    $4 B S I$ (the gradients of gate and up). Then the gradient of the residual stream, and a dequantized NF4 weight.
     """
     wide = (6 if lora and not quantized else 4) * shape.intermediate_size
     whole = BFLOAT16 * shape.hidden_size * shape.intermediate_size * quantized
@@ -215,9 +215,9 @@ def inference_bytes(
     shape: Architecture, rows: int, length: int, *, dtype_bytes: int = BFLOAT16, flash_attention: bool = False
 ) -> int:
     """
-    Return the bytes of a forward pass without gradients: the residual stream and the widest moment of one layer.
+    Return the bytes of a forward pass without gradients: the residual stream and the peak of one layer.
 
-    That moment is in the MLP: residual, normed input, gate, its silu, up and their product are alive together.
+    The largest allocation is in the MLP: residual, normed input, gate, its silu, up and their product are alive together.
     """
     per_token = 3 * dtype_bytes * shape.hidden_size + 4 * BFLOAT16 * shape.intermediate_size
     per_token += length * (not flash_attention)  # the boolean mask
@@ -259,7 +259,7 @@ def generation_bytes(
     shape: Architecture, rows: int, prompt_length: int, completion_length: int, dtype_bytes: int = BFLOAT16
 ) -> int:
     """
-    Return what generation with transformers allocates beside its cache.
+    Return the bytes that generation with transformers allocates in addition to its cache.
 
     The larger of the prompts' forward pass and a decoding step, which grows one layer's keys or values by copying them, and
     holds the next token's logits, their scores and probabilities in float32.

@@ -15,12 +15,12 @@ from .settings import CROPPED_METHODS, PlanSettings
 
 GIB = 1024**3
 
-# Assumptions, not formulas; `docs/memory.md` says how to measure yours.
+# Assumptions, not formulas; `docs/memory.md` describes how to measure them.
 CUDA_CONTEXT = 0.6 * GIB  # driver context, cuBLAS and kernels
-VLLM_ASLEEP = 1.0 * GIB  # CUDA graphs and context that sleep mode does not hand back
+VLLM_ASLEEP = 1.0 * GIB  # CUDA graphs and context that sleep mode does not free
 VLLM_WORKSPACE = 1.5 * GIB  # activations and CUDA graphs inside vLLM's share
 FRAGMENTATION = 0.05  # of what PyTorch's allocator holds
-EXPECTED_BRANCH_TOKENS = 64  # T-SPMO; `docs/memory.md` says what was measured
+EXPECTED_BRANCH_TOKENS = 64  # T-SPMO; measured, see `docs/memory.md`
 
 PARTS = (
     "CUDA context",
@@ -43,11 +43,11 @@ PEFT_TARGETS = ("q_proj", "v_proj")  # PEFT's own choice for these models where 
 @dataclass(frozen=True)
 class MemoryPlan:
     """
-    Memory of a run, part by part, in each phase.
+    Memory of a run by component, in each phase.
 
     Attributes:
         settings ([`PlanSettings`]): What was planned.
-        parts (`dict[str, dict[str, float]]`): Phase -> part -> bytes.
+        parts (`dict[str, dict[str, float]]`): Phase -> component -> bytes.
         activations (`dict[bool, float]`): Saved activations in bytes, with (`True`) and without gradient checkpointing.
         problem (`str`, *optional*): Why the run cannot be the planned one whatever the sums.
         remedy (`dict[str, Any]`, *optional*): Settings that solve the problem, if any do.
@@ -80,7 +80,7 @@ class MemoryPlan:
 
 def plan(settings: PlanSettings, shape: Architecture) -> MemoryPlan:
     """
-    Add the parts up, phase by phase.
+    Add up the components of each phase.
 
     Args:
         settings ([`PlanSettings`]): The run.
@@ -88,7 +88,7 @@ def plan(settings: PlanSettings, shape: Architecture) -> MemoryPlan:
 
     Returns:
         [`MemoryPlan`]: Generation (online methods only), log-probabilities of the old policy and the reference (where
-        TRL computes them), the forward pass of the loss with its LM head, and the widest moment of the backward pass.
+        TRL computes them), the forward pass of the loss with its LM head, and the peak of the backward pass.
             For T-SPMO without `branch_tokens` this is a bound, see [`expected`].
     """
     s = settings
@@ -182,7 +182,7 @@ def expected(settings: PlanSettings, shape: Architecture) -> MemoryPlan | None:
     Return the plan of what is expected where [`plan`] gives a bound, else `None`.
 
     That is T-SPMO without `branch_tokens` and without a KL term. Nothing is computed after the last position at which the
-    completions of a group diverge. The bound takes the last token for it, the expected value the
+    completions of a group diverge. The bound assumes the last token, the expected value the
     first `EXPECTED_BRANCH_TOKENS`.
     """
     if settings.method != "tspmo" or settings.branch_tokens is not None or settings.beta > 0:
@@ -205,7 +205,7 @@ def _targets(settings: PlanSettings, shape: Architecture) -> tuple[str, ...]:
 
 
 def _vllm_problem(settings: PlanSettings, shape: Architecture, share: float) -> tuple[str | None, dict[str, Any]]:
-    """Return what keeps vLLM from generating such completions in its share of the card, and what to set."""
+    """Return why vLLM cannot generate such completions in its share of the card, and what to set."""
     problems: list[str] = []
     remedy: dict[str, Any] = {}
     context = settings.vllm_max_model_length or settings.length

@@ -23,7 +23,7 @@ from .shapes import known_config
 
 
 def report(made: MemoryPlan, shape: Architecture) -> str:
-    """Return a plan as a table of parts and phases in GiB, with the verdict, the limits and what to change."""
+    """Return a plan as a table of components and phases in GiB, with the verdict, the limits and what to change."""
     s = made.settings
     columns = list(made.parts)
     rows = [[part, *(_gib(made.parts[phase].get(part, 0.0)) for phase in columns)] for part in PARTS]
@@ -55,7 +55,7 @@ def report(made: MemoryPlan, shape: Architecture) -> str:
         lines += ["change, in this order:"]
         lines += [f"  {text} -> {_gib(after.peak)} GiB{', fits' * after.fits}" for text, after in changes]
         if not changes or not changes[-1][1].fits:
-            lines += ["  and still it does not fit: take a larger card or a smaller model"]
+            lines += ["  and it still does not fit: use a larger card or a smaller model"]
     return "\n".join(lines)
 
 
@@ -120,7 +120,7 @@ def main(argv: list[str]) -> int:
     parser = RecipeParser(
         (PlanSettings, _Output),
         prog="trl-concise plan",
-        description="Memory of a training run on one GPU, part by part, before it is started.",
+        description="Estimate the memory of a training run on one GPU, by component, before it starts.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     try:
@@ -135,7 +135,9 @@ def main(argv: list[str]) -> int:
     if output.write_config is None:
         return 0 if made.fits else 1
     if not made.fits:
-        parser.error(f"{output.write_config} is not written, since this run does not fit. Change what is named above.")
+        parser.error(
+            f"{output.write_config} is not written, because this run does not fit. Apply the changes listed above."
+        )
     base = None if parser.recipe is None else yaml.safe_load(Path(parser.recipe).read_text())
     write_atomically(Path(output.write_config), recipe(made, text, base).encode())
     command = "trl {}" if settings.method in TRL_METHODS else "trl-concise {}"
@@ -144,7 +146,7 @@ def main(argv: list[str]) -> int:
 
 
 def adapter_settings(model: str | None) -> dict[str, Any]:
-    """Return the settings of a plan that an adapter brings, which is trained further; of a whole model, none."""
+    """Return the settings of a plan that follow from an adapter that is trained further; for a whole model, an empty dict."""
     config = None if model is None else adapter_config(model)
     if config is None or config["peft_type"] != "LORA":
         return {}
@@ -164,7 +166,7 @@ def load_shape(model: str | None) -> Architecture:
         model (`str`): Id on the Hub, folder, or path of a config.json. An adapter's shape is that of its base model.
 
     Raises:
-        `ValueError`: If there is no such config, or the formulas do not describe it.
+        `ValueError`: If the config does not exist, or the formulas do not describe the model.
     """
     if model is None:
         raise ValueError("--model_name_or_path is needed: a model id, a folder, or a config.json")

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-What decides over the memory of a run, in TRL's names, so that a recipe of the example scripts is planned as it is:
+Settings that determine the memory of a run. They have TRL's names, so a recipe of the example scripts can be planned as it is:
 
     trl-concise plan --method hapo --config examples/configs/hapo_1.5b_40gb.yaml --card_gib 40
 """
@@ -11,7 +11,7 @@ import math
 from dataclasses import dataclass, field
 
 
-# The names of the training commands, and of TRL's trainers. What generates takes what GRPO takes, but for the crop.
+# The names of the training commands, and of TRL's trainers. Methods that generate use as much as GRPO, except for the crop.
 ONLINE_METHODS = (
     "grpo",
     "hapo",
@@ -29,14 +29,14 @@ ONLINE_METHODS = (
 )
 OFFLINE_METHODS = ("redi", "dpo", "cft", "sft")
 PAIR_METHODS = ("redi", "dpo")  # a row of the dataset is two sequences
-TRL_METHODS = ("grpo", "dpo", "sft")  # TRL's own, with commands of TRL's
-CROPPED_METHODS = ("sgrpo", "combined")  # those with S-GRPO's choice of tokens
+TRL_METHODS = ("grpo", "dpo", "sft")  # TRL's own methods and commands
+CROPPED_METHODS = ("sgrpo", "combined")  # methods with S-GRPO's token selection
 
 
 @dataclass(frozen=True)
 class PlanSettings:
     """
-    What decides over the memory of a run. All but `method`, `max_prompt_length` and `card_gib` are settings of TRL with
+    Settings that determine the memory of a run. All but `method`, `max_prompt_length` and `card_gib` are settings of TRL with
     TRL's defaults; methods that train on completions of a dataset read `max_length`, the others `max_completion_length`.
 
     Args:
@@ -109,11 +109,11 @@ class PlanSettings:
         default=None, metadata={"help": "vLLM's context. Default: prompt and completion."}
     )
     vllm_enable_sleep_mode: bool = field(
-        default=False, metadata={"help": "vLLM frees its share while the policy learns."}
+        default=False, metadata={"help": "vLLM frees its share while the policy is trained."}
     )
     cutoff: int = field(default=50, metadata={"help": "S-GRPO: tokens that are always in the loss."})
     max_tokens: int = field(default=100, metadata={"help": "S-GRPO: most tokens in the loss."})
-    probability: float = field(default=0.5, metadata={"help": "S-GRPO: of a token behind the cutoff."})
+    probability: float = field(default=0.5, metadata={"help": "S-GRPO: probability of a token after the cutoff."})
     count_forced: bool = field(
         default=True, metadata={"help": "S-GRPO: whether max_tokens counts those of the cutoff."}
     )

@@ -40,7 +40,7 @@ _LLAMA = {
     "3B": _shape("llama", 3072, 8192, 28, 24, 8, head_dim=128, vocab_size=128256),
 }
 
-# Id on the Hub -> fields of the config that decide over the number of parameters and the memory. A variant of a model (Instruct,
+# Id on the Hub -> fields of the config that determine the number of parameters and the memory. A variant of a model (Instruct,
 # Math, Coder) differs from it in the context at most, which no formula reads.
 KNOWN_SHAPES: dict[str, dict[str, Any]] = {
     **{
@@ -64,7 +64,7 @@ KNOWN_SHAPES: dict[str, dict[str, Any]] = {
 
 
 def known_config(model: str) -> PretrainedConfig | None:
-    """Return the config of a well-known model, with the fields of its shape only; `None` if it is not one."""
+    """Return the config of a well-known model, with the fields of its shape only; `None` for any other model."""
     by_name = {name.lower(): shape for name, shape in KNOWN_SHAPES.items()}
     shape = by_name.get(model.lower())
     return None if shape is None else AutoConfig.for_model(**shape)

@@ -3,7 +3,7 @@
 A curriculum by accuracy: roll out the prompts that the policy solves sometimes.
 
 This is not from a paper. Problems that are always or never solved give no gradient, and many filter them by hand; here the
-set of problems in the band changes as the policy learns. There are no streaks and no adjusted probabilities, as in GRESO.
+set of problems in the band changes as the policy learns. Unlike GRESO, it uses neither streaks nor adjusted probabilities.
 """
 
 from __future__ import annotations

@@ -93,12 +93,12 @@ class BatchWhitening(TokenCredit):
     def attach(self, trainer: TrainerView) -> None:
         if trainer.args.scale_rewards != "none":
             raise ValueError(
-                f"BatchWhitening normalises advantages itself, but scale_rewards={trainer.args.scale_rewards!r} divides "
+                f"BatchWhitening normalizes advantages itself, but scale_rewards={trainer.args.scale_rewards!r} divides "
                 'them first. Set scale_rewards="none".'
             )
         if trainer.multi_objective_aggregation != "sum_then_normalize":
             raise ValueError(
-                "BatchWhitening normalises advantages itself, but multi_objective_aggregation="
+                "BatchWhitening normalizes advantages itself, but multi_objective_aggregation="
                 f"{trainer.multi_objective_aggregation!r} normalizes each reward. Set it to 'sum_then_normalize'."
             )
 

@@ -38,7 +38,7 @@ def historical_variance(accuracies: Sequence[float]) -> float:
         `float`: Variance of the visits themselves (ddof 0); 0 if the accuracy never changed.
 
     Raises:
-        `ValueError`: If there are no visits.
+        `ValueError`: If `accuracies` is empty.
 
     Examples:
         >>> historical_variance([0, 0.125, 0.5, 1, 1])
@@ -61,8 +61,8 @@ def rank_by_historical_variance(accuracies: Mapping[Key, Sequence[float]]) -> li
         `list[Key]`: Keys by decreasing variance (Eq. 2); ties keep their order.
 
     Examples:
-        >>> rank_by_historical_variance({"easy": [1, 1], "learnt": [0, 1], "hard": [0, 0]})
-        ['learnt', 'easy', 'hard']
+        >>> rank_by_historical_variance({"easy": [1, 1], "learned": [0, 1], "hard": [0, 0]})
+        ['learned', 'easy', 'hard']
     """
     return sorted(accuracies, key=lambda key: historical_variance(accuracies[key]), reverse=True)
 
@@ -85,7 +85,7 @@ def repeat_example(examples: Dataset | Sequence[dict[str, Any]] | dict[str, Any]
         `Dataset`: The examples in turn: two examples fill 64 rows each.
 
     Raises:
-        `ValueError`: If there are no examples, or they cannot have equal shares.
+        `ValueError`: If `examples` is empty, or the examples cannot have equal shares.
     """
     if isinstance(examples, dict):
         examples = [examples]

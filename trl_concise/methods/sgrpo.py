@@ -74,7 +74,7 @@ def stochastic_token_mask(
         probability (`float`):
             $P$ in `[0, 1]`.
         count_forced (`bool`, *optional*, defaults to `True`):
-            Whether the first $\alpha$ tokens count towards $k$. If they do and $\alpha \ge k$, no random token is taken.
+            Whether the first $\alpha$ tokens count toward $k$. If they do and $\alpha \ge k$, no random token is taken.
         cap (`str`, *optional*, defaults to `"left"`):
             Which random tokens are kept if more than $k$ are drawn: the leftmost (`"left"`), or a uniform random subset
             (`"random"`). The first $\alpha$ tokens are kept in both cases.
@@ -138,7 +138,7 @@ class StochasticTokens(TokenCredit):
         probability (`float`, *optional*, defaults to `0.5`):
             $P$, probability of keeping a token after the first `cutoff`.
         count_forced (`bool`, *optional*, defaults to `True`):
-            Whether the first `cutoff` tokens count towards `max_tokens`.
+            Whether the first `cutoff` tokens count toward `max_tokens`.
         cap (`str`, *optional*, defaults to `"left"`):
             Which random tokens are kept if more than `max_tokens` are drawn: the leftmost (`"left"`) or a random subset
             (`"random"`).

@@ -32,7 +32,7 @@ class SGRPOConfig(ConciseGRPOConfig):
         probability (`float`, *optional*, defaults to `0.5`):
             Probability of taking a token after the first `cutoff`.
         count_forced (`bool`, *optional*, defaults to `True`):
-            Whether the first `cutoff` tokens count towards `max_tokens`.
+            Whether the first `cutoff` tokens count toward `max_tokens`.
         cap (`str`, *optional*, defaults to `"left"`):
             Which random tokens are kept if more than `max_tokens` are drawn: the leftmost (`"left"`) or a random subset
             (`"random"`). Descriptions of the method differ.
@@ -48,7 +48,7 @@ class SGRPOConfig(ConciseGRPOConfig):
         default=0.5, metadata={"help": "Probability of taking a token after the first `cutoff`, in [0, 1]."}
     )
     count_forced: bool = field(
-        default=True, metadata={"help": "Whether the first `cutoff` tokens count towards `max_tokens`."}
+        default=True, metadata={"help": "Whether the first `cutoff` tokens count toward `max_tokens`."}
     )
     cap: str = field(
         default="left",

@@ -3,8 +3,8 @@
 SIRI: iterative reinforcement learning with interleaved compression (Wen et al., 2025,
 https://huggingface.co/papers/2509.25176).
 
-There is no length reward. The generation limit oscillates between a small one, with which the policy must leave out what it
-does not need, and a large one, with which it explores again. Each cycle ends with more accuracy per token.
+The method needs no length reward: the generation limit oscillates between a small one, which forces the policy to write less, and a
+large one, which lets it explore again. Each cycle ends with more accuracy per token.
 
 We found no public code of the authors. These details are reconstructed:
   1. The stair shape switches after half a cycle: compression is the first half in the paper, expansion the second.

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a run remembers: checkpoints, resuming, histories per prompt, and the order of prompts."""
+"""State of a run: checkpoints, resuming, histories per prompt, and the order of prompts."""

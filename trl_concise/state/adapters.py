@@ -65,7 +65,7 @@ def check_base_model(adapter: str, base: str | None, revision: str | None = None
 
     Raises:
         `ValueError`: If the config names none.
-        `FileNotFoundError`: If there is no such model.
+        `FileNotFoundError`: If the model does not exist.
     """
     from transformers import AutoConfig
 

@@ -111,7 +111,7 @@ def _split_state(component: Stateful | FrozenState) -> tuple[dict[str, Any], dic
 
 
 def _encode(value: Any, place: str) -> Any:
-    """Return a value as JSON from which `_decode` restores it; NumPy's numbers are restored as Python's."""
+    """Return a value as JSON from which `_decode` restores it; NumPy numbers are restored as Python numbers."""
     if isinstance(value, np.generic):
         value = value.item()
     if value is None or isinstance(value, (str, bool, int)):
@@ -206,7 +206,7 @@ def read_tensors(
         metadata (`Mapping[str, str]`, *optional*): Metadata that the file must carry.
 
     Raises:
-        `FileNotFoundError`: If there is no such file.
+        `FileNotFoundError`: If the file does not exist.
         `ValueError`: If the file is damaged or of another kind.
     """
     if not path.is_file():

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Record of each prompt in a run: lengths of its correct completions, visits, and how often it was solved."""
+"""The record of each prompt in a run: lengths of its correct completions, visits, and how often it was solved."""
 
 from __future__ import annotations
 

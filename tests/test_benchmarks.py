@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[1]
 
 
 @pytest.mark.slow
-def test_every_method_takes_a_step_and_no_run_is_repeated(tmp_path, monkeypatch, capsys):
+def test_every_method_takes_a_step_and_finished_runs_are_skipped(tmp_path, monkeypatch, capsys):
     monkeypatch.syspath_prepend(ROOT / "benchmarks")
     import methods
 

@@ -72,12 +72,12 @@ def test_trl_seam_unchanged(name):
 
 @pytest.mark.parametrize("trainer", [GRPOTrainer, DPOTrainer, SFTTrainer])
 @pytest.mark.parametrize("name", OF_THE_CARD)
-def test_what_the_card_overrides_is_unchanged(trainer, name):
+def test_overridden_methods_of_the_card_are_unchanged(trainer, name):
     assert list(inspect.signature(getattr(trainer, name)).parameters) == OF_THE_CARD[name]
 
 
 @pytest.mark.parametrize("name", OF_RESUMING)
-def test_what_resuming_overrides_and_calls_is_unchanged(name):
+def test_overridden_methods_of_resuming_are_unchanged(name):
     for trainer in (GRPOTrainer, DPOTrainer, SFTTrainer):
         assert list(inspect.signature(getattr(trainer, name)).parameters) == OF_RESUMING[name]
 
@@ -127,7 +127,7 @@ def test_sft_seam_unchanged():
     assert private == {"_prepare_dataset", "_tag_names", "_name", "_paper"}
 
 
-def test_sft_leaves_tokens_and_labels_alone():
+def test_sft_does_not_change_tokens_and_labels():
     source = inspect.getsource(SFTTrainer._prepare_dataset)
     assert 'is_processed = "input_ids" in column_names' in source
     assert 'if "labels" not in column_names' in source

@@ -55,7 +55,7 @@ def modules_with_examples() -> list[str]:
 
 
 @pytest.mark.parametrize("name", modules_with_examples())
-def test_examples_of_docstrings_say_what_comes_out(name):
+def test_examples_of_docstrings_print_their_output(name):
     for example in doctest.DocTestFinder().find(import_module(name)):
         if "```" not in example.docstring:
             said = []

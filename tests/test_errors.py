@@ -196,7 +196,7 @@ def test_too_few_rewards(tiny_model, tmp_path):
         (0.5, True, "length rewards carry no signal"),
     ],
 )
-def test_nothing_to_learn_from_is_said_once(caplog, correct, truncated, message):
+def test_a_dataset_without_gradient_is_warned_about_once(caplog, correct, truncated, message):
     import torch
 
     verdicts = torch.tensor([correct] * 4 if correct != 0.5 else [0.0, 1.0, 0.0, 1.0])

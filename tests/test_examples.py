@@ -48,7 +48,7 @@ def test_example(path, tmp_path, monkeypatch, capsys):
 
 
 @pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.py")), ids=lambda path: path.stem)
-def test_header_says_how_to_run_it_and_what_to_expect(path):
+def test_the_header_describes_how_to_run_the_script(path):
     header = path.read_text().split('"""')[1]
     assert "--model_name_or_path" in header or "--config" in header or path.stem == "multiplication"
     assert "Time and memory: " in header
@@ -133,7 +133,7 @@ def write_traces(path: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["pairs", "single"])
-def test_redi_takes_examples_as_they_are(kind, tmp_path, monkeypatch):
+def test_redi_takes_finished_examples(kind, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     rows = [dict(row) for row in migration_rows("redi", "after")]
     if kind == "single":

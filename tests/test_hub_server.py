@@ -88,7 +88,7 @@ def test_the_real_client_pushes_and_fetches(tmp_path):
     assert (target / "deep" / "state.json").read_text() == "{}"
 
 
-def test_bytes_that_are_not_what_they_are_called_are_refused():
+def test_files_with_the_wrong_content_are_refused():
     data = b"weights"
     oid = hashlib.sha256(data).hexdigest()
     with HubServer() as hub:
@@ -131,7 +131,7 @@ def test_metadata_is_checked(metadata, message):
     assert (not errors) if message is None else any(message in error for error in errors)
 
 
-def test_faults_come_to_order_and_at_random():
+def test_faults_are_injected_on_request_and_at_random():
     with HubServer() as hub:
         hub.fail("429", times=1, path="whoami")
         hub.retry_after = 3

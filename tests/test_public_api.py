@@ -59,7 +59,7 @@ def test_importing_the_package_imports_no_training_library():
     assert done.stdout.strip() == "[]"
 
 
-def test_parts_can_be_pickled():
+def test_components_can_be_pickled():
     part = trl_concise.HAPOLengthReward()
     part.history.update(["a"], [3], [1])
     assert pickle.loads(pickle.dumps(part)).history.shortest(["a"]).item() == 3
@@ -93,7 +93,7 @@ def test_the_readme_has_the_table_that_the_exported_names_make():
     assert {path.stem for path in METHODS} == {module for row in readme_table.ROWS for module in row}
 
 
-def test_every_name_stands_in_the_api_reference():
+def test_every_name_is_in_the_api_reference():
     reference = runpy.run_path(str(ROOT / "docs" / "mkdocs_hooks.py"))["api_reference"]()
     assert (
         sorted(re.findall(r"^::: trl_concise\.(?:[\w.]+\.)?(\w+)$", reference, flags=re.MULTILINE))
@@ -101,7 +101,7 @@ def test_every_name_stands_in_the_api_reference():
     )
 
 
-def test_every_module_stands_in_the_architecture_page():
+def test_every_module_is_in_the_architecture_page():
     page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
     modules = {path.name for path in (ROOT / "trl_concise").glob("[!_]*.py")}
     assert not [name for name in modules if f"  {name} " not in page]

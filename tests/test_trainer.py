@@ -113,7 +113,7 @@ class Recorder:
         return [value for call, value in self.calls if call == name]
 
 
-def test_the_parts_are_called_in_order_at_their_place(tiny_model, problems, tmp_path):
+def test_components_are_called_in_order(tiny_model, problems, tmp_path):
     parts = Recorder()
     args = ConciseGRPOConfig(**tiny.settings(tmp_path, max_steps=2, eval_strategy="steps", eval_steps=2))
     trainer = ConciseGRPOTrainer(
@@ -172,7 +172,7 @@ def test_lengths_and_truncation_are_those_of_the_completion(tiny_model, problems
     assert batch.truncated.tolist() == [False] * 7 + [True]
 
 
-def test_kept_tokens_alone_carry_the_loss(tiny_model, problems, tmp_path):
+def test_only_kept_tokens_carry_the_loss(tiny_model, problems, tmp_path):
     """Advantages (b, T) and a keep mask: what is not kept gets no gradient, and no loss divides by it."""
     seen = []
 
@@ -204,7 +204,7 @@ def test_kept_tokens_alone_carry_the_loss(tiny_model, problems, tmp_path):
         ("budget", r"Bad allows 0 tokens at step 0"),
     ],
 )
-def test_a_part_that_returns_nonsense_is_named(part, message, tiny_model, problems, tmp_path):
+def test_a_component_that_returns_an_invalid_value_is_named(part, message, tiny_model, problems, tmp_path):
     rewards, slots = [tiny.even_reward], {}
     if part in ("infinite", "reward", "measure", "list"):
 
@@ -453,7 +453,7 @@ def test_our_answer_check_is_the_correctness(tiny_model, problems, tmp_path):
     assert len(trainer.history) == 2
 
 
-def test_hapo_combines_with_other_parts(tiny_model, problems, tmp_path):
+def test_hapo_combines_with_other_components(tiny_model, problems, tmp_path):
     parts = Recorder()
     args = ConciseGRPOConfig(**tiny.settings(tmp_path, reward_weights=[1.0, 0.5, 0.0]))
     trainer = ConciseGRPOTrainer(
@@ -675,7 +675,7 @@ def test_other_datasets_for_evaluation_are_checked_too(evaluated, message, tiny_
         hapo(tiny_model, problems, tmp_path, needs_solution, {"eval_dataset": evaluated})
 
 
-def test_an_environment_without_a_dataset_has_nothing_to_remember_by(tiny_model, tmp_path):
+def test_an_environment_without_a_dataset_has_no_prompt_keys(tiny_model, tmp_path):
     with pytest.raises(ValueError, match="Pass a train_dataset with a `prompt_id` column"):
         hapo(tiny_model, None, tmp_path, trainer_kwargs={"environment_factory": object})
 

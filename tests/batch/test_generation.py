@@ -20,7 +20,7 @@ def trainer(tiny_model, problems, tmp_path) -> ConciseGRPOTrainer:
     return ConciseGRPOTrainer(tiny_model, tiny.even_reward, ConciseGRPOConfig(**tiny.settings(tmp_path)), problems)
 
 
-def test_completions_come_row_by_row_behind_their_prefix(trainer):
+def test_completions_are_ordered_by_row_and_follow_their_prefix(trainer):
     generated = trainer.generate_rollouts(ROWS, 3, prefix_ids=[[70, 71, 72], [73]], max_tokens=5)
     assert len(generated) == 6
     assert generated.prefix_ids == [[70, 71, 72]] * 3 + [[73]] * 3
@@ -65,7 +65,7 @@ def test_scores_are_those_of_the_model(trainer, tiny_model):
     assert trainer.score_logps([[5]], [[]]).tolist() == [[0.0]]
 
 
-def test_a_completion_scores_alike_whatever_stands_beside_it(trainer):
+def test_a_score_does_not_depend_on_the_other_rows(trainer):
     pairs = [([5] * (1 + i % 3), [20 + i] * (1 + i % 4)) for i in range(11)]  # more rows than one chunk
     together = trainer.score_logps(*map(list, zip(*pairs, strict=True)))
     for row, (prompt, completion) in enumerate(pairs):
@@ -73,7 +73,7 @@ def test_a_completion_scores_alike_whatever_stands_beside_it(trainer):
         torch.testing.assert_close(together[row, : len(completion)], alone, atol=1e-5, rtol=0)
 
 
-def test_training_goes_on_as_if_nothing_had_been_asked(tiny_model, problems, tmp_path):
+def test_extra_completions_do_not_affect_training(tiny_model, problems, tmp_path):
     class Curious(ConciseGRPOTrainer):
         asked: list = []
 
@@ -140,7 +140,7 @@ def test_padding_meets_between_prompt_and_completion():
     assert attention_mask.tolist() == [[0, 1, 1, 1], [1, 1, 1, 0]]
 
 
-def test_extra_completions_are_judged_by_what_says_what_is_correct(tiny_model, problems, tmp_path):
+def test_extra_completions_are_judged_by_the_correctness_function(tiny_model, problems, tmp_path):
     called = []
 
     def style(completions, **kwargs):

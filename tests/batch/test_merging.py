@@ -59,7 +59,7 @@ def assert_untouched(model, before) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("kind", ADAPTERS)
-def test_merged_weights_compute_the_same_and_the_originals_come_back(kind, dtype, tiny_model):
+def test_merged_weights_compute_the_same_and_the_originals_are_restored(kind, dtype, tiny_model):
     torch.manual_seed(0)
     model = get_peft_model(AutoModelForCausalLM.from_pretrained(tiny_model, dtype=dtype), ADAPTERS[kind])
     for name, value in model.named_parameters():
@@ -93,7 +93,7 @@ def test_an_exception_in_generation_leaves_the_base_weights(tiny_model, problems
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])
-def test_training_is_the_same_and_changes_the_adapter_alone(checkpointing, tiny_model, problems, tmp_path):
+def test_training_is_the_same_and_changes_only_the_adapter(checkpointing, tiny_model, problems, tmp_path):
     """In float32 the merged policy draws the same tokens, so a run with merging is the run without it."""
     runs = {}
     for merges in (False, True):
@@ -176,7 +176,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("reason", REFUSED)
-def test_what_cannot_be_merged_is_refused_before_training(reason, tiny_model):
+def test_unmergeable_adapters_are_refused_before_training(reason, tiny_model):
     model = get_peft_model(AutoModelForCausalLM.from_pretrained(tiny_model), REFUSED[reason])
     with pytest.raises(ValueError, match=f"cannot be merged: .*{reason}.*Set it to False"):
         check_mergeable(model, is_sharded=False)

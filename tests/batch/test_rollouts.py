@@ -11,7 +11,7 @@ from trl_concise import Rollouts, prompt_key
 
 
 @given(st.text())
-def test_a_key_is_a_digest_and_stands_for_itself(prompt):
+def test_a_key_is_a_digest_and_digesting_it_again_changes_nothing(prompt):
     key = prompt_key({"prompt": prompt})
     assert len(key) == 32 and int(key, 16) >= 0
     assert prompt_key({"prompt_id": key}) == key

@@ -132,7 +132,7 @@ def test_cropping_and_masking_are_exact(architecture, lora, architectures, probl
     assert trainer._metrics["train"]["token_credit/cropped_fraction"] == [pytest.approx(left_out)]
 
 
-def test_a_batch_that_keeps_nothing_runs_one_column(tiny_model, problems, tmp_path):
+def test_a_batch_without_kept_tokens_runs_one_column(tiny_model, problems, tmp_path):
     trainer = build(tiny_model, problems, tmp_path)
     trainer.current_gradient_accumulation_steps = 1
     trainer.model.train()
@@ -305,7 +305,7 @@ def test_rows_are_ordered_within_an_optimizer_step(tiny_model, problems, tmp_pat
         torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=1e-4)
 
 
-def test_ordering_stays_within_windows_and_leaves_means_over_chunks_alone(tmp_path):
+def test_ordering_stays_within_windows_and_keeps_means_over_chunks(tmp_path):
     def chunks():
         masks = [[1, 1, 0], [1, 0, 0], [1, 1, 1], [0, 0, 0]]
         return [
@@ -344,7 +344,7 @@ def test_ordering_stays_within_windows_and_leaves_means_over_chunks_alone(tmp_pa
     ],
 )
 @pytest.mark.parametrize("credit", [StochasticTokens, PrefixMatching])
-def test_what_needs_every_token_is_refused(credit, changes, message, tiny_model, problems, tmp_path):
+def test_settings_that_need_every_token_are_refused(credit, changes, message, tiny_model, problems, tmp_path):
     with pytest.raises(ValueError, match=message):
         build(tiny_model, problems, tmp_path, credit=credit(), **changes)
 

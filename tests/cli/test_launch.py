@@ -47,7 +47,7 @@ for name in TRAINING:
     subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL)
 
 
-def test_launcher_flags_are_told_from_the_scripts():
+def test_launcher_flags_are_separated_from_script_flags():
     argv = ["--num_processes", "2", "--config", "a.yaml", "--gpu_ids=0,1", "--learning_rate=1e-6"]
     assert split_launcher_flags(argv) == (
         ["--num_processes", "2", "--gpu_ids", "0,1"],
@@ -94,7 +94,7 @@ def test_several_processes_that_fail_leave_no_traceback(tmp_path, monkeypatch, c
     assert "Traceback" not in capfd.readouterr().err
 
 
-def test_a_configuration_of_accelerate_is_left_alone(accelerate_default):
+def test_a_configuration_of_accelerate_is_not_changed(accelerate_default):
     assert "--num_machines" in _with_defaults([])
     assert _with_defaults(["--num_processes", "2"])[:2] == ["--num_processes", "2"]
     assert _with_defaults(["--num_processes", "2"]).count("--num_processes") == 1
@@ -153,7 +153,7 @@ def test_a_dry_run_misses_a_local_file(capsys, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["cft", "redi"])
-def test_a_missing_file_is_told_in_a_line(name, capsys, tmp_path, monkeypatch):
+def test_a_missing_file_is_reported_in_one_line(name, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit) as exit:
         runpy.run_path(str(examples_folder() / f"{name}.py"))["main"](["--dataset_name", "nope.jsonl"])
@@ -196,7 +196,7 @@ def test_init_prints_a_command_for_the_shell(tmp_path, monkeypatch, capsys):
 
 
 @pytest.mark.parametrize("method", TRAINING)
-def test_init_copies_what_is_the_methods_own(method, tmp_path, monkeypatch, capsys):
+def test_init_copies_the_methods_script_and_recipes(method, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert main(["init", method]) == 0
     written = {path.name for path in tmp_path.iterdir()}
@@ -206,7 +206,7 @@ def test_init_copies_what_is_the_methods_own(method, tmp_path, monkeypatch, caps
     assert set(command) - {"--config"} <= written
 
 
-def test_init_of_what_is_no_method(capsys):
+def test_init_of_an_unknown_method(capsys):
     for typed, hint in [
         ("hpao", "did you mean 'hapo'?"),
         ("nosuch", "there are: cft, "),

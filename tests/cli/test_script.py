@@ -31,7 +31,7 @@ def test_the_command_line_comes_before_the_settings_of_the_demo():
     assert (script.training_args.max_steps, script.training_args.length_reward_weight) == (3, 0.5)
 
 
-def test_a_model_of_ones_own_is_trained_with_the_methods_defaults():
+def test_a_users_model_is_trained_with_the_methods_defaults():
     script = TrainingScript(HAPOConfig, ["--model_name_or_path", "mine", "--use_cpu", "--bf16", "false"], max_steps=7)
     assert script.model_args.model_name_or_path == "mine"
     assert script.training_args.max_steps == HAPOConfig(use_cpu=True, bf16=False).max_steps
@@ -110,7 +110,7 @@ def test_a_recipe_without_a_model_needs_one(tmp_path, capsys):
         (["--num_generations", "5"], "must be divisible by num_generations (5)"),
     ],
 )
-def test_a_mistake_in_what_is_given_is_told_in_a_line(argv, message, tmp_path, monkeypatch, capsys):
+def test_invalid_input_is_reported_in_one_line(argv, message, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "unmarked.jsonl").write_text('{"text": "What is 1 + 2?"}\n')
     (tmp_path / "list.yaml").write_text("- learning_rate\n")
@@ -122,7 +122,7 @@ def test_a_mistake_in_what_is_given_is_told_in_a_line(argv, message, tmp_path, m
     assert exit.value.code == 2 and "hapo.py: error: " in said and message in said
 
 
-def test_problems_of_ones_own_are_trained_on_and_what_was_learnt_is_saved(tmp_path):
+def test_a_run_on_user_problems_saves_model_and_history(tmp_path):
     problems = tmp_path / "problems.jsonl"
     rows = [{"problem": f"What is {i} + 2?", "answer": str(i + 2)} for i in range(4)]
     problems.write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -158,7 +158,7 @@ SCRIPTS = {
 
 
 @pytest.mark.parametrize("name", SCRIPTS)
-def test_a_job_that_is_started_again_goes_on_and_then_ends_with_a_line(name, tmp_path, monkeypatch, capsys, caplog):
+def test_a_restarted_job_resumes_and_then_reports_that_it_is_finished(name, tmp_path, monkeypatch, capsys, caplog):
     monkeypatch.chdir(tmp_path)
     if name == "redi":
         write_traces("traces.jsonl")

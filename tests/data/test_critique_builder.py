@@ -59,7 +59,7 @@ def build(tmp_path, monkeypatch):
     return run
 
 
-def test_keeps_what_is_true(build, tmp_path):
+def test_correct_critiques_are_kept(build, tmp_path):
     with Endpoint(true_critique) as endpoint:
         critiques, report = build(endpoint, prices=(1.0, 10.0))
     assert critiques.column_names == ["question", "solution", "critique", "verdict", "teacher"]
@@ -91,7 +91,7 @@ def test_a_misbehaving_endpoint_is_asked_again(build):
     assert len(endpoint.requests) == 5 + len(faults)
 
 
-def test_what_fails_for_good_is_counted_and_asked_for_again(build):
+def test_permanent_failures_are_counted_and_requested_by_the_next_run(build):
     faults = ["500", "500", "503", "garbage", "garbage", "empty"]  # a try and a retry for each of three requests
     with Endpoint(true_critique, faults) as endpoint:
         critiques, report = build(endpoint, max_retries=1, concurrency=1)
@@ -121,13 +121,13 @@ def test_why_critiques_are_dropped(build, answer, dropped, kept):
 
 
 @pytest.mark.parametrize("reason", ["length", "content_filter"])
-def test_a_cut_critique_is_never_kept(build, reason):
+def test_a_truncated_critique_is_never_kept(build, reason):
     with Endpoint(true_critique, [reason]) as endpoint:
         critiques, report = build(endpoint, verified_only=False)
     assert len(critiques) == 4 and report.dropped == {"truncated": 1}
 
 
-def test_reasoning_that_was_cut_is_paid_once(build):
+def test_truncated_reasoning_is_requested_once(build):
     with Endpoint(true_critique, ["reasoning"]) as endpoint:
         critiques, report = build(endpoint)
     assert len(endpoint.requests) == 5 and report.retries == 0
@@ -143,7 +143,7 @@ def test_unverified_critiques_are_those_of_the_first_paper(build):
     assert endpoint.requests[0]["messages"][0]["content"].startswith("You are a science expert.")
 
 
-def test_nothing_is_asked_without_a_gold_answer_or_a_solution(build):
+def test_no_request_is_made_without_a_reference_answer_or_a_solution(build):
     with Endpoint(true_critique) as endpoint:
         unreadable, empty = {"answer": "", "solution": solution(2)}, {"answer": 2, "solution": " "}
         critiques, report = build(endpoint, [{"question": "1+1=?"} | row for row in (unreadable, empty)] + ROWS)
@@ -189,7 +189,7 @@ def test_a_refused_key_stops_at_once(build):
     assert len(endpoint.requests) <= 2  # one may have been on its way
 
 
-def test_a_dead_endpoint_stops_the_run_and_keeps_what_came(build, tmp_path):
+def test_a_dead_endpoint_stops_the_run_and_keeps_the_replies(build, tmp_path):
     rows = [row(f"{i}+{j}=?", 0, 1) for i in range(6) for j in range(6)]
     with Endpoint(true_critique, []) as endpoint:
         build(endpoint, rows[:4])
@@ -227,7 +227,7 @@ def test_requests_run_side_by_side_and_duplicates_once(build):
     assert report.candidates == len(critiques) == len(endpoint.requests) == 5
 
 
-def test_generations_are_the_candidates_beside_a_reference(build):
+def test_generations_are_the_candidates_if_there_is_a_reference(build):
     """Rows as OpenR1-Math has them."""
     openr1 = [
         {
@@ -305,7 +305,7 @@ def test_a_local_model_teaches(tmp_path):
     assert report.requests == 0 and again.to_list() == critiques.to_list()
 
 
-def test_a_cut_local_reply_is_marked(tmp_path):
+def test_a_truncated_local_reply_is_marked(tmp_path):
     model = AutoModelForCausalLM.from_pretrained(demo.model_path())
     teacher = LocalTeacher(model, max_new_tokens=4, temperature=0.0)
     ((index, reply),) = teacher.replies([[{"role": "user", "content": "What is 2 + 3 - 4?"}]])

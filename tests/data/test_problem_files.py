@@ -293,7 +293,7 @@ def test_fields_that_a_header_does_not_name(tmp_path):
         ({"QUESTION": "a?", "Question": "b?", "answer": "1"}, "QUESTION, Question"),
     ],
 )
-def test_what_cannot_be_decided_is_an_error_that_lists_the_columns(row, listed, load):
+def test_ambiguous_columns_are_an_error_that_lists_them(row, listed, load):
     with pytest.raises(ValueError, match=f"[Ss]everal columns.*: {listed}. Its columns: {', '.join(row)}"):
         load(row)
 

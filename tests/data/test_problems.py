@@ -222,7 +222,7 @@ def test_read_problem_joins_columns():
     assert read_problem({"Body": None, "Question": "3 more?"}, "Body+Question")[0] == ""
 
 
-def test_as_messages_leaves_a_conversation_alone():
+def test_as_messages_does_not_change_a_conversation():
     conversation = [
         {"role": "user", "content": "a"},
         {"role": "assistant", "content": "b"},

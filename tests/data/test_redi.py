@@ -62,7 +62,7 @@ def test_first_correct_and_first_incorrect():
         (row([True, None], [None, True]), "no correct trace"),
     ],
 )
-def test_what_each_rule_drops(bad, rule):
+def test_each_rule_drops_its_rows(bad, rule):
     pairs = build_redi_pairs([row([True, None], [True, True]), bad])
     assert texts(pairs) == [("trace 0", "trace 1")]
     assert dict(pairs.report.dropped) == {rule: 1} and (pairs.report.rows, pairs.report.written) == (2, 1)
@@ -102,7 +102,7 @@ def test_positives_and_single_traces():
         ({"c": [{"ok": True}] * 2}, {"verdict_columns": ["c.okay"]}, "No column 'c.okay': .* but there is ok"),
     ],
 )
-def test_what_cannot_be_read_is_an_error(changes, arguments, message):
+def test_unreadable_files_are_an_error(changes, arguments, message):
     rows = [row([True, False], [True, True], **changes)]
     with pytest.raises(ValueError, match=message):
         list(build_redi_pairs(rows, **arguments))

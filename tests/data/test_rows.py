@@ -23,7 +23,7 @@ def test_read_column(row, column, value):
 
 
 @pytest.mark.parametrize(("value", "there"), [({"c": 1, "d": 2}, "c, d"), ([{"c": 1}], "c"), ("text", "a str")])
-def test_what_cannot_be_stepped_into_is_named(value, there):
+def test_a_column_without_subcolumns_is_named(value, there):
     with pytest.raises(ValueError, match=f"No column 'a.b': 'b' was looked for, but there is {there}"):
         read_column({"a": value}, "a.b")
 

@@ -25,7 +25,7 @@ def test_summary():
     }
 
 
-def test_seeded_and_leaves_the_random_state_alone(model, tokenizer):
+def test_seeded_without_effect_on_the_random_state(model, tokenizer):
     model.train()
     before = torch.get_rng_state()
     first = evaluate_model(model, tokenizer, ROWS, seed=1, max_completion_length=40)

@@ -25,7 +25,7 @@ def test_model(model, tokenizer):
     assert model.generation_config.pad_token_id == tokenizer.pad_token_id
 
 
-def test_solves_problems_in_a_wordy_way(model, tokenizer):
+def test_the_model_solves_problems_verbosely(model, tokenizer):
     rows = generate_problems(128, seed=0, split="validation")
     evaluation = evaluate_model(model, tokenizer, rows)
     assert evaluation.accuracy > 0.85

@@ -12,7 +12,7 @@ from trl_concise.demo import generate_problems
 from trl_concise.demo.problems import LARGEST_RESULT, MAX_PROBLEMS, SPLITS, Problem, split_of
 
 
-def test_answers_are_right():
+def test_answers_are_correct():
     for row in generate_problems(500, seed=0):
         expression = row["problem"].removeprefix("What is ").removesuffix("?")
         assert str(eval(expression)) == row["answer"]  # our own text: digits, operators and parentheses

@@ -49,7 +49,7 @@ def test_table(outcome):
     assert "python -m something" in text
 
 
-def test_a_base_that_solves_nothing_has_no_score(outcome, tmp_path):
+def test_a_base_without_correct_answers_has_no_score(outcome, tmp_path):
     outcome = replace(outcome, base=evaluation(0, 100))
     console = Console(file=io.StringIO(), width=120)
     print_table(outcome, console)
@@ -119,7 +119,7 @@ def test_report_of_a_run(tmp_path, capsys):
     assert (tmp_path / "trainer_state.json").is_file()
 
 
-def test_nothing_is_reported_of_a_failed_run(tmp_path):
+def test_a_failed_run_has_no_report(tmp_path):
     trainer = make_trainer(tmp_path)
     with pytest.raises(RuntimeError, match="interrupted"), Report(trainer, problems=4):
         raise RuntimeError("interrupted")

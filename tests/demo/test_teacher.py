@@ -8,7 +8,7 @@ from transformers import AutoTokenizer
 from trl_concise import build_redi_pairs, demo
 
 
-def test_traces_are_right_and_wrong_and_fit_the_chat_template():
+def test_traces_are_correct_and_incorrect_and_fit_the_chat_template():
     rows = demo.sample_traces(8, generations=4, seed=1)
     assert len(rows) == 8 and all(len(row["generations"]) == 4 for row in rows)
     assert [row["problem"] for row in rows] == [row["problem"] for row in demo.generate_problems(8, seed=1)]

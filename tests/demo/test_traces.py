@@ -21,7 +21,7 @@ def share(traces, predicate) -> float:
     return sum(predicate(text) for _, text in traces) / len(traces)
 
 
-def test_every_trace_ends_in_the_right_answer(traces):
+def test_every_trace_ends_in_the_correct_answer(traces):
     for problem, text in traces:
         assert text.endswith(f"\n</think>\n\\boxed{{{problem.results[-1]}}}")
         assert text.count("\\boxed{") == 1

@@ -48,7 +48,7 @@ def test_summary_by_hand():
     assert record["truncated_fraction"] == record["empty_fraction"] == 0.25
 
 
-def test_a_problem_is_summed_up_whole_or_not_at_all():
+def test_a_problem_is_summarized_only_if_all_its_completions_are_judged():
     readable = [completion(0, k, True, 5) for k in range(4)]
     record = summarize(
         [*readable, completion(1, 0, False, 5, text=""), *(completion(1, k, None, 5) for k in (1, 2, 3))]
@@ -57,7 +57,7 @@ def test_a_problem_is_summed_up_whole_or_not_at_all():
     assert list(record["pass_at_k"]) == ["1", "2", "4"]
 
 
-def test_unreadable_golds():
+def test_unreadable_reference_answers():
     assert unreadable_golds(["1", "$", "", "[" * 21 + "1" + "]" * 21, r"\frac{1}{2}", "0"]) == {1, 2, 3}
     items = [Completion("set", 0, k, "$", text, [1, 2], False) for k, text in enumerate(["", "7", r"\boxed{$}"])]
     assert [item.correct for item in judge(items)] == [False, None, True]  # which is why they are told apart first
@@ -88,7 +88,7 @@ def test_lines_are_read_back(tmp_path):
     assert read_completions(path) == items
 
 
-def test_reasoning_that_is_cut_is_no_answer():
+def test_truncated_reasoning_is_not_an_answer():
     tokenizer = AutoTokenizer.from_pretrained(model_path())
     for text in ["6*7=42\n</think>\n\\boxed{42}", "6*7=42"]:
         ids = [*tokenizer(text).input_ids, tokenizer.eos_token_id]

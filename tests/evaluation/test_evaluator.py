@@ -66,7 +66,7 @@ def test_records_and_files(model, tokenizer, sets, tmp_path):
 
 
 @pytest.mark.parametrize(("lines_left", "characters", "drawn"), [(5, 30, [5, 2]), (7, 30, [5, 2]), (3, 0, [5, 5, 2])])
-def test_an_interrupted_run_goes_on_to_the_same_result(
+def test_an_interrupted_run_continues_to_the_same_result(
     lines_left, characters, drawn, model, tokenizer, sets, tmp_path, monkeypatch
 ):
     whole = run(model, tokenizer, sets, tmp_path / "whole")
@@ -189,7 +189,7 @@ def test_the_commands_take_the_options_of_the_answer(command, tmp_path, capsys):
     assert "must be true or false, got 'maybe'" in capsys.readouterr().err
 
 
-def test_a_problem_with_an_unreadable_gold_counts_for_nothing(model, tokenizer, sets, tmp_path, caplog):
+def test_a_problem_with_an_unreadable_reference_answer_is_not_counted(model, tokenizer, sets, tmp_path, caplog):
     golds = [*sets["six"]["solution"][:5], "$"]  # its verdict on an answer "$" is right, on none wrong
     spoilt = {"six": Dataset.from_dict({"prompt": sets["six"]["prompt"], "solution": golds})}
     settings = {"max_new_tokens": 4, "num_completions": 2, "budgets": [2]}
@@ -210,7 +210,7 @@ def test_a_problem_with_an_unreadable_gold_counts_for_nothing(model, tokenizer, 
     assert not (tmp_path / "none").exists()
 
 
-def test_a_base_that_turns_out_to_be_another_costs_the_score_only(caplog):
+def test_a_mismatched_base_omits_only_the_score(caplog):
     record = {"dataset": "six", "problems": 6, "accuracy": 0.5, "tokens_mean": 10.0}
     base = [{**record, "model": "base", "budget": None}]
     assert _efficiency(record, base)["accuracy_efficiency_score"] == 0.0
@@ -250,7 +250,7 @@ def test_other_weights_of_the_same_name_are_not_mixed_in(model, tokenizer, sets,
         run(trained, tokenizer, sets, tmp_path / "memory", **once)
 
 
-def test_a_model_without_a_name_asks_for_one(model, tokenizer, sets):
+def test_a_model_without_a_name_is_an_error_that_asks_for_one(model, tokenizer, sets):
     unnamed = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(model_path()))
     unnamed.config._name_or_path = ""  # as of a configuration that was written, not loaded
     with pytest.raises(ValueError, match="pass model_name="):
@@ -390,7 +390,7 @@ def test_command(tmp_path, capsys):
         (["demo", "demo", "--use_vllm"], "pip install 'trl-concise[vllm,peft]'"),
     ],
 )
-def test_command_says_what_is_wrong(arguments, message, tmp_path, capsys):
+def test_the_command_reports_invalid_input(arguments, message, tmp_path, capsys):
     if "--use_vllm" in arguments:
         pytest.importorskip("peft")
         if __import__("importlib.util").util.find_spec("vllm"):
@@ -401,7 +401,7 @@ def test_command_says_what_is_wrong(arguments, message, tmp_path, capsys):
     assert message in " ".join(capsys.readouterr().err.split())
 
 
-def test_command_says_where_results_cannot_go(tmp_path, capsys):
+def test_the_command_reports_an_unusable_output_folder(tmp_path, capsys):
     taken = tmp_path / "taken"
     taken.write_text("")
     (tmp_path / "other").mkdir()

@@ -52,7 +52,7 @@ def test_rows_keep_their_columns_and_get_two(whole, capsys):
     assert load_problems(str(whole / "all.jsonl"))["solution"][:] == [row["answer"] for row in rows]
 
 
-def test_both_bounds_belong_to_the_band_and_another_band_draws_nothing(whole, capsys):
+def test_the_band_includes_its_bounds_and_another_band_draws_nothing(whole, capsys):
     before = read(whole / "all.jsonl")
     rates = sorted({row["pass_rate"] for row in before})
     low, high = rates[0], rates[-2]
@@ -83,7 +83,7 @@ def test_an_interrupted_run_continues_to_the_same_result(whole, tmp_path):
     assert (folder / completions).read_bytes() == (whole / "all_completions" / completions).read_bytes()
 
 
-def test_an_empty_band_is_an_error_that_keeps_the_completions(whole, capsys):
+def test_an_empty_band_is_an_error_and_keeps_the_completions(whole, capsys):
     rates = {row["pass_rate"] for row in read(whole / "all.jsonl")}
     free = next(rate for rate in (0.1, 0.3, 0.6, 0.9) if rate not in rates)
     output = whole / "all.jsonl"

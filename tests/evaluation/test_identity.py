@@ -36,5 +36,5 @@ def test_a_copy_has_the_fingerprint_and_other_weights_have_not(folder, tmp_path)
     assert first != fingerprint(str(folder))
 
 
-def test_what_has_no_weights_has_no_fingerprint(tmp_path):
+def test_a_folder_without_weights_has_no_fingerprint(tmp_path):
     assert fingerprint("org/model") is None and fingerprint(str(tmp_path)) is None

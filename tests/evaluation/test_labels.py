@@ -25,7 +25,7 @@ def test_names_stay_different_when_they_are_shortened():
         (["long-" * 40], 1),
     ],
 )
-def test_a_legend_fits_into_the_figure_and_takes_nothing_from_the_axes(names, columns):
+def test_a_legend_fits_into_the_figure_without_shrinking_the_axes(names, columns):
     figure = new_figure(7.5, 4.7)
     axes = figure.subplots()
     height = None

@@ -20,7 +20,7 @@ def test_the_log_is_the_folders_else_that_of_the_latest_checkpoint(tmp_path):
         assert read_log_history(tmp_path) == [{"step": step}]
 
 
-def test_a_log_that_was_cut_off_is_left_out(tmp_path, caplog):
+def test_a_truncated_log_is_ignored(tmp_path, caplog):
     (tmp_path / "checkpoint-1").mkdir()
     (tmp_path / TRAINER_STATE).write_text('{"log_history": [{"st')
     (tmp_path / "checkpoint-1" / TRAINER_STATE).write_text('{"log_history": [{"step": 1}]}')
@@ -41,7 +41,7 @@ def test_evaluations_of_one_set_and_of_several():
     }
 
 
-def test_a_report_needs_nothing_of_the_hub():
+def test_a_report_does_not_need_the_hub():
     script = (
         "import sys, trl_concise.evaluation.report; print([name for name in sys.modules if '_concise.hub' in name])"
     )

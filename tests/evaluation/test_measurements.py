@@ -33,6 +33,6 @@ def test_results_of_the_demo(tmp_path):
     assert [item.point.kind for item in read_measurements(tmp_path)] == ["base", "cut", "model"]
 
 
-def test_names_are_as_short_as_tells_them_apart():
+def test_names_are_as_short_as_possible_but_distinct():
     folders = [Path("/out", *name.split("/")) for name in ("a/x/hapo", "b/x/hapo", "b/y/hapo", "laser")]
     assert run_names(folders) == ["a/x/hapo", "b/x/hapo", "y/hapo", "laser"]

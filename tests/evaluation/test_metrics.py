@@ -61,7 +61,7 @@ def test_score_grows_with_shortening(accuracy, base_accuracy, one, other, base_t
     )
 
 
-def test_a_loss_costs_more_than_an_equal_gain_earns():
+def test_a_loss_of_accuracy_weighs_more_than_an_equal_gain():
     assert accuracy_efficiency_score(0.6, 100, 0.5, 100) < -accuracy_efficiency_score(0.4, 100, 0.5, 100)
 
 

@@ -48,7 +48,7 @@ def test_a_single_point_has_whole_ticks_each_once(tmp_path):
     assert frontier.count("<!-- 10 -->") == 1 and curves.count("<!-- 10 -->") == 1
 
 
-def test_many_runs_are_named_by_the_legend_alone(tmp_path):
+def test_many_runs_are_named_only_in_the_legend(tmp_path):
     def texts(count: int, label: str) -> int:
         points = [FrontierPoint(label, 0.5, 100.0 + i, series=f"run-{i}") for i in range(count)]
         return plot_frontier(points, tmp_path / "a.svg").read_text().count('<g id="text_')

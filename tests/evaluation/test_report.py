@@ -24,7 +24,7 @@ def test_table(run):
     assert any("org/base, truncated at a budget: 50" in line for line in lines)
 
 
-def test_what_was_measured_otherwise_is_not_compared(run):
+def test_differently_measured_results_are_not_compared(run):
     (run / "eval" / "summary.json").write_text(json.dumps([record("concise", 0.91, 50, max_new_tokens=256)]))
     base = [record("org/base", 0.92, 100, max_new_tokens=4096)]
     (run / "eval_base" / "summary.json").write_text(json.dumps(base))
@@ -88,7 +88,7 @@ def test_each_run_is_compared_with_its_own_base(tmp_path):
     }
 
 
-def test_a_base_takes_the_place_of_others_on_its_own_sets_alone(tmp_path, caplog):
+def test_a_requested_base_replaces_others_on_its_sets_only(tmp_path, caplog):
     run = a_run(
         tmp_path / "run",
         0.5,
@@ -122,7 +122,7 @@ def test_of_two_bases_it_is_unknown_which_one_is_meant(tmp_path, caplog):
     assert "unknown which of my-model and org/base is its base" in caplog.text
 
 
-def test_runs_of_one_name_are_told_apart(tmp_path):
+def test_runs_with_the_same_name_are_distinguished(tmp_path):
     runs = [a_run(tmp_path / seed / "hapo", 0.5, 1000, record("hapo", 0.5, 500)) for seed in ("seed0", "seed1")]
     models = {row[1] for row in rows(report(runs)["report.md"])}
     assert models == {f"seed{i}/hapo{what}" for i in (0, 1) for what in (", base", ", step 10", "")}

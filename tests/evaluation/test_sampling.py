@@ -59,7 +59,7 @@ def test_the_generation_config_of_the_model_does_not_count(own, model, tokenizer
     assert opinionated.generation_config.to_dict() == before
 
 
-def test_the_generation_config_of_an_adapter_is_left_as_it_was(model, tokenizer):
+def test_the_generation_config_of_an_adapter_is_restored(model, tokenizer):
     peft = pytest.importorskip("peft")
     base = copy.deepcopy(model)
     base.generation_config.no_repeat_ngram_size = 2
@@ -68,7 +68,7 @@ def test_the_generation_config_of_an_adapter_is_left_as_it_was(model, tokenizer)
     assert adapter.merge_and_unload().generation_config.no_repeat_ngram_size == 2
 
 
-def test_a_model_that_fails_is_left_as_it_was(model, tokenizer):
+def test_a_model_is_restored_after_an_error(model, tokenizer):
     model.train()
     before = model.generation_config.to_dict()
     with pytest.raises(IndexError):
@@ -90,7 +90,7 @@ def test_text_has_the_special_tokens_that_training_gives_it(tokenizer):
     assert tokenize_prompts(beginning, [messages("1+1")]) == [text]
 
 
-def test_prompts_are_told_apart(tokenizer):
+def test_different_prompts_have_different_keys(tokenizer):
     other = copy.deepcopy(tokenizer)
     other.chat_template += " "
     prompts = ["1+1", "1+2", messages("1+1"), messages("1+2")]
@@ -109,7 +109,7 @@ def test_a_negative_seed():
         SamplingSettings(seed=-1)
 
 
-def test_a_run_with_nothing_but_checkpoints(tmp_path):
+def test_a_run_with_only_checkpoints(tmp_path):
     for step in (5, 10):
         (tmp_path / f"checkpoint-{step}").mkdir()
     with pytest.raises(FileNotFoundError, match="contains no model.*checkpoint-5, .*checkpoint-10"):

@@ -30,7 +30,7 @@ def test_no_summary(tmp_path):
 
 
 @pytest.mark.parametrize("content", FOREIGN)
-def test_files_of_others_are_left_out(content, tmp_path, caplog):
+def test_files_of_other_programs_are_ignored(content, tmp_path, caplog):
     for name in ("ours", "theirs"):
         (tmp_path / name).mkdir()
     (tmp_path / "ours" / "summary.json").write_text(json.dumps([RECORD]))

@@ -267,7 +267,7 @@ def test_tools_are_refused(tiny_model, tmp_path):
         )
 
 
-def test_a_best_model_is_whole_after_a_kill_between_two_renames(tiny_model, tmp_path):
+def test_the_best_model_is_complete_after_a_kill_between_two_renames(tiny_model, tmp_path):
     changes = {"on_loss": "best", "save_strategy": "steps", "save_steps": 2, "max_steps": 4, "watch_every": 1}
     build(tiny_model, tmp_path, Correct(), **changes).train()
     before = (tmp_path / BEST_FOLDER / "model.safetensors").read_bytes()

@@ -79,7 +79,7 @@ def a_run(folder: Path, **changes) -> Path:
     return folder
 
 
-def test_results_stand_beside_their_base_and_controls(tmp_path):
+def test_results_are_listed_with_their_base_and_controls(tmp_path):
     run = a_run(tmp_path)
     base = "Qwen/Qwen2.5-1.5B-Instruct"
     records = [record(base, 0.7, 300.0), record(base, 0.5, 150.0, budget=160), record("user/qwen-hapo", 0.72, 150.0)]
@@ -160,7 +160,7 @@ def test_results_that_are_no_more_leave_no_file(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["gsm8k", "math/easy", "/home/me/problems"])
-def test_what_was_not_loaded_from_the_hub_is_none_of_its_sets(name, tmp_path):
+def test_local_sets_are_not_hub_benchmarks(name, tmp_path):
     run = a_run(tmp_path / "my-run")
     item = {key: value for key, value in record("my-run", 0.9, 150.0, dataset=name).items() if key not in GSM8K}
     (run / "summary.json").write_text(json.dumps([item]))
@@ -169,7 +169,7 @@ def test_what_was_not_loaded_from_the_hub_is_none_of_its_sets(name, tmp_path):
     assert "/" not in card.data.eval_results[0].dataset_type
 
 
-def test_two_evaluations_of_one_benchmark_are_told_apart(tmp_path):
+def test_two_evaluations_of_one_benchmark_are_distinguished(tmp_path):
     run = a_run(tmp_path / "my-run")
     part = record("my-run", 0.5, 70.0, limit=10, problems=10)
     other = record("my-run", 0.6, 80.0, dataset="train", dataset_split="train")
@@ -239,7 +239,7 @@ def test_results_of_trl_concise_eval(tmp_path):
     assert "1.0 [" not in card.text
 
 
-def test_what_was_not_measured_is_absent(tmp_path):
+def test_unmeasured_results_are_absent(tmp_path):
     unknown = ("history", "seconds", "settings", "methods", "citations", "max_completion_length")
     run = a_run(tmp_path)
     facts = {name: value for name, value in FACTS.items() if name not in unknown}
@@ -253,7 +253,7 @@ def test_what_was_not_measured_is_absent(tmp_path):
     assert card_errors(text) == []
 
 
-def test_the_log_is_the_source_where_nothing_else_was_evaluated(tmp_path):
+def test_the_log_is_the_source_without_another_evaluation(tmp_path):
     run = a_run(tmp_path)
     log = [
         {"step": 0, "eval_accuracy": 0.5, "eval_tokens_mean": 80.0},

@@ -78,7 +78,7 @@ def test_revisions_of_an_earlier_run_in_the_folder_are_neither_dropped_nor_ranke
         assert sender.outbox.kept() == [earlier, own]
 
 
-def test_what_still_waits_makes_room_before_what_is_sent(tmp_path):
+def test_waiting_revisions_are_dropped_before_sent_ones(tmp_path):
     revisions = [Revision(step, 0.5, 10.0 - step) for step in (1, 2, 3)]
     callback = HubFrontierCallback("tester/model", max_revisions=2)
     callback.sender = Sender(tmp_path, "tester/model")
@@ -155,7 +155,7 @@ print({result.metric_type: result.metric_value for result in card.data.eval_resu
 
 
 @pytest.mark.slow
-def test_a_run_is_pushed_fetched_and_goes_on_with_the_same_history(tiny_model, tmp_path):
+def test_a_run_is_pushed_downloaded_and_resumed_with_the_same_history(tiny_model, tmp_path):
     run = tmp_path / "trl-model"
     run.mkdir()
     (run / "push_too").touch()
@@ -192,7 +192,7 @@ def test_a_run_is_pushed_fetched_and_goes_on_with_the_same_history(tiny_model, t
 
 
 @pytest.mark.slow
-def test_two_processes_push_once_and_what_both_have_saved(tiny_model, tmp_path):
+def test_two_processes_push_once_with_the_files_of_both(tiny_model, tmp_path):
     launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
     with HubServer() as hub:
         train_and_push(hub, tiny_model, tmp_path, 2, launcher=launcher)
@@ -201,7 +201,7 @@ def test_two_processes_push_once_and_what_both_have_saved(tiny_model, tmp_path):
         assert {"rng_state_0.pth", "rng_state_1.pth", "concise_state/hapo.safetensors"} <= set(repo.files("best"))
 
 
-def test_a_run_ends_normally_without_a_hub_and_says_what_was_not_sent(tiny_model, tmp_path):
+def test_a_run_ends_normally_without_a_hub_and_lists_unsent_revisions(tiny_model, tmp_path):
     with HubServer() as hub:
         hub.__exit__()
         printed, warnings = train_and_push(hub, tiny_model, tmp_path, 3)

@@ -64,7 +64,7 @@ def test_the_card_of_a_trained_model(name, peft, tiny_model, tmp_path):
         assert private.encode() not in published
 
 
-def test_a_card_is_of_its_own_run_and_replaces_none_of_the_users(tiny_model, tmp_path):
+def test_a_card_describes_its_run_and_does_not_replace_the_users_card(tiny_model, tmp_path):
     run, mine = tmp_path / "run", tmp_path / "my-repo"
     for steps in (2, 1):  # the second in the folder of the first
         args = REDITrainer.config_class(**redi.settings(run, max_steps=steps))
@@ -96,7 +96,7 @@ class HoldingHub(HubServer):
         return super().next_fault(path)
 
 
-def test_what_is_being_uploaded_is_not_rewritten(tiny_model, tmp_path):
+def test_files_being_uploaded_are_not_rewritten(tiny_model, tmp_path):
     run, hold = tmp_path / "run", tmp_path / "hold"
     with HoldingHub(hold) as hub:
         done = subprocess.run(

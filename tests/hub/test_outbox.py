@@ -39,7 +39,7 @@ def unsent(run: Path) -> list[str]:
         return box.unsent()
 
 
-def test_what_waits_survives_its_checkpoint_and_the_process(tmp_path):
+def test_waiting_files_survive_their_checkpoint_and_the_process(tmp_path):
     fill(tmp_path, range(1, 3), "step-000002")
     (staged,) = (tmp_path / FOLDER).glob("step-000001*/model.safetensors")
     assert staged.stat().st_nlink == 2  # no copy
@@ -54,7 +54,7 @@ def test_what_waits_survives_its_checkpoint_and_the_process(tmp_path):
     assert not staged.exists() and unsent(tmp_path) == ["step-000002", "tag 'best' on step-000002"]
 
 
-def test_what_a_process_left_that_died_while_it_staged_is_removed(tmp_path):
+def test_staging_files_of_a_dead_process_are_removed(tmp_path):
     fill(tmp_path, range(1, 2))
     (tmp_path / FOLDER / "step-000002-abc").mkdir()
     assert unsent(tmp_path) == ["step-000001"]
@@ -118,7 +118,7 @@ def test_a_branch_that_may_exist_is_deleted_though_the_run_was_killed_before_it_
         assert box.unsent() == ["deletion of step-000001"]
 
 
-def test_an_answer_about_what_was_replaced_changes_nothing(tmp_path):
+def test_an_answer_about_a_replaced_revision_changes_nothing(tmp_path):
     fill(tmp_path, range(1, 3))
     with closing(Outbox(tmp_path)) as box:
         first, second = box.in_state("waiting")

@@ -49,7 +49,7 @@ def push(hub):
 
 
 @pytest.mark.parametrize("whole", [True, False])
-def test_the_card_says_how_to_resume_if_the_checkpoint_comes_along(whole, hub, push, tmp_path):
+def test_the_card_describes_resuming_if_the_checkpoint_is_included(whole, hub, push, tmp_path):
     run = a_run(tmp_path / "run")
     (run / "checkpoint-best").mkdir()  # somebody's copy
     checkpoint = run / "checkpoint-2"
@@ -68,7 +68,7 @@ def test_the_card_says_how_to_resume_if_the_checkpoint_comes_along(whole, hub, p
         assert f'folder = snapshot_download("{repo_id}")' in card and 'f"{folder}/last-checkpoint"' in card
 
 
-def test_a_run_goes_where_it_went_before(push, tmp_path):
+def test_a_run_is_pushed_to_the_same_repository_as_before(push, tmp_path):
     run = a_run(tmp_path / "run")
     assert [push(run, "bare"), push(run)] == ["tester/bare"] * 2
     planned = a_run(tmp_path / "planned", repo_id="tester/planned")
@@ -79,7 +79,7 @@ def test_a_run_goes_where_it_went_before(push, tmp_path):
     ]
 
 
-def test_a_push_elsewhere_leaves_the_record_of_the_revisions_alone(hub, push, tmp_path):
+def test_a_push_to_another_repository_keeps_the_record_of_revisions(hub, push, tmp_path):
     run = a_run(tmp_path)
     with closing(Outbox(run, "tester/model")) as outbox:
         outbox.add(revision := Revision(1, 0.5, 99.0), checkpoint(run, 1))
@@ -91,13 +91,13 @@ def test_a_push_elsewhere_leaves_the_record_of_the_revisions_alone(hub, push, tm
         assert (outbox.repo_id, list(outbox.revisions)) == ("tester/model", ["step-000001"])
 
 
-def test_what_the_warning_recommends_keeps_the_run_private_and_its_tag(hub, push, tmp_path):
+def test_the_recommended_command_keeps_privacy_and_tag(hub, push, tmp_path):
     fill(tmp_path, range(1, 2), "step-000001", private=True, tag="frontier")
     repo = hub.repos[push(tmp_path)]
     assert repo.private and set(repo.tags) == {"frontier"}
 
 
-def test_a_card_that_waits_does_not_take_the_place_of_a_newer_one(hub, push, tmp_path):
+def test_a_waiting_card_does_not_replace_a_newer_one(hub, push, tmp_path):
     run = a_run(tmp_path)
     write_card(run)
     with closing(Outbox(run, "tester/newer")) as outbox:
@@ -109,7 +109,7 @@ def test_a_card_that_waits_does_not_take_the_place_of_a_newer_one(hub, push, tmp
     assert unsent(run) == []
 
 
-def test_what_is_private_stays_at_home_in_subfolders_too(hub, push, tmp_path):
+def test_private_files_are_not_uploaded_from_subfolders_either(hub, push, tmp_path):
     run = a_run(tmp_path)
     (run / "model.safetensors").write_bytes(b"weights")
     private = ["training_args.bin", "checkpoint-3/optimizer.pt", "_hub/outbox.json", ".cache/a", "completions/a.csv"]

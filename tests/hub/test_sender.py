@@ -58,7 +58,7 @@ def test_a_failure_is_answered_by_a_growing_pause_or_the_one_asked_for(status, h
     assert low <= retry_delay(error, failures) <= high
 
 
-def test_what_is_hopeless_is_not_tried_again():
+def test_permanent_errors_are_not_retried():
     for status in (400, 401, 403, 404):
         error = HfHubHTTPError.__new__(HfHubHTTPError)
         error.response = SimpleNamespace(status_code=status, headers={})
@@ -78,7 +78,7 @@ print(sender.outbox.unsent())
 
 
 @pytest.mark.slow
-def test_twenty_pushes_arrive_whole_though_every_second_request_fails(tmp_path):
+def test_twenty_pushes_are_complete_although_every_second_request_fails(tmp_path):
     fill(tmp_path, range(1, 21), "step-000007")
     with HubServer() as hub:
         hub.fail_at_random(0.5, kinds=("500", "429", "cut", "lost"))
@@ -118,7 +118,7 @@ def test_revisions_are_replaced_retagged_and_deleted(tmp_path):
         assert repo.tags == {"best": repo.branches["step-000003"]}
 
 
-def test_a_record_whose_best_revision_is_gone_does_not_stop_a_push(tmp_path):
+def test_a_record_without_its_best_revision_does_not_stop_a_push(tmp_path):
     fill(tmp_path, range(1, 2))
     record = tmp_path / FOLDER / "outbox.json"
     record.write_text(json.dumps({**json.loads(record.read_text()), "best": "step-000009"}))
@@ -137,7 +137,7 @@ print(sender.finish(timeout=2))
 
 
 @pytest.mark.parametrize("trouble", ["dead", "silent", "forbidden"])
-def test_what_the_hub_does_not_take_is_named_and_sent_later(trouble, tmp_path):
+def test_unsent_revisions_are_named_and_sent_later(trouble, tmp_path):
     waiting = fill(tmp_path, range(1, 3))
     with HubServer() as hub:
         if trouble == "silent":
@@ -170,7 +170,7 @@ def commits_fail_until_recovery(hub: HubServer, run: Path) -> None:
     hub.next_fault = next_fault
 
 
-def test_what_is_replaced_while_it_is_being_sent_is_not_sent_any_more(tmp_path):
+def test_a_revision_replaced_during_its_upload_is_not_sent(tmp_path):
     """The Hub was down; the run, started again, has come to the same step."""
     fill(tmp_path, range(1, 2), "step-000001")
     code = """
@@ -206,7 +206,7 @@ sender.send()
         assert sent(hub, 1, content=9, revision="best")
 
 
-def test_files_that_somebody_deleted_do_not_empty_the_branch(tmp_path):
+def test_deleted_files_do_not_empty_the_branch(tmp_path):
     fill(tmp_path, range(1, 3))
     with HubServer() as hub:
         code = """
@@ -220,7 +220,7 @@ print(sender.outbox.unsent())
         assert set(hub.repos["tester/model"].branches) == {"main", "step-000002"}
 
 
-def test_a_sender_that_is_left_behind_gives_way_to_the_next(tmp_path):
+def test_an_abandoned_sender_is_replaced_by_the_next_one(tmp_path):
     """Training was interrupted in a notebook, and is begun again."""
     fill(tmp_path, range(1, 2))
     code = """
@@ -242,7 +242,7 @@ print(left.outbox.closed, sender.finish(timeout=30), left._thread.is_alive())
     assert unsent(tmp_path) == []
 
 
-def test_the_end_waits_as_long_as_patience_says(tmp_path):
+def test_the_end_of_training_waits_for_patience_seconds(tmp_path):
     fill(tmp_path, range(1, 3))
     code = """
 now = 0.0

@@ -65,7 +65,7 @@ def test_changes_lead_to_a_run_that_fits(newer_name):
         ),
     ],
 )
-def test_who_follows_the_advice_to_the_letter_gets_what_it_promises(run, first):
+def test_following_the_advice_gives_the_promised_plan(run, first):
     changes = suggest(run, QWEN)
     assert changes[0][0] == first
     for text, promised in changes:

@@ -63,7 +63,7 @@ def test_prefix_matching_has_an_expected_value_and_a_bound(tokens):
         assert likely.allocated(phase) == pytest.approx(peak, rel=0.04) and peak < bound.allocated(phase)
 
 
-def test_what_has_no_other_expected_value():
+def test_plans_without_a_separate_expected_value():
     assert expected(run("grpo", 1024), QWEN) is None
     assert expected(run("tspmo", 1024, branch_tokens=300), QWEN) is None
     assert expected(run("tspmo", 1024, beta=0.04), QWEN) is None  # a KL term keeps every edge

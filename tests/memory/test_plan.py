@@ -55,7 +55,7 @@ def test_known_shapes_have_the_published_number_of_parameters():
     assert known_config("qwen/qwen3-0.6b").tie_word_embeddings and known_config("Qwen/Qwen3-0.6B-FP8") is None
 
 
-def test_parts_by_hand():
+def test_memory_components_by_hand():
     made = plan(PlanSettings("hapo", max_completion_length=3584, beta=0.04, **LORA), QWEN)
     loss = made.parts["loss"]
     assert loss["weights"] == 2 * QWEN.parameters
@@ -78,14 +78,14 @@ def test_phases():
     assert list(plan(PlanSettings("redi", **LORA), QWEN).parts) == ["loss", "backward"]
 
 
-def test_full_tuning_keeps_a_reference_and_a_cast():
+def test_full_fine_tuning_keeps_a_reference_and_a_cast():
     made = plan(PlanSettings("grpo", beta=0.1), QWEN)
     assert made.parts["loss"]["reference model"] == made.parts["loss"]["weights"] == 4 * QWEN.parameters
     assert made.parts["loss"]["optimizer"] == 8 * QWEN.parameters
     assert made.activations[False] > formulas.BFLOAT16 * QWEN.linear_parameters
 
 
-def test_vllm_takes_its_share_and_sleeps():
+def test_vllm_uses_its_share_and_sleep_mode():
     awake = plan(PlanSettings("hapo", use_vllm=True, **LORA), QWEN)
     asleep = plan(PlanSettings("hapo", use_vllm=True, vllm_enable_sleep_mode=True, **LORA), QWEN)
     assert awake.parts["backward"]["vLLM"] == awake.parts["generation"]["vLLM"] == pytest.approx(12 * GIB)

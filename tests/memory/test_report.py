@@ -130,7 +130,7 @@ def test_a_recipe_without_checkpointing_is_planned_so(name, model, tmp_path, cap
     assert yaml.safe_load(path.read_text())[name] is True
 
 
-def test_what_does_not_fit(model, tmp_path, capsys):
+def test_runs_that_do_not_fit(model, tmp_path, capsys):
     arguments = ["plan", *ARGUMENTS, "--model_name_or_path", model(), "--card_gib", "4"]
     assert main(arguments) == 1
     printed = capsys.readouterr().out

@@ -27,7 +27,7 @@ def test_settings_are_checked(changes, message):
 @pytest.mark.filterwarnings("ignore:.*gradient_checkpointing:FutureWarning")
 @pytest.mark.parametrize("new", [None, False, True])
 @pytest.mark.parametrize("old", [False, True])
-def test_both_names_of_activation_checkpointing_mean_what_they_mean_in_transformers(old, new):
+def test_both_names_of_activation_checkpointing_act_as_in_transformers(old, new):
     if "activation_checkpointing" not in TrainingArguments.__dataclass_fields__:
         pytest.skip("this release of transformers has the older name only")
     names = {"gradient_checkpointing": old, "activation_checkpointing": new}

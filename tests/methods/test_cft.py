@@ -151,7 +151,7 @@ def test_template_and_system_prompt(tiny_model, tmp_path, dataset, tokenizer):
     assert "is correct.\n\nQuestion:\nWhat is 0 + 0?\nSolution:\n0 + 0 = 0<|im_end|>" in text
 
 
-def test_overlong_rows_are_dropped_whole_and_counted(tiny_model, tmp_path, dataset, lengths, caplog):
+def test_overlong_rows_are_dropped_and_counted(tiny_model, tmp_path, dataset, lengths, caplog):
     limit = sorted(lengths)[4]
     args = CFTConfig(**settings(tmp_path, max_length=limit))
     with caplog.at_level(logging.WARNING):
@@ -170,13 +170,13 @@ def test_overlong_rows_can_be_an_error(tiny_model, tmp_path, dataset, lengths):
         CFTTrainer(tiny_model, args, train_dataset=dataset)
 
 
-def test_nothing_left_is_an_error(tiny_model, tmp_path, dataset, lengths):
+def test_an_empty_result_is_an_error(tiny_model, tmp_path, dataset, lengths):
     args = CFTConfig(**settings(tmp_path, max_length=8))
     with pytest.raises(ValueError, match=f"All rows are too long: 8 of 8 .* the longest {max(lengths)}"):
         CFTTrainer(tiny_model, args, train_dataset=dataset)
 
 
-def test_a_stream_of_which_nothing_is_left_is_an_error(tiny_model, tmp_path, lengths):
+def test_a_stream_without_usable_rows_is_an_error(tiny_model, tmp_path, lengths):
     stream = IterableDataset.from_generator(lambda: iter(ROWS))
     args = CFTConfig(**settings(tmp_path, max_length=8))
     with pytest.raises(ValueError, match=f"All rows are too long: 8 of 8 .* the longest {max(lengths)}"):
@@ -193,7 +193,7 @@ def test_an_empty_dataset_is_an_error(empty, tiny_model, tmp_path, dataset):
             CFTTrainer(tiny_model, args, train_dataset=dataset, eval_dataset=evaluated)
 
 
-def test_tokens_of_ones_own_are_not_cut_either(tiny_model, tmp_path, tokenizer, lengths):
+def test_the_users_tokens_are_not_truncated_either(tiny_model, tmp_path, tokenizer, lengths):
     rows = Dataset.from_list([tokenize_critique(row, tokenizer, end_of_turn(tokenizer)) for row in ROWS])
     args = CFTConfig(**settings(tmp_path, max_length=max(lengths) - 1))
     trainer = CFTTrainer(tiny_model, args, train_dataset=rows)
@@ -239,7 +239,7 @@ def test_lora(tiny_model, tmp_path, dataset):
     assert changed and all("lora_" in name for name in changed)
 
 
-def test_a_resumed_run_is_the_whole_run(tiny_model, tmp_path, dataset):
+def test_a_resumed_run_equals_an_uninterrupted_one(tiny_model, tmp_path, dataset):
     options = {"max_steps": 4, "save_strategy": "steps", "save_steps": 2}
     whole = CFTTrainer(tiny_model, CFTConfig(**settings(tmp_path, **options)), train_dataset=dataset)
     whole.train()
@@ -297,7 +297,7 @@ def test_collator_pads_and_refuses_what_is_too_long(tokenizer, lengths):
         DataCollatorForCritique(tokenizer, max_length=lengths[0])(ROWS)
 
 
-def test_a_row_that_the_collator_drops_adds_nothing(tokenizer, lengths):
+def test_a_dropped_row_does_not_change_the_loss(tokenizer, lengths):
     collator = DataCollatorForCritique(tokenizer, max_length=lengths[0], overlong="drop")
     batch = collator([ROWS[0], ROWS[7]])
     assert collator.length_limit.dropped == 1

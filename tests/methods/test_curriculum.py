@@ -48,7 +48,7 @@ def test_the_full_band_is_trls_order():
     assert selector.choose(candidates("abcd"), 3, 0) == [0, 1, 2]
 
 
-def test_what_lies_outside_is_tried_again_now_and_then():
+def test_prompts_outside_the_band_are_occasionally_retried():
     selector = band({"a": [1]}, exploration=0.25)
     tried = sum(selector.choose(candidates("ab"), 1, 0) == [0] for _ in range(2000))
     assert tried / 2000 == pytest.approx(0.25, abs=0.04)
@@ -58,7 +58,7 @@ def test_what_lies_outside_is_tried_again_now_and_then():
     accuracies=st.dictionaries(st.sampled_from("abcdefgh"), st.lists(st.sampled_from([0, 0.25, 1]), min_size=1)),
     count=st.integers(1, 8),
 )
-def test_a_batch_is_always_filled_and_the_state_goes_on_exactly(accuracies, count):
+def test_every_batch_is_full_and_the_state_resumes_exactly(accuracies, count):
     first = band(accuracies, exploration=0.3)
     first.choose(candidates("abcdefgh"), count, 0)
     second = AccuracyBand(exploration=0.3)

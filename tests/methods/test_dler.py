@@ -48,7 +48,7 @@ def test_groups_without_variance_are_left_out():
     assert whitened[8:].tolist() != [0] * 4
 
 
-def test_completions_that_nobody_judged_are_left_out():
+def test_completions_without_a_verdict_are_left_out():
     advantages, lengths = torch.cat([ADVANTAGES, torch.zeros(4)]), torch.tensor(LENGTHS + [9] * 4)
     judged = torch.tensor([1.0] * 9 + [math.nan] * 3)
     advantages[8] = 2.0
@@ -70,7 +70,7 @@ def test_tool_output_has_no_weight():
 
 
 @pytest.mark.parametrize(("token_weighted", "expected"), [(True, BY_TOKEN), (False, BY_SEQUENCE)])
-def test_golden_advantages_come_out_of_the_trainer(token_weighted, expected, tiny_model, problems, tmp_path):
+def test_the_trainer_computes_the_golden_advantages(token_weighted, expected, tiny_model, problems, tmp_path):
     """With truncation, `scale_rewards="none"` and the higher upper clip: TRL's own options."""
     seen = {}
 

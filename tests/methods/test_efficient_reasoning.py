@@ -60,7 +60,7 @@ def test_with_the_correctness_it_is_the_papers_reward_and_groups_do_not_mix():
     assert total.tolist() == pytest.approx([0.9020, 0.8179, 0.6853, 0, 0] + [0.8] * 5, abs=1e-4)
 
 
-def test_a_completion_that_was_cut_counts_as_wrong():
+def test_a_truncated_completion_counts_as_wrong():
     rollouts = Rollouts(
         ("a",) * 3,
         torch.tensor([10, 10, 90]),

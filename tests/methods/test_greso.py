@@ -99,7 +99,7 @@ def test_a_group_of_partly_unknown_correctness_counts_only_if_it_is_mixed():
     assert greso.streaks == {key("a"): 1, key("b"): 0}
 
 
-def test_exploration_adjusts_itself_once_prompts_come_back():
+def test_exploration_is_adjusted_once_prompts_repeat():
     greso = GRESO()
     greso.observe(rollouts(("a", EASY), ("b", EASY), ("c", MIXED), ("d", HARD)))
     assert (greso.p_easy, greso.p_hard) == (0.5, 0.5)
@@ -152,7 +152,7 @@ def test_skipping_has_the_equations_frequency():
     data=st.data(),
     seed=st.integers(0, 10),
 )
-def test_a_batch_is_always_filled_and_decided_alike_everywhere(streaks, data, seed):
+def test_every_batch_is_full_and_all_processes_decide_alike(streaks, data, seed):
     names = [str(i) for i in range(len(streaks))]
     count = data.draw(st.integers(1, len(streaks)))
     choices = []
@@ -171,7 +171,7 @@ def test_prompts_without_a_streak_are_taken_in_order():
 
 
 @given(st.lists(st.lists(st.tuples(st.sampled_from("abcdefgh"), groups), min_size=1, max_size=4), max_size=8))
-def test_state_goes_on_exactly(batches):
+def test_state_resumes_exactly(batches):
     """A part that takes over the state decides and measures as the first one does."""
     first = GRESO(seed=3)
     names = "abcdefgh"
@@ -239,7 +239,7 @@ def test_prompts_without_variance_are_skipped(tiny_model, problems, tmp_path):
     assert {entry["greso/zero_variance_fraction"] for entry in logged} <= {0, 0.5, 1}
 
 
-def test_everything_skipped_is_still_a_whole_run(tiny_model, problems, tmp_path):
+def test_a_run_that_skips_every_prompt_is_complete(tiny_model, problems, tmp_path):
     def right(completions, **kwargs):
         return [1.0] * len(completions)
 
@@ -286,7 +286,7 @@ def test_choices_follow_the_seed_of_the_run(selector, settings, used, tiny_model
     assert part.seed == used and part.config()["seed"] == used
 
 
-def test_greso_is_a_part_like_any_other(tiny_model, problems, tmp_path):
+def test_greso_combines_with_other_components(tiny_model, problems, tmp_path):
     args = ConciseGRPOTrainer.config_class(**tiny.settings(tmp_path))
     trainer = ConciseGRPOTrainer(tiny_model, tiny.even_reward, args, problems, prompt_selector=GRESO())
     trainer.train()

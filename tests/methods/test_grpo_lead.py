@@ -71,7 +71,7 @@ def test_a_process_weighs_its_own_rows_by_whole_groups():
     assert weighted.tolist() == pytest.approx([-1.4166] * 2, abs=1e-3)  # w(0.5), not w(1)
 
 
-def test_both_parts_train(tiny_model, problems, tmp_path):
+def test_both_components_train(tiny_model, problems, tmp_path):
     trainer = ConciseGRPOTrainer(
         tiny_model,
         [tiny.even_reward, GRPOLEADReward()],

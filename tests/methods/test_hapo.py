@@ -96,7 +96,7 @@ def test_a_wrong_completion_of_the_shortest_length_gets_exactly_zero():
 
 
 @given(lengths, lengths, histories, st.booleans(), shapes)
-def test_longer_never_pays(a, b, history, correct, shape):
+def test_a_longer_completion_never_earns_more(a, b, history, correct, shape):
     shorter, longer = min(a, b), max(a, b)
     assert hapo_length_reward(longer, history, correct, shape=shape) <= hapo_length_reward(
         shorter, history, correct, shape=shape
@@ -229,7 +229,7 @@ def test_the_history_is_the_minimum_whatever_the_split(batches):
 
 
 @given(rows, rows)
-def test_a_batch_without_correct_completions_teaches_nothing(past, batch):
+def test_a_batch_without_correct_completions_is_not_recorded(past, batch):
     assume(past)
     reward = HAPOLengthReward()
     reward.observe(rollouts(past))
@@ -279,7 +279,7 @@ def test_the_weight_is_checked_at_construction(weight, tiny_model, problems, tmp
 @pytest.mark.parametrize(
     ("name", "value"), [("length_reward_shape", "cos"), ("length_reward_floor", 0.5), ("history_aggregate", "max")]
 )
-def test_a_refused_value_is_told_with_the_name_it_has_in_the_config(name, value, tiny_model, problems, tmp_path):
+def test_an_invalid_value_is_reported_with_its_config_name(name, value, tiny_model, problems, tmp_path):
     args = HAPOConfig(**tiny.settings(tmp_path, **{name: value}))
     with pytest.raises(ValueError, match=f"got {value!r}.* In HAPOConfig it is {name}"):
         HAPOTrainer(tiny_model, tiny.even_reward, args, problems)
@@ -326,7 +326,7 @@ def test_the_order_is_checked_in_a_trainer_of_components_too(tiny_model, problem
 
 
 @pytest.mark.parametrize("aggregation", ["sum_then_normalize", "normalize_then_sum"])
-def test_rewards_that_are_normalized_apart_are_warned_about(aggregation, tiny_model, problems, tmp_path, caplog):
+def test_separately_normalized_rewards_are_warned_about(aggregation, tiny_model, problems, tmp_path, caplog):
     args = HAPOConfig(**tiny.settings(tmp_path, multi_objective_aggregation=aggregation))
     with caplog.at_level(logging.WARNING, logger="trl_concise"):
         HAPOTrainer(tiny_model, tiny.even_reward, args, problems)
@@ -343,7 +343,7 @@ def test_graded_correctness_is_warned_about_once(values, warnings, tiny_model, p
     assert caplog.text.count("The reward function 'grade' returned 0.") == warnings
 
 
-def test_golden_advantages_come_out_of_the_trainer(tiny_model, problems, tmp_path):
+def test_the_trainer_computes_the_golden_advantages(tiny_model, problems, tmp_path):
     def correct(completion_ids, **kwargs):
         return [1.0, 1.0, 0.0, 0.0]
 

@@ -41,7 +41,7 @@ def test_max(released, expected):
 
 
 @given(length, length, length, st.booleans())
-def test_max_never_pays_for_length_and_stays_in_range(a, b, target, released):
+def test_max_never_rewards_length_and_stays_in_range(a, b, target, released):
     shorter, longer = sorted((a, b))
     numbers = torch.tensor([shorter, longer]), torch.tensor([target, target]), torch.ones(2)
     first, second = l1_max_reward(*numbers, released=released).tolist()
@@ -93,7 +93,7 @@ def test_an_unknown_mode_is_refused():
 # Training
 
 
-def test_golden_rewards_come_out_of_the_trainer(tiny_model, problems, tmp_path):
+def test_the_trainer_computes_the_golden_rewards(tiny_model, problems, tmp_path):
     args = ConciseGRPOConfig(
         **tiny.settings(tmp_path, max_steps=1, per_device_train_batch_size=4, log_completions=True)
     )
@@ -126,7 +126,7 @@ def test_problems_without_a_target_can_be_evaluated(tiny_model, problems, tmp_pa
     assert 0 <= trainer.evaluate()["eval_accuracy"] <= 1
 
 
-def test_a_prompt_in_parts_is_asked_for_a_length():
+def test_a_prompt_of_several_messages_asks_for_a_length():
     row = {"prompt": [{"role": "user", "content": [{"type": "text", "text": "What is it?"}]}]}
     parts = with_target_length(row, low=9, high=9)["prompt"][0]["content"]
     assert [part["text"] for part in parts] == ["What is it?", " Think for 9 tokens."]

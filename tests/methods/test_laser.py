@@ -61,7 +61,7 @@ def test_base_score(text, gold, expected):
 # The part
 
 
-def test_the_bonus_is_added_to_whatever_says_what_is_correct():
+def test_the_bonus_is_added_to_any_correctness_function():
     correct = torch.tensor([1.0, 1, 0, math.nan])
     rollouts = Rollouts(("a",) * 4, torch.tensor([10, 11, 9, 9]), correct, 4)
     reward = LASERReward(target_length=10, alpha=0.25)
@@ -79,7 +79,7 @@ def test_settings_are_checked_at_construction(settings):
 # The trainer
 
 
-def test_golden_advantages_come_out_of_the_trainer(tiny_model, problems, tmp_path):
+def test_the_trainer_computes_the_golden_advantages(tiny_model, problems, tmp_path):
     """With the authors' scores as the reward function, which also say what is correct."""
 
     def score(completions, **kwargs):

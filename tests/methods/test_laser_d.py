@@ -67,7 +67,7 @@ def test_share_that_a_target_must_cover(level, rounding, needed):
 
 
 @given(st.lists(st.integers(1, 20000), min_size=1, max_size=30), st.integers(1, 20000), st.integers(1, 32))
-def test_targets_lie_on_the_grid_or_are_the_longest_and_rise_with_difficulty(lengths, longest, generations):
+def test_targets_are_on_the_grid_or_the_longest_and_rise_with_difficulty(lengths, longest, generations):
     shares = covered_shares(torch.tensor(lengths), GRID)
     targets = [adaptive_target(shares, longest, level, generations=generations) for level in ("high", "medium", "low")]
     assert targets == sorted(targets)
@@ -101,7 +101,7 @@ def test_levels(correct, level):
     assert levels_of(torch.tensor([correct], dtype=torch.float32)).item() == level
 
 
-def test_coverage_counts_right_and_wrong_alike_and_an_empty_level_covers_nothing():
+def test_coverage_counts_correct_and_wrong_alike_and_is_0_for_an_empty_level():
     reward = LASERDReward(shortest_target=10, longest_target=30, interval=10)
     lengths = torch.tensor([[5, 15], [25, 25]])
     reward.learn_coverage(lengths, torch.tensor([[1.0, 1], [0, 0]]))
@@ -123,7 +123,7 @@ def test_a_loop_is_repetitive_in_every_form(length, loop):
 
 
 @given(st.permutations(range(300)), st.integers(0, 300))
-def test_tokens_that_come_once_are_no_repetition(ids, length):
+def test_tokens_that_occur_once_are_not_repetition(ids, length):
     assert not is_repetitive(ids[:length])
 
 
@@ -185,7 +185,7 @@ def test_until_the_monitor_has_run_the_shortest_target_holds():
     assert reward.targets(1000) == {"high": 10, "medium": 10, "low": 10}
 
 
-def test_the_unknown_abstains_and_a_cut_completion_does_not_explore():
+def test_unknown_correctness_abstains_and_truncated_completions_do_not_explore():
     reward = LASERDReward(shortest_target=10, longest_target=30, interval=10, explore=True)
     rollouts = Rollouts(
         ("a",) * 4,
@@ -198,7 +198,7 @@ def test_the_unknown_abstains_and_a_cut_completion_does_not_explore():
     assert reward.score(rollouts).nan_to_num(-9).tolist() == [-9, 0, 0.5, 0]
 
 
-def test_state_goes_around():
+def test_state_survives_a_round_trip():
     reward = LASERDReward(shortest_target=10, longest_target=30, interval=10)
     reward.learn_coverage(torch.tensor([[5, 15]]), torch.tensor([[1.0, 1]]))
     again = LASERDReward(shortest_target=10, longest_target=30, interval=10)

@@ -39,7 +39,7 @@ def test_historical_variance():
     assert historical_variance([0.5]) == historical_variance([0.1] * 7) == 0
 
 
-def test_historical_variance_of_nothing_is_refused():
+def test_historical_variance_without_visits_is_refused():
     with pytest.raises(ValueError, match="at least one visit, got none"):
         historical_variance([])
 
@@ -122,7 +122,7 @@ def train(model, dataset, output_dir, reward, **changes):
     return trainer
 
 
-def test_an_all_equal_group_has_kl_and_entropy_alone_and_their_signs(tiny_model, tmp_path):
+def test_a_group_of_equal_rewards_has_only_kl_and_entropy_terms(tiny_model, tmp_path):
     dataset = repeat_example({"prompt": "2 + 2?"}, rows=2)
 
     def wrong(completions, **kwargs):

@@ -125,7 +125,9 @@ counts = st.integers(1, 1000)
 
 
 @given(logps, counts, logps, counts, st.floats(0, 1))
-def test_affine_in_alpha_and_blind_to_length(chosen, chosen_length, rejected, rejected_length, alpha):
+def test_the_loss_is_affine_in_alpha_and_independent_of_length(
+    chosen, chosen_length, rejected, rejected_length, alpha
+):
     def loss(alpha, times=1):
         values = (chosen * times, chosen_length * times, rejected * times, rejected_length * times)
         return redi_loss(*(torch.tensor([value], dtype=torch.float64) for value in values), alpha=alpha)
@@ -484,7 +486,7 @@ def test_compute_metrics_sees_logits(tiny_model, pairs, tmp_path):
     assert trainer.evaluate()["eval_rows"] == 32
 
 
-def test_the_callers_config_is_left_alone(tiny_model, pairs, tmp_path):
+def test_the_callers_config_does_not_change(tiny_model, pairs, tmp_path):
     args = REDIConfig(**distributed.settings(tmp_path))
     before = repr(vars(args))
     trainer = REDITrainer(tiny_model, args=args, train_dataset=pairs.to_iterable_dataset())

@@ -90,7 +90,7 @@ def test_bounds(mask, settings):
         assert keep[row].sum() <= limit
 
 
-def test_a_cutoff_at_the_cap_leaves_nothing_to_chance():
+def test_a_cutoff_at_the_cap_is_deterministic():
     mask = torch.ones(50, 20)
     keep = stochastic_token_mask(mask, cutoff=8, max_tokens=8, probability=0.9)
     assert torch.equal(keep, (torch.arange(20) < 8).expand(50, 20))
@@ -223,7 +223,7 @@ def test_equal_rewards_leave_the_model_alone(tiny_model, problems, tmp_path):
     assert all(gradient.abs().max() == 0 for gradient in trainer.seen[0][2])
 
 
-def test_beside_another_reward(tiny_model, problems, tmp_path):
+def test_with_another_reward(tiny_model, problems, tmp_path):
     trainer = HAPOTrainer(
         tiny_model,
         tiny.even_reward,

@@ -116,7 +116,7 @@ def test_a_reward_for_distance_is_refused():
 # The trainer
 
 
-def test_golden_rewards_come_out_of_the_trainer(tiny_model, problems, tmp_path):
+def test_the_trainer_computes_the_golden_rewards(tiny_model, problems, tmp_path):
     def correct(completion_ids, **kwargs):
         return [1.0, 1.0, 0.0, 0.0]
 

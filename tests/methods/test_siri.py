@@ -154,7 +154,7 @@ def test_completions_follow_the_limit_and_evaluation_does_not(tiny_model, proble
     assert evaluation["eval_completions/max_length"] == 8  # after the step with a limit of 4
 
 
-def test_a_resumed_run_goes_on_at_the_same_phase(tiny_model, problems, tmp_path):
+def test_a_resumed_run_continues_at_the_same_phase(tiny_model, problems, tmp_path):
     changes = {"max_steps": 4, "save_strategy": "steps", "save_steps": 2}
     whole = siri(tiny_model, problems, tmp_path / "whole", **changes)
     whole.train()
@@ -203,7 +203,7 @@ def test_a_truncated_completion_earns_nothing(
     assert columns == [verdicts, penalties]  # of the narrow step
 
 
-def test_the_unknown_stays_unknown_when_it_was_cut():
+def test_unknown_correctness_stays_unknown_after_truncation():
     measured = {"truncation": {"answered": torch.tensor([0.0, 0, 1, 0])}}
     rollouts = Rollouts(
         ("a",) * 4,
@@ -216,7 +216,7 @@ def test_the_unknown_stays_unknown_when_it_was_cut():
     assert TruncationPenalty().score(rollouts).nan_to_num(-9).tolist() == [-1, -9, 0, 0]
 
 
-def test_what_would_defeat_the_schedule_is_refused(tiny_model, problems, tmp_path):
+def test_settings_that_defeat_the_schedule_are_refused(tiny_model, problems, tmp_path):
     with pytest.raises(ValueError, match="mask_truncated_completions=True removes truncated completions"):
         siri(tiny_model, problems, tmp_path, mask_truncated_completions=True)
     with pytest.raises(ValueError, match="fills budget_schedule= with a SIRISchedule of its own"):

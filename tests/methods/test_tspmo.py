@@ -213,7 +213,7 @@ def test_truncated_completions_can_be_left_out(tiny_model, problems, tmp_path):
     assert ((inputs["completion_ids"][:, 1] == q) & (kept[:, 1] == 1)).sum() == 1  # xqq$ stands for x -> q
 
 
-def test_beside_a_length_reward_and_another_selection(tiny_model, problems, tmp_path):
+def test_with_a_length_reward_and_another_selection(tiny_model, problems, tmp_path):
     trainer = tiny.spy(HAPOTrainer)(
         tiny_model,
         listed_reward,

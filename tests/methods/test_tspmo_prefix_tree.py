@@ -72,7 +72,7 @@ def test_to_end_is_a_choice():
     assert advantages(["a$", "ab$"], [1, 0]) == {("a", "$"): 0.5, ("a", "b"): -0.5}
 
 
-def test_to_be_cut_is_none():
+def test_truncation_to_none():
     assert advantages(["ab", "abc$", "abd$"], [1, 0, 1]) == {("ab", "c"): -0.5, ("ab", "d"): 0.5}
     assert advantages(["ab", "abc$"], [1, 0]) == {}
 
@@ -149,7 +149,7 @@ def test_an_unknown_reward_is_no_evidence():
     assert [e.advantage for e in prefix_advantages(ids, [1.0, math.nan, 1.0]).edges] == [0, 0]
 
 
-def test_masked_tokens_stand_for_no_edge():
+def test_masked_tokens_represent_no_edge():
     ids = group("abx$", "aby$", "ac$")
     masks = [[0, 0, 0, 0], [1, 1, 1, 1], [1, 0, 1]]  # the first is left out; the third's second token is a tool's
     table = prefix_advantages(ids, [1.0, 0.0, 0.0], masks)

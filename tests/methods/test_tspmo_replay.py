@@ -107,7 +107,7 @@ def test_old_scores_of_replayed_rows_are_those_of_the_policy(tiny_model, problem
         ),
     ],
 )
-def test_what_replay_cannot_do_is_refused(changes, message, tiny_model, problems, tmp_path):
+def test_settings_that_replay_does_not_support_are_refused(changes, message, tiny_model, problems, tmp_path):
     args = TSPMOConfig(**tiny.settings(tmp_path, **{"replay_per_prompt": 1, **changes}))
     with pytest.raises(ValueError, match=message):
         TSPMOTrainer(tiny_model, tiny.even_reward, args, problems)

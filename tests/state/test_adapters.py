@@ -237,7 +237,7 @@ def test_merge_of_an_adapter_of_others(adapter, tmp_path):
         (["ADAPTER", "full/file"], "full/file already exists and is not an empty folder"),
     ],
 )
-def test_what_cannot_be_merged(argv, message, adapter, tmp_path, monkeypatch, capsys):
+def test_unmergeable_adapters(argv, message, adapter, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     Path("full").mkdir()
     Path("full", "file").touch()

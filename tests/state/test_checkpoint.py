@@ -27,7 +27,7 @@ class Keeper(Component):
         self.state = state
 
 
-def test_numbers_are_readable_and_tensors_beside_them(tmp_path):
+def test_numbers_are_readable_and_tensors_are_in_safetensors_files(tmp_path):
     save_components([Keeper(cursor=3, seen=["a"], table=torch.arange(3))], tmp_path)
     state = json.loads((tmp_path / "concise_state" / "state.json").read_text())
     assert state["format"] == 1
@@ -47,7 +47,7 @@ def test_numbers_of_numpy_survive(tmp_path):
     assert again.state == state and type(again.state["count"]) is int
 
 
-def test_what_json_lacks_survives(tmp_path):
+def test_values_that_json_lacks_are_restored(tmp_path):
     state = {
         "numbers": [math.inf, -math.inf, 1.5, 0, True, None],
         "nested": {"a": [{"best": math.inf}]},
@@ -149,7 +149,7 @@ def test_a_folder_without_state_is_not_an_error(tmp_path):
     assert load_components([Keeper()], tmp_path) is None
 
 
-def test_state_of_parts_that_are_gone_is_refused(tmp_path):
+def test_state_of_missing_components_is_refused(tmp_path):
     save_components([Keeper("greso", p=0.5)], tmp_path)
     with pytest.raises(ValueError, match=r"holds the state of \['greso'\], but this run has only \['hapo'\]"):
         load_components([Keeper("hapo")], tmp_path)

@@ -72,7 +72,7 @@ def test_records_are_those_of_a_plain_loop_in_any_order(rows, order: random.Rand
 
 
 @given(completions, completions)
-def test_merge_is_what_one_run_would_have_recorded(first, second):
+def test_merging_equals_the_record_of_a_single_run(first, second):
     together = filled(first)
     together.update([k for k, _, _ in second], [n for _, n, _ in second], [c for _, _, c in second])
     merged, other = filled(first), filled(second)
@@ -140,6 +140,6 @@ def test_a_state_that_is_no_history_is_refused(change, message):
     ("lengths", "correct", "message"),
     [([1], [1, 1], "one length and one verdict"), ([1, -1], [1, 1], "at least 0"), ([1, 1], [1, 0.5], "1, 0 or NaN")],
 )
-def test_update_refuses_what_makes_no_sense(lengths, correct, message):
+def test_update_refuses_invalid_values(lengths, correct, message):
     with pytest.raises(ValueError, match=message):
         PromptHistory().update(["a", "b"], lengths, correct)

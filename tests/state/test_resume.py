@@ -74,7 +74,7 @@ def test_no_block_between_two_generations(tmp_path):
     assert load_rollout_block(tmp_path, process_index=0, num_processes=1, block_steps=2, device="cpu") is None
 
 
-def test_a_checkpoint_that_is_written_anew_keeps_no_old_block_and_changes_no_linked_file(tiny_model, tmp_path):
+def test_an_overwritten_checkpoint_drops_old_rollouts_and_keeps_linked_files(tiny_model, tmp_path):
     old, waiting = tmp_path / "checkpoint-1", tmp_path / "optimizer.pt"
     save_rollout_block(old, block(), micro_step=5, process_index=0, num_processes=1)
     (old / "optimizer.pt").write_bytes(b"of an earlier run")
@@ -149,7 +149,7 @@ def test_a_half_written_checkpoint_is_skipped_with_one_line(run, output_dir, cap
     assert trainer.state.global_step == 3
 
 
-def test_what_a_checkpoint_may_lack(output_dir):
+def test_missing_files_of_a_checkpoint_are_named(output_dir):
     folder = output_dir / "checkpoint-3"
     assert missing_from_checkpoint(folder) is None
     state = (folder / "trainer_state.json").read_text()
@@ -166,7 +166,7 @@ def test_what_a_checkpoint_may_lack(output_dir):
     assert missing_from_checkpoint(folder) == "model-00002-of-00002.safetensors"
 
 
-def test_a_checkpoint_that_is_written_anew_is_not_whole_until_it_is(run, output_dir):
+def test_an_overwritten_checkpoint_is_incomplete_until_the_save_ends(run, output_dir):
     class Killed(HAPOTrainer):
         def _save_optimizer_and_scheduler(self, folder):
             raise KeyboardInterrupt
@@ -260,7 +260,7 @@ def test_auto_starts_if_there_is_no_checkpoint(run, tmp_path):
     assert trainer.train().global_step == 1
 
 
-def test_the_config_says_whether_to_resume(run, output_dir):
+def test_the_config_determines_whether_to_resume(run, output_dir):
     trainer = build(run, output_dir, max_steps=3, resume_from_checkpoint=True)
     assert trainer.find_checkpoint().endswith("checkpoint-3")
     assert trainer.find_checkpoint(False) is None and trainer.find_checkpoint("auto").endswith("checkpoint-3")

@@ -139,7 +139,7 @@ def test_usual_answers():
 
 
 @pytest.mark.parametrize("dress", DRESSES)
-def test_dressed_answers(dress):
+def test_decorated_answers(dress):
     """What stands around an answer changes nothing."""
     cases = [(gold, answer) for gold, other in zip(GOLDS, GOLDS[1:], strict=False) for answer in (gold, other)]
     ours = verify_answers([gold for gold, _ in cases], [dress.format(answer) for _, answer in cases], timeout=PATIENT)
@@ -209,7 +209,7 @@ needs_data = pytest.mark.skipif(not SHARED.is_dir(), reason=f"the benchmark file
         ("gsm8k_test.jsonl", 200),
     ],
 )
-def test_perturbed_golds_of_real_sets(name, count):
+def test_perturbed_reference_answers_of_real_sets(name, count):
     rng = random.Random(0)
     golds = [row["answer"] for row in rows(name)][:count]
     cases = [

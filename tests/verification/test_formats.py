@@ -174,7 +174,7 @@ HACKS = {
 
 
 @pytest.mark.parametrize("pattern", HACKS)
-def test_hacks_earn_nothing(pattern):
+def test_exploits_earn_nothing(pattern):
     texts = HACKS[pattern]
     verdicts = verify_answers(["60"] * len(texts), texts, final_form=True, timeout=PATIENT)
     assert [text for text, verdict in zip(texts, verdicts, strict=True) if verdict is not False] == []

@@ -49,12 +49,12 @@ def test_verdicts_keep_their_order(judge):
 
 
 @pytest.mark.parametrize("answer", ENDLESS)
-def test_a_deadline_ends_what_cannot_be_interrupted(judge, answer):
+def test_a_deadline_ends_uninterruptible_code(judge, answer):
     judge.judge(pairs(("1", "1")), 20.0)
     assert judge.judge(pairs(("1", answer)), 1.0) == [Judgement(False, "timeout")]
 
 
-def test_a_hung_pair_costs_its_neighbours_nothing(judge):
+def test_a_hung_pair_does_not_delay_other_pairs(judge):
     texts = [("3", "1 + 2"), ("7", TOWER), ("4", "2 + 2"), ("5", "2 + 2"), ("8", TOWER), ("x", "x")]
     ends = judge.judge(pairs(*texts), 3.0)
     assert [end.verdict for end in ends] == [True, False, True, False, False, True]
@@ -153,7 +153,7 @@ def test_a_batch_completes_when_the_supervisor_is_killed(judge):
         assert psutil.wait_procs(workers, timeout=5)[1] == []
 
 
-def test_a_pair_that_keeps_killing_its_worker_is_given_up():
+def test_a_pair_that_repeatedly_kills_its_worker_is_abandoned():
     judge = Judge(workers=1)
     stop = threading.Event()
 
@@ -192,7 +192,7 @@ judge_process.main()
 """
 
 
-def test_a_worker_that_fails_takes_no_other_with_it(monkeypatch, tmp_path):
+def test_a_failing_worker_does_not_stop_the_others(monkeypatch, tmp_path):
     """What it raises is its own: unwound in the fork, the supervisor's clean-up would kill the workers beside it."""
     script = tmp_path / "greedy.py"
     script.write_text(GREEDY, encoding="utf-8")
@@ -234,7 +234,7 @@ def test_async_code(judge):
     assert asyncio.run(call()) == [[Judgement(True, "judged")]] * 3
 
 
-def test_close_leaves_nothing_and_the_next_call_starts_again():
+def test_close_ends_all_processes_and_the_next_call_restarts_them():
     judge = Judge(workers=2)
     assert judge._process is None  # nothing runs before it is needed
     judge.judge(pairs(("1", "1"), ("2", "2")), 20.0)
@@ -319,7 +319,7 @@ def test_scripts_without_a_main_guard_work(tmp_path):
             assert result.stderr == ""
 
 
-def test_a_fork_has_processes_of_its_own():
+def test_a_fork_has_its_own_processes():
     """Data loaders fork the training process, pipes and all."""
     script = f"""
 import os
@@ -371,7 +371,7 @@ def test_every_process_of_a_launcher_has_its_own(tmp_path):
 
 
 @pytest.mark.slow
-def test_beside_a_cuda_context():
+def test_next_to_a_cuda_context():
     """A process that has used CUDA must not fork, and does not."""
     environment = {name: value for name, value in os.environ.items() if name != "CUDA_VISIBLE_DEVICES"}
 

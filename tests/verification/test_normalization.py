@@ -156,7 +156,7 @@ MAKERS: list[Callable[[int], str]] = [
 
 
 @given(numbers.map(lambda n: int(str(n).translate(str.maketrans("789", "123")))), st.sampled_from(MAKERS), numbers)
-def test_what_is_around_a_number_changes_nothing(number, make, other):
+def test_text_around_a_number_changes_nothing(number, make, other):
     if make.__self__ != r"\bigl({}\bigr)":
         assert settle(str(number), make(number)) is True
     if number != other and number != Fraction(other, 100):

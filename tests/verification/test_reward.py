@@ -40,11 +40,11 @@ def test_answer_column():
 
 
 @pytest.mark.parametrize("gold", [None, "", " ", float("nan"), np.float32("nan")])
-def test_an_unreadable_gold_gives_no_reward(gold):
+def test_an_unreadable_reference_answer_gives_no_reward(gold):
     assert math_accuracy_reward([r"\boxed{2}", r"\boxed{2}"], solution=[gold, "2"]) == [None, 1.0]
 
 
-def test_a_dataset_without_golds_is_an_error():
+def test_a_dataset_without_reference_answers_is_an_error():
     with pytest.raises(ValueError, match="'solution' or 'answer'"):
         math_accuracy_reward([r"\boxed{2}"], problem=["1 + 1"])
 
@@ -106,7 +106,7 @@ def test_in_training(tiny_model, problems, tmp_path):
         ("1", False),
     ],
 )
-def test_a_boxed_answer_is_closed_and_behind_the_thinking(text, expected):
+def test_a_boxed_answer_is_closed_and_follows_the_reasoning(text, expected):
     assert has_boxed_answer(text) is expected
     assert has_boxed_answer([{"role": "assistant", "content": text}]) is expected
 

@@ -100,7 +100,7 @@ def test_a_guarded_gold_is_unreadable_unless_it_is_given_back():
 
 
 @pytest.mark.parametrize("other", [None, 7, 0.5, {"answer": "7"}, ["7"], b"7", float("nan")])
-def test_what_is_not_a_string_gets_no_verdict_or_a_wrong_one_and_one_warning(other, caplog):
+def test_a_non_string_gets_no_verdict_or_a_wrong_one_and_one_warning(other, caplog):
     assert verify_answers([other, "7", "8", other], ["7", "7", other, other]) == [None, True, False, None]
     assert len([record for record in caplog.records if type(other).__name__ in record.message]) == 1
 

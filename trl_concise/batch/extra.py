@@ -47,7 +47,7 @@ class GeneratesExtra(_Mixed):
 
     @property
     def _shortest_limit(self) -> float:
-        """The generation limit: the shortest of TRL's and those in `generation_kwargs`."""
+        """The generation limit: the smallest of TRL's limit and those in `generation_kwargs`."""
         user = self.args.generation_kwargs or {}
         limits = [self.max_completion_length, user.get("max_tokens"), user.get("max_new_tokens")]
         return min((tokens for tokens in limits if tokens is not None), default=math.inf)

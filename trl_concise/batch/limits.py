@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Changes the settings of TRL's generation for the duration of a `with` statement, wherever TRL reads them."""
+"""Change TRL's generation settings within a `with` statement, at every place where TRL reads them."""
 
 from __future__ import annotations
 

@@ -21,18 +21,18 @@ from ..errors import Parser, tell_input_errors
 
 TRAINING: dict[str, str] = {  # script in the examples folder -> description in --help
     "cft": "learn to critique solutions (SFT)",
-    "combined": "HAPO, GRESO and S-GRPO in one trainer (GRPO)",
+    "combined": "combine HAPO, GRESO and S-GRPO in one trainer (GRPO)",
     "curriculum": "train on prompts that are solved sometimes (GRPO)",
     "greso": "skip prompts whose groups gave no gradient (GRPO)",
-    "hapo": "be shorter than the shortest correct completion so far (GRPO)",
-    "laser": "a bonus for correct completions within a target length (GRPO)",
-    "laser_d": "the same, with targets that follow difficulty and policy (GRPO)",
-    "length_rewards": "L1, Kimi k1.5, GRPO-LEAD, DLER and other length methods (GRPO)",
+    "hapo": "reward completions shorter than the shortest correct one so far (GRPO)",
+    "laser": "reward correct completions within a target length (GRPO)",
+    "laser_d": "the same, with targets that adapt to difficulty and policy (GRPO)",
+    "length_rewards": "train with L1, Kimi k1.5, GRPO-LEAD, DLER and other length methods (GRPO)",
     "one_shot_rlvr": "train on a single problem (GRPO)",
     "redi": "distill correct and incorrect traces of a teacher (DPO)",
     "sgrpo": "compute the loss on a random subset of the tokens (GRPO)",
     "shorter_better": "match the shortest correct completion of the group (GRPO)",
-    "siri": "a generation limit that oscillates between two lengths (GRPO)",
+    "siri": "oscillate the generation limit between two lengths (GRPO)",
     "tspmo": "credit the tokens at which the completions of a group diverge (GRPO)",
 }
 LAUNCHER_FLAGS = (  # of `accelerate launch`, which a training command takes as well as the options of its script
@@ -94,7 +94,7 @@ def _parser() -> Parser:
     commands = "\n".join(f"  {name:<{width}}  {text}" for name, (_, text) in sorted(COMMANDS.items()))
     parser = Parser(
         prog="trl-concise",
-        description="Language models that reason correctly in fewer tokens.",
+        description="Train language models to reason correctly in fewer tokens.",
         epilog=f"training, with accelerate:\n{training}\n\nother commands:\n{commands}\n\n`trl-concise COMMAND --help` lists the options of a command.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         usage="trl-concise COMMAND [OPTIONS]",

@@ -178,7 +178,9 @@ def init(argv: Sequence[str]) -> int:
         description="Write the training script of a method, and a recipe to go with it, to edit and to run.",
     )
     parser.add_argument("method", metavar="METHOD", help=f"one of {', '.join(TRAINING)}")
-    parser.add_argument("--output_dir", type=Path, default=Path(), help="folder to write to (default: this one)")
+    parser.add_argument(
+        "--output_dir", type=Path, default=Path(), help="folder to write to (default: the current one)"
+    )
     options = parser.parse_args(argv)
     if options.method not in TRAINING:
         close = difflib.get_close_matches(options.method, TRAINING, n=1)
@@ -189,7 +191,7 @@ def init(argv: Sequence[str]) -> int:
     check_folder("--output_dir", options.output_dir)
     existing = [copy.name for copy in copies.values() if copy.exists()]
     if existing:
-        parser.error(f"{', '.join(existing)} already there: move them away, or choose another --output_dir")
+        parser.error(f"{', '.join(existing)} already exist: move them, or choose another --output_dir")
     options.output_dir.mkdir(parents=True, exist_ok=True)
     for file, copy in copies.items():
         text = file.read_text(encoding="utf-8")
@@ -212,7 +214,7 @@ def _recipes(method: str) -> list[Path]:
 
 def env(argv: Sequence[str]) -> int:
     """`trl-concise env`: print the versions and the hardware that a bug report needs."""
-    Parser(prog="trl-concise env", description="Versions for a bug report.").parse_args(argv)
+    Parser(prog="trl-concise env", description="Print versions and hardware for a bug report.").parse_args(argv)
     import platform
     from importlib.metadata import PackageNotFoundError, version
 

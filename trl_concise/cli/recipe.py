@@ -66,7 +66,7 @@ class RecipeParser(Parser, TrlParser):
         # mypy does not read TRL, so it takes the arguments of TrlParser for those of ArgumentParser.
         super().__init__(dataclass_types, allow_abbrev=False, **kwargs)  # type: ignore[arg-type]
         self.recipe: str | None = None
-        help = "YAML file of options, such as those of examples/configs; the command line comes before it."
+        help = "YAML file of options, such as those of examples/configs; options on the command line take precedence."
         self.add_argument("--config", metavar="RECIPE", default=argparse.SUPPRESS, help=help)
         for option in self._actions:
             if option.dest in _MINIMUM:

@@ -78,7 +78,7 @@ def find_correctness(
         components (`Sequence[Component]`): The trainer's components.
 
     Raises:
-        `ValueError`: If there is no such function, or components need names that two functions share.
+        `ValueError`: If the function does not exist, or two functions share a name that components need.
     """
     columns = {i: own for i, own in enumerate(reward_func_names) if i not in group_rewards}
     names = list(columns.values())

@@ -72,7 +72,7 @@ def critique_verdict(text: str, *, default: bool | None = None) -> bool | None:
         default (`bool`, *optional*): What a critique without a verdict counts as. `False` is the authors' rule.
 
     Returns:
-        `bool` or `None`: `True` for right, `False` for wrong, `default` if there is no verdict.
+        `bool` or `None`: `True` for right, `False` for wrong, `default` without a verdict.
 
     Examples:
         >>> critique_verdict("Wrong at first. Conclusion: right [END]")

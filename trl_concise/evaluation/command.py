@@ -148,7 +148,7 @@ def _parser() -> Parser:
     add("--num_completions", "-n", type=int, default=1, help="completions per problem (%(default)s)")
     add("--max_new_tokens", type=int, default=4096, help="tokens after which a completion is truncated (%(default)s)")
     add("--temperature", type=float, default=0.6, help="0 decodes greedily (%(default)s)")
-    add("--top_p", type=float, default=0.95, help="nucleus (%(default)s)")
+    add("--top_p", type=float, default=0.95, help="probability mass of nucleus sampling (%(default)s)")
     add("--seed", type=int, default=0, help="seed of the sampling (%(default)s)")
     add(
         "--budgets",

@@ -232,7 +232,7 @@ def _parser() -> Parser:
     add("--num_completions", "-n", type=int, default=8, help="completions per problem (%(default)s)")
     add("--max_new_tokens", type=int, default=4096, help="tokens after which a completion is truncated (%(default)s)")
     add("--temperature", type=float, default=1.0, help="sampling temperature, GRPO's by default (%(default)s)")
-    add("--top_p", type=float, default=1.0, help="nucleus (%(default)s)")
+    add("--top_p", type=float, default=1.0, help="probability mass of nucleus sampling (%(default)s)")
     add("--seed", type=int, default=0, help="seed of the sampling (%(default)s)")
     add("--limit", type=int, help="at most this many problems")
     add("--batch_size", type=int, help="completions generated at a time: 64, with vLLM 10,000")

@@ -1,4 +1,4 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a run shows of itself on the Hub: its model card, its checkpoints, and how they get there."""
+"""The model card of a run, and uploading checkpoints to the Hub."""
 
 from __future__ import annotations

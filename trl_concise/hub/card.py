@@ -101,10 +101,10 @@ def copy_card(run: str | Path, folder: str | Path) -> None:
 
 
 def draw_frontier(run: Path, name: str, results: list[Comparison]) -> None:
-    """Draw the first set of problems that has something to compare, if matplotlib is there to do it."""
+    """Draw the first set of problems that has something to compare, if matplotlib is installed."""
     drawn = next((set_ for set_ in results if len(set_.points(name)) > 1), None)
     if drawn is None:
-        (run / FRONTIER).unlink(missing_ok=True)  # of figures that are no more
+        (run / FRONTIER).unlink(missing_ok=True)  # figures that no longer exist
     elif can_plot("The card's picture"):
         plot_frontier(drawn.points(name), run / FRONTIER, title=drawn.dataset if len(results) > 1 else None)
 
@@ -151,7 +151,7 @@ def render_card(run: Path, facts: dict[str, Any], results: list[Comparison]) -> 
     return content
 
 
-# What is said, one function per part of the card
+# The sections of the card, one function each
 
 
 def headline(results: list[Comparison]) -> str | None:
@@ -176,7 +176,7 @@ def table(set_: Comparison) -> dict[str, Any]:
 
 
 def results_note(results: list[Comparison]) -> str:
-    """Return what one must know to read the table."""
+    """Return the notes that explain the table."""
     figures = [one for set_ in results for one in (set_.model, set_.base) if one is not None]
     notes = []
     if any(one.accuracy_interval or one.tokens_interval for one in figures):
@@ -204,23 +204,21 @@ def max_new_tokens(results: list[Comparison], facts: dict[str, Any]) -> tuple[in
 
 
 def known_failures(results: list[Comparison]) -> list[str]:
-    """Return how the model was seen to fail, and how often."""
+    """Return the kinds of failures that were measured, and how often they occur."""
     failures = []
     for set_ in results:
         model, base = set_.model, set_.base
         on = f" on {set_.dataset}" if set_.source or len(results) > 1 else ""
         failures.append(f"Wrong answers: {1 - model.accuracy:.1%} of completions{on}{_before(base, 'wrong')}.")
         if model.truncated is not None:
-            failures.append(
-                f"Cut before the end: {model.truncated:.1%} of completions{on}{_before(base, 'truncated')}."
-            )
+            failures.append(f"Truncated: {model.truncated:.1%} of completions{on}{_before(base, 'truncated')}.")
         if model.empty is not None:
             failures.append(f"Empty: {model.empty:.1%} of completions{on}{_before(base, 'empty')}.")
     return failures
 
 
 def history_sentence(history: dict[str, Any] | None) -> str | None:
-    """Return what the run remembers about its prompts."""
+    """Return a sentence about the history of the run's prompts."""
     if history is None:
         return None
     shortest = history.get("shortest_median")
@@ -243,7 +241,7 @@ def all_settings(facts: dict[str, Any]) -> dict[str, str]:
 
 
 def run_table(facts: dict[str, Any]) -> dict[str, str]:
-    """Return on what, how long and with how much memory the run ran."""
+    """Return the hardware, the duration and the peak memory of the run."""
     rows = {"Hardware": facts["hardware"], "Optimizer steps": f"{facts.get('steps', 0):,}"}
     if "seconds" in facts:
         seconds = facts["seconds"]
@@ -295,7 +293,7 @@ def write_eval_results(run: Path, results: list[Comparison]) -> None:
     """
     Write `.eval_results/*.yaml`, which the Hub shows on the page of the model and of the benchmark.
 
-    A set of which only some problems were evaluated, or others than the benchmark's, is none of its results, and has no
+    A set with only some of the benchmark's problems, or with other problems, is not a benchmark result and gets no
     file.
     """
     try:
@@ -327,7 +325,7 @@ def _is_benchmark(set_: Comparison) -> bool:
 
 def main(argv: list[str]) -> int:
     """Run `trl-concise card`."""
-    parser = Parser(prog="trl-concise card", description="Write the model card of a run from what is in its folder.")
+    parser = Parser(prog="trl-concise card", description="Write the model card of a run from the files in its folder.")
     parser.add_argument("run", type=Path, help="output folder of a run")
     try:
         path = write_card(parser.parse_args(argv).run)
@@ -373,7 +371,11 @@ def _signed(share: float) -> str:
 
 
 def _cut(figures: Figures) -> str:
-    return "no completion was cut" if not figures.truncated else f"{figures.truncated:.1%} of completions were cut"
+    return (
+        "no completion was truncated"
+        if not figures.truncated
+        else f"{figures.truncated:.1%} of completions were truncated"
+    )
 
 
 def _before(base: Figures | None, what: str) -> str:

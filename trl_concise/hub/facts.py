@@ -2,7 +2,7 @@
 """
 The facts about a run that its model card shows, written to `run.json` so that the card can be made again later.
 
-The file is published with the model, so it holds only what is known to be safe: numbers, switches and choices of fields
+The file is published with the model, so it contains only values that are known to be safe: numbers, switches and choices of fields
 that TRL, transformers and this package define, and the settings of built-in components. A config or a component of the
 user's own names in `card_settings` what else to publish. The command line and the environment are not recorded.
 """
@@ -163,7 +163,7 @@ def hub_id(name: str | None) -> str | None:
 
 
 def pushed_checkpoint(args: TrainingArguments) -> str | None:
-    """Return the folder of the run's repository from which training can go on, if transformers pushes one."""
+    """Return the folder of the run's repository from which training can be resumed, if transformers pushes one."""
     # `trl-concise card` does not wait for these.
     from transformers.trainer_utils import HubStrategy, get_last_checkpoint
 
@@ -183,7 +183,7 @@ def _adapters(trainer: WritesCard) -> list[Any]:
 
 
 def _adapter_settings(trainer: WritesCard) -> dict[str, Any]:
-    """Return rank, scale and place of LoRA adapters, under the names of TRL's flags."""
+    """Return rank, scale and target modules of LoRA adapters, under the names of the TRL flags."""
     settings = {}
     for config in _adapters(trainer):
         for flag, name in {"lora_r": "r", "lora_alpha": "lora_alpha", "lora_target_modules": "target_modules"}.items():
@@ -332,7 +332,7 @@ def _own_paper(trainer: WritesCard) -> list[dict[str, Any]]:
 
 
 def _citations(card: str, components: Sequence[Component]) -> list[str]:
-    """Return the BibTeX entries of TRL's card, the methods' first."""
+    """Return the BibTeX entries of the TRL card, with those of the methods first."""
     found = _TRL_PART.search(card)
     entries = re.findall(r"```bibtex\n(.*?)```", found[1] if found else "", flags=re.DOTALL)
     own = [part.paper.citation for part in components if part.paper is not None]

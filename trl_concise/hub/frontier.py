@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Push the checkpoints that are worth it: those that no other beats in accuracy and tokens at once."""
+"""Push the checkpoints on the frontier: those that no other one beats in both accuracy and tokens."""
 
 from __future__ import annotations
 
@@ -169,7 +169,7 @@ class HubFrontierCallback(TrainerCallback):
 
     def _write_card(self, outbox: Outbox, run: Path, folder: Path, state: TrainerState) -> Path:
         """Write the card for this repository, which need not be the trainer's, and return where it is."""
-        if not (run / FACTS_FILE).exists():  # a trainer of TRL's own
+        if not (run / FACTS_FILE).exists():  # a plain TRL trainer
             return run
         return write_card(run, outbox.repo_id, folder=folder, state=state).parent
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Send a run's folder to the Hub, after training or after a push that failed."""
+"""Upload a run's folder to the Hub, after training or after a failed push."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from .outbox import is_recorded
 from .sender import FAILURES, PRIVATE_FILES, Sender
 
 
-# Completions and prompts stay at home: of an evaluation, `settings.json` holds the system prompt.
+# Completions and prompts are not uploaded: `settings.json` of an evaluation contains the system prompt.
 TEXT_FILES = [
     *("completions/*", "*/completions/*", "*.jsonl", "*.parquet"),
     *(SETTINGS_FILE, f"*/{SETTINGS_FILE}"),
@@ -59,7 +59,7 @@ def push_run(
         `str`: The repository's id.
 
     Raises:
-        `FileNotFoundError`: If there is no such folder.
+        `FileNotFoundError`: If the folder does not exist.
         `ValueError`: If no repository is known, or something waits for another one.
         `RuntimeError`: If the run is still being sent: by its training, in another process.
     """
@@ -94,8 +94,10 @@ def main(argv: list[str]) -> int:
     """Run `trl-concise push`."""
     parser = Parser(prog="trl-concise push", description=__doc__)
     parser.add_argument("run", type=Path, help="output folder of a run")
-    parser.add_argument("--repo_id", help="repository, e.g. user/model (default: where it was pushed to before)")
-    parser.add_argument("--private", action="store_true", default=None, help="make a new repository private")
+    parser.add_argument(
+        "--repo_id", help="repository, e.g. user/model (default: the one that it was pushed to before)"
+    )
+    parser.add_argument("--private", action="store_true", default=None, help="create a private repository")
     parser.add_argument(
         "--patience", type=float, default=120.0, help="seconds without success after which to give up (default: 120)"
     )

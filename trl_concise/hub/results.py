@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What has been measured of a run's model, gathered from its folder: nothing here is computed from a model."""
+"""Read the measurements of a run's model from its folder. No model is loaded."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ class Source:
 @dataclass(frozen=True)
 class Comparison:
     """
-    A model beside its base on one set of problems.
+    A model compared with its base on one set of problems.
 
     Args:
         dataset (`str`): Name of the set.

@@ -11,7 +11,7 @@ import math
 from dataclasses import dataclass, field
 
 
-# The names of the training commands, and of TRL's trainers. Methods that generate use as much as GRPO, except for the crop.
+# The names of the training commands, and the TRL trainers. Methods that generate use as much as GRPO, except for the crop.
 ONLINE_METHODS = (
     "grpo",
     "hapo",
@@ -77,7 +77,9 @@ class PlanSettings:
     num_iterations: int = field(
         default=1, metadata={"help": "How often the completions of a generation are trained on."}
     )
-    dtype: str = field(default="float32", metadata={"help": "Of the weights.", "choices": ["float32", "bfloat16"]})
+    dtype: str = field(
+        default="float32", metadata={"help": "Data type of the weights.", "choices": ["float32", "bfloat16"]}
+    )
     attn_implementation: str | None = field(
         default=None, metadata={"help": "sdpa, or a flash attention. Default: sdpa."}
     )

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Is this final answer equal to the gold one?"""
+"""Check whether a final answer equals the reference answer."""
 
 from __future__ import annotations
 

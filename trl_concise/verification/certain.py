@@ -56,7 +56,7 @@ def settle(reference: str, answer: str) -> bool | None:
 
 def compare(reference: str, answer: str) -> Comparison:
     r"""
-    Compare two bare answers, and say what is left for math-verify if the verdict is not certain.
+    Compare two bare answers, and return what math-verify has to compare if the verdict is not certain.
 
     Examples:
         >>> compare(r"x = 5 \text{ cm}", r"\log_2(32)")
@@ -146,7 +146,7 @@ def _are_compatible(one: Reading, other: Reading) -> bool:
 
 
 def _values(one: Reading, other: Reading) -> tuple[str, str]:
-    """What is left to compare. A name counts only where both have one, and they differ."""
+    """Return the values to compare. A name counts only if both answers have one, and they differ."""
     is_same_name = one.name == other.name
     is_same_condition = not (one.condition and other.condition) or one.condition == other.condition
     if not is_same_condition:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-r"""Where the final answer is in a text: what is marked as one, else the whole text, else the end of the prose."""
+r"""Find the final answer of a text: a marked answer, otherwise the whole text, otherwise the end of the prose."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ _WORD = re.compile(rf"(?<![A-Za-z])(?!(?:{_MATHS})\b)[A-Za-z]{{2,}}")
 _PLAIN_WORD = rf"(?<![\w\\])(?!(?:{_MATHS})\b)(?:[A-Z][a-z]+|[A-Za-z]{{4,}}|is|are)\b"  # xy and ABC are products
 _NUMBER = r"[-+\u2212]?(?:(?:\\?[$€£][-+]?)?\.?\d[\d,./]*(?:\\?%)?|\\[dt]?frac\{\d+\}\{\d+\})"
 
-# A number beside a word. Whether it is the answer, math-verify's search says.
+# A number next to a word. math-verify's search decides whether it is the answer.
 _REMARK = re.compile(
     rf"(?:.*\W)?{_PLAIN_WORD}\s+{_NUMBER}"  # x is 5
     rf"|(?:[^=]*=\s*)*{_NUMBER}\s+\(?{_PLAIN_WORD}\)?\.?"  # 5 dollars, 2 + 3 = 5 dollars
@@ -150,7 +150,7 @@ def _find(text: str) -> Answer:
 
 
 def _ends_negated(sentence: str) -> bool:
-    """Whether the last number of a sentence is one that it says is not the answer."""
+    """Whether a sentence says that its last number is not the answer."""
     matches = list(_NEGATED.finditer(sentence))
     return bool(matches) and matches[-1].end() == len(sentence)
 
@@ -198,7 +198,7 @@ def answer_tag(text: str) -> str | None:
 
 def gold_answer(gold: str) -> Answer:
     r"""
-    Read a gold answer, which is expected to be bare LaTeX or text.
+    Read a reference answer, which is expected to be bare LaTeX or text.
 
     A worked solution is read too, when it marks its answer with `\boxed{}`, `####` or math delimiters.
 
@@ -286,14 +286,14 @@ def _closing_brace(text: str, start: int, end: int) -> int | None:
 
 
 def after_hashes(text: str) -> str | None:
-    """What follows the last `####`, GSM8K's mark of the final answer, where it ends the text."""
+    """Return the text after the last `####`, GSM8K's mark of the final answer, if it ends the completion."""
     _, mark, tail = text.rpartition("####")
     tail = tail.strip()
     return tail if mark and "\n" not in tail else None
 
 
 def _inside(text: str, wrappings: tuple[re.Pattern[str], ...]) -> str:
-    """What is left of a short text when all that is wrapped around it is taken off."""
+    """Remove the markup around a short text."""
     while len(text) <= BARE_LIMIT:
         matches = (wrapping.fullmatch(text) for wrapping in wrappings)
         match = next(filter(None, matches), None)
@@ -304,7 +304,7 @@ def _inside(text: str, wrappings: tuple[re.Pattern[str], ...]) -> str:
 
 
 def _is_prose(text: str) -> bool:
-    """Whether a text says more than its answer: two ordinary words, a number and a word, more than one line, or great length."""
+    """Whether a text contains more than its answer: two ordinary words, a number and a word, more than one line, or great length."""
     if len(text) > BARE_LIMIT or "\n" in text:
         return True
     if FOREIGN_LETTER.search(text) and re.search(r"[\dA-Za-z]", text):

@@ -2,8 +2,8 @@
 r"""
 Whether an answer is in final form, or leaves arithmetic to be done.
 
-math-verify evaluates what it compares: `\boxed{60 + 180 + 126}` equals 366. A policy that is paid for that learns to box the work
-in place of the result. So where the reference answer is a number in final form, the answer has to be one, too. The rules, which
+math-verify evaluates what it compares: `\boxed{60 + 180 + 126}` equals 366. A policy that is rewarded for that learns to box the calculation
+instead of the result. So if the reference answer is a number in final form, the answer has to be one, too. The rules, which
 `tests/verification/test_final_form.py` repeats as a table:
 
 | Form | Final | Not final |
@@ -16,7 +16,7 @@ in place of the result. So where the reference answer is a number in final form,
 | function | `\ln 2`, `\sin 40^\circ`, `\arctan 2` | `\log_2 8`, `\sin 30^\circ`, `\arctan 1`, `5!`, `\binom{9}{2}`, `\min(1, 2)`, `\|-3\|` |
 | equation | `18 - 9 = 9` is read as `9` | `9 = 18 - 9` |
 
-Mixed numbers, percent signs, degrees, units, currency signs and grouped digits do not matter. What cannot be read here is left to
+Mixed numbers, percent signs, degrees, units, currency signs and grouped digits do not matter. Other notations are left to
 math-verify, unless an operator is between two digits.
 """
 
@@ -71,7 +71,7 @@ _OPERATION = re.compile(r"\d[)}\s]*[-+*/][({\s]*-?\.?\d|\d\s*!")
 _TRIGONOMETRIC = {"sin", "cos", "tan", "cot", "sec", "csc"}
 _ARCS = {"arcsin": math.asin, "arccos": math.acos, "arctan": math.atan}
 _LOGARITHMS = {"ln", "log", "lg"}
-# What is always shorter when it is worked out
+# Functions whose value is always shorter
 _WORKED_OUT = {
     "binom",
     "min",
@@ -108,7 +108,7 @@ class Unreadable(Exception):
 
 
 class Form(NamedTuple):
-    """What is known of a number, or of a component of one."""
+    """The properties of a number, or of a term of one."""
 
     kind: str  # "number" (a numeral), "fraction", "power" (a rational number all), or "irrational"
     value: float  # NaN if unknown
@@ -189,7 +189,7 @@ _LAST_WORK = re.compile(r"(?:\b(?:is|be|get|equals|are)\b|[=:])\s*([-\d(\\$][^=:
 
 def stated_work(prose: str) -> str | None:
     """
-    What prose states at its very end as its answer; `None` if that is not clear.
+    Return the answer that prose states at its very end; `None` if it is not clear.
 
     Examples:
         >>> stated_work("The answer is $60 + 180$."), stated_work("So it is 60 + 180 apples."), stated_work("Hardly any.")
@@ -308,7 +308,7 @@ class _Reader:
         return base
 
     def argument(self, signed: bool = False) -> Form:
-        """What follows a command: one token, or braces."""
+        """Read the argument of a command: one token, or braces."""
         if self.next == "{":
             return self.enclosed("{", "}")
         if self.next == "(":

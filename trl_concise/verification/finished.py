@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whether a completion came to its end. Rewards, `trl-concise eval` and its `--budgets` all ask the function here."""
+"""Decide whether a completion is finished, for rewards, `trl-concise eval` and its `--budgets`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _OPENING_TOKENS = 16  # at the end of a prompt; enough for `<think>` and a line 
 
 def is_finished(text: str, *, truncated: bool = False, reasoning_opened: bool = False) -> bool:
     r"""
-    Say whether a completion is finished. One that is not has no final answer, and earns nothing.
+    Say whether a completion is finished. An unfinished completion has no final answer and earns nothing.
 
     A completion is finished if the model ended it (with an EOS token or a stop string, before the limit), its reasoning is
     closed, and its answer is closed:

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-Answers that are not worth a deadline.
+Recognize answers that math-verify would almost surely not parse within its deadline.
 
-A guard is a cheap look at the text. What it stops would almost surely take math-verify longer than any deadline, and no gold
-answer of the usual datasets comes near its limits. What slips through is stopped by the deadline.
+A guard is a cheap check of the text. No reference answer of the usual datasets is near its limits. Answers that pass it
+and still take too long are stopped by the deadline.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def guard(answer: str) -> str | None:
         answer (`str`): A bare answer.
 
     Returns:
-        `str` or `None`: `"length"`, `"nesting"`, `"power"` or `"tower"`; `None` if nothing speaks against it.
+        `str` or `None`: `"length"`, `"nesting"`, `"power"` or `"tower"`; `None` if it may be parsed.
 
     Examples:
         >>> guard("5^{5^{5^5}}"), guard("10^{10000000}"), guard("2^{2^{10}}")
@@ -47,12 +47,12 @@ def guard(answer: str) -> str | None:
 
 
 def _depth_and_tower(answer: str) -> tuple[int, int]:
-    """How deep brackets nest, and how many exponents stand on top of each other."""
+    """Return the depth of nested brackets, and the height of the tallest tower of exponents."""
     deepest = tallest = 0
-    below = 0  # exponents that the open brackets stand in
+    below = 0  # exponents that contain the open brackets
     chain = 0  # exponents in a row at this place, as in 5^5^5
     open_brackets: list[tuple[int, int]] = []  # (below, chain) to return to
-    is_exponent = False  # whether what comes next is one
+    is_exponent = False  # whether the next token is an exponent
     previous = ""
     for character in answer.replace("**", "^"):
         if character == "^":

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The training process's side of the process that runs math-verify."""
+"""Client of the process that runs math-verify."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ RESTARTS = 3  # in a row, without a verdict in between
 
 
 class Judgement(NamedTuple):
-    """What came of one pair."""
+    """The verdict on one pair."""
 
     verdict: bool | None  # None: the reference answer is unreadable
     end: str  # "judged", "timeout", "crash" or "unreadable"
@@ -37,7 +37,7 @@ class Silence(Exception):
 
 class Judge:
     """
-    math-verify in processes of its own, which are started when first needed and end with this one.
+    math-verify in separate processes, which are started when first needed and end with this one.
 
     Calls from several threads take turns. An exception while waiting (such as a `KeyboardInterrupt`) ends the processes, so
     that the next call starts afresh.
@@ -86,7 +86,7 @@ class Judge:
                             f"on stderr; `{sys.executable} {SCRIPT} < /dev/null` shows whether it can start."
                         ) from error
                 except BaseException:
-                    self.close()  # verdicts may be on their way that nobody will read
+                    self.close()  # unread verdicts may still be in the pipe
                     raise
         return [judgements[index] for index in range(len(pairs))]
 
@@ -102,7 +102,7 @@ class Judge:
             self._let_go()
 
     def start_over(self) -> None:
-        """Let go of processes and lock as they are: in a fork they are its parent's."""
+        """Drop processes and lock without closing them: in a fork they belong to the parent."""
         self._let_go()
         self._lock = threading.Lock()
 

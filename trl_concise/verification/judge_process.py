@@ -4,8 +4,8 @@ The process that runs math-verify, apart from the one that trains.
 
 A big-integer operation inside sympy cannot be interrupted: it holds the interpreter, so neither a signal nor a thread can
 end it. Only its process can be killed. So this file runs as a script in a fresh interpreter, imports math-verify once, and
-from then on only forks workers, hands them pairs of answers, and kills the ones that miss their deadline. It does no maths
-itself, hence it always answers, and a new worker costs a fork instead of an import. It holds no threads and no CUDA
+from then on only forks workers, hands them pairs of answers, and kills the ones that miss their deadline. It does no math
+itself, so it always answers, and a new worker costs a fork instead of an import. It holds no threads and no CUDA
 context, which is what makes forking safe here, whatever the training process holds.
 
 Lines of JSON in: `{"timeout": seconds, "workers": count, "pairs": [[reference, is_bare, answer, is_bare], ...]}`.
@@ -38,10 +38,10 @@ from typing import Any, NoReturn
 Pair = tuple[str, bool, str, bool]  # reference answer, whether it is bare, answer, whether it is bare
 
 MEMORY = 2 << 30  # bytes of address space for one worker
-ATTEMPTS = 2  # a worker that someone else killed says nothing about the pair it was judging
+ATTEMPTS = 2  # a worker killed by another program implies no verdict on its pair
 PATIENCE = 1.0  # seconds between two looks at whether the training process is still there
 
-# Judged once before the first fork: the LaTeX parser learns its grammar as it goes, and workers inherit what it knows.
+# Judged once before the first fork: the LaTeX parser builds its grammar while parsing, and workers inherit it.
 WARM_UP = (
     r"\frac{1}{2}",
     r"-\frac{3\sqrt{3}}{4} + 2^{10}",
@@ -72,7 +72,7 @@ def read(text: str, is_bare: bool, keeps_case: bool = True) -> tuple[Any, ...]:
     """
     Parse an answer, or find and parse the one in prose.
 
-    A bare answer is LaTeX as a whole. math-verify's own way around, which strips trailing letters as units, lowers the case of
+    A bare answer is LaTeX as a whole. math-verify's own fallback, which strips trailing letters as units, lowers the case of
     letters, and searches what it cannot parse for a number, is for prose only.
     """
     from math_verify import parse
@@ -186,7 +186,7 @@ class Worker:
 
     def __init__(self, others: list[Worker]):
         self.channel, channel = socket.socketpair()
-        self.index: int | None = None  # of the pair in hand
+        self.index: int | None = None  # of the current pair
         self.deadline = math.inf  # on the monotonic clock
         self.received = b""
         supervisor = os.getpid()
@@ -202,11 +202,11 @@ class Worker:
 
     def assign(self, index: int, pair: Pair, timeout: float) -> None:
         self.index, self.deadline = index, time.monotonic() + timeout
-        with contextlib.suppress(BrokenPipeError):  # it has died: listening will tell
+        with contextlib.suppress(BrokenPipeError):  # it has died, which the next read detects
             self.channel.sendall(json.dumps([pair, timeout]).encode() + b"\n")
 
     def messages(self) -> list[Any]:
-        """What the worker sent: `"read"`, a verdict, or both; nothing from a worker that has died."""
+        """Return the worker's messages: `"read"`, a verdict, or both; nothing from a worker that has died."""
         with contextlib.suppress(ConnectionResetError):
             self.received += self.channel.recv(64)
         *lines, self.received = self.received.split(b"\n")
@@ -235,7 +235,7 @@ def _work(channel: socket.socket, supervisor: int) -> NoReturn:
     with channel.makefile("rw", encoding="utf-8") as lines:
         for line in lines:
             (gold, gold_is_bare, answer, answer_is_bare), timeout = json.loads(line)
-            # Where nobody is left to kill this process, the kernel ends it soon after its deadline all the same.
+            # If the supervisor is gone, the kernel ends this process soon after its deadline.
             usage = resource.getrusage(resource.RUSAGE_SELF)
             _limit(resource.RLIMIT_CPU, math.ceil(usage.ru_utime + usage.ru_stime + timeout) + 1)
             keeps_case = gold_is_bare and answer_is_bare  # math-verify's search of prose does not
@@ -243,7 +243,7 @@ def _work(channel: socket.socket, supervisor: int) -> NoReturn:
             if (gold, gold_is_bare) not in known:
                 equal(reference, one)
                 known.add((gold, gold_is_bare))
-                lines.write('"read"\n')  # whatever takes too long from here on is the answer's fault
+                lines.write('"read"\n')  # from here on, a timeout is caused by the answer
                 lines.flush()
             verdict = equal(reference, read(answer, answer_is_bare, keeps_case)) if reference else None
             lines.write(json.dumps(verdict) + "\n")
@@ -273,7 +273,7 @@ class Supervisor:
         try:
             self.send("ready")
             while True:
-                for worker in self.select(math.inf):  # an idle worker has nothing to say: it has died
+                for worker in self.select(math.inf):  # an idle worker sends nothing, so it has died
                     self.dismiss(worker)
                 while b"\n" in self.received:
                     line, _, self.received = self.received.partition(b"\n")
@@ -281,7 +281,7 @@ class Supervisor:
                     request["pairs"] = [tuple(pair) for pair in request["pairs"]]
                     self.judge_all(**request)
         except (EOFError, BrokenPipeError):
-            pass  # the training process is gone, and so is the reason to be here
+            pass  # the training process has ended
         finally:
             for worker in self.workers:
                 worker.kill()
@@ -347,7 +347,7 @@ class Supervisor:
         worker.kill()
 
     def select(self, deadline: float) -> list[Worker]:
-        """Wait for words from the training process or from workers, until the deadline; return the workers that spoke."""
+        """Wait for messages from the training process or workers until the deadline; return the workers that sent one."""
         wait = min(PATIENCE, max(0.0, deadline - time.monotonic()))
         spoke = []
         for key, _ in self.selector.select(wait):
@@ -375,7 +375,7 @@ def main() -> None:
     supervisor = Supervisor()
     for text in WARM_UP:
         equal(read(text, True), read("x^2 + 1", True))
-    gc.freeze()  # workers share what is there by now, and need not look through it
+    gc.freeze()  # workers share the present objects, which their garbage collector can skip
     gc.set_threshold(50_000, 20, 20)  # parsing makes many small objects and few cycles
     supervisor.serve()
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Digits and punctuation of all scripts, written as ASCII has them, so that the language of a completion hides no answer."""
+"""Convert digits and punctuation of all scripts to ASCII, so that answers are found in every language."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ from .normalization import normalize
 
 class Reading(NamedTuple):
     r"""
-    A bare answer, taken apart. An empty string stands for a component that the answer does not have.
+    The components of a bare answer. An empty string means that the answer lacks the component.
 
     Two answers can be equal if each component is the same in both, or missing in one: `5 \text{ cm}` and `5`, not
     `5 \text{ cm}` and `5 \text{ km}`.

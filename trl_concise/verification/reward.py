@@ -125,7 +125,7 @@ def math_accuracy_reward(
             is_finished(text, reasoning_opened=is_opened) for text, is_opened in zip(texts, opened, strict=True)
         ]
     verdicts, tally = verify_and_count(
-        ["" if gold is None or gold != gold else str(gold) for gold in golds],  # NaN is a table's way to say None
+        ["" if gold is None or gold != gold else str(gold) for gold in golds],  # a table has NaN for None
         texts,
         format=format,
         final_form=final_form,

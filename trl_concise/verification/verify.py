@@ -30,7 +30,7 @@ _UNREADABLE: set[Answer] = set()
 
 @dataclass
 class Tally:
-    """What became of a batch of completions."""
+    """Counts of the verdicts on a batch of completions."""
 
     completions: int
     fast: int = 0  # settled without math-verify
@@ -63,19 +63,19 @@ def verify_answers(
     final_form: bool = False,
 ) -> list[bool | None]:
     r"""
-    Say of each completion whether its final answer equals the gold answer.
+    Check, for each completion, whether its final answer equals the reference answer.
 
-    The final answer stands after the last `</think>`, in the last `\boxed{}`; without a box, a completion that is nothing but
-    an answer is taken whole, and prose is searched as math-verify does. Equality is math-verify's judgement, except for
-    answers that are certain without it (the same text, or two plain numerals). math-verify runs in processes of its own,
-    which start when first needed, so that nothing it is given can stall or crash this one. docs/verification.md tells the
-    whole order.
+    The final answer is looked for after the last `</think>`, in the last `\boxed{}`; without a box, a completion that is nothing but
+    an answer is taken whole, and prose is searched as math-verify does. Equality is math-verify's judgment, except for
+    answers that are certain without it (the same text, or two plain numerals). math-verify runs in separate processes,
+    which start when first needed, so that nothing it is given can stall or crash this one. docs/verification.md describes all
+    steps.
 
     Args:
         golds (`Sequence[str]`):
-            Gold answers: bare LaTeX or text, or a worked solution that marks its answer with `\boxed{}` or `####`.
+            Reference answers: bare LaTeX or text, or a worked solution that marks its answer with `\boxed{}` or `####`.
         completions (`Sequence[str]`):
-            Completions, one per gold answer.
+            Completions, one per reference answer.
         timeout (`float`, *optional*, defaults to `5.0`):
             Seconds that math-verify may take for one completion. One that takes longer counts as wrong.
         guards (`bool`, *optional*, defaults to `True`):
@@ -87,7 +87,7 @@ def verify_answers(
             [`math_accuracy_reward`] and [`evaluate`] ask for it.
 
     Returns:
-        `list[bool | None]`: `True` if the answer is right, `False` if it is wrong or missing, `None` if the gold answer is
+        `list[bool | None]`: `True` if the answer is correct, `False` if it is wrong or missing, `None` if the reference answer is
         unreadable.
 
     Raises:
@@ -115,13 +115,13 @@ def verify_and_count(
     finished: Sequence[bool] | None = None,
 ) -> tuple[list[bool | None], Tally]:
     """
-    [`verify_answers`], with the [`Tally`] of how the verdicts came about.
+    [`verify_answers`], with the [`Tally`] of the verdicts.
 
     `finished` holds what [`is_finished`] says of each completion. By default it is asked about the text alone.
     """
     if len(golds) != len(completions):
         raise ValueError(
-            f"Each completion needs its gold answer; got {len(golds)} golds, {len(completions)} completions."
+            f"Each completion needs a reference answer; got {len(golds)} reference answers, {len(completions)} completions."
         )
     timeout = float(timeout)
     if not 0 < timeout <= LONGEST_TIMEOUT:
@@ -190,7 +190,7 @@ def _as_written_for(gold: Answer, answer: Answer) -> Answer:
 
 
 def _has_content(answer: Answer) -> bool:
-    """Whether there is anything that could be an answer: prose without a number or a formula is none."""
+    """Whether a text may contain an answer: a number, a formula, or a bare answer."""
     return answer.text != "" if answer.is_bare else re.search(r"\d|[$\\]", answer.text) is not None
 
 

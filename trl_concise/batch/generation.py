@@ -82,13 +82,13 @@ class GenerationRequest:
             raise ValueError(f"max_tokens must be at least 1, got {max_tokens}.")
         if any(row.get("image") is not None or row.get("images") for row in rows):
             raise ValueError("generate_rollouts takes prompts of text; rows with images cannot be continued.")
-        prefixes = [[]] * len(rows) if prefix_ids is None else [list(ids) for ids in prefix_ids]
+        prefixes = [list(ids) for ids in prefix_ids] if prefix_ids is not None else [[]] * len(rows)
         if len(prefixes) != len(rows):
             raise ValueError(
                 f"prefix_ids needs one list of token ids per row: got {len(prefixes)} for {len(rows)} rows."
             )
         limit = max_completion_length or 0  # not None without max_tokens, see above
-        limits = [limit - len(ids) if max_tokens is None else max_tokens for ids in prefixes]
+        limits = [max_tokens if max_tokens is not None else limit - len(ids) for ids in prefixes]
         if min(limits) < 1:
             longest = max(map(len, prefixes))
             raise ValueError(

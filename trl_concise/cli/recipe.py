@@ -94,7 +94,7 @@ class RecipeParser(Parser, TrlParser):
         others._group_actions = [action for actions in listed.values() for action in actions]
 
     def parse_args_and_config(self, args: Sequence[str] | None = None, **kwargs: Any) -> tuple[Any, ...]:
-        args = sys.argv[1:] if args is None else args
+        args = args if args is not None else sys.argv[1:]
         words = [part for word in args for part in (word.split("=", 1) if word.startswith("--config=") else [word])]
         if words.count("--config") > 1:
             self.error("argument --config: given more than once, but a run has one recipe; merge the files into one")

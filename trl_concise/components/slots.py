@@ -64,7 +64,7 @@ def fill_slots(given: Mapping[str, Any], own: Mapping[str, Any], trainer: str) -
 
 
 def _components(name: str, slot: Slot, value: Any) -> list[Component]:
-    components = value if slot.several and isinstance(value, list) else [] if value is None else [value]
+    components = value if slot.several and isinstance(value, list) else [value] if value is not None else []
     for component in components:
         if isinstance(component, type):
             raise TypeError(

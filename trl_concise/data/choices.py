@@ -155,7 +155,8 @@ def choose(answers: Sequence[tuple[str, Sequence[Choice]]], column: str) -> tupl
         return choices[number - first].letter if first <= number < first + len(choices) else None
 
     positions = [
-        None if number is None else at(number, choices) for number, (_, choices) in zip(numbers, answers, strict=True)
+        at(number, choices) if number is not None else None
+        for number, (_, choices) in zip(numbers, answers, strict=True)
     ]
     as_positions = [position for position, number in zip(positions, numbers, strict=True) if number is not None]
     as_options = [name for _, _, name in rows]

@@ -132,7 +132,7 @@ def find_columns(
             )
         return found[0] if found else None
 
-    problems = all_of(PROBLEM_COLUMNS) if problem_column is None else [given("problem", problem_column)]
+    problems = [given("problem", problem_column)] if problem_column is not None else all_of(PROBLEM_COLUMNS)
     if not problems:
         raise unknown_column("problem", source, names, PROBLEM_COLUMNS)
     problem = problems[0]
@@ -230,7 +230,7 @@ def read_messages(value: Sequence[Any], column: str) -> list[dict[str, str]]:
             content = "".join(
                 str(item.get("text") or "") if isinstance(item, Mapping) else str(item) for item in content
             )
-        messages.append({"role": role, "content": "" if content is None else str(content)})
+        messages.append({"role": role, "content": str(content) if content is not None else ""})
     return messages
 
 
@@ -272,7 +272,7 @@ def final_answer_in(value: Any, column: str, *, may_be_worked: bool = False) -> 
         value = _parse_list(value) or value
     if isinstance(value, (list, tuple)):
         return _answer_of_list(value, column)
-    text = "" if value is None else _as_text(value, column).strip()
+    text = _as_text(value, column).strip() if value is not None else ""
     if text in MISSING:
         return FinalAnswer("")
     if boxed := last_boxed(text):
@@ -297,7 +297,7 @@ def _answer_of_list(values: Sequence[Any], column: str) -> FinalAnswer:
 
 def _without_unit(text: str) -> FinalAnswer:
     match = _UNIT.fullmatch(text)
-    return FinalAnswer(text) if match is None else FinalAnswer(match["number"], "unit removed")
+    return FinalAnswer(match["number"], "unit removed") if match is not None else FinalAnswer(text)
 
 
 def _is_worked(text: str, may_be_worked: bool) -> bool:

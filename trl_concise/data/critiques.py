@@ -106,7 +106,7 @@ class TeacherPrompt:
 
     def messages(self, question: str, solution: str) -> list[dict[str, str]]:
         """Return the conversation that asks for a critique."""
-        system = [] if self.system is None else [{"role": "system", "content": self.system}]
+        system = [{"role": "system", "content": self.system}] if self.system is not None else []
         user = self.user.format(question=question, solution=solution)
         return [*system, {"role": "user", "content": user}]
 

@@ -205,7 +205,7 @@ def read_problems(
     problems = []
     for place, reading in readings.items():
         problem = {"prompt": as_messages(reading.prompt(), system_prompt), "solution": answers[place].text}
-        problems.append(problem if ids is None else problem | {"prompt_id": ids[place]})
+        problems.append(problem | {"prompt_id": ids[place]} if ids is not None else problem)
     if is_main_process():
         used = {place: answers[place] for place in readings}
         print(_describe(name_or_path, columns, readings, used, how), file=sys.stderr)
@@ -262,12 +262,12 @@ _NOTHING = FinalAnswer("")
 
 def _read(row: Mapping[str, Any], columns: Columns) -> _Reading:
     problem, message = read_problem(row, columns.problem)
-    context = "" if columns.context is None else read_problem(row, columns.context)[0]
+    context = read_problem(row, columns.context)[0] if columns.context is not None else ""
     if not isinstance(context, str):
         raise RowError(str(columns.context), "holds messages, not text")
     text = problem if isinstance(problem, str) else " ".join(item["content"] for item in problem)
     context = "" if context.strip() in text else context.strip()
-    choices = [] if columns.choices is None else read_choices(row, columns.choices)
+    choices = read_choices(row, columns.choices) if columns.choices is not None else []
     answers: dict[str, tuple[FinalAnswer, str]] = {}
     errors: list[str] = []
     for column in columns.answers:

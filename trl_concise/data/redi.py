@@ -137,7 +137,7 @@ class REDIPairs:
                 completions += generations
         verified = iter(verify_answers(golds, completions, timeout=self.timeout))
         return [
-            list(islice(verified, len(generations))) if correct is None else [*correct]
+            [*correct] if correct is not None else list(islice(verified, len(generations)))
             for _, generations, correct in usable
         ]
 

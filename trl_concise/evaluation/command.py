@@ -110,14 +110,14 @@ def _cells(record: dict[str, Any], k: int, scored: bool) -> list[str]:
     shortest, longest = record["tokens_interval"]
     score = record.get("accuracy_efficiency_score")
     cells = [
-        whole if record["budget"] is None else f"  truncated at {record['budget']:,}",
+        f"  truncated at {record['budget']:,}" if record["budget"] is not None else whole,
         f"{record['accuracy']:.1%} [{100 * low:.1f}, {100 * high:.1f}]",
         *([f"{list(record['pass_at_k'].values())[-1]:.1%}"] * (k > 1)),
         f"{record['tokens_mean']:,.1f} [{shortest:,.1f}, {longest:,.1f}]",
         f"{record['truncated_fraction']:.1%}",
         f"{record['empty_fraction']:.1%}",
     ]
-    return [*cells, "-" if score is None else f"{score:+.3f}"] if scored else cells
+    return [*cells, f"{score:+.3f}" if score is not None else "-"] if scored else cells
 
 
 def _budgets(text: str) -> list[int]:

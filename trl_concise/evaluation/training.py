@@ -33,7 +33,7 @@ def measure_completions(
         `torch.Tensor`: `(b, 3)` float64: tokens written by the model (EOS included, as TRL counts them), 1 if truncated,
         1 if without an answer (see [`has_no_answer`]).
     """
-    tokens = [len(ids) for ids in completion_ids] if tool_mask is None else [sum(mask) for mask in tool_mask]
+    tokens = [sum(mask) for mask in tool_mask] if tool_mask is not None else [len(ids) for ids in completion_ids]
     truncated = [not ids or ids[-1] not in end_token_ids for ids in completion_ids]
     empty = [has_no_answer(completion_text(completion)) for completion in completions]
     return torch.tensor([tokens, truncated, empty], dtype=torch.float64).T

@@ -87,7 +87,9 @@ def _changes(made: MemoryPlan) -> Iterator[dict[str, Any]]:
     if made.remedy:
         yield made.remedy
     if not s.recomputes:
-        yield {"gradient_checkpointing" if s.activation_checkpointing is None else "activation_checkpointing": True}
+        yield {
+            "activation_checkpointing" if s.activation_checkpointing is not None else "gradient_checkpointing": True
+        }
     if s.use_vllm and s.vllm_mode == "colocate" and not s.vllm_enable_sleep_mode:
         yield {"vllm_enable_sleep_mode": True}
     if s.dtype == "float32" and s.use_peft:

@@ -156,7 +156,9 @@ class PlanSettings:
     @property
     def recomputes(self) -> bool:
         """Whether the backward pass recomputes activations."""
-        return self.gradient_checkpointing if self.activation_checkpointing is None else self.activation_checkpointing
+        return (
+            self.activation_checkpointing if self.activation_checkpointing is not None else self.gradient_checkpointing
+        )
 
     @property
     def generated(self) -> int:

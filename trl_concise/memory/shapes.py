@@ -67,4 +67,4 @@ def known_config(model: str) -> PretrainedConfig | None:
     """Return the config of a well-known model, with the fields of its shape only; `None` for any other model."""
     by_name = {name.lower(): shape for name, shape in KNOWN_SHAPES.items()}
     shape = by_name.get(model.lower())
-    return None if shape is None else AutoConfig.for_model(**shape)
+    return AutoConfig.for_model(**shape) if shape is not None else None

@@ -326,9 +326,9 @@ class LASERDTrainer(ConciseGRPOTrainer):
         if limit is None:
             raise ValueError("The targets of LASER-D go up to max_completion_length, which is None. Set it.")
         reward = LASERDReward(
-            shortest_target=max(limit // 4, 1) if args.shortest_target is None else args.shortest_target,
+            shortest_target=args.shortest_target if args.shortest_target is not None else max(limit // 4, 1),
             longest_target=limit,
-            interval=max(limit // 16, 1) if args.target_interval is None else args.target_interval,
+            interval=args.target_interval if args.target_interval is not None else max(limit // 16, 1),
             alpha=args.length_bonus,
             explore=args.explore,
             monitor_prompts=args.monitor_prompts,

@@ -218,7 +218,7 @@ def check_template_keeps_traces(tokenizer: Any, row: dict[str, Any], index: int 
                 if start >= 0:
                     end = start + len(text)
                 elif number >= len(prompt) and message.get("role") == "assistant":
-                    where = "" if index is None else f" of row {index}"
+                    where = f" of row {index}" if index is not None else ""
                     raise ValueError(
                         f"The chat template does not render the whole reply: it drops text of `{key}` in `{side}`{where}, so "
                         "the model would not learn it. Pass a processing_class whose chat_template keeps it; for "
@@ -249,7 +249,7 @@ def check_label_and_weight(row: dict[str, Any], index: int | None = None) -> Non
         `ValueError`: If the label is not a bool, 0 or 1, or the weight is not a finite number of at least 0. A weight of
             `None` is allowed and counts as 1.
     """
-    where = "A row" if index is None else f"Row {index}"
+    where = f"Row {index}" if index is not None else "A row"
     if "label" in row and not (isinstance(row["label"], Real) and row["label"] in (0, 1)):
         raise ValueError(
             f"{where} has the label {row['label']!r}. A label is True (or 1) for a correct completion, False (or 0) for an "
@@ -274,7 +274,7 @@ def _rows(example: dict[str, Any]) -> list[dict[str, Any]]:
     else:
         completions = [(example["chosen_ids"], 1.0), (example["rejected_ids"], -1.0)]
     weight = example.get("weight")
-    weight = 1.0 if weight is None else float(weight)
+    weight = float(weight) if weight is not None else 1.0
     return [
         {"prompt_ids": example["prompt_ids"], "completion_ids": ids, "sign": sign, "weight": weight}
         for ids, sign in completions
@@ -409,7 +409,7 @@ class REDITrainer(ResumesTraining, WritesCard, DPOTrainer):
             values[:, -mask.size(1) :] for values in (outputs.entropy, outputs.mean_logits, outputs.is_top1)
         )
         means = logps / lengths.clamp(min=1)
-        margins = means[correct] - means[~correct] if signs is None else means[:0]  # single rows have none
+        margins = means[:0] if signs is not None else means[correct] - means[~correct]  # single rows have none
         values = {
             "entropy": entropy[scored],
             "mean_token_accuracy": is_top1[scored & correct[:, None]],

@@ -94,14 +94,14 @@ def prefix_advantages(
     encoded = [np.asarray(ids, dtype=">u4") for ids in completions]  # big-endian: bytes sort as tokens do
     order = sorted(range(len(completions)), key=lambda i: encoded[i].tobytes())
     shared = [0, *(_common_prefix(encoded[a], encoded[b]) for a, b in pairwise(order))]  # with the one sorted before
-    usable = [True] * len(order) if masks is None else [any(mask) for mask in masks]
+    usable = [any(mask) for mask in masks] if masks is not None else [True] * len(order)
 
     first_new, unique_edges, common = list(lengths), 0, 0
     for place, i in enumerate(order):
         common = min(common, shared[place])  # with the last usable one
         if usable[i]:
             first_new[i] = common
-            unique_edges += lengths[i] - common if masks is None else sum(masks[i][common:])
+            unique_edges += sum(masks[i][common:]) if masks is not None else lengths[i] - common
             common = lengths[i]
 
     edges, branching = [], 0

@@ -286,7 +286,7 @@ class ResumesTraining(_Mixed):
                 f"The processes found different checkpoints to resume from: {found}. Put output_dir on a disk that all "
                 "machines share, or give resume_from_checkpoint the folder of a checkpoint that is on all of them."
             )
-        return None if folder is None else str(folder)
+        return str(folder) if folder is not None else None
 
     def is_finished(self, checkpoint: str | Path | None) -> bool:
         """Return whether a checkpoint is the end of the run, so that no step is left to train."""

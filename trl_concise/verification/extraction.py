@@ -128,7 +128,7 @@ def final_answer(completion: str, format: AnswerFormat = "auto") -> Answer:
     tagged = answer_tag(text)
     if format == "answer_tag" and tagged is None:
         return Answer("", is_bare=True)
-    return _find(text if tagged is None else tagged)
+    return _find(tagged if tagged is not None else text)
 
 
 def _find(text: str) -> Answer:

@@ -412,7 +412,7 @@ def _symbols(forms: list[Form]) -> frozenset[str]:
 
 
 def _negated(form: Form) -> Form:
-    return form._replace(value=-form.value, exact=None if form.exact is None else -form.exact)
+    return form._replace(value=-form.value, exact=-form.exact if form.exact is not None else None)
 
 
 def _product(factors: list[Form]) -> Form:

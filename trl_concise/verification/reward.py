@@ -112,7 +112,7 @@ def math_accuracy_reward(
         format = "auto"
     if not isinstance(final_form, bool):
         final_form = True
-    golds = solution if answer is None else answer
+    golds = answer if answer is not None else solution
     if golds is None:
         raise ValueError(
             "math_accuracy_reward compares with the reference answers in the dataset's column 'solution' or 'answer', and it "
@@ -120,7 +120,7 @@ def math_accuracy_reward(
         )
     texts = [completion_text(completion) for completion in completions]
     if completion_finished is None:
-        opened = [False] * len(texts) if prompts is None else map(opens_reasoning, prompts)
+        opened = map(opens_reasoning, prompts) if prompts is not None else [False] * len(texts)
         completion_finished = [
             is_finished(text, reasoning_opened=is_opened) for text, is_opened in zip(texts, opened, strict=True)
         ]
@@ -136,7 +136,7 @@ def math_accuracy_reward(
             log_metric(name, value)
     if trainer_state is not None:
         _WATCH.observe(trainer_state, texts, tally, format)
-    return [None if verdict is None else float(verdict) for verdict in verdicts]
+    return [float(verdict) if verdict is not None else None for verdict in verdicts]
 
 
 # Looked for when a trainer is built, before anything is generated

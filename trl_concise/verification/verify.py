@@ -140,7 +140,7 @@ def verify_and_count(
             continue  # unreadable
         if not isinstance(completion, str):
             completion = ""
-        if not (is_finished(completion) if finished is None else finished[index]):
+        if not (finished[index] if finished is not None else is_finished(completion)):
             tally.unfinished += 1
             tally.without_answer.append(index)
             verdicts[index] = False

@@ -6,7 +6,7 @@ Wrong verdicts of `verify_answers`, of plain math-verify and of TRL's `accuracy_
     python benchmarks/answer_pairs.py pairs.jsonl --show
 
 Each line of the file is a JSON object with the keys `gold` (or `reference`), `completion`, `expected` (whether the completion is
-right), `category`, and `convention` (true if the right verdict is arguable; such pairs are counted apart). For each judge the
+right), `category`, and `convention` (true if the right verdict is debatable; such pairs are counted separately). For each judge the
 table shows wrong acceptances and wrong refusals, for example `1+2`: one wrong completion accepted and two right ones refused.
 `None` (the reference answer is unreadable) counts as a refusal. `--show` lists every pair that `verify_answers` judges wrongly.
 

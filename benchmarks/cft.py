@@ -5,7 +5,7 @@ Critique fine-tuning against imitation, both on solutions of one problem.
     python benchmarks/cft.py
 
 The embedded model is fine-tuned on generated candidate solutions of one problem: by CFT on critiques of all of them, right
-and wrong, and by SFT on the right ones, as often repeated as it takes to have as many rows. Rows, steps, batches and
+and wrong, and by SFT on the correct ones, repeated to the same number of rows. Rows, steps, batches and
 learning rate are the same. Then it solves problems of the `test` split, one completion each at temperature 1. Another seed
 means another problem, other candidates and another sampling.
 """

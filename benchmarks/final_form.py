@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-How often a model boxes the work in place of the result, and what that earns with and without `final_form`.
+How often a model boxes the calculation instead of the result, and its reward with and without `final_form`.
 
     python benchmarks/final_form.py completions.jsonl [completions.jsonl ...]
 

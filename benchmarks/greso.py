@@ -6,7 +6,7 @@ Generated tokens until the same held-out accuracy, with GRESO and without.
 
 The embedded model is trained with GRPO on generated problems, for a reward of correctness alone. It may write 64 tokens, fewer
 than it mostly needs, so there is something to learn. Every few steps it answers problems that training never saw, within
-the same limit. All generated tokens count, those of the prompts that stand in for skipped ones included. Each run leaves a file in the output folder, and a run whose file is there is not repeated, so the command can be
+the same limit. All generated tokens count, including those of the prompts that replace skipped ones. Each run leaves a file in the output folder, and a run whose file is there is not repeated, so the command can be
 interrupted, and given again for the table alone.
 """
 

@@ -4,8 +4,8 @@ Memory and speed of `PromptHistory` for many prompts.
 
     python benchmarks/history.py --prompts 1000000
 
-The history grows in batches, as a run grows it. Memory is what the history itself allocates; it is taken in a pass of
-its own, since the accounting slows every allocation down.
+The history grows in batches, as a run grows it. Memory is what the history itself allocates; it is measured in a separate
+pass, because the accounting slows down every allocation.
 """
 
 from __future__ import annotations

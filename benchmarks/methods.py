@@ -1,15 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-The length methods side by side: same model, same problems, same number of generated tokens.
+Compare the length methods: same model, same problems, same number of generated tokens.
 
     python benchmarks/methods.py
 
-Every run starts from the embedded model and generates until its tokens are spent, a monitor's included; then the model
+Every run starts from the embedded model and generates until its token budget is used up, including tokens of a monitor; then the model
 answers problems that training never saw. Each run leaves a file in the output folder, and a run whose file is there is not
 repeated, so the command can be interrupted, and given again for the table and the plot alone.
 
-Settings are those of the papers, lengths scaled to the limit of this task: 128 tokens here stand for 16,384 there. None was
-tuned. L1 is left out, since it needs a model that can read a number of tokens in its prompt.
+Settings are those of the papers, lengths scaled to the limit of this task: 128 tokens here correspond to 16,384 there. None was
+tuned. L1 is left out, because it needs a model that can read a number of tokens in its prompt.
 """
 
 from __future__ import annotations
@@ -168,7 +168,7 @@ def mean_and_range(values: list[float], form: str) -> str:
 
 
 def report(runs: list[dict[str, Any]], plot: Path) -> None:
-    """Print the table and plot the frontier: means over seeds, the range of the seeds beside them."""
+    """Print the table and plot the frontier: means over seeds, with the range of the seeds."""
     bases = {run["seed"]: run for run in runs if run["method"] == "base"}
     print("| Method | Seeds | Accuracy | Tokens | Cut | AES (1, 3, 5) | Rollouts |\n|---|---|---|---|---|---|---|")
     points = []

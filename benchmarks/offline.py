@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-What a step of `REDITrainer` costs beside `DPOTrainer` and SimPO (TRL's experimental CPO), and how fast pairs are built.
+Cost of a step of `REDITrainer` compared with `DPOTrainer` and SimPO (TRL's experimental CPO), and the speed of building pairs.
 
     python benchmarks/offline.py
 
 All trainers get the same pairs and the same model, in one process, and take turns, one step each: loss, backward,
 optimizer. DPO's reference forward pass is timed in each turn too, and subtracted. Ratios are those of neighboring
-steps, so they are free of a machine's slow drift; the median over the turns is free of its hiccups.
+steps, which removes slow drift of the machine; the median over the turns removes outliers.
 """
 
 from __future__ import annotations

@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-What `HAPOTrainer` adds to the step and the import time of `GRPOTrainer`, and `trl-concise hapo --help` to `trl grpo --help`.
+Overhead of `HAPOTrainer` over `GRPOTrainer` (step and import time), and of `trl-concise hapo --help` over `trl grpo --help`.
 
     python benchmarks/overhead.py
 
 Two trainers with the same model, data, seed and reward function run in one process and take turns, one whole step of
 the training loop each: data, generation, rewards, loss, optimizer, logging. Every completion is as long as the limit, so
-both do the same work. The ratio of two neighboring steps is free of a machine's slow drift; the median over the pairs is
-free of its hiccups.
+both do the same work. The ratio of two neighboring steps removes slow drift of the machine; the median over the pairs
+removes outliers.
 """
 
 from __future__ import annotations

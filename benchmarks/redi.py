@@ -7,7 +7,7 @@ REDI against more SFT, DPO and SimPO, from the same start and on the same traces
 The embedded model answers each training problem several times. Stage 1 is SFT on the first correct trace of each
 problem. From there every method takes as many steps, of as many pairs and at the same learning rate of Adam, on the first
 correct and first incorrect trace of each problem that has both (more SFT: on the correct ones of these pairs), and then
-answers problems that nobody trained on. One learning rate for all; nothing is tuned.
+answers held-out problems. One learning rate for all; nothing is tuned.
 """
 
 from __future__ import annotations

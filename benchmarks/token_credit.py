@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-What S-GRPO and T-SPMO save of a training step, and what building the prefix tree costs.
+Savings of S-GRPO and T-SPMO in a training step, and the cost of building the prefix tree.
 
     python benchmarks/token_credit.py
 
 `GRPOTrainer` and ours get the same model and the same batch of completions in one process, and take turns: loss and
-backward pass, no generation. The ratio of neighboring turns is free of a machine's slow drift. Memory is what a loss keeps
+backward pass, no generation. The ratio of neighboring turns removes slow drift of the machine. Memory is the amount that a loss keeps
 for its backward pass: on a GPU the peak that PyTorch allocates, on a CPU the bytes of the tensors that autograd saves.
 """
 

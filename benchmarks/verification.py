@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-Completions per second of `math_accuracy_reward` beside TRL's `accuracy_reward`.
+Completions per second of `math_accuracy_reward` compared with TRL's `accuracy_reward`.
 
     python benchmarks/verification.py
     python benchmarks/verification.py --golds path/to/math500.jsonl
     python benchmarks/verification.py --pairs path/to/answer_pairs.jsonl
 
 Both reward functions see the same batches, in turns, in one process. A batch holds 8 completions for each problem; a right
-completion gives the gold answer back, half of the time in another notation; a third of the wrong ones repeat another wrong
+completion repeats the reference answer, half of the time in another notation; a third of the wrong ones repeat another wrong
 one of their group. Starting the verification processes (once per run) is printed and not counted, nor is the first batch of
 a mixture, in which math-verify's LaTeX parser learns its grammar. Verdicts may differ where TRL reads LaTeX without mending it
 (`\\frac43`) or a notation that only we read.

@@ -10,12 +10,12 @@ accuracy and tokens before and after:
 
     accelerate launch examples/cft.py
 
-A real model on critiques that are there, as JSON Lines with `question`, `solution` and `critique`; the authors' settings:
+A real model on your critiques, as JSON Lines with `question`, `solution` and `critique`; the authors' settings:
 
     accelerate launch examples/cft.py --config examples/configs/cft_one_shot_7b.yaml --dataset_name critiques.jsonl
 
-And from candidate solutions (`question`, `answer`, and `solution` or `generations`), with a teacher to critique them. What
-it answers is kept in `<output_dir>/replies.jsonl`, so a run that is started again pays for nothing twice:
+The same from candidate solutions (`question`, `answer`, and `solution` or `generations`), which a teacher critiques. Its
+replies are kept in `<output_dir>/replies.jsonl`, so a restarted run does not repeat paid requests:
 
     OPENAI_API_KEY=... accelerate launch examples/cft.py --config examples/configs/cft_one_shot_7b.yaml \
         --candidates candidates.jsonl --teacher gpt-4.1-mini

@@ -3,14 +3,14 @@
 # dependencies = ["trl-concise[peft,plots]"]
 # ///
 """
-Three methods in one trainer: HAPO rewards what is short, GRESO skips prompts that teach nothing, S-GRPO takes the loss on a
-part of the tokens.
+Three methods in one trainer: HAPO rewards short completions, GRESO skips prompts without a gradient, and S-GRPO computes the loss on
+a subset of the tokens.
 
 Without arguments: the embedded model on generated problems, on a CPU, in a few minutes, with a report before and after:
 
     accelerate launch examples/combined.py
 
-A real model with LoRA on one GPU, for several epochs, since HAPO and GRESO learn from a prompt's second visit on:
+A real model with LoRA on one GPU, for several epochs, because HAPO and GRESO have an effect from a prompt's second visit:
 
     accelerate launch examples/combined.py --model_name_or_path Qwen/Qwen2.5-1.5B-Instruct --dtype bfloat16 \
         --dataset_name openai/gsm8k --dataset_config main --num_train_epochs 5 --use_peft --lora_target_modules all-linear \

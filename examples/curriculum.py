@@ -9,7 +9,7 @@ Without arguments: the embedded model on generated problems, on a CPU, in a few 
 
     accelerate launch examples/curriculum.py
 
-The accuracies are left in `accuracies.safetensors` in the output folder, for `AccuracyHistory.load`. A real model:
+The accuracies are saved to `accuracies.safetensors` in the output folder; `AccuracyHistory.load` reads them. A real model:
 
     accelerate launch examples/curriculum.py --model_name_or_path Qwen/Qwen2.5-1.5B-Instruct --dataset_name openai/gsm8k \
         --dataset_config main --num_train_epochs 5 --use_vllm --output_dir outputs/curriculum

@@ -3,14 +3,14 @@
 # dependencies = ["trl-concise[peft,plots]"]
 # ///
 """
-Train with GRESO: prompts that gave groups without variance are skipped before they cost a rollout.
+Train with GRESO: prompts whose groups had no variance are skipped before the rollout.
 
 Without arguments: the embedded model on generated problems, on a CPU, in a few minutes, with a report before and after.
 Watch `greso/skipped_fraction` rise and `greso/zero_variance_fraction` stop rising (`--report_to`, or the output folder):
 
     accelerate launch examples/greso.py
 
-A real model on one GPU; GRESO learns from a prompt's second visit on, so train for several epochs:
+A real model on one GPU; GRESO skips prompts from the second visit on, so train for several epochs:
 
     accelerate launch examples/greso.py --model_name_or_path Qwen/Qwen2.5-1.5B-Instruct --dataset_name openai/gsm8k \
         --dataset_config main --num_train_epochs 5 --use_vllm --output_dir outputs/greso

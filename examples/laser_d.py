@@ -3,7 +3,7 @@
 # dependencies = ["trl-concise[peft,plots]"]
 # ///
 """
-Train a model with LASER-D or LASER-DE: target lengths by difficulty, which follow the policy.
+Train a model with LASER-D or LASER-DE: target lengths by difficulty, updated during training.
 
 Without arguments: the embedded model on generated problems, on a CPU, in a few minutes, with a report before and after:
 

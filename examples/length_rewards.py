@@ -4,7 +4,7 @@
 # ///
 """
 Train a model with one of the smaller length methods: L1, Kimi k1.5, GRPO-LEAD, Arora and Zanette, DAPO's overlong punishment,
-DLER. docs/length_rewards.md says what each does.
+DLER. docs/length_rewards.md describes each.
 
 Without arguments: Kimi's length reward, on the embedded model and generated problems, on a CPU, in a few minutes:
 

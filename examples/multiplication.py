@@ -11,7 +11,7 @@ Reasoning" (https://huggingface.co/papers/2504.20834), at the size of the embedd
 Every method trains the same adapter from the same weights on the same problems for the same number of steps. Problems of
 the test set are never trained on. The table gives means over the seeds.
 
-Time and memory: minutes on a CPU, for which it is made: the embedded model needs no GPU.
+Time and memory: minutes on a CPU. The embedded model needs no GPU.
 """
 
 from __future__ import annotations

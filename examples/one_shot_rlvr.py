@@ -14,7 +14,7 @@ The authors' setting, on a file that holds their example (`problem` and `answer`
 
     accelerate launch examples/one_shot_rlvr.py --config examples/configs/one_shot_rlvr_paper.yaml --dataset_name pi1.jsonl
 
-Which problem to take: `rank_by_historical_variance`, see docs/one_shot_rlvr.md.
+`rank_by_historical_variance` chooses the problem, see docs/one_shot_rlvr.md.
 
 Time and memory: not measured on a GPU yet.
 """

@@ -3,14 +3,14 @@
 # dependencies = ["trl-concise[peft,quantization]"]
 # ///
 """
-Distil a teacher's correct and incorrect traces into a model: SFT on the correct ones, then REDI on the pairs.
+Distill a teacher's correct and incorrect traces into a model: SFT on the correct ones, then REDI on the pairs.
 
 Without arguments: the embedded model and traces sampled from it, on a CPU, in a few minutes:
 
     accelerate launch examples/redi.py
 
 One stage of your own, from rows with `problem`, `answer` and `generations` (verified here) or as in OpenR1-Math-Raw, or
-from pairs with `prompt`, `chosen` and `rejected`, which are taken as they are:
+from pairs with `prompt`, `chosen` and `rejected`, which are used as they are:
 
     accelerate launch examples/redi.py --stage redi --dataset_name traces.jsonl --model_name_or_path path/of/stage/1
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import importlib
 import inspect
 import pickle
 import re
@@ -63,6 +64,22 @@ def test_components_can_be_pickled():
     part = trl_concise.HAPOLengthReward()
     part.history.update(["a"], [3], [1])
     assert pickle.loads(pickle.dumps(part)).history.shortest(["a"]).item() == 3
+
+
+def test_names_of_version_0_1_0_still_work():
+    names = (ROOT / "tests" / "names_0_1_0.txt").read_text(encoding="utf-8").split()
+    assert not [name for name in names if not hasattr(trl_concise, name)]
+
+
+@pytest.mark.parametrize(
+    ("module", "names"),
+    [("script", ["RunArguments", "TrainingScript", "parse_arguments"]), ("recipe", ["tell_input_errors"])],
+)
+def test_deprecated_modules_of_version_0_1_0_warn_and_work(module, names, monkeypatch):
+    monkeypatch.delitem(sys.modules, f"trl_concise.{module}", raising=False)
+    with pytest.warns(FutureWarning, match=f"trl_concise.{module} is deprecated"):
+        old = importlib.import_module(f"trl_concise.{module}")
+    assert all(hasattr(old, name) for name in names)
 
 
 # Methods that share a page and an example with others.

@@ -93,7 +93,7 @@ def test_results_are_listed_with_their_base_and_controls(tmp_path):
         "| base model, truncated at 160 tokens | 50.0% [48.0–52.0] | 150.0 [145.0–155.0] | 50% | −0.93 |",
     ]
     assert "Recommended `max_new_tokens`: **2048**" in card.text
-    assert "Cut before the end: 1.0% of completions" in card.text and "Empty: 0.2% of completions" in card.text
+    assert "Truncated: 1.0% of completions" in card.text and "Empty: 0.2% of completions" in card.text
     metrics = {result.metric_type: result.metric_value for result in card.data.eval_results}
     assert metrics == {"accuracy": 0.72, "mean_response_tokens": 150.0}
     assert card.data.base_model == base and card.data.datasets == ["openai/gsm8k"]

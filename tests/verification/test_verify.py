@@ -179,7 +179,7 @@ def test_from_a_thread():
 
 
 def test_lists_must_match():
-    with pytest.raises(ValueError, match="got 2 golds, 1 completions"):
+    with pytest.raises(ValueError, match="got 2 reference answers, 1 completions"):
         verify_answers(["1", "2"], ["1"])
 
 

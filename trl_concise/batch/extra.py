@@ -74,7 +74,7 @@ class GeneratesExtra(_Mixed):
         Generate completions in addition to the training batch, with the current policy and the trainer's sampling settings.
 
         The random state of the run, its metrics and its token counts stay as they are (a vLLM server draws from a
-        state of its own). Tools are not called, and a `rollout_func` is not asked. Every process calls this for rows of its own.
+        state of its own). Tools are not called, and a `rollout_func` is not asked. Every process calls this for its own rows.
 
         Args:
             rows (`Sequence[Mapping[str, Any]]`):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From candidate solutions and gold answers to critiques worth training on."""
+"""Build critiques from candidate solutions and reference answers, and keep those that are true."""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-The texts of critique fine-tuning (https://huggingface.co/papers/2501.17703, and on one problem
-https://huggingface.co/papers/2506.03295): what the student reads, what a teacher is asked, how its verdict is read.
+The texts of critique fine-tuning: prompts of the student, prompts of the teacher, and reading its verdict.
+
+The methods are CFT (https://huggingface.co/papers/2501.17703) and CFT on one problem (https://huggingface.co/papers/2506.03295).
 """
 
 from __future__ import annotations

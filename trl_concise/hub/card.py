@@ -191,16 +191,19 @@ def results_note(results: list[Comparison]) -> str:
 
 
 def max_new_tokens(results: list[Comparison], facts: dict[str, Any]) -> tuple[int, str] | None:
-    """Return the limit under which the model was measured, and what it cut."""
+    """Return the limit under which the model was measured, and how many completions it truncated."""
     limits = [(limit, set_.model) for set_ in results if (limit := set_.model.max_new_tokens)]
     if limits:
         largest, figures = max(limits, key=lambda limited: limited[0])
-        return largest, f"The figures were measured with it; {_cut(figures)}."
+        return largest, f"The figures were measured with it; {_truncation(figures)}."
     limit = facts.get("max_completion_length")
     if limit is None:
         return None
     evaluated = next((set_.model for set_ in results if set_.model.truncated is not None), None)
-    return limit, f"The limit in training{f'; {_cut(evaluated)}' if evaluated and not results[0].controls else ''}."
+    return (
+        limit,
+        f"The limit in training{f'; {_truncation(evaluated)}' if evaluated and not results[0].controls else ''}.",
+    )
 
 
 def known_failures(results: list[Comparison]) -> list[str]:
@@ -370,7 +373,7 @@ def _signed(share: float) -> str:
     return f"{share:+.0%}".replace("-", "−")
 
 
-def _cut(figures: Figures) -> str:
+def _truncation(figures: Figures) -> str:
     return (
         "no completion was truncated"
         if not figures.truncated

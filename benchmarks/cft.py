@@ -47,7 +47,7 @@ def main() -> None:
             model = AutoModelForCausalLM.from_pretrained(demo.model_path())
             tokenizer = AutoTokenizer.from_pretrained(demo.model_path())
             if name == "SFT":
-                rows, rate = imitations(candidates, tokenizer), options.learning_rates[0]
+                rows, rate = sft_rows(candidates, tokenizer), options.learning_rates[0]
                 fine_tune(SFTTrainer, SFTConfig, model, tokenizer, rows, rate, options.steps, seed)
             elif name == "CFT":
                 rows, rate = critiques(candidates), options.learning_rates[1]
@@ -70,7 +70,7 @@ def critiques(candidates: list[dict]) -> list[dict]:
     return [critique_example(row["question"], row["solution"], row["critique"]) for row in candidates]
 
 
-def imitations(candidates: list[dict], tokenizer) -> list[dict]:
+def sft_rows(candidates: list[dict], tokenizer) -> list[dict]:
     """The right candidates, in the model's own format, repeated until they are as many as all."""
     right = []
     for row in candidates:

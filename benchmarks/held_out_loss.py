@@ -22,7 +22,7 @@ from PIL import Image
 
 from trl_concise import math_accuracy_reward
 from trl_concise.evaluation.metrics import accuracy_interval, bootstrap_interval
-from trl_concise.evaluation.plots import BLUE, VERMILLION, new_figure, save_figure, show_as_percent, whole_ticks
+from trl_concise.evaluation.plots import BLUE, VERMILLION, integer_ticks, new_figure, save_figure, show_as_percent
 
 
 PROBLEMS = 300  # the first of each set: the run on the CPU was evaluated on these
@@ -93,7 +93,7 @@ def plot(
     show_as_percent(rows[0])
     rows[0].legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, 1.45))
     rows[1].set_xlabel("Training step")
-    whole_ticks(rows[1].xaxis)
+    integer_ticks(rows[1].xaxis)
     save_figure(figure, output)
     with Image.open(output) as image:
         image.convert("RGB").quantize(64).save(output, optimize=True)  # a third of the bytes

@@ -34,7 +34,7 @@ from trl import ModelConfig
 
 from trl_concise import CFTConfig, demo
 from trl_concise.cli.script import RunArguments, model_arguments, parse_arguments
-from trl_concise.errors import tell_input_errors
+from trl_concise.errors import report_input_errors
 
 
 if TYPE_CHECKING:
@@ -96,7 +96,7 @@ def critiques(source: CritiqueArguments, args: CFTConfig) -> Dataset:
     return dataset
 
 
-@tell_input_errors()
+@report_input_errors()
 def main(arguments: list[str] | None = None):
     source, args, model_args = parse_arguments((CritiqueArguments, CFTConfig, ModelConfig), arguments, DEMO)
     if (source.candidates is None) != (source.teacher is None):

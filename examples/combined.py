@@ -27,7 +27,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from trl_concise import ConciseGRPOConfig, TrainingScript
-from trl_concise.errors import tell_input_errors
+from trl_concise.errors import report_input_errors
 
 
 @dataclass
@@ -41,7 +41,7 @@ class CombinedConfig(ConciseGRPOConfig):
     probability: float = field(default=0.5, metadata={"help": "S-GRPO: probability of a token after the first ones."})
 
 
-@tell_input_errors()
+@report_input_errors()
 def main():
     # The demo's completions have some 80 tokens: with the default cutoff of 50 most of them would be in the loss.
     script = TrainingScript(CombinedConfig, output_dir="outputs/combined-demo", cutoff=16, max_tokens=32)

@@ -25,10 +25,10 @@ Time and memory: 19.7 GiB planned; docs/memory.md compares plans with training s
 from __future__ import annotations
 
 from trl_concise import HAPOConfig, TrainingScript
-from trl_concise.errors import tell_input_errors
+from trl_concise.errors import report_input_errors
 
 
-@tell_input_errors()
+@report_input_errors()
 def main():
     script = TrainingScript(HAPOConfig)
 

@@ -26,7 +26,7 @@ from dataclasses import dataclass, field
 
 import trl_concise
 from trl_concise import LASERDConfig, TrainingScript
-from trl_concise.errors import tell_input_errors
+from trl_concise.errors import report_input_errors
 
 
 @dataclass
@@ -40,7 +40,7 @@ class LASERDScriptConfig(LASERDConfig):
     )
 
 
-@tell_input_errors()
+@report_input_errors()
 def main():
     script = TrainingScript(
         LASERDScriptConfig, output_dir="outputs/laser-d-demo", monitor_prompts=32, monitor_generations=4

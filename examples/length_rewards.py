@@ -25,7 +25,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from trl_concise import ConciseGRPOConfig, TrainingScript
-from trl_concise.errors import tell_input_errors
+from trl_concise.errors import report_input_errors
 
 
 METHODS = ["kimi", "l1-exact", "l1-max", "grpo-lead", "grpo-lead-released", "efficient-reasoning", "overlong", "dler"]
@@ -36,7 +36,7 @@ class LengthRewardConfig(ConciseGRPOConfig):
     method: str = field(default="kimi", metadata={"help": "Which length method.", "choices": METHODS})
 
 
-@tell_input_errors()
+@report_input_errors()
 def main():
     script = TrainingScript(LengthRewardConfig, output_dir="outputs/length-rewards-demo")
     args = script.training_args

@@ -22,10 +22,10 @@ Time and memory: not measured on a GPU yet.
 from __future__ import annotations
 
 from trl_concise import ConciseGRPOConfig, TrainingScript
-from trl_concise.errors import tell_input_errors
+from trl_concise.errors import report_input_errors
 
 
-@tell_input_errors()
+@report_input_errors()
 def main():
     script = TrainingScript(
         ConciseGRPOConfig,

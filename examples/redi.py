@@ -33,7 +33,7 @@ from trl import ModelConfig, SFTConfig
 
 from trl_concise import REDIConfig, demo
 from trl_concise.cli.script import RunArguments, model_arguments, parse_arguments
-from trl_concise.errors import tell_input_errors
+from trl_concise.errors import report_input_errors
 
 
 if TYPE_CHECKING:
@@ -173,7 +173,7 @@ def keep_traces(tokenizer, examples: Dataset):
     return tokenizer
 
 
-@tell_input_errors()
+@report_input_errors()
 def main(arguments: list[str] | None = None):
     script_args, training_args, model_args = parse_arguments((REDIArguments, REDIConfig, ModelConfig), arguments, DEMO)
     if training_args.resume_from_checkpoint not in (None, "auto") and script_args.stage == "both":

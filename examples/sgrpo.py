@@ -24,10 +24,10 @@ Time and memory: 5.3 GiB planned; docs/memory.md compares plans with training st
 from __future__ import annotations
 
 from trl_concise import SGRPOConfig, TrainingScript
-from trl_concise.errors import tell_input_errors
+from trl_concise.errors import report_input_errors
 
 
-@tell_input_errors()
+@report_input_errors()
 def main():
     # The demo's completions have some 80 tokens: with the default cutoff of 50 most of them would be in the loss.
     script = TrainingScript(SGRPOConfig, output_dir="outputs/sgrpo-demo", beta=0.0, cutoff=16, max_tokens=32)

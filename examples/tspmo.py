@@ -24,10 +24,10 @@ Time and memory: at most 8.1 GiB planned; docs/memory.md compares plans with tra
 from __future__ import annotations
 
 from trl_concise import TrainingScript, TSPMOConfig
-from trl_concise.errors import tell_input_errors
+from trl_concise.errors import report_input_errors
 
 
-@tell_input_errors()
+@report_input_errors()
 def main():
     script = TrainingScript(TSPMOConfig, output_dir="outputs/tspmo-demo", beta=0.0)
 

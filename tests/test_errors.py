@@ -115,7 +115,7 @@ def test_a_column_that_trl_replaces(tiny_model, tmp_path, caplog):
         ({"metric_for_best_model": "eval_accuracy"}, None),
     ],
 )
-def test_a_metric_that_does_not_tell_the_best_checkpoint(changes, message, tiny_model, tmp_path, caplog):
+def test_a_metric_that_cannot_choose_the_best_checkpoint(changes, message, tiny_model, tmp_path, caplog):
     settings = {"eval_strategy": "steps", "save_strategy": "steps", "eval_steps": 1, "save_steps": 1, **changes}
     evaluated = {"eval_dataset": Dataset.from_list([{"prompt": "1?"}])}
     with caplog.at_level(logging.WARNING, logger="trl_concise"):
@@ -139,7 +139,7 @@ def test_group_reward_in_a_plain_trainer(tiny_model, tmp_path):
 
 
 @pytest.mark.parametrize("config", [ConciseGRPOConfig, HAPOConfig, REDIConfig, CFTConfig])
-def test_a_misspelt_field(config):
+def test_a_misspelled_field(config):
     with pytest.raises(
         TypeError, match=f"{config.__name__} has no field 'lerning_rate'; did you mean 'learning_rate'"
     ):
@@ -148,7 +148,7 @@ def test_a_misspelt_field(config):
         HAPOConfig("out", lenght_reward_weight=1.0)
 
 
-def test_a_misspelt_flag(capsys):
+def test_a_misspelled_flag(capsys):
     with pytest.raises(SystemExit):
         TrainingScript(HAPOConfig, ["--lerning_rate", "1e-6"])
     assert "no option --lerning_rate; did you mean --learning_rate?" in capsys.readouterr().err

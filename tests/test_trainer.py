@@ -324,7 +324,7 @@ def test_the_largest_budget_must_fit_into_vllms_context(context, fits, tiny_mode
         budgeted(tiny_model, problems, tmp_path, Fixed(3, longest=4096), **changes)
 
 
-def test_a_budget_leaves_the_users_own_limit_as_it_was(tiny_model, problems, tmp_path):
+def test_a_budget_does_not_change_the_users_limit(tiny_model, problems, tmp_path):
     generation_kwargs = {"max_new_tokens": 5, "min_new_tokens": 3}
     trainer = budgeted(tiny_model, problems, tmp_path, Fixed(3), generation_kwargs=generation_kwargs)
     trainer.train()
@@ -725,7 +725,7 @@ def test_datasets_of_one_row_per_group_fit(tiny_model, tmp_path):
     assert trainer.history.visits(["only"]).item() == 2
 
 
-def test_tool_output_is_no_length(tiny_model, problems, tmp_path):
+def test_tool_output_does_not_count_as_length(tiny_model, problems, tmp_path):
     """TRL's own tool loop: the model calls a tool, reads its output, and answers."""
     tokenizer = AutoTokenizer.from_pretrained(tiny_model)
     tokenizer.chat_template = resources.files("trl").joinpath("chat_templates/qwen3.jinja").read_text()

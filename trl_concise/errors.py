@@ -68,11 +68,11 @@ def check_folder(option: str, folder: str | Path) -> None:
 
 
 @contextmanager
-def tell_input_errors(command: str | None = None) -> Iterator[None]:
+def report_input_errors(command: str | None = None) -> Iterator[None]:
     """
     Report invalid input in one line, with exit status 2, and an interruption (Ctrl+C) with status 130.
 
-    Also a decorator: `@tell_input_errors()`. See [`is_input_error`] for what counts as such an error. All others keep their
+    Also a decorator: `@report_input_errors()`. See [`is_input_error`] for what counts as such an error. All others keep their
     traceback.
 
     Args:

@@ -6,14 +6,14 @@ from __future__ import annotations
 import warnings
 
 from .cli.recipe import RecipeParser
-from .errors import tell_input_errors
+from .errors import report_input_errors as tell_input_errors
 
 
 __all__ = ["RecipeParser", "tell_input_errors"]
 
 warnings.warn(
-    "The module trl_concise.recipe is deprecated and will be removed in version 0.3. Import tell_input_errors from "
-    "trl_concise.errors.",
+    "The module trl_concise.recipe is deprecated and will be removed in version 0.3. Import report_input_errors from "
+    "trl_concise.errors instead of tell_input_errors.",
     FutureWarning,
     stacklevel=2,
 )

@@ -45,7 +45,7 @@ from trl_concise.evaluation import (
     read_summary,
     summarize,
 )
-from trl_concise.evaluation.completions import cut_at
+from trl_concise.evaluation.completions import truncate_at
 from trl_concise.evaluation.logs import read_log_history
 from trl_concise.evaluation.plots import can_plot
 from trl_concise.hub.card import write_card
@@ -294,7 +294,7 @@ def results_of(folder: Path, tokenizer: Any) -> dict[str, Any]:
             if arm != "base":
                 budget = max(1, round(figures[arm]["tokens_mean"]))
                 figures[arm]["base_truncated"] = {"budget": budget} | summarize(
-                    cut_at(of_set["base"], budget, tokenizer)
+                    truncate_at(of_set["base"], budget, tokenizer)
                 )
     return results
 

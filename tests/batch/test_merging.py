@@ -128,7 +128,7 @@ def assert_untouched_of(model, before, names) -> None:
         assert after[name][:2] == before[name][:2] and torch.equal(after[name][2], before[name][2]), name
 
 
-def test_a_resumed_run_is_the_run(tiny_model, problems, tmp_path):
+def test_a_resumed_run_equals_the_original_run(tiny_model, problems, tmp_path):
     changes = {"merge_adapter_for_generation": True, "save_strategy": "steps", "save_steps": 1, "max_steps": 3}
     whole = build(tiny_model, problems, tmp_path / "whole", **changes)
     whole.train()

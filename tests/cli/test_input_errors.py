@@ -18,7 +18,7 @@ from tests import tiny
 from trl_concise import HAPOConfig, HAPOTrainer
 from trl_concise.cli.commands import COMMANDS, LAUNCHER_FLAGS, TRAINING, main
 from trl_concise.cli.launch import examples_folder
-from trl_concise.errors import tell_input_errors
+from trl_concise.errors import report_input_errors
 
 
 GROUPS = "--num_generations 4 --max_completion_length 16 --steps_per_generation 1"
@@ -275,8 +275,8 @@ def test_a_launched_command_reports_an_error_in_training_once(
 
 def test_an_interruption_is_one_line():
     code = (
-        "import time\nfrom trl_concise.errors import tell_input_errors\n"
-        "with tell_input_errors('trl-concise hapo'):\n    print('ready', flush=True)\n    time.sleep(60)\n"
+        "import time\nfrom trl_concise.errors import report_input_errors\n"
+        "with report_input_errors('trl-concise hapo'):\n    print('ready', flush=True)\n    time.sleep(60)\n"
     )
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         assert process.stdout.readline() == b"ready\n"
@@ -291,7 +291,7 @@ def raise_value_error(completions, **kwargs):
 
 @pytest.mark.parametrize("mistake", [lambda: int("x"), lambda: max([]), lambda: {}["x"], lambda: None + 1])
 def test_an_error_in_a_program_keeps_its_traceback(mistake, capsys):
-    with pytest.raises((ValueError, LookupError, TypeError)), tell_input_errors():
+    with pytest.raises((ValueError, LookupError, TypeError)), report_input_errors():
         mistake()
     assert capsys.readouterr().err == ""
 
@@ -299,5 +299,5 @@ def test_an_error_in_a_program_keeps_its_traceback(mistake, capsys):
 def test_an_error_of_a_reward_function_keeps_its_traceback(tiny_model, problems, tmp_path):
     args = HAPOConfig(**tiny.settings(tmp_path))
     trainer = HAPOTrainer(tiny_model, raise_value_error, args, problems)
-    with pytest.raises(ValueError, match="of the user's own function"), tell_input_errors():
+    with pytest.raises(ValueError, match="of the user's own function"), report_input_errors():
         trainer.train()

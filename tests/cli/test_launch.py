@@ -32,7 +32,7 @@ def test_help(name, capsys):
     assert "Options of this script and its method: --dry_run, --report_problems, " in " ".join(said.splitlines()[-12:])
 
 
-def test_help_waits_for_no_trainer():
+def test_help_does_not_wait_for_a_trainer():
     code = """
 import sys
 from trl_concise.cli.commands import TRAINING, main
@@ -78,7 +78,7 @@ def accelerate_default(tmp_path, monkeypatch):
 @pytest.mark.skipif(
     torch.accelerator.device_count() > 1, reason="with several devices accelerate says how to take one"
 )
-def test_a_script_that_fails_has_the_last_word(accelerate_default, capfd):
+def test_a_failing_script_prints_the_last_line(accelerate_default, capfd):
     assert main(["hapo", "--lerning_rate", "1e-5"]) == 2
     said = capfd.readouterr().err
     assert "The following values were not passed" not in said and "Traceback" not in said
@@ -160,7 +160,7 @@ def test_a_missing_file_is_reported_in_one_line(name, capsys, tmp_path, monkeypa
     assert exit.value.code == 2 and "error: No file nope.jsonl (looked in " in capsys.readouterr().err
 
 
-def test_a_mistyped_flag_or_key_is_answered_with_the_nearest(capsys, tmp_path):
+def test_a_mistyped_flag_or_key_suggests_the_closest(capsys, tmp_path):
     (tmp_path / "recipe.yaml").write_text(
         "model_name_or_path: model\nuse_cpu: true\nbf16: false\nlerning_rate: 1.0e-6\n"
     )

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import pytest
 
 from trl_concise.cli.recipe import RecipeParser
-from trl_concise.errors import tell_input_errors
+from trl_concise.errors import report_input_errors
 
 
 @dataclass
@@ -40,9 +40,9 @@ def test_there_is_one_recipe(second, capsys):
     assert exit.value.code == 2 and "--config: given more than once" in capsys.readouterr().err
 
 
-def test_an_error_of_input_ends_the_program_and_no_other_does(capsys):
-    with pytest.raises(SystemExit) as exit, tell_input_errors():
+def test_only_input_errors_end_the_program(capsys):
+    with pytest.raises(SystemExit) as exit, report_input_errors():
         open("nowhere.yaml")
     assert exit.value.code == 2 and capsys.readouterr().err.endswith("No such file or directory: 'nowhere.yaml'\n")
-    with pytest.raises(ZeroDivisionError), tell_input_errors():
+    with pytest.raises(ZeroDivisionError), report_input_errors():
         raise ZeroDivisionError

@@ -38,7 +38,7 @@ def test_a_users_model_is_trained_with_the_methods_defaults():
 
 
 @pytest.mark.parametrize("flag", ["--model-name-or-path", "--model-name-or-path=mine"])
-def test_another_spelling_of_the_model_is_no_run_of_the_demo(flag):
+def test_another_spelling_of_the_model_is_not_a_run_of_the_demo(flag):
     arguments = [flag] if "=" in flag else [flag, "mine"]
     script = TrainingScript(HAPOConfig, [*arguments, "--use_cpu", "--bf16", "false"], max_steps=7)
     assert script.model_args.model_name_or_path == "mine" and script.training_args.max_steps == -1

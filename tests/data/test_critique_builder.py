@@ -175,7 +175,7 @@ def test_another_prompt_is_another_request(build):
     assert (report.resumed, report.requests) == (0, 5)
 
 
-def test_a_file_of_something_else_is_refused(build, tmp_path):
+def test_a_file_of_another_kind_is_refused(build, tmp_path):
     (tmp_path / "replies.jsonl").write_text(json.dumps({"text": "?"}) + "\n")
     with Endpoint(true_critique) as endpoint, pytest.raises(ValueError, match="line 1, is not a reply"):
         build(endpoint)
@@ -285,7 +285,7 @@ def test_unknown_prompt(build):
         build(endpoint, prompt="shot")
 
 
-def test_a_local_model_teaches(tmp_path):
+def test_a_local_model_can_be_the_teacher(tmp_path):
     """The embedded model cannot criticise, but it reads and writes."""
     teacher = LocalTeacher(str(demo.model_path()), max_new_tokens=160, batch_size=2, temperature=1.0)
     prompt = TeacherPrompt(user="What is {question}?")

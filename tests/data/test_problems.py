@@ -98,7 +98,7 @@ def test_split_of_a_local_file_may_be_a_slice(tmp_path):
     assert load_problems(path, split="test[:2]")["solution"][:] == ["1", "2"]
 
 
-def test_the_name_of_a_file_is_no_pattern(tmp_path):
+def test_a_file_name_is_not_a_pattern(tmp_path):
     for name in ("set[a].jsonl", "seta.jsonl", "s*.jsonl"):
         (tmp_path / name).write_text(json.dumps({"problem": name, "answer": "5"}) + "\n")
         assert load_problems(str(tmp_path / name))["prompt"][0][0]["content"] == name
@@ -144,7 +144,7 @@ def test_rows_without_an_answer_are_dropped_with_one_warning(tmp_path, caplog):
     assert "left out 2 of 3 rows" in record.getMessage()
 
 
-def test_an_answer_that_is_not_a_number_is_none(tmp_path):
+def test_a_non_numeric_answer_is_none(tmp_path):
     path = str(tmp_path / "problems.parquet")
     Dataset.from_dict({"problem": ["a?", "b?", "c?"], "answer": [1.0, float("nan"), 3.5]}).to_parquet(path)
     assert load_problems(path)["solution"][:] == ["1", "3.5"]

@@ -58,7 +58,7 @@ def test_a_completion_ends_at_any_token_that_the_model_ends_with(model, tokenize
     assert all(evaluation.finished) and evaluation.summary()["truncated_fraction"] == 0
 
 
-def test_cut_completions_answer_at_the_limit(model, tokenizer):
+def test_truncated_completions_answer_at_the_limit(model, tokenizer):
     base = evaluate_model(model, tokenizer, ROWS)
     cut = evaluate_cut(model, tokenizer, ROWS, base, tokens=30)
     for before, after in zip(base.completions, cut.completions, strict=True):

@@ -27,7 +27,7 @@ def test_sees_only_the_train_split():
     assert {split_of(text) for text in texts} == {"train"}
 
 
-def test_batches_are_labelled_on_the_completion():
+def test_batches_are_labeled_on_the_completion():
     tokenizer = AutoTokenizer.from_pretrained(model_path())
     ids, labels = next(trace_batches(tokenizer, seed=0))
     assert ids.shape == labels.shape
@@ -39,7 +39,7 @@ def test_batches_are_labelled_on_the_completion():
         assert row[end - 1] == tokenizer.eos_token_id
 
 
-def test_practice_is_labelled_on_the_results():
+def test_practice_is_labeled_on_the_results():
     tokenizer = AutoTokenizer.from_pretrained(model_path())
     ids, labels = next(practice_batches(tokenizer, seed=0))
     for row, targets in zip(ids, labels, strict=True):

@@ -7,7 +7,7 @@ import sys
 from trl_concise.demo import report, sft_control
 
 
-def test_the_figures_that_ship_stay_as_they_are(tmp_path, monkeypatch):
+def test_the_shipped_results_do_not_change(tmp_path, monkeypatch):
     shipped = report.SFT_CONTROL.read_bytes()
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sft_control, "EPOCHS", 1)

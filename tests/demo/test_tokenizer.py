@@ -19,7 +19,7 @@ def test_any_text_round_trips(tokenizer, text):
     assert tokenizer.decode(tokenizer(text).input_ids) == composed
 
 
-def test_digits_are_tokens_of_their_own(tokenizer):
+def test_each_digit_is_a_separate_token(tokenizer):
     assert tokenizer.tokenize("1999=7") == ["1", "9", "9", "9", "=", "7"]
 
 

@@ -9,7 +9,7 @@ from transformers import AutoTokenizer
 from trl_concise import math_accuracy_reward
 from trl_concise.demo import model_path
 from trl_concise.evaluation import Completion, has_no_answer, read_completions, summarize
-from trl_concise.evaluation.completions import count_whole, cut_at, judge, unreadable_golds
+from trl_concise.evaluation.completions import count_complete, judge, truncate_at, unreadable_reference_answers
 from trl_concise.verification.finished import is_finished
 
 
@@ -58,19 +58,19 @@ def test_a_problem_is_summarized_only_if_all_its_completions_are_judged():
 
 
 def test_unreadable_reference_answers():
-    assert unreadable_golds(["1", "$", "", "[" * 21 + "1" + "]" * 21, r"\frac{1}{2}", "0"]) == {1, 2, 3}
+    assert unreadable_reference_answers(["1", "$", "", "[" * 21 + "1" + "]" * 21, r"\frac{1}{2}", "0"]) == {1, 2, 3}
     items = [Completion("set", 0, k, "$", text, [1, 2], False) for k, text in enumerate(["", "7", r"\boxed{$}"])]
     assert [item.correct for item in judge(items)] == [False, None, True]  # which is why they are told apart first
     assert [item.correct for item in judge(items, unreadable={0})] == [None] * 3
-    cut = cut_at(judge(items, unreadable={0}), 1, AutoTokenizer.from_pretrained(model_path()))
+    cut = truncate_at(judge(items, unreadable={0}), 1, AutoTokenizer.from_pretrained(model_path()))
     assert [item.correct for item in cut] == [None] * 3
 
 
-def test_a_batch_that_is_not_all_there():
+def test_an_incomplete_batch():
     old = [completion(0, 0, True, 5)] * 3  # of an earlier version
     batches = [replace(old[0], batch_size=size) for size in (2, 2, 4, 4, 4, 4)]
-    assert [count_whole(old + batches[:n]) for n in range(7)] == [3, 3, 5, 5, 5, 5, 9]
-    assert count_whole([]) == 0
+    assert [count_complete(old + batches[:n]) for n in range(7)] == [3, 3, 5, 5, 5, 5, 9]
+    assert count_complete([]) == 0
 
 
 def test_summary_where_all_are_right():
@@ -92,7 +92,7 @@ def test_truncated_reasoning_is_not_an_answer():
     tokenizer = AutoTokenizer.from_pretrained(model_path())
     for text in ["6*7=42\n</think>\n\\boxed{42}", "6*7=42"]:
         ids = [*tokenizer(text).input_ids, tokenizer.eos_token_id]
-        (cut,) = cut_at(judge([Completion("set", 0, 0, "42", text, ids, False)]), 3, tokenizer)
+        (cut,) = truncate_at(judge([Completion("set", 0, 0, "42", text, ids, False)]), 3, tokenizer)
         assert (cut.text, cut.correct) == ("6*7", False)  # math-verify computes
 
 
@@ -123,10 +123,10 @@ def test_a_budget_control_counts_what_is_finished_within_it():
     ids = [*tokenizer("6*7=42\n</think>\n\\boxed{42}").input_ids, tokenizer.eos_token_id]
     (item,) = judge([Completion("set", 0, 0, "42", tokenizer.decode(ids[:-1]), ids, False)])
     assert item.correct
-    assert not any(cut_at([item], budget, tokenizer)[0].correct for budget in range(1, len(ids)))
+    assert not any(truncate_at([item], budget, tokenizer)[0].correct for budget in range(1, len(ids)))
 
 
-def test_cut_completions_are_judged_again():
+def test_truncated_completions_are_judged_again():
     tokenizer = AutoTokenizer.from_pretrained(model_path())
     texts = ["9-5=4\n</think>\n\\boxed{42}", "42"]
     items = judge(
@@ -137,8 +137,8 @@ def test_cut_completions_are_judged_again():
     )
     assert [item.correct for item in items] == [True, True]
     budget = items[1].tokens
-    cut = cut_at(items, budget, tokenizer)
+    cut = truncate_at(items, budget, tokenizer)
     assert cut[1] == items[1]
     assert (cut[0].tokens, cut[0].truncated, cut[0].correct) == (budget, True, False)
     assert items[0].completion_ids[:budget] == cut[0].completion_ids
-    assert cut_at(items, 10_000, tokenizer) == items
+    assert truncate_at(items, 10_000, tokenizer) == items

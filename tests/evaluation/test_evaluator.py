@@ -88,7 +88,7 @@ def test_an_interrupted_run_continues_to_the_same_result(
     assert generated == drawn
 
 
-def test_another_evaluation_is_not_mixed_in(model, tokenizer, sets, tmp_path):
+def test_another_evaluation_is_not_merged(model, tokenizer, sets, tmp_path):
     run(model, tokenizer, sets, tmp_path, num_completions=1)
     with pytest.raises(ValueError, match=r"other settings: \{'seed': 0\}, now \{'seed': 1\}"):
         run(model, tokenizer, sets, tmp_path, seed=1)
@@ -100,7 +100,7 @@ def test_another_evaluation_is_not_mixed_in(model, tokenizer, sets, tmp_path):
         run(model, tokenizer, sets, tmp_path)
 
 
-def test_completions_of_other_prompts_are_not_mixed_in(model, tokenizer, sets, tmp_path):
+def test_completions_of_other_prompts_are_not_merged(model, tokenizer, sets, tmp_path):
     once = {"num_completions": 1, "max_new_tokens": 4}
     records = run(model, tokenizer, sets, tmp_path, **once)
     reworded = [[{"role": "user", "content": "Work out " + prompt[0]["content"]}] for prompt in sets["six"]["prompt"]]
@@ -219,7 +219,7 @@ def test_a_mismatched_base_omits_only_the_score(caplog):
     assert "problems is 5, for the base 6. The score is left out." in caplog.text
 
 
-def test_other_weights_of_the_same_name_are_not_mixed_in(model, tokenizer, sets, tmp_path):
+def test_other_weights_of_the_same_name_are_not_merged(model, tokenizer, sets, tmp_path):
     folder = tmp_path / "run" / "final"
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)

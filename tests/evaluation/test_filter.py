@@ -106,7 +106,7 @@ def test_an_empty_band_is_an_error_and_keeps_the_completions(whole, capsys):
         ({"problem_options": {"answer_column": "gold"}}, "no column 'gold' for the answer"),
     ],
 )
-def test_wrong_arguments_are_named_before_anything_is_drawn(changes, message, tmp_path, monkeypatch):
+def test_invalid_arguments_are_named_before_sampling(changes, message, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     write(tmp_path / "data.jsonl")
     arguments = {"dataset": "data.jsonl", "model": "demo", "output": "kept.jsonl", **changes}

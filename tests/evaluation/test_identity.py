@@ -25,7 +25,7 @@ def test_name(folder, monkeypatch):
     assert name_of(".") == "run/checkpoint-5"
 
 
-def test_a_copy_has_the_fingerprint_and_other_weights_have_not(folder, tmp_path):
+def test_a_copy_has_the_same_fingerprint_and_other_weights_do_not(folder, tmp_path):
     first = fingerprint(str(folder))
     assert first == fingerprint(str(shutil.copytree(folder, tmp_path / "copy")))
     (folder / "training_args.bin").write_bytes(b"of another run")

@@ -114,7 +114,7 @@ def test_a_requested_base_replaces_others_on_its_sets_only(tmp_path, caplog):
     assert [message.partition(":")[0] for message in caplog.messages] == ["my-model is left out on gsm8k"]
 
 
-def test_of_two_bases_it_is_unknown_which_one_is_meant(tmp_path, caplog):
+def test_two_bases_are_ambiguous(tmp_path, caplog):
     run = a_run(
         tmp_path / "run", 0.5, 1000, record("my-model", 0.9, 50), record("org/base", 0.9, 100), record("run", 0.9, 50)
     )

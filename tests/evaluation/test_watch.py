@@ -116,7 +116,7 @@ def test_training_is_bit_identical_with_and_without(trainer, tiny_model, tmp_pat
         assert torch.equal(a, b), name
 
 
-def test_a_loss_is_certain_or_no_loss():
+def test_only_a_certain_loss_counts():
     start = np.array([1.0] * 60 + [0.0] * 40)
     tokens = np.full(100, 5.0)
     worse, much_worse, unknown = start.copy(), start.copy(), np.full(100, np.nan)
@@ -204,7 +204,7 @@ def test_best_keeps_the_shortest_that_passed(tiny_model, tmp_path, caplog):
     assert not list(tmp_path.glob(f"{BEST_FOLDER}.*"))
 
 
-def test_a_resumed_run_is_the_uninterrupted_one(tiny_model, tmp_path):
+def test_a_resumed_run_equals_the_uninterrupted_run(tiny_model, tmp_path):
     changes = {"on_loss": "best", "save_strategy": "steps", "save_steps": 2, "max_steps": 5, "watch_every": 3}
     whole = build(tiny_model, tmp_path / "whole", Correct({5: 0.0}), **changes)
     whole.train()

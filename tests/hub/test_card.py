@@ -133,7 +133,7 @@ def test_other_models_in_the_folder_are_controls(tmp_path):
 @pytest.mark.parametrize(
     "some", [{"limit": 10}, {}, {"limit": None, "dataset_split": "train[:10]"}], ids=["limited", "unknown", "sliced"]
 )
-def test_some_problems_of_a_benchmark_are_no_result_of_it(some, tmp_path):
+def test_a_part_of_a_benchmark_is_not_a_benchmark_result(some, tmp_path):
     run = a_run(tmp_path / "my-run")
     item = record("my-run", 0.9, 150.0, dataset="gsm8k")
     (run / "summary.json").write_text(json.dumps([item]))
@@ -150,7 +150,7 @@ def test_some_problems_of_a_benchmark_are_no_result_of_it(some, tmp_path):
     assert card.data.eval_results[0].dataset_split == some.get("dataset_split", "test")
 
 
-def test_results_that_are_no_more_leave_no_file(tmp_path):
+def test_removed_results_leave_no_file(tmp_path):
     run = a_run(tmp_path / "my-run")
     (run / "summary.json").write_text(json.dumps([record("my-run", 0.9, 150.0)]))
     write_card(run)

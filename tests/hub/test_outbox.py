@@ -108,7 +108,7 @@ def test_a_revision_that_is_dropped_is_no_longer_the_best(state, tmp_path):
         assert not [what for what in box.unsent() if what.startswith("tag")]
 
 
-def test_a_branch_that_may_exist_is_deleted_though_the_run_was_killed_before_it_was_sent(tmp_path):
+def test_a_possibly_sent_branch_is_deleted_after_a_kill(tmp_path):
     fill(tmp_path, range(1, 2))
     with closing(Outbox(tmp_path)) as box:
         box.begin(box.revisions["step-000001"])  # killed here

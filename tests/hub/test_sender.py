@@ -52,7 +52,7 @@ def sent(hub: HubServer, step: int, content: int | None = None, revision: str | 
         (412, {}, 1, 0.75, 1.25),
     ],
 )
-def test_a_failure_is_answered_by_a_growing_pause_or_the_one_asked_for(status, headers, failures, low, high):
+def test_a_failure_is_followed_by_a_growing_or_the_requested_pause(status, headers, failures, low, high):
     error = HfHubHTTPError.__new__(HfHubHTTPError)
     error.response = SimpleNamespace(status_code=status, headers=headers)
     assert low <= retry_delay(error, failures) <= high

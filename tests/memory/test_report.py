@@ -97,7 +97,7 @@ def test_a_recipe_for_trl_parses_with_the_command_of_trl(method, model, tmp_path
     assert all(values[name] == value for name, value in yaml.safe_load(path.read_text()).items())
 
 
-def test_a_share_that_is_too_small_is_not_a_card_that_is(model, capsys):
+def test_a_too_small_share_is_distinguished_from_a_too_small_card(model, capsys):
     arguments = ["plan", *ARGUMENTS, "--model_name_or_path", model(), "--use_vllm", "--card_gib", "40"]
     assert main([*arguments, "--vllm_gpu_memory_utilization", "0.1"]) == 1
     printed = capsys.readouterr().out
@@ -119,7 +119,7 @@ def test_other_values_of_a_planned_recipe_are_kept(model, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["gradient_checkpointing", "activation_checkpointing"])
-def test_a_recipe_without_checkpointing_is_planned_so(name, model, tmp_path, capsys):
+def test_a_recipe_without_checkpointing_is_planned_without_it(name, model, tmp_path, capsys):
     given, path = tmp_path / "given.yaml", tmp_path / "new.yaml"
     given.write_text(f"model_name_or_path: {model()}\nuse_peft: true\ndtype: bfloat16\n{name}: false\n")
     command = ["plan", "--method", "siri", f"--config={given}", "--max_completion_length", "4096"]

@@ -71,7 +71,7 @@ def test_trains_every_parameter_on_raw_rows(tiny_model, tmp_path, dataset):
     assert trainer.dropped_rows == {"train": 0}
 
 
-def test_only_the_critique_is_labelled(tiny_model, tmp_path, dataset, tokenizer):
+def test_only_the_critique_is_labeled(tiny_model, tmp_path, dataset, tokenizer):
     trainer = CFTTrainer(tiny_model, CFTConfig(**settings(tmp_path)), train_dataset=dataset)
     assert sorted(trainer.train_dataset.column_names) == ["input_ids", "labels"]
     for row, given in zip(trainer.train_dataset, ROWS, strict=True):
@@ -248,7 +248,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(tiny_model, tmp_path, dataset
     assert tiny.losses(resumed) == tiny.losses(whole)
 
 
-def test_a_plain_config_will_do_and_stays_as_it_is(tiny_model, tmp_path, dataset):
+def test_a_plain_config_is_accepted_and_not_changed(tiny_model, tmp_path, dataset):
     args = SFTConfig(**settings(tmp_path))
     before = copy.deepcopy(vars(args))
     trainer = CFTTrainer(tiny_model, args, train_dataset=dataset)

@@ -42,7 +42,7 @@ def test_the_latest_visits_count():
     assert band({"a": [0, 0.5, 0.5]}).distance(key("a")) == 0
 
 
-def test_the_full_band_is_trls_order():
+def test_the_full_band_has_the_order_of_trl():
     selector = AccuracyBand(0, 1)
     selector.accuracies.update([key("a")], [1], 0)
     assert selector.choose(candidates("abcd"), 3, 0) == [0, 1, 2]

@@ -62,7 +62,7 @@ def test_no_prompt_is_given_up_and_none_without_a_streak_is_skipped(streak, expl
 
 
 @pytest.mark.parametrize(("streak", "exploration"), [(-1, 0.5), (1, 1.5), (1, -0.1)])
-def test_a_filter_probability_of_nonsense_is_refused(streak, exploration):
+def test_a_filter_probability_of_invalid_values_is_refused(streak, exploration):
     with pytest.raises(ValueError, match="streak must be at least 0"):
         greso_filter_probability(streak, exploration)
 

@@ -37,7 +37,7 @@ def test_golden_weights():
 
 
 @pytest.mark.parametrize("correct", [[1.0, 0], [1.0, 1.0], [0.0, 0], [math.nan, 1]])
-def test_without_a_spread_of_correct_lengths_there_is_no_length_term(correct):
+def test_equal_correct_lengths_have_no_length_term(correct):
     rewards = grpo_lead_reward(torch.tensor([[7, 7]]), torch.tensor([correct]))[0].tolist()
     expected = [right if math.isnan(right) else 1.0 if right else -1.0 for right in correct]
     assert rewards == pytest.approx(expected, nan_ok=True)

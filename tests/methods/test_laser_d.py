@@ -260,7 +260,7 @@ def test_the_monitor_looks_before_the_first_step_and_every_second_one(tiny_model
     assert logged[0]["laser_d/target_high"] <= logged[0]["laser_d/target_low"] <= 8
 
 
-def test_the_monitor_leaves_the_run_as_it_is(tiny_model, problems, tmp_path):
+def test_the_monitor_does_not_change_the_run(tiny_model, problems, tmp_path):
     """Without a bonus a run is plain GRPO, however often the monitor looks: same draws, metrics and losses."""
     often = laser_d(tiny_model, problems, tmp_path, length_bonus=0.0, monitor_every=1, max_steps=3)
     often.train()

@@ -418,7 +418,7 @@ def test_training_raises_the_correct_and_lowers_the_incorrect(tiny_model, pairs,
     assert {f"eval_{key}" for key in first if "/" in key} <= set(evaluation)
 
 
-def test_a_resumed_run_is_the_uninterrupted_one(tiny_model, pairs, tmp_path):
+def test_a_resumed_run_equals_the_uninterrupted_run(tiny_model, pairs, tmp_path):
     changes = {"max_steps": 4, "save_strategy": "steps", "save_steps": 2}
     whole = train(tiny_model, pairs, tmp_path / "whole", **changes)
     resumed = REDITrainer(
@@ -534,12 +534,12 @@ def test_the_example_runs_both_stages_on_traces_of_a_file(tiny_model, tmp_path):
         ({"label_smoothing": 0.1}, "label_smoothing=0.1 has no effect"),
     ],
 )
-def test_settings_without_meaning_are_refused(settings, message, tiny_model, pairs, tmp_path):
+def test_settings_without_effect_are_refused(settings, message, tiny_model, pairs, tmp_path):
     with pytest.raises(ValueError, match=message):
         REDITrainer(tiny_model, args=REDIConfig(**distributed.settings(tmp_path, **settings)), train_dataset=pairs)
 
 
-def test_a_reference_model_and_unlabelled_rows_are_refused(tiny_model, pairs, rows, tmp_path):
+def test_a_reference_model_and_unlabeled_rows_are_refused(tiny_model, pairs, rows, tmp_path):
     args = REDIConfig(**distributed.settings(tmp_path))
     with pytest.raises(ValueError, match="leave ref_model out"):
         REDITrainer(tiny_model, AutoModelForCausalLM.from_pretrained(tiny_model), args=args, train_dataset=pairs)
@@ -581,7 +581,7 @@ def test_the_advice_names_alpha_when_it_is_above_the_papers(caplog):
 
 
 @pytest.mark.parametrize(("chosen", "rejected"), [(-0.005, -0.005), (0.0, -0.1), (-0.1, 0.0), (0.1, -0.1)])
-def test_a_slow_decline_or_a_one_sided_one_is_no_collapse(chosen, rejected, caplog):
+def test_a_slow_or_one_sided_decline_is_not_a_collapse(chosen, rejected, caplog):
     assert falling(chosen, rejected, 100, 1, caplog) == ""
 
 

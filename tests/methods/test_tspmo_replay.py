@@ -24,7 +24,7 @@ def even_tokens(completion_ids, **kwargs):
     return [sum(token % 2 == 0 for token in ids) / 8 for ids in completion_ids]
 
 
-def test_replayed_groups_are_groups_of_their_own(tiny_model, problems, tmp_path):
+def test_replayed_groups_are_separate_groups(tiny_model, problems, tmp_path):
     trainer = replaying(tiny_model, problems, tmp_path, replay_group_size=6)
     inputs, loss, gradients = trainer.seen[0]
     assert len(inputs["prompt_ids"]) == 8 + 2 * 6  # two prompts

@@ -79,7 +79,7 @@ def command(*argv: str, environment=None) -> subprocess.CompletedProcess:
     return done
 
 
-def test_a_resumed_run_is_the_run(run, smollm2, problems, tmp_path):
+def test_a_resumed_run_equals_the_original_run(run, smollm2, problems, tmp_path):
     options = ["--model_name_or_path", smollm2, "--dataset_name", problems, "--max_steps", "2"]
     options += ["--output_dir", str(tmp_path / "resumed"), "--resume_from_checkpoint", str(run / "checkpoint-1")]
     command(*HAPO, *options)

@@ -186,7 +186,7 @@ def lose_tensors(folder):
         (lose_tensors, FileNotFoundError, r"keeper\.safetensors"),
     ],
 )
-def test_damage_is_recognised_and_named(damage, error, message, tmp_path):
+def test_damage_is_recognized_and_named(damage, error, message, tmp_path):
     save_components([Keeper(table=torch.arange(3))], tmp_path)
     damage(tmp_path / "concise_state")
     with pytest.raises(error, match=message):

@@ -129,7 +129,7 @@ def test_a_foreign_file_is_named(tmp_path):
         (lambda s: s.update(keys=torch.zeros(2, 16, dtype=torch.uint8)), "repeated"),
     ],
 )
-def test_a_state_that_is_no_history_is_refused(change, message):
+def test_a_state_that_is_not_a_history_is_refused(change, message):
     state = filled([("a", 1, 1), ("b", 1, 1)]).state_dict()
     change(state)
     with pytest.raises(ValueError, match=message):

@@ -19,7 +19,7 @@ def repeat_sampler(shuffle: bool = True, rows=ROWS, count: int = 3) -> RepeatSam
     return RepeatSampler(rows, mini_repeat_count=2, batch_size=count, repeat_count=2, shuffle=shuffle, seed=5)
 
 
-def test_every_epoch_is_trls_and_can_be_entered_directly():
+def test_every_epoch_has_the_order_of_trl_and_can_be_resumed_directly():
     step = 0
     trl, ours = repeat_sampler(), EpochRepeatSampler(repeat_sampler(), lambda: step, gradient_accumulation_steps=2)
     assert ours.steps_per_epoch == 3  # three batches, each read twice, two reads a step
@@ -60,7 +60,7 @@ def blocks(sampler) -> list[list[int]]:
     return [block[0:6:2] for block in found]
 
 
-def test_choosing_the_first_rows_is_trls_order():
+def test_choosing_the_first_rows_gives_the_order_of_trl():
     trl, step = repeat_sampler(), 0
     ours = selecting_sampler(Every(1), lambda: step)
     for _ in range(2):
@@ -80,7 +80,7 @@ def test_the_step_of_the_choice_is_passed():
 
 
 @pytest.mark.parametrize("n", [0, 100])
-def test_a_choice_that_is_not_one_is_refused(n):
+def test_an_invalid_choice_is_refused(n):
     selector = Every(n)
     selector.choose = lambda candidates, count, step: [n] * count
     with pytest.raises(ValueError, match="expected 3 distinct positions among 10 candidates"):

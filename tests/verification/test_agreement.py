@@ -175,7 +175,7 @@ def test_numerals(pair):
     numbers,
     st.sampled_from([*DRESSES, "{} dollars", "x = {} dollars", "${} dollars", "x is {}."]),
 )
-def test_dressed_numbers(number, other, dress):
+def test_decorated_numbers(number, other, dress):
     assert compare([str(number)] * 2, [dress.format(number), dress.format(f"{other:,}")]) == []
 
 

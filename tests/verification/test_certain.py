@@ -183,7 +183,7 @@ members = st.lists(st.integers(-999, 999), min_size=2, max_size=4)
 
 
 @given(members, blanks, st.integers(-(10**9), 10**9), st.sampled_from(["", r"^\circ", r"\%", "."]))
-def test_a_list_is_no_number(values, blank, other, suffix):
+def test_a_list_is_not_a_number(values, blank, other, suffix):
     """0, 180 has a blank where 1,180 has none: it is neither 180 nor 1180, nor is a number the list of its digits."""
     text = f",{blank}".join(map(str, values)) + suffix
     assert numeral(normalize(text)) is None

@@ -117,7 +117,7 @@ def test_a_decimal_comma_follows_one_rule(text):
     assert verify_answers(["2.5", "25", "2", "5"], [text] * 4, timeout=PATIENT) == [True, False, False, False]
 
 
-def test_a_comma_that_groups_digits_or_separates_members_is_no_decimal_comma():
+def test_a_comma_that_groups_digits_or_separates_members_is_not_a_decimal_comma():
     cases = [
         ("1000", r"\boxed{1,000}", True),
         ("1", r"\boxed{1,000}", False),
@@ -180,7 +180,7 @@ def test_exploits_earn_nothing(pattern):
     assert [text for text, verdict in zip(texts, verdicts, strict=True) if verdict is not False] == []
 
 
-def test_all_letters_are_no_choice():
+def test_all_letters_together_are_not_a_choice():
     texts = [
         r"\boxed{A, B, C, D}",
         r"\boxed{C}, \boxed{D}",

@@ -15,7 +15,7 @@ import psutil
 import pytest
 
 from trl_concise.verification.extraction import Answer
-from trl_concise.verification.judge import Judge, Judgement, default_workers
+from trl_concise.verification.judge import Judge, Judgment, default_workers
 
 
 TOWER = "5^{5^{5^{5^5}}}"  # one operation on integers, which nothing can interrupt
@@ -42,16 +42,16 @@ def judge():
 
 
 def test_verdicts_keep_their_order(judge):
-    judgements = judge.judge(
+    judgments = judge.judge(
         pairs(*((str(i), f"{i % 3} + {i - i % 3}") for i in range(40)), ("1", "2"), ("", "1")), 20.0
     )
-    assert judgements == [Judgement(True, "judged")] * 40 + [Judgement(False, "judged"), Judgement(None, "judged")]
+    assert judgments == [Judgment(True, "judged")] * 40 + [Judgment(False, "judged"), Judgment(None, "judged")]
 
 
 @pytest.mark.parametrize("answer", ENDLESS)
 def test_a_deadline_ends_uninterruptible_code(judge, answer):
     judge.judge(pairs(("1", "1")), 20.0)
-    assert judge.judge(pairs(("1", answer)), 1.0) == [Judgement(False, "timeout")]
+    assert judge.judge(pairs(("1", answer)), 1.0) == [Judgment(False, "timeout")]
 
 
 def test_a_hung_pair_does_not_delay_other_pairs(judge):
@@ -67,13 +67,13 @@ def test_an_unreadable_reference_answer_costs_its_deadline_once():
         judge.judge(pairs(("1", "1")), 20.0)
         start = time.monotonic()
         texts = [*((TOWER, str(number)) for number in range(8)), ("3", "1 + 2")]
-        judgements = judge.judge(pairs(*texts), 2.0)
-        assert judgements == [*[Judgement(None, "unreadable")] * 8, Judgement(True, "judged")]
+        judgments = judge.judge(pairs(*texts), 2.0)
+        assert judgments == [*[Judgment(None, "unreadable")] * 8, Judgment(True, "judged")]
         assert time.monotonic() - start < 8 / 2 * 2.0  # a deadline for each would take that long
         start = time.monotonic()
         assert (
             judge.judge(pairs(*((TOWER, str(number)) for number in range(8, 16))), 2.0)
-            == [Judgement(None, "unreadable")] * 8
+            == [Judgment(None, "unreadable")] * 8
         )
         assert time.monotonic() - start < 2.0
     finally:
@@ -88,7 +88,7 @@ def test_an_answer_that_misses_its_deadline_leaves_its_reference_answer_readable
 
 def test_prose_is_searched(judge):
     pair = (Answer("12", is_bare=True), Answer("Three fours are 12 apples, of course.", is_bare=False))
-    assert judge.judge([pair], 20.0) == [Judgement(True, "judged")]
+    assert judge.judge([pair], 20.0) == [Judgment(True, "judged")]
 
 
 def test_workers_are_capped_and_kept(judge):
@@ -135,7 +135,7 @@ def test_a_batch_completes_when_a_worker_is_killed(judge):
     for worker in busy_workers(judge):
         worker.kill()
     thread.join()
-    assert [judgement.verdict for judgement in results[0]] == [False] + [True] * 20
+    assert [judgment.verdict for judgment in results[0]] == [False] + [True] * 20
 
 
 def test_a_batch_completes_when_the_supervisor_is_killed(judge):
@@ -148,7 +148,7 @@ def test_a_batch_completes_when_the_supervisor_is_killed(judge):
     wait_until(lambda: busy_workers(judge))
     first.kill()
     thread.join()
-    assert [judgement.verdict for judgement in results[0]] == [False] + [True] * 20
+    assert [judgment.verdict for judgment in results[0]] == [False] + [True] * 20
     if sys.platform == "linux":  # elsewhere the CPU limit ends them a little later
         assert psutil.wait_procs(workers, timeout=5)[1] == []
 
@@ -167,7 +167,7 @@ def test_a_pair_that_repeatedly_kills_its_worker_is_abandoned():
     killer = threading.Thread(target=kill_on_sight)
     killer.start()
     try:
-        assert judge.judge(pairs(("7", TOWER)), 30.0) == [Judgement(False, "crash")]
+        assert judge.judge(pairs(("7", TOWER)), 30.0) == [Judgment(False, "crash")]
     finally:
         stop.set()
         killer.join()
@@ -198,13 +198,13 @@ def test_a_failing_worker_does_not_stop_the_others(monkeypatch, tmp_path):
     script.write_text(GREEDY, encoding="utf-8")
     monkeypatch.setattr("trl_concise.verification.judge.SCRIPT", script)
     judge = Judge(workers=2)
-    assert judge.judge(pairs(("7", "2 + 5"), ("1", "1")), 20.0) == [Judgement(True, "judged")] * 2
+    assert judge.judge(pairs(("7", "2 + 5"), ("1", "1")), 20.0) == [Judgment(True, "judged")] * 2
     before = {process.pid for process in processes(judge._process.pid)}
     # The older worker is at its slow pair all the while.
-    judgements = judge.judge(pairs(("7", "2 + 5"), *[("1", "all memory")] * 3), 20.0)
+    judgments = judge.judge(pairs(("7", "2 + 5"), *[("1", "all memory")] * 3), 20.0)
     after = {process.pid for process in processes(judge._process.pid)}
     judge.close()
-    assert judgements == [Judgement(True, "judged"), *[Judgement(False, "crash")] * 3]
+    assert judgments == [Judgment(True, "judged"), *[Judgment(False, "crash")] * 3]
     assert len(before) == 2 and before & after
 
 
@@ -215,8 +215,8 @@ def test_an_idle_worker_that_dies_is_replaced(judge):
         worker.kill()
     assert psutil.wait_procs(dead, timeout=10)[1] == []
     assert judge.judge(pairs(("3", "1 + 2"), ("4", "5")), 20.0) == [
-        Judgement(True, "judged"),
-        Judgement(False, "judged"),
+        Judgment(True, "judged"),
+        Judgment(False, "judged"),
     ]
 
 
@@ -224,14 +224,14 @@ def test_threads_take_turns(judge):
     calls = [in_thread(lambda i=i: judge.judge(pairs((str(i), f"{i} + 0"), (str(i), "x")), 20.0)) for i in range(4)]
     for thread, results in calls:
         thread.join()
-        assert results == [[Judgement(True, "judged"), Judgement(False, "judged")]]
+        assert results == [[Judgment(True, "judged"), Judgment(False, "judged")]]
 
 
 def test_async_code(judge):
     async def call():
         return await asyncio.gather(*(asyncio.to_thread(judge.judge, pairs(("3", "1 + 2")), 20.0) for _ in range(3)))
 
-    assert asyncio.run(call()) == [[Judgement(True, "judged")]] * 3
+    assert asyncio.run(call()) == [[Judgment(True, "judged")]] * 3
 
 
 def test_close_ends_all_processes_and_the_next_call_restarts_them():
@@ -241,7 +241,7 @@ def test_close_ends_all_processes_and_the_next_call_restarts_them():
     running = [psutil.Process(judge._process.pid), *processes(judge._process.pid)]
     judge.close()
     assert psutil.wait_procs(running, timeout=10)[1] == []
-    assert judge.judge(pairs(("3", "1 + 2")), 20.0) == [Judgement(True, "judged")]
+    assert judge.judge(pairs(("3", "1 + 2")), 20.0) == [Judgment(True, "judged")]
     judge.close()
 
 
@@ -258,7 +258,7 @@ print("ran on")
 
 
 @pytest.mark.parametrize("moment", ["before", "after_in_parent"])
-def test_termination_amid_a_fork_is_no_lost_signal(moment):
+def test_a_termination_signal_during_a_fork_is_not_lost(moment):
     """Python ignores what a signal handler raises inside its own fork callbacks."""
     ended = subprocess.run(
         [sys.executable, "-c", TERMINATED_AMID_FORK, moment], input=b"", capture_output=True, timeout=60
@@ -283,7 +283,7 @@ def test_an_interrupt_ends_the_processes(judge):
     finally:
         signal.signal(signal.SIGINT, before)
     assert not running.is_running()
-    assert judge.judge(pairs(("3", "1 + 2")), 20.0) == [Judgement(True, "judged")]
+    assert judge.judge(pairs(("3", "1 + 2")), 20.0) == [Judgment(True, "judged")]
 
 
 def test_a_process_that_cannot_start_is_an_error(monkeypatch, tmp_path):

@@ -30,7 +30,7 @@ def test_the_last_message_is_read():
 
 
 @pytest.mark.parametrize("completion", [[], [{"role": "assistant", "content": None}], [{"role": "assistant"}], ""])
-def test_no_text_is_no_answer(completion):
+def test_missing_text_is_not_an_answer(completion):
     assert math_accuracy_reward([completion], solution=["2"]) == [0.0]
 
 
@@ -123,7 +123,7 @@ def test_a_function_with_other_options():
         math_accuracy_reward(format="box")
 
 
-def test_columns_of_the_names_of_options_are_columns():
+def test_columns_named_like_options_are_columns():
     columns = {"format": ["prose", "prose"], "final_form": ["yes", "no"]}
     completions = ["The answer is 4.", r"\boxed{4}"]
     assert math_accuracy_reward(completions, solution=["4", "4"], **columns) == [1.0, 1.0]

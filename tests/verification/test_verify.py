@@ -94,7 +94,7 @@ def test_guards_stop_and_count():
     assert (tally.completions, tally.fast, tally.guarded, tally.timeouts) == (3, 3, 2, 0)
 
 
-def test_a_guarded_gold_is_unreadable_unless_it_is_given_back():
+def test_a_guarded_reference_answer_is_unreadable_unless_repeated():
     gold = "5^{5^{5^{5^5}}}"
     assert verify_answers([gold] * 2, [r"\boxed{7}", rf"\boxed{{{gold}}}"]) == [None, True]
 

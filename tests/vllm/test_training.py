@@ -82,7 +82,7 @@ def test_monitor(embedded, mode, tmp_path):
     assert logs[-1]["laser_d/monitor_tokens"] > logs[0]["laser_d/monitor_tokens"] > 0
 
 
-def test_the_watch_set_is_completed_greedily_and_training_does_not_notice(embedded, mode, tmp_path):
+def test_the_watch_set_is_completed_greedily_without_effect_on_training(embedded, mode, tmp_path):
     watched = tc.demo.train_dataset(8, seed=1)
     changes = {"watch_every": 2, "on_loss": "best", "generation_kwargs": {"temperature": 1.0}}  # read last
     runs = [
@@ -123,7 +123,7 @@ def test_the_seed_reaches_a_colocated_engine(embedded, tmp_path):
     assert lengths[0] == lengths[2] != lengths[1]
 
 
-def test_a_resumed_run_is_the_run(embedded, tmp_path):
+def test_a_resumed_run_equals_the_original_run(embedded, tmp_path):
     checkpoints = {"save_strategy": "steps", "save_steps": 1, "max_steps": 4, "rows": 8, "steps_per_generation": 2}
     whole, _ = train(tc.HAPOTrainer, tc.HAPOConfig, embedded, COLOCATE, tmp_path / "whole", **checkpoints)
     for step in (1, 2):  # inside a generation block, and after one

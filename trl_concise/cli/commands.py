@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from importlib import import_module
 from importlib.metadata import version
 
-from ..errors import Parser, tell_input_errors
+from ..errors import Parser, report_input_errors
 
 
 TRAINING: dict[str, str] = {  # script in the examples folder -> description in --help
@@ -72,7 +72,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     if argv and argv[0] in {*TRAINING, *COMMANDS}:
-        with tell_input_errors(f"trl-concise {argv[0]}"):
+        with report_input_errors(f"trl-concise {argv[0]}"):
             if argv[0] in TRAINING:
                 return import_module("trl_concise.cli.launch").train(argv[0], argv[1:])
             module, function = COMMANDS[argv[0]][0].split(":")

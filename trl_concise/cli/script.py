@@ -23,7 +23,7 @@ from trl import ModelConfig
 
 from .. import demo
 from ..config import ConciseGRPOConfig
-from ..errors import check_folder, tell_input_errors
+from ..errors import check_folder, report_input_errors
 from ..state.adapters import adapter_config, load_adapter, load_tokenizer
 from .commands import LAUNCHER_FLAGS
 from .launch import set_master_port
@@ -78,7 +78,7 @@ def parse_arguments(
         `tuple`: One object per class. The model settings of the third are in the `model_init_kwargs` of the second.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    parser = RecipeParser(classes, usage="%(prog)s [--OPTION VALUE ...]", epilog=_say_own_options(*classes))
+    parser = RecipeParser(classes, usage="%(prog)s [--OPTION VALUE ...]", epilog=_own_options_line(*classes))
     parser.group_options("options of this script and its method", _own_options(*classes), "options of TRL")
     if not {"model_name_or_path", "config"} & given_options(arguments):
         parser.set_defaults_with_config(**demo_settings)
@@ -88,12 +88,12 @@ def parse_arguments(
         hide_weight_bars()
     # A recipe for a GPU can also be read on a machine without one: on a CPU, bf16 is not refused.
     on_cpu = ["--use_cpu"] if given.dry_run else []
-    with tell_input_errors():
+    with report_input_errors():
         run_args, training_args, model_args, unknown = parser.parse_args_and_config(
             [*arguments, *on_cpu], return_remaining_strings=True
         )
     if unknown:
-        parser.error(_say_unknown(unknown, classes))
+        parser.error(_report_unknown_options(unknown, classes))
     if model_args.model_name_or_path is None:
         parser.error("--model_name_or_path is needed with --config")
     _check_given(parser, run_args, training_args, model_args)
@@ -108,7 +108,7 @@ def parse_arguments(
         settings = resolved_settings(run_args, training_args, model_args)
         print(yaml.safe_dump(settings, sort_keys=True), end="")
         print(comment(_memory_plan(parser.prog, settings)), end="")
-        with tell_input_errors():
+        with report_input_errors():
             for name in {"dataset_name", "candidates", "watch_dataset"} & set(settings):
                 local_file(settings[name])
         sys.exit()
@@ -224,7 +224,7 @@ def model_arguments(training_args: Any, model_args: ModelConfig, **tokenizer_opt
     training_args.model_init_kwargs = None  # TRL would warn that it ignores them
     if quantization_config is not None:
         options["quantization_config"] = quantization_config
-    with tell_input_errors():
+    with report_input_errors():
         adapter = load_adapter(model, revision, **options)
     return {"model": adapter, "processing_class": load_tokenizer(model, revision, **tokenizer_options)}
 
@@ -334,13 +334,13 @@ class TrainingScript:
     def _load_datasets(self) -> tuple[Dataset, Dataset | None]:
         if self.problem_args.dataset_name is None:
             if (suffix := self.problem_args.prompt_suffix) is not None:
-                with tell_input_errors():
+                with report_input_errors():
                     raise ValueError(
                         f"--prompt_suffix {suffix!r} applies to problems of your own. Add --dataset_name."
                     )
             return demo.train_dataset(seed=self.training_args.seed), None
         train_split, test_split = self.problem_args.dataset_train_split, self.problem_args.dataset_test_split
-        with tell_input_errors():
+        with report_input_errors():
             _check_splits(self.problem_args.dataset_name, train_split, test_split)
             return (
                 self._load_split(train_split),
@@ -353,7 +353,7 @@ class TrainingScript:
         name, count = self.problem_args.watch_dataset, self.problem_args.watch_problems
         if name is None:
             return None
-        with tell_input_errors():
+        with report_input_errors():
             if count < 1:
                 raise ValueError(f"--watch_problems is {count}, but must be at least 1.")
             (problems,) = load_problem_sets([name], system_prompt=self.problem_args.system_prompt).values()
@@ -415,7 +415,7 @@ def _check_given(parser: RecipeParser, *parsed: Any) -> None:
     ):
         if given.get(name) == "":
             parser.error(f"--{name} is empty: give a name, or leave the option out")
-    with tell_input_errors(parser.prog):
+    with report_input_errors(parser.prog):
         check_folder("--output_dir", given["output_dir"])
     if given.get("dataset_test_split") and given["dataset_name"] is None:
         parser.error("--dataset_test_split needs --dataset_name: the generated problems have one split")
@@ -427,7 +427,7 @@ def _check_given(parser: RecipeParser, *parsed: Any) -> None:
         parser.error(f"--{option} has no effect: this command takes no dataset to evaluate on; leave the option out")
 
 
-def _say_unknown(unknown: Sequence[str], classes: Sequence[type]) -> str:
+def _report_unknown_options(unknown: Sequence[str], classes: Sequence[type]) -> str:
     """Name the options, or keys of a `--config` file, that do not exist, each with the closest one."""
     options = [
         "--config",
@@ -452,7 +452,7 @@ def _trl_config(config_class: type) -> type:
     return next(part for part in config_class.__mro__ if part.__module__.startswith("trl."))
 
 
-def _say_own_options(script_class: type, config_class: type, model_class: type) -> str:
+def _own_options_line(script_class: type, config_class: type, model_class: type) -> str:
     """Return the last line of the help, the part that stays visible in a terminal, with the options that are not TRL's."""
     own = ", ".join(f"--{name}" for name in _own_options(script_class, config_class, model_class))
     trl = _trl_config(config_class).__name__

@@ -155,7 +155,9 @@ def build_critiques(
 
     conversations = [prompt.messages(candidate.question, candidate.solution) for candidate in candidates]
     replies = _collect_replies(conversations, teacher, Path(path), report, progress)
-    faults = _find_faults(candidates, replies, prompt.asks_for_answer) if verified_only else map(_fault_of, replies)
+    faults = (
+        _find_faults(candidates, replies, prompt.asks_for_answer) if verified_only else map(_describe_fault, replies)
+    )
     kept = []
     for candidate, reply, fault in zip(candidates, replies, faults, strict=True):
         if fault is not None:
@@ -265,7 +267,7 @@ def _read_replies(path: Path) -> dict[str, Reply]:
     return replies
 
 
-def _fault_of(reply: Reply) -> str | None:
+def _describe_fault(reply: Reply) -> str | None:
     """Return why a reply is of no use, whatever it says."""
     if reply.error is not None:
         return "failed"
@@ -276,7 +278,7 @@ def _fault_of(reply: Reply) -> str | None:
 
 def _find_faults(candidates: list[_Candidate], replies: list[Reply], asks_for_answer: bool) -> list[str | None]:
     """Return why each critique is dropped, `None` for those that are kept."""
-    faults = [_fault_of(reply) for reply in replies]
+    faults = [_describe_fault(reply) for reply in replies]
     corrections: list[int] = []  # critiques whose own answer remains to be checked
     for index, (candidate, reply) in enumerate(zip(candidates, replies, strict=True)):
         if faults[index] is not None:

@@ -102,7 +102,9 @@ def load_rows(name_or_path: str, config_name: str | None = None, split: str = "t
     try:
         return load_dataset(loader, data_files={split_name: glob.escape(str(path))}, split=split)
     except (DatasetGenerationError, ValueError) as error:
-        raise ValueError(f"Cannot read {name_or_path}: {_what_is_wrong(path) or error.__cause__ or error}") from error
+        raise ValueError(
+            f"Cannot read {name_or_path}: {_find_invalid_line(path) or error.__cause__ or error}"
+        ) from error
 
 
 def local_file(name_or_path: str) -> Path | None:
@@ -125,7 +127,7 @@ def _refuse_empty(path: Path, name: str) -> None:
         raise ValueError(f"Cannot read {name}: it is empty.")
 
 
-def _what_is_wrong(path: Path) -> str | None:
+def _find_invalid_line(path: Path) -> str | None:
     """Name the first line of a text file that cannot be read."""
     if path.suffix.lower() == ".parquet":
         return None

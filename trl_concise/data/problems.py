@@ -348,10 +348,10 @@ def _describe(
 def _find_unreadable(
     problems: Sequence[Mapping[str, Any]], places: Sequence[int], source: Rows, name: str
 ) -> list[int]:
-    from ..evaluation.completions import unreadable_golds
+    from ..evaluation.completions import unreadable_reference_answers
 
     solutions = list(dict.fromkeys(problem["solution"] for problem in problems))
-    unreadable = {solutions[place] for place in unreadable_golds(solutions)}
+    unreadable = {solutions[place] for place in unreadable_reference_answers(solutions)}
     if not unreadable:
         return []
     found = [place for place, problem in enumerate(problems) if problem["solution"] in unreadable]

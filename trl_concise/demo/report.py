@@ -15,7 +15,7 @@ from rich.table import Table
 from transformers import AutoModelForCausalLM
 
 from ..evaluation import FrontierPoint, accuracy_efficiency_score, plot_frontier
-from ..evaluation.plots import BLUE, VERMILLION, can_plot, new_figure, save_figure, show_as_percent, whole_ticks
+from ..evaluation.plots import BLUE, VERMILLION, can_plot, integer_ticks, new_figure, save_figure, show_as_percent
 from ..state.checkpoint import write_atomically
 from .evaluate import MAX_COMPLETION_LENGTH, Evaluation, evaluate_cut, evaluate_model
 from .problems import generate_problems
@@ -246,7 +246,7 @@ def plot_training(log_history: list[dict[str, Any]], outcome: Outcome, path: str
     show_as_percent(accuracy_axes)
     tokens_axes.set_ylim(bottom=0)
     tokens_axes.set_xlabel("Training step")
-    whole_ticks(tokens_axes.xaxis)
+    integer_ticks(tokens_axes.xaxis)
     save_figure(figure, path)
 
 

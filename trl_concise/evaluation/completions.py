@@ -78,7 +78,7 @@ class Completion:
         return json.dumps(asdict(self) | {"tokens": self.tokens}, ensure_ascii=False) + "\n"
 
 
-def unreadable_golds(golds: Sequence[str]) -> set[int]:
+def unreadable_reference_answers(golds: Sequence[str]) -> set[int]:
     """
     Return the rows of the reference answers that cannot be read.
 
@@ -126,7 +126,9 @@ def judge(
     ]
 
 
-def cut_at(completions: Sequence[Completion], budget: int, tokenizer: PreTrainedTokenizerBase) -> list[Completion]:
+def truncate_at(
+    completions: Sequence[Completion], budget: int, tokenizer: PreTrainedTokenizerBase
+) -> list[Completion]:
     """
     Truncate completions after `budget` tokens, and judge the result. Shorter ones do not change.
 
@@ -177,7 +179,7 @@ def read_completions(path: str | Path) -> list[Completion]:
     return completions
 
 
-def count_whole(completions: Sequence[Completion]) -> int:
+def count_complete(completions: Sequence[Completion]) -> int:
     """Count the completions of a file up to its last complete batch."""
     end = 0
     while end < len(completions):

@@ -22,7 +22,15 @@ from ..data.rows import add_prompt_suffix
 from ..state.checkpoint import write_atomically
 from ..verification.extraction import ANSWER_FORMATS, AnswerFormat
 from ..verification.finished import prompt_opens_reasoning
-from .completions import Completion, count_whole, cut_at, judge, read_completions, summarize, unreadable_golds
+from .completions import (
+    Completion,
+    count_complete,
+    judge,
+    read_completions,
+    summarize,
+    truncate_at,
+    unreadable_reference_answers,
+)
 from .identity import fingerprint, name_of
 from .metrics import accuracy_efficiency_score
 from .sampling import (
@@ -235,7 +243,7 @@ def evaluate(
                 bar,
             )
             for budget in [None, *budgets]:
-                items = completions if budget is None else cut_at(completions, budget, sampler.tokenizer)
+                items = completions if budget is None else truncate_at(completions, budget, sampler.tokenizer)
                 record = {"dataset": set_name, **summarize(items), "budget": budget, "model": name}
                 record |= how[set_name]
                 records.append(record if base_records is None else record | _efficiency(record, base_records))
@@ -272,7 +280,7 @@ def add_to_prompts(dataset: Dataset, system_prompt: str | None, prompt_suffix: s
 
 def _find_unreadable(name: str, golds: Sequence[str]) -> set[int]:
     golds = list(golds)
-    unreadable = unreadable_golds(golds)
+    unreadable = unreadable_reference_answers(golds)
     if len(unreadable) == len(golds):
         raise ValueError(f"{name!r} has no problem with a readable reference answer: {golds[:3]}.")
     if unreadable:
@@ -289,7 +297,7 @@ def _read_folder(folder: Path, settings: dict[str, Any]) -> list[Completion]:
     if not completions.exists():
         return []
     items = read_completions(completions)
-    end = count_whole(items)
+    end = count_complete(items)
     lines = completions.read_bytes().split(b"\n")
     if any(lines[end:]):  # the run ended while it wrote a batch, which is drawn again: its seed is that of the whole
         write_atomically(completions, b"".join(line + b"\n" for line in lines[:end]))

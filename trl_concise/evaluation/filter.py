@@ -98,7 +98,7 @@ def filter_problems(
     counts["kept"] = len(rows)
     if not rows:
         raise ValueError(
-            f"No problem has a pass rate from {keep[0]:g} to {keep[1]:g}: {_say(counts)}. The completions are kept in "
+            f"No problem has a pass rate from {keep[0]:g} to {keep[1]:g}: {_describe_counts(counts)}. The completions are kept in "
             f"{folder}; another band (--keep) needs no new ones."
         )
     _write(rows, output)
@@ -154,7 +154,7 @@ def _write(rows: Sequence[Mapping[str, Any]], output: Path) -> None:
     write_atomically(output, data)
 
 
-def _say(counts: Mapping[str, int]) -> str:
+def _describe_counts(counts: Mapping[str, int]) -> str:
     return (
         f"{counts['kept']:,} kept, {counts['too_hard']:,} below, {counts['too_easy']:,} above, "
         f"{counts['unverifiable']:,} dropped because their reference answer cannot be read"
@@ -207,7 +207,9 @@ def main(argv: Sequence[str]) -> int:
         final_form=options.final_form,
         engine_options={name: value for name in ENGINE_OPTIONS if (value := getattr(options, name)) is not None},
     )
-    print(f"Pass rate from {options.keep[0]:g} to {options.keep[1]:g}: {_say(counts)}. Written to {options.output}.")
+    print(
+        f"Pass rate from {options.keep[0]:g} to {options.keep[1]:g}: {_describe_counts(counts)}. Written to {options.output}."
+    )
     return 0
 
 

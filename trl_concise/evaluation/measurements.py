@@ -54,7 +54,7 @@ def gather_measurements(runs: Sequence[Path], base: str | Path | None = None) ->
     """
     of_base = [] if base is None else [_of_record(record, "base", None) for record in read_summary(base)]
     of_runs = [item for run, name in zip(runs, run_names(runs), strict=True) for item in read_measurements(run, name)]
-    return of_base + _told_apart(_without_other_bases(of_runs, of_base))
+    return of_base + _with_distinct_names(_without_other_bases(of_runs, of_base))
 
 
 def read_measurements(run: Path, name: str | None = None) -> list[Measurement]:
@@ -140,7 +140,7 @@ def _without_other_bases(measured: list[Measurement], of_base: list[Measurement]
     ]
 
 
-def _told_apart(measured: list[Measurement]) -> list[Measurement]:
+def _with_distinct_names(measured: list[Measurement]) -> list[Measurement]:
     """Add the run's name to models of the same name in several runs, which would otherwise look like one."""
     points = {(item.point.series, item.dataset, item.point.label, item.run) for item in measured if item.point.series}
     runs = Counter(point[:3] for point in points)

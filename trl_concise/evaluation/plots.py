@@ -119,7 +119,7 @@ def plot_frontier(points: Sequence[FrontierPoint], path: str | Path, *, title: s
     axes.set_ylabel("Accuracy")
     show_as_percent(axes)
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.8g}")
-    whole_ticks(axes.xaxis)
+    integer_ticks(axes.xaxis)
     if title is not None:
         axes.set_title(shorten(title, TITLE_LENGTH), loc="left", parse_math=False)
     if legend:
@@ -160,7 +160,7 @@ def plot_curves(panels: Mapping[str, Mapping[str, tuple[Sequence[float], Sequenc
     if len(names) > 1:
         add_legend(figure, {name: lines[name] for name in names}, "upper center")
     rows[-1].set_xlabel("Training step")
-    whole_ticks(rows[-1].xaxis)
+    integer_ticks(rows[-1].xaxis)
     return save_figure(figure, path)
 
 
@@ -198,7 +198,7 @@ def percent(value: float, _: float | None = None) -> str:
     return f"{100 * value:.4g}%"
 
 
-def whole_ticks(axis: Axis) -> None:
+def integer_ticks(axis: Axis) -> None:
     """Put ticks at whole numbers where there is one within the limits."""
     locator: Any = axis.get_major_locator()  # of plots with numbers, a MaxNLocator
     locator.set_params(integer=True, min_n_ticks=1)

@@ -99,7 +99,7 @@ def run_facts(trainer: WritesCard) -> dict[str, Any]:
         "model_name": metadata.get("model_name") or Path(trainer.hub_model_id or args.output_dir).resolve().name,
         "repo_id": trainer.hub_model_id,
         "base_model": hub_id(metadata.get("base_model")),
-        "base_note": "the model that comes with `trl-concise`" if _comes_with_us(trainer) else None,
+        "base_note": "the model that comes with `trl-concise`" if _is_embedded(trainer) else None,
         "datasets": [name for name in _listed(metadata.get("datasets")) if hub_id(name)],
         "adapter": bool(adapters),
         "tags": sorted({*metadata.get("tags", []), "trl", "trl-concise", *ours}),
@@ -121,7 +121,7 @@ def run_facts(trainer: WritesCard) -> dict[str, Any]:
     return {name: value for name, value in facts.items() if value not in (None, [], {})}
 
 
-def _comes_with_us(trainer: WritesCard) -> bool:
+def _is_embedded(trainer: WritesCard) -> bool:
     return Path(trainer.model.config._name_or_path or "/").resolve().is_relative_to(Path(__file__).parents[1])
 
 

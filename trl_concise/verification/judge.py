@@ -24,7 +24,7 @@ SLACK = 30.0  # seconds of silence beyond a deadline after which the process cou
 RESTARTS = 3  # in a row, without a verdict in between
 
 
-class Judgement(NamedTuple):
+class Judgment(NamedTuple):
     """The verdict on one pair."""
 
     verdict: bool | None  # None: the reference answer is unreadable
@@ -52,7 +52,7 @@ class Judge:
         self._process: subprocess.Popen[bytes] | None = None
         self._received = b""
 
-    def judge(self, pairs: Sequence[tuple[Answer, Answer]], timeout: float) -> list[Judgement]:
+    def judge(self, pairs: Sequence[tuple[Answer, Answer]], timeout: float) -> list[Judgment]:
         """
         Ask whether the answer of each pair equals its reference answer.
 
@@ -61,25 +61,25 @@ class Judge:
             timeout (`float`): Seconds one pair may take before its worker is killed.
 
         Returns:
-            `list[Judgement]`: In the order of the pairs.
+            `list[Judgment]`: In the order of the pairs.
 
         Raises:
             `RuntimeError`: If the process cannot be started or dies again and again.
         """
-        judgements: dict[int, Judgement] = {}
+        judgments: dict[int, Judgment] = {}
         with self._lock:
             deaths = 0
-            while len(judgements) < len(pairs):
-                left = [index for index in range(len(pairs)) if index not in judgements]
-                before = len(judgements)
+            while len(judgments) < len(pairs):
+                left = [index for index in range(len(pairs)) if index not in judgments]
+                before = len(judgments)
                 try:
                     self._ask([pairs[index] for index in left], timeout)
                     for _ in left:
                         index, verdict, end = self._receive(timeout + SLACK)
-                        judgements[left[index]] = Judgement(verdict, end)
+                        judgments[left[index]] = Judgment(verdict, end)
                 except (Silence, BrokenPipeError) as error:
                     self.close()
-                    deaths = 1 if len(judgements) > before else deaths + 1
+                    deaths = 1 if len(judgments) > before else deaths + 1
                     if deaths > RESTARTS:
                         raise RuntimeError(
                             f"The process that verifies answers ended {deaths} times in a row ({error}). Its own message is "
@@ -88,7 +88,7 @@ class Judge:
                 except BaseException:
                     self.close()  # unread verdicts may still be in the pipe
                     raise
-        return [judgements[index] for index in range(len(pairs))]
+        return [judgments[index] for index in range(len(pairs))]
 
     def close(self) -> None:
         """End the processes. The next call of [`judge`] starts new ones."""
@@ -99,14 +99,14 @@ class Judge:
             except subprocess.TimeoutExpired:
                 self._process.kill()
                 self._process.wait()
-            self._let_go()
+            self._release()
 
     def start_over(self) -> None:
         """Drop processes and lock without closing them: in a fork they belong to the parent."""
-        self._let_go()
+        self._release()
         self._lock = threading.Lock()
 
-    def _let_go(self) -> None:
+    def _release(self) -> None:
         if self._process is not None:
             self._process.stdin.close()
             self._process.stdout.close()

@@ -172,7 +172,7 @@ def differ(one: Any, other: Any) -> bool:
 
 
 @contextlib.contextmanager
-def termination_held_back() -> Iterator[None]:
+def termination_delayed() -> Iterator[None]:
     """SIGTERM waits until the block is done: what a signal handler raises while Python forks is ignored."""
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     try:
@@ -335,7 +335,7 @@ class Supervisor:
                 return worker
         if len(self.workers) >= limit:
             return None
-        with termination_held_back():
+        with termination_delayed():
             worker = Worker(self.workers)
             self.workers.append(worker)
         self.selector.register(worker.channel, selectors.EVENT_READ, worker)

@@ -15,7 +15,7 @@ from .extraction import Answer, AnswerFormat, final_answer, gold_answer
 from .final_form import is_number, leaves_arithmetic, result_of, stated_work
 from .finished import is_finished
 from .guards import guard
-from .judge import JUDGE, Judgement
+from .judge import JUDGE, Judgment
 from .languages import with_decimal_points
 from .normalization import normalize_prose
 
@@ -169,14 +169,14 @@ def verify_and_count(
     new = [pair for pair in undecided if pair not in _JUDGED]
     judged = dict(zip(new, JUDGE.judge(new, timeout), strict=True)) if new else {}
     for pair, indices in undecided.items():
-        judgement = judged.get(pair) or Judgement(_JUDGED[pair], "judged")
+        judgment = judged.get(pair) or Judgment(_JUDGED[pair], "judged")
         for index in indices:
-            verdicts[index] = judgement.verdict
-        if judgement.end == "judged":
-            _remember(pair, judgement.verdict)
+            verdicts[index] = judgment.verdict
+        if judgment.end == "judged":
+            _remember(pair, judgment.verdict)
         else:
             tally.timeouts += len(indices)
-            if judgement.end == "unreadable":
+            if judgment.end == "unreadable":
                 _warn_of_unreadable(pair[0])
     tally.seconds = time.perf_counter() - start
     return verdicts, tally

@@ -21,6 +21,9 @@ _FORMULA = re.compile(
 # Markdown in a docstring's types is not rendered.
 _TYPE = re.compile(r"<code>([^<]*`[^<]*)</code>")
 _MARKUP = re.compile(r"[`*]|\[(?=`)|(?<=`)\]|(?<=`)~")
+# Browsers break lines after the hyphens of an option.
+_CODE = re.compile(r"<code>([^<]*--[^<]*)</code>")
+_OPTION = re.compile(r"(?<!\S)--\w+")
 # Docstrings refer to other objects as [`Name`].
 _REFERENCE = re.compile(r"\[<code>~?([\w.]+)</code>\]")
 _LINK = re.compile(r"\[([^\]]+)\]\((?!https?:|#)([^)\s]+)\)")
@@ -41,7 +44,14 @@ def on_page_content(content: str, page, config, files) -> str:
     content = _TYPE.sub(
         lambda cell: f"<code>{_MARKUP.sub('', cell[1])}</code>", content
     )
+    content = _CODE.sub(
+        lambda code: f"<code>{_OPTION.sub(_unbroken, code[1])}</code>", content
+    )
     return _REFERENCE.sub(r"<code>\1</code>", content)
+
+
+def _unbroken(option: re.Match) -> str:
+    return f'<span class="unbroken">{option[0]}</span>'
 
 
 def _mathml(formula: re.Match) -> str:

@@ -82,6 +82,16 @@ def test_deprecated_modules_of_version_0_1_0_warn_and_work(module, names, monkey
     assert all(hasattr(old, name) for name in names)
 
 
+def test_the_version_is_the_newest_one_in_the_changelog_and_in_the_citation():
+    sections = re.findall(r"^## (.*)$", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), flags=re.MULTILINE)
+    assert sections[0] == "Unreleased" and all(
+        re.fullmatch(r"\d+\.\d+\.\d+ - \d{4}-\d\d-\d\d", s) for s in sections[1:]
+    )
+    version = re.search(r'^version = "(.*)"$', (ROOT / "pyproject.toml").read_text(encoding="utf-8"), re.MULTILINE)[1]
+    assert sections[1].startswith(f"{version} - ")
+    assert f"\nversion: {version}\n" in (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+
+
 # Methods that share a page and an example with others.
 PAGES = dict.fromkeys(["dler", "efficient_reasoning", "grpo_lead", "kimi", "l1"], "length_rewards")
 

@@ -149,7 +149,10 @@ def test_options_that_the_problem_lists_are_not_repeated(load):
 def test_an_answer_that_is_not_an_option_is_named(load, caplog):
     rows = [{"question": "2+2?", "choices": ["3", "4"], "answer": answer} for answer in ("B", "E")]
     assert len(load(*rows)) == 1
-    assert "left out 1 of 2 rows that cannot be read: row 2, column 'answer' holds 'E', which is not one of" in caplog.text
+    assert (
+        "left out 1 of 2 rows that cannot be read: row 2, column 'answer' holds 'E', which is not one of"
+        in caplog.text
+    )
 
 
 OPENAI = [{"role": "user", "content": "2+3?"}, {"role": "assistant", "content": r"It is \boxed{5}."}]

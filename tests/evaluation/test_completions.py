@@ -77,7 +77,7 @@ def test_summary_where_all_are_right():
     record = summarize([completion(0, k, True, 5) for k in range(3)])
     assert record["tokens_wrong_mean"] is None
     assert list(record["pass_at_k"]) == ["1", "2", "3"]
-    with pytest.raises(ValueError, match="no completion has a readable reference answer"):
+    with pytest.raises(ValueError, match="No completion has a readable reference answer"):
         summarize([completion(0, 0, None, 5)])
 
 

@@ -29,7 +29,7 @@ from trl_concise import (
 )
 from trl_concise.batch.rollouts import Rollouts
 from trl_concise.batch.warnings import BatchWarnings
-from trl_concise.state.resume import last_whole_checkpoint
+from trl_concise.state.resume import last_complete_checkpoint
 
 
 PAGE = Path(__file__).parents[1] / "docs" / "errors.md"
@@ -245,9 +245,9 @@ def test_a_full_disk(tiny_model, tmp_path):
         pytest.skip("needs the right to mount a small disk")
     try:
         changes = {"max_steps": 6, "save_strategy": "steps", "save_steps": 1}
-        with pytest.raises(OSError, match=r"The disk ran full .*checkpoint-\d is whole: make room"):
+        with pytest.raises(OSError, match=r"The disk ran full .*checkpoint-\d is complete: make room"):
             build(tiny_model, folder, **changes).train()
-        last = last_whole_checkpoint(folder)
+        last = last_complete_checkpoint(folder)
         assert not list(folder.rglob("*.tmp"))
         subprocess.run(["mount", "-o", "remount,size=40m", str(folder)], check=True)
         trainer = build(tiny_model, folder, **changes)

@@ -23,7 +23,7 @@ from transformers.trainer_jit_checkpoint import JITCheckpointCallback
 from tests import tiny
 from tests.tools import kill_loop, resume_matrix
 from trl_concise import HAPOConfig, HAPOTrainer
-from trl_concise.state.resume import last_whole_checkpoint, missing_from_checkpoint
+from trl_concise.state.resume import last_complete_checkpoint, missing_from_checkpoint
 from trl_concise.state.rollout_block import load_rollout_block, save_rollout_block
 
 
@@ -159,7 +159,7 @@ def test_missing_files_of_a_checkpoint_are_named(output_dir):
     (folder / "model.safetensors").unlink()
     (folder / "plots").mkdir()  # of the model card
     assert missing_from_checkpoint(folder) == "the weights"
-    assert last_whole_checkpoint(output_dir).name == "checkpoint-2"
+    assert last_complete_checkpoint(output_dir).name == "checkpoint-2"
     index = {"weight_map": {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
     (folder / "model-00001-of-00002.safetensors").touch()
@@ -180,7 +180,7 @@ def test_an_overwritten_checkpoint_is_incomplete_until_the_save_ends(run, output
 
 def test_a_half_written_checkpoint_asked_for_by_name_is_refused(run, output_dir):
     (output_dir / "checkpoint-2" / "trainer_state.json").unlink()
-    with pytest.raises(ValueError, match=r"checkpoint-2 is not a whole checkpoint.*Resume from .*checkpoint-3"):
+    with pytest.raises(ValueError, match=r"checkpoint-2 is not a complete checkpoint.*Resume from .*checkpoint-3"):
         resumed(run, output_dir, str(output_dir / "checkpoint-2"))
 
 
@@ -216,7 +216,7 @@ def test_the_output_folder_is_not_a_checkpoint(run, output_dir):
         resumed(run, output_dir, output_dir)
     for folder in output_dir.glob("checkpoint-*"):
         (folder / "trainer_state.json").unlink()
-    with pytest.raises(ValueError, match=r"not a checkpoint\. No whole checkpoint was found in .*/run either"):
+    with pytest.raises(ValueError, match=r"not a checkpoint\. No complete checkpoint was found in .*/run either"):
         resumed(run, output_dir, str(output_dir))
 
 

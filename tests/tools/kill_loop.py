@@ -5,7 +5,7 @@ Kill a training run again and again, and see whether anything is lost.
     python -m tests.tools.kill_loop --kills 50
 
 Trains the embedded model with HAPO and saves after every step. The run is killed with SIGKILL at random moments, every
-other time while a checkpoint is being written, and resumed from its newest whole checkpoint. What the last attempt logged
+other time while a checkpoint is being written, and resumed from its newest complete checkpoint. What the last attempt logged
 must equal an uninterrupted run digit for digit, and so must the weights and the history at the end.
 """
 
@@ -26,12 +26,12 @@ STEPS = 10
 
 
 def train(output_dir: str, steps: int) -> None:
-    """Train to the end, from the newest whole checkpoint if there is one."""
+    """Train to the end, from the newest complete checkpoint if there is one."""
     import torch
     from transformers import PrinterCallback
 
     from trl_concise import HAPOConfig, HAPOTrainer, demo, math_accuracy_reward
-    from trl_concise.state.resume import last_whole_checkpoint
+    from trl_concise.state.resume import last_complete_checkpoint
 
     torch.set_num_threads(1)
     logging.basicConfig(level=logging.WARNING, format="    %(message)s")
@@ -51,7 +51,7 @@ def train(output_dir: str, steps: int) -> None:
     trainer = HAPOTrainer(str(demo.model_path()), math_accuracy_reward, HAPOConfig(**settings), demo.train_dataset(8))
     trainer.remove_callback(PrinterCallback)
     try:
-        last_whole_checkpoint(output_dir)
+        last_complete_checkpoint(output_dir)
     except ValueError:  # killed before the first save was through
         trainer.train()
     else:

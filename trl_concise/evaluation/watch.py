@@ -245,7 +245,7 @@ class WatchSet(TrainerCallback):
     # The best model
 
     def _keep_best(self, figures: Mapping[str, float], step: int) -> None:
-        """Save the model in place of the best one. Whenever the process dies, one of the two is whole."""
+        """Save the model in place of the best one. Whenever the process dies, one of the two is complete."""
         self.best = {
             "step": step,
             "accuracy": figures["watch/accuracy"],

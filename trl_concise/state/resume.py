@@ -75,7 +75,7 @@ def missing_from_checkpoint(folder: str | Path) -> str | None:
         folder (`str` or `Path`): A checkpoint folder.
 
     Returns:
-        `str` or `None`: What is missing or unreadable; `None` if the checkpoint is whole.
+        `str` or `None`: What is missing or unreadable; `None` if the checkpoint is complete.
     """
     folder = Path(folder)
     try:
@@ -99,17 +99,17 @@ def clear_checkpoint(folder: str | Path) -> None:
     """
     Remove a checkpoint's files before it is written again.
 
-    If the run is killed meanwhile, no mixture remains that looks whole. Also, `torch.save` overwrites an existing file: one
+    If the run is killed meanwhile, no mixture remains that looks complete. Also, `torch.save` overwrites an existing file: one
     that is linked elsewhere, to be sent to the Hub, would change there too.
     """
-    Path(folder, TRAINER_STATE_NAME).unlink(missing_ok=True)  # first: with it, the checkpoint counts as whole
+    Path(folder, TRAINER_STATE_NAME).unlink(missing_ok=True)  # first: with it, the checkpoint counts as complete
     for path in [path for path in Path(folder).rglob("*") if not path.is_dir()]:
         path.unlink(missing_ok=True)
 
 
 def check_checkpoint(folder: str | Path) -> None:
     """
-    Check that a folder to resume from is a whole checkpoint.
+    Check that a folder to resume from is a complete checkpoint.
 
     A checkpoint without the optimizer, as `save_only_model` writes it, is resumed with a warning.
 
@@ -125,7 +125,7 @@ def check_checkpoint(folder: str | Path) -> None:
         raise ValueError(f"{folder} is the output folder of a run, not a checkpoint. {_suggest_checkpoint(folder)}")
     if (missing := missing_from_checkpoint(folder)) is not None:
         raise ValueError(
-            f"{folder} is not a whole checkpoint: it lacks {missing}. {_suggest_checkpoint(folder.parent)}"
+            f"{folder} is not a complete checkpoint: it lacks {missing}. {_suggest_checkpoint(folder.parent)}"
         )
     if has_optimizer:
         return
@@ -141,15 +141,15 @@ def check_checkpoint(folder: str | Path) -> None:
 
 
 def _suggest_checkpoint(output_dir: Path) -> str:
-    newest, _ = _newest_whole_checkpoint(output_dir)
+    newest, _ = _newest_complete_checkpoint(output_dir)
     if newest is not None:
         return f"Resume from {newest}."
-    return f"No whole checkpoint was found in {output_dir} either: train without resume_from_checkpoint."
+    return f"No complete checkpoint was found in {output_dir} either: train without resume_from_checkpoint."
 
 
-def last_whole_checkpoint(output_dir: str | Path) -> Path:
+def last_complete_checkpoint(output_dir: str | Path) -> Path:
     """
-    Return the newest whole checkpoint of a run. A warning names each newer one that is half-written.
+    Return the newest complete checkpoint of a run. A warning names each newer one that is half-written.
 
     Args:
         output_dir (`str` or `Path`): Output folder of the run.
@@ -160,7 +160,7 @@ def last_whole_checkpoint(output_dir: str | Path) -> Path:
     Raises:
         `ValueError`: If there is none.
     """
-    newest, skipped = _newest_whole_checkpoint(Path(output_dir))
+    newest, skipped = _newest_complete_checkpoint(Path(output_dir))
     if newest is None:
         found = ", ".join(f"{folder.name} lacks {what}" for folder, what in skipped) or "there is none"
         raise ValueError(
@@ -178,7 +178,7 @@ def find_checkpoint(resume_from_checkpoint: str | Path | bool | None, output_dir
 
     Args:
         resume_from_checkpoint (`str`, `Path` or `bool`, *optional*):
-            A checkpoint folder; `True`: the newest whole one of the run; `"auto"`: the same if there is one; `None` or
+            A checkpoint folder; `True`: the newest complete one of the run; `"auto"`: the same if there is one; `None` or
             `False`: none.
         output_dir (`str` or `Path`): Output folder of the run.
 
@@ -186,25 +186,25 @@ def find_checkpoint(resume_from_checkpoint: str | Path | bool | None, output_dir
         `Path` or `None`: A checkpoint folder; `None` to start from the beginning.
 
     Raises:
-        `ValueError`: If the checkpoint is not found or not whole.
+        `ValueError`: If the checkpoint is not found or incomplete.
     """
     if resume_from_checkpoint is None or resume_from_checkpoint is False:
         return None
     if resume_from_checkpoint is True:
-        return last_whole_checkpoint(output_dir)
+        return last_complete_checkpoint(output_dir)
     if resume_from_checkpoint != "auto":
         check_checkpoint(resume_from_checkpoint)
         return Path(resume_from_checkpoint)
-    if _newest_whole_checkpoint(Path(output_dir))[0] is not None:
-        return last_whole_checkpoint(output_dir)
+    if _newest_complete_checkpoint(Path(output_dir))[0] is not None:
+        return last_complete_checkpoint(output_dir)
     for _, folder in sorted(checkpoints(Path(output_dir))):
         missing = missing_from_checkpoint(folder)
         logger.warning("%s is half-written (it lacks %s): training starts from the beginning.", folder, missing)
     return None
 
 
-def _newest_whole_checkpoint(output_dir: Path) -> tuple[Path | None, list[tuple[Path, str]]]:
-    """Return the newest whole checkpoint, and the newer ones with what each lacks."""
+def _newest_complete_checkpoint(output_dir: Path) -> tuple[Path | None, list[tuple[Path, str]]]:
+    """Return the newest complete checkpoint, and the newer ones with what each lacks."""
     skipped: list[tuple[Path, str]] = []
     for _, folder in sorted(checkpoints(output_dir), reverse=True):
         missing = missing_from_checkpoint(folder)
@@ -239,8 +239,14 @@ def explain_disk_full(output_dir: str | Path) -> Iterator[None]:
         is_full = getattr(error, "errno", None) == errno.ENOSPC or shutil.disk_usage(output_dir).free < _ALMOST_NOTHING
         if not is_full:
             raise
-        whole = [folder for _, folder in sorted(checkpoints(Path(output_dir))) if not missing_from_checkpoint(folder)]
-        rest = f"{whole[-1]} is whole: make room, and train(resume_from_checkpoint=True)" if whole else "Make room"
+        complete = [
+            folder for _, folder in sorted(checkpoints(Path(output_dir))) if not missing_from_checkpoint(folder)
+        ]
+        rest = (
+            f"{complete[-1]} is complete: make room, and train(resume_from_checkpoint=True)"
+            if complete
+            else "Make room"
+        )
         raise OSError(errno.ENOSPC, f"The disk ran full while a checkpoint was written. {rest}.") from error
 
 
@@ -255,7 +261,7 @@ class ResumesTraining(_Mixed):
     Mixin for a [`~transformers.Trainer`]: which checkpoint `train` resumes from. Comes before the trainer among the bases.
 
     `resume_from_checkpoint` is an argument of `train`, or else a field of the config, which transformers ignores. It is the
-    folder of a checkpoint, `True` for the newest whole one in `output_dir`, or `"auto"` for the same if there is one, for jobs
+    folder of a checkpoint, `True` for the newest complete one in `output_dir`, or `"auto"` for the same if there is one, for jobs
     that are restarted. A finished run is not trained further.
     """
 
@@ -275,7 +281,7 @@ class ResumesTraining(_Mixed):
             `str` or `None`: A folder; `None` if training starts from the beginning.
 
         Raises:
-            `ValueError`: If the checkpoint is not found or not whole, or the processes find different ones.
+            `ValueError`: If the checkpoint is not found or incomplete, or the processes find different ones.
         """
         if resume_from_checkpoint is None:
             resume_from_checkpoint = self.args.resume_from_checkpoint

@@ -240,7 +240,7 @@ def test_a_checkpoint_without_the_optimizer_is_resumed_with_a_warning(run, outpu
     assert "checkpoint-1 holds no optimizer state (save_only_model=True): the optimizer and its" in caplog.text
 
 
-def test_auto_resumes_if_there_is_a_whole_checkpoint(run, output_dir, caplog):
+def test_auto_resumes_if_there_is_a_complete_checkpoint(run, output_dir, caplog):
     for step in (2, 3):
         (output_dir / f"checkpoint-{step}" / "trainer_state.json").unlink()
     trainer = build(run, output_dir, max_steps=3, resume_from_checkpoint="auto")

@@ -44,7 +44,8 @@ def critique_example(
         `ValueError`: If the template is unknown or one of the texts is missing or empty.
 
     Examples:
-        >>> critique_example("1+1=?", "3", "1+1=2, not 3.\n\nConclusion: wrong [END]")["completion"][0]["content"]
+        >>> critique = "1+1=2, not 3.\n\nConclusion: wrong [END]"
+        >>> critique_example("1+1=?", "3", critique)["completion"][0]["content"]
         'Critique:\n1+1=2, not 3.\n\nConclusion: wrong [END]'
     """
     if template not in CRITIQUE_TEMPLATES:

@@ -255,7 +255,8 @@ def build_redi_pairs(
             a row lacks a column named in `verdict_columns`, generations are not a list of texts, or a verdict is a text.
 
     Examples:
-        >>> rows = [{"problem": "1 + 1?", "answer": "2", "generations": [r"\boxed{3}", r"\boxed{2}", r"\boxed{4}"]}]
+        >>> generations = [r"\boxed{3}", r"\boxed{2}", r"\boxed{4}"]
+        >>> rows = [{"problem": "1 + 1?", "answer": "2", "generations": generations}]
         >>> pairs = build_redi_pairs(rows)
         >>> [(pair["chosen"][0]["content"], pair["rejected"][0]["content"]) for pair in pairs]
         [('\\boxed{2}', '\\boxed{3}')]

@@ -94,7 +94,9 @@ class APITeacher:
 
     ```python
     >>> teacher = APITeacher("gpt-4.1-mini", prices=(0.4, 1.6))
-    >>> teacher = APITeacher("Qwen/Qwen3-32B", base_url="http://localhost:8000/v1", api_key="none", concurrency=64)
+    >>> teacher = APITeacher(
+    ...     "Qwen/Qwen3-32B", base_url="http://localhost:8000/v1", api_key="none"
+    ... )
     ```
     """
 

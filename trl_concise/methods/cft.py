@@ -97,7 +97,9 @@ class DataCollatorForCritique(DataCollatorMixin):
     >>> trainer = SFTTrainer(
     ...     model="Qwen/Qwen2.5-Math-7B",
     ...     args=SFTConfig(
-    ...         output_dir="cft", dataset_kwargs={"skip_prepare_dataset": True}, remove_unused_columns=False
+    ...         output_dir="cft",
+    ...         dataset_kwargs={"skip_prepare_dataset": True},
+    ...         remove_unused_columns=False,
     ...     ),
     ...     data_collator=DataCollatorForCritique(tokenizer, max_length=2048),
     ...     train_dataset=dataset,  # columns `question`, `solution` and `critique`

@@ -52,7 +52,8 @@ def efficient_reasoning_reward(lengths: Tensor, correct: Tensor, *, alpha: float
 
     Examples:
         >>> import torch
-        >>> efficient_reasoning_reward(torch.tensor([[800, 1500, 2600, 500]]), torch.tensor([[1.0, 1.0, 1.0, 0.0]]))
+        >>> lengths = torch.tensor([[800, 1500, 2600, 500]])
+        >>> efficient_reasoning_reward(lengths, torch.tensor([[1.0, 1.0, 1.0, 0.0]]))
         tensor([[0.9755, 0.9545, 0.9213, 0.0000]])
     """
     solved = torch.where(correct == 1, lengths.float(), torch.nan)

@@ -87,8 +87,10 @@ def greso_exploration(exploration: float, share: float, target: float) -> float:
         `float`: 0.01 lower if the share has reached the target, else 0.01 higher; within `[0.05, 0.95]`.
 
     Examples:
-        >>> greso_exploration(0.5, share=0.12, target=0.0833), greso_exploration(0.5, share=0.10, target=0.1667)
-        (0.49, 0.51)
+        >>> greso_exploration(0.5, share=0.12, target=0.0833)
+        0.49
+        >>> greso_exploration(0.5, share=0.10, target=0.1667)
+        0.51
     """
     if share >= target:
         return max(exploration - _STEP, _LOWEST)

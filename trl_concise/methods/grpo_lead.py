@@ -63,7 +63,8 @@ def grpo_lead_reward(lengths: Tensor, correct: Tensor, *, alpha: float = 0.05, m
 
     Examples:
         >>> import torch
-        >>> grpo_lead_reward(torch.tensor([[800, 1500, 2600, 500]]), torch.tensor([[1.0, 1.0, 1.0, 0.0]]))
+        >>> lengths = torch.tensor([[800, 1500, 2600, 500]])
+        >>> grpo_lead_reward(lengths, torch.tensor([[1.0, 1.0, 1.0, 0.0]]))
         tensor([[ 1.0470,  1.0074,  0.9481, -1.0000]])
     """
     solved = torch.where(correct == 1, lengths.float(), torch.nan)

@@ -89,8 +89,10 @@ def hapo_length_reward(
     Examples:
         >>> hapo_length_reward(50, history=100, correct=True)  # half the length: cos(pi / 4)
         0.7071067811865476
-        >>> hapo_length_reward(200, history=100, correct=True), hapo_length_reward(200, history=100, correct=False)
-        (-0.7, -1.0)
+        >>> hapo_length_reward(200, history=100, correct=True)
+        -0.7
+        >>> hapo_length_reward(200, history=100, correct=False)
+        -1.0
     """
     if shape not in SHAPES:
         raise ValueError(f"shape must be one of {SHAPES}, got {shape!r}.")

@@ -86,7 +86,8 @@ def laser_base_score(
         `\boxed` answer after it; `None` where the reference answer is unreadable.
 
     Examples:
-        >>> laser_base_score([r"</think>\boxed{3}", r"</think>\boxed{4}", "</think>3"], solution=["3", "3", "3"])
+        >>> completions = [r"</think>\boxed{3}", r"</think>\boxed{4}", "</think>3"]
+        >>> laser_base_score(completions, solution=["3", "3", "3"])
         [1.0, -0.5, -1.0]
     """
     verdicts = math_accuracy_reward(completions, solution=solution, answer=answer, **kwargs)

@@ -304,12 +304,18 @@ class LASERDTrainer(ConciseGRPOTrainer):
     Example:
 
     ```python
-    >>> from trl_concise import LASERDConfig, LASERDTrainer, load_problems, math_accuracy_reward
+    >>> from trl_concise import LASERDConfig, LASERDTrainer
+    >>> from trl_concise import load_problems, math_accuracy_reward
 
     >>> trainer = LASERDTrainer(
     ...     model="Qwen/Qwen2.5-1.5B-Instruct",
     ...     reward_funcs=math_accuracy_reward,
-    ...     args=LASERDConfig(output_dir="laser-de", explore=True, max_completion_length=2048, monitor_prompts=100),
+    ...     args=LASERDConfig(
+    ...         output_dir="laser-de",
+    ...         explore=True,
+    ...         max_completion_length=2048,
+    ...         monitor_prompts=100,
+    ...     ),
     ...     train_dataset=load_problems("openai/gsm8k", config_name="main"),
     ... )
     >>> trainer.train()

@@ -92,7 +92,9 @@ def stochastic_token_mask(
 
     Examples:
         >>> uniforms = torch.tensor([[0.0, 0.0, 0.0, 0.7, 0.2, 0.9, 0.1, 0.3, 0.4, 0.8]])
-        >>> mask = stochastic_token_mask(torch.ones(1, 10), cutoff=3, max_tokens=5, probability=0.5, uniforms=uniforms)
+        >>> mask = stochastic_token_mask(
+        ...     torch.ones(1, 10), cutoff=3, max_tokens=5, probability=0.5, uniforms=uniforms
+        ... )
         >>> mask.nonzero()[:, 1].tolist()
         [0, 1, 2, 4, 6]
     """

@@ -131,7 +131,8 @@ class ShorterBetterTrainer(ConciseGRPOTrainer):
     Example:
 
     ```python
-    >>> from trl_concise import ShorterBetterConfig, ShorterBetterTrainer, load_problems, math_accuracy_reward
+    >>> from trl_concise import ShorterBetterConfig, ShorterBetterTrainer
+    >>> from trl_concise import load_problems, math_accuracy_reward
 
     >>> trainer = ShorterBetterTrainer(
     ...     model="Qwen/Qwen2.5-1.5B-Instruct",

@@ -95,7 +95,8 @@ def verify_answers(
         `RuntimeError`: If the processes cannot be started.
 
     Examples:
-        >>> verify_answers(["1,000", r"\frac{1}{2}", "x + 1"], [r"It is \boxed{1000}.", "The answer is $0.5$", "1 + x"])
+        >>> completions = [r"It is \boxed{1000}.", "The answer is $0.5$", "1 + x"]
+        >>> verify_answers(["1,000", r"\frac{1}{2}", "x + 1"], completions)
         [True, True, True]
     """
     verdicts, _ = verify_and_count(

@@ -47,7 +47,7 @@ class GeneratesExtra(_Mixed):
 
     @property
     def _shortest_limit(self) -> float:
-        """The generation limit: the smallest of TRL's limit and those in `generation_kwargs`."""
+        """The smallest generation limit: `max_completion_length`, or one in `generation_kwargs`."""
         user = self.args.generation_kwargs or {}
         limits = [self.max_completion_length, user.get("max_tokens"), user.get("max_new_tokens")]
         return min((tokens for tokens in limits if tokens is not None), default=math.inf)
@@ -74,7 +74,7 @@ class GeneratesExtra(_Mixed):
         Generate completions in addition to the training batch, with the current policy and the trainer's sampling settings.
 
         The random state of the run, its metrics and its token counts stay as they are (a vLLM server draws from a
-        state of its own). Tools are not called, and a `rollout_func` is not asked. Every process calls this for its own rows.
+        separate state). Tools are not called, and a `rollout_func` is not asked. Every process calls this for its own rows.
 
         Args:
             rows (`Sequence[Mapping[str, Any]]`):
@@ -194,7 +194,7 @@ class GeneratesExtra(_Mixed):
         """
         Score completions under the current policy, in evaluation mode, in chunks of `per_device_train_batch_size`.
 
-        The log-probabilities are those of TRL's loss: at the sampling temperature. Every process calls this for rows of
+        The log-probabilities are at the sampling temperature, as in the loss. Every process calls this for rows of
         its own; the random state of the run stays as it is.
 
         Args:

@@ -114,7 +114,7 @@ class Outbox:
             raise
 
     def close(self) -> None:
-        """Let go of the folder. Nothing is written by this object any more."""
+        """Release the folder. This object does not write any more."""
         with self._lock:
             self.closed = True
             self._folder_lock.release()
@@ -156,7 +156,7 @@ class Outbox:
                 self._replace_card(None)
 
     def drop(self, name: str) -> None:
-        """Take a revision out: what was sent of it is deleted from the Hub. If it was the best, there is none for now."""
+        """Remove a revision, also from the Hub. If it was the best, no revision is the best for now."""
         with self._lock:
             if self.best == name:
                 self.best = None

@@ -35,7 +35,7 @@ PRIVATE_FILES = [
 ]
 # Of the HTTP library that huggingface_hub is built on, of its storage client, of an answer that is not JSON.
 FAILURES = (*HfHubHTTPError.__bases__, OSError, RuntimeError, ValueError)
-_LONGEST_PAUSE, _LONGEST_PAUSE_AT_THE_END = 300.0, 8.0  # seconds; in training nobody waits
+_LONGEST_PAUSE, _LONGEST_PAUSE_AT_THE_END = 300.0, 8.0  # seconds; training does not wait
 _dice = random.Random()  # the run's own random state is part of its checkpoints
 _senders: dict[Path, Sender] = {}  # the last one of each folder, in this process
 
@@ -133,7 +133,7 @@ class Sender:
         Send everything, or as much as the Hub takes.
 
         Args:
-            newest (`int`, *optional*): Send only so many of the waiting revisions, the newest.
+            newest (`int`, *optional*): Send at most this many of the waiting revisions, the newest.
 
         Raises:
             One of `FAILURES`: What the Hub refused last. Everything else that could be sent has been.

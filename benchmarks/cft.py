@@ -23,7 +23,6 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import SFTConfig, SFTTrainer
 
 from trl_concise import CFTConfig, CFTTrainer, critique_example, demo
-from trl_concise.demo.evaluate import render_prompts
 from trl_concise.demo.traces import END_OF_THINKING
 
 
@@ -39,7 +38,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)  # a second thread waits more than it works in a model this small
 
-    held_out = demo.generate_problems(options.evaluation_problems, seed=0, split=options.split)
+    held_out = demo.problem_dataset(options.evaluation_problems, split=options.split, operations=demo.OPERATIONS)
     runs: dict[str, list[dict[str, float]]] = {"before": [], "SFT": [], "CFT": []}
     for seed in options.seeds:
         candidates = demo.generate_critiques(options.rows, seed, problems=options.problems)
@@ -52,7 +51,7 @@ def main() -> None:
             elif name == "CFT":
                 rows, rate = critiques(candidates), options.learning_rates[1]
                 fine_tune(CFTTrainer, CFTConfig, model, tokenizer, rows, rate, options.steps, seed)
-            figures = demo.evaluate_model(model, tokenizer, held_out, seed=seed).summary()
+            figures = demo.evaluate_model(model, tokenizer, held_out, seed=seed)
             runs[name].append(figures)
             print(
                 f"seed {seed}, {name}: accuracy {figures['accuracy']:.1%}, {figures['tokens_mean']:.1f} tokens",
@@ -76,7 +75,8 @@ def sft_rows(candidates: list[dict], tokenizer) -> list[dict]:
     for row in candidates:
         if row["correct"]:
             # As text: rendered by TRL, prompt and completion would lack the `<think>` that the template opens.
-            (prompt,) = render_prompts(tokenizer, [row["question"]])
+            messages = [{"role": "user", "content": row["question"]}]
+            prompt = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
             reasoning, _, answer = row["solution"].rpartition("\n")
             right.append({"prompt": prompt, "completion": f"{reasoning}\n{END_OF_THINKING}{answer}"})
     return list(itertools.islice(itertools.cycle(right), len(candidates)))

@@ -40,7 +40,7 @@ OPERATIONS = 8  # of a problem far beyond the model, which knows chains of two a
 def pool(options: argparse.Namespace, seed: int) -> Dataset:
     """Return the problems to train on, of which the wanted share is far beyond the model: chains of many operations."""
     hard = round(options.too_hard * options.pool)
-    easier = demo.train_dataset(options.pool - hard, seed=seed)
+    easier = demo.train_dataset(options.pool - hard, seed=seed, operations=demo.OPERATIONS)
     if not hard:
         return easier
     rng = random.Random(seed)
@@ -56,7 +56,7 @@ class Curve(TrainerCallback):
     """Counts what is generated, and evaluates the model on held-out problems every few steps."""
 
     def __init__(self, problems: int, every: int):
-        self.rows = demo.generate_problems(problems, seed=0, split="validation")
+        self.problems = demo.problem_dataset(problems, split="validation", operations=demo.OPERATIONS)
         self.every = every
         self.tokens = 0
         self.points: list[dict[str, float]] = []
@@ -73,8 +73,8 @@ class Curve(TrainerCallback):
             self.evaluate(model, processing_class, state.global_step)
 
     def evaluate(self, model, tokenizer, step: int) -> None:
-        accuracy = demo.evaluate_model(model, tokenizer, self.rows, max_completion_length=LIMIT, seed=step).accuracy
-        self.points.append({"step": step, "tokens": self.tokens, "accuracy": accuracy})
+        record = demo.evaluate_model(model, tokenizer, self.problems, max_new_tokens=LIMIT, seed=step)
+        self.points.append({"step": step, "tokens": self.tokens, "accuracy": record["accuracy"]})
 
 
 def run(method: str, seed: int, options: argparse.Namespace) -> dict[str, Any]:

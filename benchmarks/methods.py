@@ -1,14 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-Compare the length methods: same model, same problems, same number of generated tokens.
+Compare the length methods with each other and with GRPO without a length reward: same model, same problems, same number of generated
+tokens.
 
     python benchmarks/methods.py
+    python benchmarks/methods.py --operations 2 --methods GRPO HAPO LASER ShorterBetter SIRI --output_dir outputs/methods-short
 
-Every run starts from the embedded model and generates until its token budget is used up, including tokens of a monitor; then the model
-answers problems that training never saw. Each run leaves a file in the output folder, and a run whose file is there is not
-repeated, so the command can be interrupted, and given again for the table and the plot alone.
+Every run starts from the embedded model and generates until its token budget is used up, including the tokens of a monitor. Then
+the model is evaluated on three problem sets that training never saw: problems like those in training, and harder ones with one and
+with two operations more than any of them. Each run has a folder with the files of `trl-concise eval` and with `training.json`. A run
+whose `training.json` exists is not repeated, so the command can be interrupted, and run again for the tables and the plot alone.
 
-Settings are those of the papers, lengths scaled to the limit of this task: 128 tokens here correspond to 16,384 there. None was
+The settings are the papers', with lengths scaled to the limit of this task: 128 tokens here correspond to 16,384 there. None was
 tuned. L1 is left out, because it needs a model that can read a number of tokens in its prompt.
 """
 
@@ -16,14 +19,18 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import tempfile
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+import numpy as np
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, PrinterCallback, TrainerCallback
+from transformers import AutoModelForCausalLM, AutoTokenizer, PrinterCallback
 from trl.rewards import get_soft_overlong_punishment
 
 from trl_concise import (
@@ -42,17 +49,21 @@ from trl_concise import (
     TruncationPenalty,
     accuracy_efficiency_score,
     demo,
-    math_accuracy_reward,
 )
-from trl_concise.evaluation import FrontierPoint, plot_frontier
+from trl_concise.evaluation import accuracy_interval, bootstrap_interval, evaluate
+from trl_concise.evaluation.completions import read_completions
+from trl_concise.evaluation.evaluator import COMPLETIONS_FILE
+from trl_concise.evaluation.plots import BLACK, RUN_STYLES, new_figure, save_figure, show_as_percent
 from trl_concise.state.checkpoint import write_atomically
 
 
+BASE, CONTROL = "before training", "GRPO"
+TRAINING = "training.json"
 LIMIT = demo.SETTINGS["max_completion_length"]  # 128 tokens
 QUARTER = {"shortest_target": LIMIT // 4, "longest_target": LIMIT, "interval": LIMIT // 16}
 MONITOR = {"monitor_prompts": 32, "monitor_generations": 4}
 
-# Per method: parts in `reward_funcs`, parts in slots, and what its config sets differently.
+# Per method: components in `reward_funcs`, components in slots, and what its config sets differently.
 METHODS: dict[str, dict[str, Any]] = {
     "GRPO": {},
     "HAPO": {"rewards": lambda: [HAPOLengthReward()]},
@@ -84,30 +95,25 @@ METHODS: dict[str, dict[str, Any]] = {
 }
 
 
-class Spending(TrainerCallback):
-    """Counts what is generated, where every completion passes, and ends training when the tokens are spent."""
-
-    def __init__(self, budget: int):
-        self.budget = budget
-        self.tokens = self.completions = 0
-
-    def accuracy_reward(self, completions, completion_ids, **kwargs):
-        self.completions += len(completion_ids)
-        self.tokens += sum(map(len, completion_ids))
-        return math_accuracy_reward(completions, **kwargs)
-
-    def on_step_end(self, args, state, control, **kwargs):
-        control.should_training_stop = self.tokens >= self.budget
+def set_name(operations: list[int]) -> str:
+    return f"{' or '.join(map(str, operations))} operations"
 
 
-def train(method: str, seed: int, budget: int) -> tuple[ConciseGRPOTrainer, Spending]:
-    recipe, spending = METHODS[method], Spending(budget)
+def problem_sets(options: argparse.Namespace) -> dict[str, list[int]]:
+    """Return the sets of the evaluation, by name: like the training problems, and one and two operations longer."""
+    longest = max(options.operations)
+    return {set_name(lengths): lengths for lengths in (options.operations, [longest + 1], [longest + 2])}
+
+
+def train(method: str, seed: int, options: argparse.Namespace) -> tuple[ConciseGRPOTrainer, demo.TokenBudget]:
+    recipe, spending = METHODS[method], demo.TokenBudget(options.tokens)
     with tempfile.TemporaryDirectory() as output_dir:
         settings = {name: value for name, value in demo.SETTINGS.items() if name != "model_name_or_path"}
         changes = {
             "output_dir": output_dir,
             "max_steps": 10**6,
             "lr_scheduler_type": "constant_with_warmup",  # the end of a run is not known as a step
+            "save_strategy": "no",
             "disable_tqdm": True,
             "seed": seed,
         }
@@ -115,7 +121,7 @@ def train(method: str, seed: int, budget: int) -> tuple[ConciseGRPOTrainer, Spen
             model=str(demo.model_path()),
             reward_funcs=[spending.accuracy_reward, *recipe.get("rewards", list)()],
             args=ConciseGRPOConfig(**{**settings, **changes, **recipe.get("config", {})}),
-            train_dataset=demo.train_dataset(seed=seed),
+            train_dataset=demo.train_dataset(seed=seed, operations=options.operations),
             callbacks=[spending],
             **recipe.get("slots", dict)(),
         )
@@ -124,104 +130,190 @@ def train(method: str, seed: int, budget: int) -> tuple[ConciseGRPOTrainer, Spen
     return trainer, spending
 
 
-def measure(method: str, seed: int, options: argparse.Namespace) -> dict[str, Any]:
-    """Train, unless the method is `base`, and evaluate on problems of the `test` split."""
+def carry_out(method: str, seed: int, folder: Path, options: argparse.Namespace) -> None:
+    """Train, unless the method is `BASE`, and evaluate."""
     start = time.perf_counter()
-    spent = {}
-    if method == "base":
+    facts: dict[str, Any] = {"method": method, "seed": seed}
+    if method == BASE:
         model = AutoModelForCausalLM.from_pretrained(demo.model_path())
         tokenizer = AutoTokenizer.from_pretrained(demo.model_path())
     else:
-        trainer, spending = train(method, seed, options.tokens)
+        trainer, spending = train(method, seed, options)
         model, tokenizer = trainer.model, trainer.processing_class
-        spent = {
+        facts |= {
             "generated_tokens": spending.tokens,
             "rollouts": spending.completions,
             "steps": trainer.state.global_step,
         }
-    rows = demo.generate_problems(options.problems, seed=0, split="test")
-    summary = demo.evaluate_model(model, tokenizer, rows, seed=seed).summary()
-    return {"method": method, "seed": seed, **summary, **spent, "seconds": time.perf_counter() - start}
+    evaluate(
+        model,
+        {
+            name: demo.problem_dataset(options.problems, operations=lengths)
+            for name, lengths in problem_sets(options).items()
+        },
+        folder,
+        tokenizer=tokenizer,
+        seed=seed,
+        model_name=method,
+        progress=False,
+        **demo.EVALUATION,
+    )
+    facts["seconds"] = time.perf_counter() - start
+    write_atomically(folder / TRAINING, json.dumps(facts, indent=2).encode() + b"\n")
+    print(f"{method}, seed {seed}: {facts['seconds']:.0f} s", flush=True)
 
 
-def run_all(options: argparse.Namespace) -> list[dict[str, Any]]:
-    """Return the figures of every run, of those that are missing too, which are carried out now."""
-    runs = []
+@dataclass
+class Run:
+    """
+    A finished run.
+
+    Args:
+        facts (`dict`): Content of `training.json`.
+        correct, tokens (`dict[str, numpy.ndarray]`): One value per problem, by the name of the set.
+        truncated (`dict[str, float]`): Truncated share of the completions, by the name of the set.
+    """
+
+    facts: dict[str, Any]
+    correct: dict[str, np.ndarray]
+    tokens: dict[str, np.ndarray]
+    truncated: dict[str, float]
+
+
+def read_run(folder: Path) -> Run:
+    items: dict[str, list[Any]] = {}
+    for item in read_completions(folder / COMPLETIONS_FILE):
+        items.setdefault(item.dataset, []).append(item)
+    of_sets = {name: sorted(own, key=lambda item: item.problem) for name, own in items.items()}
+    return Run(
+        facts=json.loads((folder / TRAINING).read_text()),
+        correct={name: np.array([float(bool(item.correct)) for item in own]) for name, own in of_sets.items()},
+        tokens={name: np.array([float(item.tokens) for item in own]) for name, own in of_sets.items()},
+        truncated={name: fmean(item.truncated for item in own) for name, own in of_sets.items()},
+    )
+
+
+def run_all(options: argparse.Namespace) -> dict[str, list[Run]]:
+    """Carry out the missing runs, at most `--at_most` of them, and return the finished ones of each method, by seed."""
+    runs: dict[str, list[Run]] = {}
     for seed in options.seeds:
-        for method in ["base", *options.methods]:
-            path = options.output_dir / f"{method.replace(' ', '-')}-{seed}.json"
-            if not path.is_file():
+        for method in [BASE, *options.methods]:
+            folder = options.output_dir / f"{method.replace(' ', '-')}-{seed}"
+            if not (folder / TRAINING).is_file():
                 if options.at_most == 0:
                     continue
                 options.at_most -= 1
-                figures = measure(method, seed, options)
-                write_atomically(path, json.dumps(figures, indent=2).encode() + b"\n")
-                print(f"{method}, seed {seed}: {figures['seconds']:.0f} s", flush=True)
-            runs.append(json.loads(path.read_text()))
+                shutil.rmtree(folder, ignore_errors=True)  # an evaluation that was interrupted
+                carry_out(method, seed, folder, options)
+            runs.setdefault(method, []).append(read_run(folder))
     return runs
 
 
-def mean_and_range(values: list[float], form: str) -> str:
-    if len(values) == 1:
-        return form.format(values[0])
-    return f"{form.format(fmean(values))} ({form.format(min(values))} to {form.format(max(values))})"
+def percent(value: float) -> str:
+    return f"{100 * value:.1f}"
 
 
-def report(runs: list[dict[str, Any]], plot: Path) -> None:
-    """Print the table and plot the frontier: means over seeds, with the range of the seeds."""
-    bases = {run["seed"]: run for run in runs if run["method"] == "base"}
-    print("| Method | Seeds | Accuracy | Tokens | Cut | AES (1, 3, 5) | Rollouts |\n|---|---|---|---|---|---|---|")
-    points = []
-    for method in dict.fromkeys(run["method"] for run in runs):
-        own = [run for run in runs if run["method"] == method]
-        accuracies = [run["accuracy"] for run in own]
-        tokens = [run["tokens_mean"] for run in own]
+def one_decimal(value: float) -> str:
+    return f"{value:.1f}"
+
+
+def seed_range(values: list[float], form: Callable[[float], str]) -> str:
+    return f" ({form(min(values))} to {form(max(values))})" if len(values) > 1 else ""
+
+
+def change_points(own: list[Run], other: list[Run], name: str) -> str:
+    """Return the change in accuracy in points, with its 95 % interval, paired over problems and seeds."""
+    pairs = list(zip(own, other, strict=True))
+    changes = 100 * np.stack([run.correct[name] - paired.correct[name] for run, paired in pairs], axis=1)
+    low, high = bootstrap_interval(changes.tolist())
+    return f"{changes.mean():+.1f} [{low:+.1f}, {high:+.1f}]"
+
+
+def table(runs: dict[str, list[Run]], name: str) -> str:
+    """Return the table of one problem set, in Markdown."""
+    lines = [
+        "| Method | Accuracy (seeds) | Change, points | Against GRPO, points | Tokens (seeds) | AES | Truncated | Rollouts |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    bases = runs[BASE]
+    for method, own in runs.items():
+        pooled = np.stack([run.correct[name] for run in own], axis=1)  # (problems, seeds)
+        low, high = accuracy_interval(pooled.tolist())
+        accuracies = [float(run.correct[name].mean()) for run in own]
+        tokens = [float(run.tokens[name].mean()) for run in own]
         scores = [
-            accuracy_efficiency_score(
-                run["accuracy"],
-                run["tokens_mean"],
-                bases[run["seed"]]["accuracy"],
-                bases[run["seed"]]["tokens_mean"],
-            )
-            for run in own
+            accuracy_efficiency_score(accuracy, length, base.correct[name].mean(), base.tokens[name].mean())
+            for accuracy, length, base in zip(accuracies, tokens, bases, strict=False)
+            if base.correct[name].mean() > 0.1  # against a base that solves hardly anything, the score has no meaning
         ]
+        control = runs.get(CONTROL)
         cells = [
             method,
-            str(len(own)),
-            mean_and_range(accuracies, "{:.1%}"),
-            mean_and_range(tokens, "{:.1f}"),
-            f"{fmean(run['truncated_fraction'] for run in own):.1%}",
-            mean_and_range(scores, "{:+.2f}"),
-            f"{fmean(run['rollouts'] for run in own):,.0f}" if "rollouts" in own[0] else "",
+            f"{percent(fmean(accuracies))} % [{percent(low)}, {percent(high)}]{seed_range(accuracies, percent)}",
+            "" if method == BASE else change_points(own, bases[: len(own)], name),
+            "" if method in (BASE, CONTROL) or not control else change_points(own, control[: len(own)], name),
+            f"{fmean(tokens):.1f}{seed_range(tokens, one_decimal)}",
+            f"{fmean(scores):+.2f}" if scores and method != BASE else "",
+            f"{percent(fmean(run.truncated[name] for run in own))} %",
+            f"{fmean(run.facts['rollouts'] for run in own):,.0f}" if method != BASE else "",
         ]
-        print("| " + " | ".join(cells) + " |")
-        points.append(
-            FrontierPoint(
-                label="before training" if method == "base" else "",  # the legend names them: labels would overlap
-                accuracy=fmean(accuracies),
-                tokens=fmean(tokens),
-                kind="base" if method == "base" else "model",
-                series=method,
-                accuracy_interval=(min(accuracies), max(accuracies)),
-                tokens_interval=(min(tokens), max(tokens)),
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def plot(runs: dict[str, list[Run]], sets: list[str], path: Path) -> None:
+    """Plot accuracy against tokens, a panel per problem set: means over seeds and problems, with 95 % intervals."""
+    figure = new_figure(3.1 * len(sets), 3.9)
+    for axes, name, title in zip(
+        figure.subplots(1, len(sets), squeeze=False)[0],
+        sets,
+        ("as in training", "one more than in training", "two more than in training"),
+        strict=True,
+    ):
+        styles = [(BLACK, "*"), *(style for style in RUN_STYLES), *((color, "X") for color, _ in RUN_STYLES)]
+        for (method, own), (color, marker) in zip(runs.items(), styles, strict=False):
+            correct = np.stack([run.correct[name] for run in own], axis=1)
+            tokens = np.stack([run.tokens[name] for run in own], axis=1)
+            x, y = tokens.mean(), correct.mean()
+            low, high = accuracy_interval(correct.tolist())
+            left, right = bootstrap_interval(tokens.tolist())
+            axes.errorbar(
+                *(x, y),
+                xerr=[[x - left], [right - x]],
+                yerr=[[y - low], [high - y]],
+                fmt=marker,
+                color=color,
+                markersize=12 if method == BASE else 7,
+                elinewidth=1,
+                label=method,
             )
-        )
-    plot_frontier(points, plot)
+        axes.set_title(f"{name}\n{title}", loc="left", fontsize=10)
+        axes.set_xlabel("Mean completion tokens")
+        show_as_percent(axes)
+    figure.axes[0].set_ylabel("Accuracy")
+    handles, labels = figure.axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=min(len(labels), 7), frameon=False)
+    save_figure(figure, path)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--methods", nargs="+", choices=list(METHODS), default=list(METHODS), help="default: all")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument(
+        "--operations", type=int, nargs="+", default=[2, 3], help="numbers of operations of the training problems"
+    )
     parser.add_argument("--tokens", type=int, default=120_000, help="tokens that a run may generate")
-    parser.add_argument("--problems", type=int, default=512, help="held-out problems")
+    parser.add_argument("--problems", type=int, default=512, help="problems of each set in the evaluation")
     parser.add_argument("--output_dir", type=Path, default=Path("outputs/methods"))
-    parser.add_argument("--at_most", type=int, default=-1, help="carry out so many runs, then report; default: all")
+    parser.add_argument("--at_most", type=int, default=-1, help="largest number of runs to carry out; default: all")
     options = parser.parse_args()
     torch.set_num_threads(1)  # a second thread waits more than it works in a model this small
 
-    runs = run_all(options)
-    report(runs, options.output_dir / "frontier.png")
+    runs, sets = run_all(options), list(problem_sets(options))
+    for name in sets:
+        print(f"\n{name}\n\n{table(runs, name)}")
+    plot(runs, sets, options.output_dir / "frontier.png")
 
 
 if __name__ == "__main__":

@@ -68,11 +68,11 @@ def run(options, seed: int) -> dict[str, dict[str, float]]:
     print(f"\nseed {seed}\n{pairs.report}", flush=True)
 
     tokenizer = AutoTokenizer.from_pretrained(demo.model_path())
-    held_out = demo.generate_problems(options.evaluation_problems, seed=0, split="test")
+    held_out = demo.problem_dataset(options.evaluation_problems, operations=demo.OPERATIONS)
     results = {}
 
     def report(name: str, model) -> None:
-        results[name] = figures = demo.evaluate_model(model, tokenizer, held_out, seed=seed).summary()
+        results[name] = figures = demo.evaluate_model(model, tokenizer, held_out, seed=seed)
         print(f"{name:<24}{figures['accuracy']:8.1%}{figures['tokens_mean']:8.1f} tokens", flush=True)
 
     with tempfile.TemporaryDirectory() as start:

@@ -108,18 +108,18 @@ def main(arguments: list[str] | None = None):
 
     trainer = CFTTrainer(args=args, train_dataset=critiques(source, args), **model_arguments(args, model_args))
     show_progress(trainer)
-    held_out = demo.generate_problems(source.report_problems, seed=0, split="test")
     checkpoint = trainer.find_checkpoint()
-    is_demo = model_args.model_name_or_path == str(demo.model_path()) and held_out
+    is_demo = model_args.model_name_or_path == str(demo.model_path()) and source.report_problems
     is_demo = is_demo and not trainer.is_finished(checkpoint)
     if is_demo:
+        held_out = demo.problem_dataset(source.report_problems, operations=demo.OPERATIONS)
         before = demo.evaluate_model(trainer.model, trainer.processing_class, held_out, seed=args.seed)
     trainer.train(resume_from_checkpoint=checkpoint or False)
     if is_demo:
         after = demo.evaluate_model(trainer.model, trainer.processing_class, held_out, seed=args.seed)
-        for name, evaluation in {"before": before, "after": after}.items():
+        for name, record in {"before": before, "after": after}.items():
             print(
-                f"{name}: accuracy {evaluation.accuracy:.1%}, {evaluation.tokens_mean:.1f} tokens on held-out problems"
+                f"{name}: accuracy {record['accuracy']:.1%}, {record['tokens_mean']:.1f} tokens on held-out problems"
             )
 
     trainer.save_model()

@@ -123,10 +123,8 @@ def main() -> None:
     tokenizer = AutoTokenizer.from_pretrained(demo.model_path())
 
     def accuracy(model, seed: int) -> float:
-        model.eval()
-        return demo.evaluate_model(
-            model, tokenizer, test_rows * TEST_SAMPLES, max_completion_length=options.tokens, seed=seed
-        ).accuracy
+        changes = {"num_completions": TEST_SAMPLES, "max_new_tokens": options.tokens, "seed": seed}
+        return demo.evaluate_model(model, tokenizer, dataset(test_rows), **changes)["accuracy"]
 
     base = AutoModelForCausalLM.from_pretrained(demo.model_path(), dtype=torch.float32)
     results = {"base": [(accuracy(base, seed), 0.0) for seed in options.seeds]}

@@ -235,9 +235,9 @@ def main(arguments: list[str] | None = None):
 
     is_demo = script_args.dataset_name is None and script_args.report_problems and not is_finished
     if is_demo and trainer.accelerator.is_main_process:
-        rows = demo.generate_problems(script_args.report_problems, seed=0, split="test")
-        evaluation = demo.evaluate_model(trainer.model, trainer.processing_class, rows)
-        print(f"after: accuracy {evaluation.accuracy:.1%}, {evaluation.tokens_mean:.1f} tokens on held-out problems")
+        held_out = demo.problem_dataset(script_args.report_problems, operations=demo.OPERATIONS)
+        record = demo.evaluate_model(trainer.model, trainer.processing_class, held_out)
+        print(f"after: accuracy {record['accuracy']:.1%}, {record['tokens_mean']:.1f} tokens on held-out problems")
     if training_args.push_to_hub:
         trainer.push_to_hub(dataset_name=script_args.dataset_name)
     trainer.accelerator.end_training()

@@ -20,5 +20,5 @@ def test_the_notebook_runs(tmp_path, monkeypatch):
     NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(tmp_path)}}).execute()
     outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
     assert any("image/png" in output.get("data", {}) for output in outputs)
-    assert any("after:  accuracy" in output.get("text", "") for output in outputs)
+    assert any("after, three operations: accuracy" in output.get("text", "") for output in outputs)
     assert not [output for output in outputs if output.output_type == "error"]

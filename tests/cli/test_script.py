@@ -143,7 +143,7 @@ def test_the_demo_without_matplotlib(tmp_path, monkeypatch, caplog, capsys):
     script.train(HAPOTrainer(reward_funcs=math_accuracy_reward, **script.trainer_arguments()))
     assert "The plot of the run is left out because matplotlib is missing" in caplog.text
     assert not list(tmp_path.rglob("*.png"))
-    for name in ("model.safetensors", "history.safetensors", "results.json", "README.md"):
+    for name in ("model.safetensors", "history.safetensors", "evaluation-after/summary.json", "README.md"):
         assert (tmp_path / name).is_file()
     capsys.readouterr()
     assert report_main([str(tmp_path)]) == 0  # `trl-concise report`

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import torch
 
-from trl_concise.demo import evaluate_model, generate_problems, model_path
+from trl_concise.demo import OPERATIONS, evaluate_model, model_path, problem_dataset
 
 
 def test_folder_is_small():
@@ -26,8 +26,16 @@ def test_model(model, tokenizer):
 
 
 def test_the_model_solves_problems_verbosely(model, tokenizer):
-    rows = generate_problems(128, seed=0, split="validation")
-    evaluation = evaluate_model(model, tokenizer, rows)
-    assert evaluation.accuracy > 0.85
-    assert evaluation.tokens_mean > 60  # its shortest traces have some 25
-    assert evaluation.summary()["truncated_fraction"] < 0.05
+    record = evaluate_model(model, tokenizer, problem_dataset(128, split="validation", operations=OPERATIONS))
+    assert record["accuracy"] > 0.85
+    assert record["tokens_mean"] > 60  # its shortest traces have some 25
+    assert record["truncated_fraction"] < 0.05
+
+
+def test_an_evaluation_does_not_change_the_random_state_or_the_mode(model, tokenizer):
+    model.train()
+    before = torch.get_rng_state()
+    problems = problem_dataset(8)
+    record = evaluate_model(model, tokenizer, problems, max_new_tokens=16)
+    assert record == evaluate_model(model, tokenizer, problems, max_new_tokens=16)
+    assert torch.equal(torch.get_rng_state(), before) and model.training

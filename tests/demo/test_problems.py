@@ -8,8 +8,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.tools import demo_sets
 from trl_concise.demo import generate_problems
-from trl_concise.demo.problems import LARGEST_RESULT, MAX_PROBLEMS, SPLITS, Problem, split_of
+from trl_concise.demo.problems import (
+    LARGEST_RESULT,
+    MAX_PROBLEMS,
+    MAX_SHORT_PROBLEMS,
+    SETS,
+    SPLITS,
+    TRAINING_OPERATIONS,
+    Problem,
+    split_of,
+)
 
 
 def test_answers_are_correct():
@@ -61,6 +71,43 @@ def test_other_process_generates_the_same():
     code = "from trl_concise.demo.problems import generate_problems; print(generate_problems(3, 5, 'test'))"
     output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert output.strip() == str(generate_problems(3, 5, "test"))
+
+
+@pytest.mark.parametrize("operations", [(2,), (3,), (4,), (5,), (2, 4), (2, 3)])
+def test_problems_have_the_wanted_numbers_of_operations(operations):
+    rows = generate_problems(60, seed=3, split="test", operations=operations)
+    counts = {sum(row["problem"].count(f" {operator} ") for operator in "+-*") for row in rows}
+    assert counts == set(operations)
+    for row in rows:
+        assert str(eval(row["problem"].removeprefix("What is ").removesuffix("?"))) == row["answer"]
+
+
+@pytest.mark.parametrize("operations", [(), (1,), (0, 2)])
+def test_operations_out_of_range(operations):
+    with pytest.raises(ValueError, match="operations must be one or more numbers of at least 2; got"):
+        generate_problems(1, seed=0, operations=operations)
+
+
+@pytest.mark.parametrize("split", MAX_SHORT_PROBLEMS)
+def test_there_are_fewer_short_problems(split):
+    n = MAX_SHORT_PROBLEMS[split]
+    assert len(generate_problems(n, seed=0, split=split, operations=(2,))) == n
+    with pytest.raises(ValueError, match=f"n must be between 0 and {n:,} for the split"):
+        generate_problems(n + 1, seed=0, split=split, operations=(2,))
+
+
+@pytest.mark.parametrize("name", SETS)
+def test_the_files_of_the_sets_are_the_generated_problems(name):
+    path = demo_sets.FOLDER / f"{name}.jsonl"
+    assert path.read_text() == demo_sets.content(name), "run `python -m tests.tools.demo_sets`"
+
+
+def test_harder_problems_are_longer_than_any_in_training():
+    longest = max(TRAINING_OPERATIONS)
+    assert SETS["test"]["operations"] == SETS["train"]["operations"] == TRAINING_OPERATIONS
+    assert SETS["harder"]["operations"] == (longest + 1,) and SETS["hardest"]["operations"] == (longest + 2,)
+    held_out = [SETS[name]["split"] for name in ("test", "harder", "hardest")]
+    assert held_out == ["test"] * 3 and SETS["train"]["split"] == "train"
 
 
 def test_seeds_differ():

@@ -1,126 +1,78 @@
 # SPDX-License-Identifier: Apache-2.0
+"""The demo leaves the folder of an ordinary run, with a control and harder problems in every table."""
+
 from __future__ import annotations
 
-import io
-import json
-from dataclasses import replace
-
 import pytest
-from rich.console import Console
 
 from trl_concise import HAPOConfig, HAPOTrainer, math_accuracy_reward
-from trl_concise.demo import Evaluation, Report, model_path, train_dataset
-from trl_concise.demo.report import Outcome, load_sft_control, plot_training, print_table, write_results
-from trl_concise.evaluation.plots import BLUE
+from trl_concise.demo import Report, model_path, train_dataset
+from trl_concise.demo.report import AFTER, BEFORE, CONTROL_NAME, DESCRIPTIONS
+from trl_concise.evaluation import read_summary
+from trl_concise.evaluation.report import report
 
 
-def evaluation(right: int, tokens: int) -> Evaluation:
-    """100 completions of so many tokens, so many of them right."""
-    return Evaluation([[7] * tokens] * 100, [True] * right + [False] * (100 - right), [True] * 100)
+def make_trainer(output_dir, **changes) -> HAPOTrainer:
+    settings = {
+        "output_dir": str(output_dir),
+        "max_steps": 2,
+        "per_device_train_batch_size": 8,
+        "num_generations": 4,
+        "max_completion_length": 64,
+        "logging_steps": 1,
+        "use_cpu": True,
+        "bf16": False,
+        "gradient_checkpointing": False,
+        "save_strategy": "no",
+        "report_to": "none",
+        **changes,
+    }
+    return HAPOTrainer(str(model_path()), math_accuracy_reward, HAPOConfig(**settings), train_dataset(8))
 
 
-@pytest.fixture
-def outcome() -> Outcome:
-    return Outcome(
-        base=evaluation(95, 100),
-        trained=evaluation(95, 40),
-        cut=evaluation(19, 40),
-        sft={"accuracy": 0.9, "tokens_mean": 35.0, "command": "python -m something"},
-        max_new_tokens=256,
-        temperature=1.0,
-        seconds=12.3,
-        seed=4,
-        settings={"beta": 0.04},
-    )
-
-
-def test_efficiency(outcome):
-    assert outcome.efficiency(0.95, 40) == pytest.approx(0.6)  # 60 % fewer tokens, nothing lost
-    assert outcome.efficiency(0.19, 40) == pytest.approx(0.6 - 5 * 0.8)  # four fifths of the accuracy lost, gamma 5
-
-
-def test_table(outcome):
-    console = Console(file=io.StringIO(), width=120)
-    print_table(outcome, console)
-    text = console.file.getvalue()
-    assert "100 problems that training never saw" in text
-    for figure in ("95.0%", "100.0", "40.0", "60.0%", "+0.60", "19.0%", "-3.40", "90.0%", "35.0", "12 s (seed 4)"):
-        assert figure in text
-    assert "python -m something" in text
-
-
-def test_a_base_without_correct_answers_has_no_score(outcome, tmp_path):
-    outcome = replace(outcome, base=evaluation(0, 100))
-    console = Console(file=io.StringIO(), width=120)
-    print_table(outcome, console)
-    (row,) = (line for line in console.file.getvalue().splitlines() if "After training" in line)
-    assert [cell.strip() for cell in row.split("│")[2:-1]] == ["95.0%", "40.0", "60.0%", "-"]
-    assert json.loads(write_results(outcome, tmp_path).read_text())["accuracy_efficiency_score"] is None
-
-
-@pytest.mark.parametrize("steps", [0, 1, 40])
-def test_training_is_plotted_however_little_was_logged(steps, outcome, tmp_path):
-    log = [{"step": step, "accuracy": 0.9, "completions/mean_length": 90.0} for step in range(1, steps + 1)]
-    plot_training([*log, {"step": steps, "train_runtime": 3.0}], outcome, tmp_path / "training.svg")
-    picture = (tmp_path / "training.svg").read_text()
-    assert ("training prompts" in picture) == (steps > 0)  # the legend
-    assert picture.lower().count(f"fill: {BLUE.lower()}") == (
-        2 if steps == 1 else 0
-    )  # the legend's marker and the step's
-
-
-def test_control_belongs_to_the_embedded_model():
-    figures = load_sft_control()
-    assert figures["command"].startswith("python -m trl_concise.demo.sft_control")
-    assert len(figures["runs"]) == len(figures["seeds"]) == 3
-    assert 0 < figures["accuracy"] < 1
-
-
-def make_trainer(output_dir) -> HAPOTrainer:
-    return HAPOTrainer(
-        model=str(model_path()),
-        reward_funcs=math_accuracy_reward,
-        args=HAPOConfig(
-            output_dir=str(output_dir),
-            max_steps=2,
-            per_device_train_batch_size=8,
-            num_generations=4,
-            max_completion_length=64,
-            logging_steps=1,
-            use_cpu=True,
-            bf16=False,
-            gradient_checkpointing=False,
-            save_strategy="no",
-            report_to="none",
-        ),
-        train_dataset=train_dataset(8),
-    )
-
-
-def test_report_of_a_run(tmp_path, capsys):
-    trainer = make_trainer(tmp_path)
-    with Report(trainer, problems=8):
+def test_the_demo_is_an_ordinary_run(tmp_path, capsys):
+    run = tmp_path / "my-run"
+    trainer = make_trainer(run)
+    with Report(trainer, problems=8, control=True):
         trainer.train()
-    assert "8 problems that training never saw" in capsys.readouterr().out
-    results = json.loads((tmp_path / "results.json").read_text())
-    for name in ("base", "trained", "base_cut"):
-        assert {"accuracy", "tokens_mean", "truncated_fraction", "problems"} < set(results[name])
-        assert results[name]["problems"] == 8
-    assert results["seconds"] > 0
-    assert results["seed"] == 42
-    assert results["settings"]["learning_rate"] == trainer.args.learning_rate
-    assert results["sft_control"] is None  # its figures are those of other problems
-    assert results["trained"]["max_new_tokens"] == 256 and results["trained"]["temperature"] == 1.0
+    printed = " ".join(capsys.readouterr().out.split())
+    for name, description in DESCRIPTIONS.items():
+        assert f"8 problems of {description}" in printed
+        before, *truncated = (record for record in read_summary(run / BEFORE) if record["dataset"] == name)
+        (after,) = (record for record in read_summary(run / AFTER) if record["dataset"] == name)
+        (control,) = (record for record in read_summary(run / "control-grpo") if record["dataset"] == name)
+        assert [record["model"] for record in (before, after, control)] == ["embedded model", "my-run", CONTROL_NAME]
+        assert before["budget"] is None and [record["budget"] for record in truncated] == [24, 32, 48]
+        assert after["problems"] == 8 and after["max_new_tokens"] == 256 and after["temperature"] == 1.0
+    assert "Not part of this run" not in printed  # the controls that ship are of other problems
+    assert printed.count(CONTROL_NAME) == 3
+
+    assert not (run / "results.json").exists()
     trainer.create_model_card()
-    card = (tmp_path / "README.md").read_text()  # the limit of the figures in it, not that of training
+    card = (run / "README.md").read_text()
+    for name in DESCRIPTIONS:
+        table = card.split(f"**{name}** (8 problems)")[1].split("\n\n")[1]
+        for row in ("base model", "**this model**", f"control: {CONTROL_NAME}", "base model, truncated at 24 tokens"):
+            assert f"| {row} |" in table
     assert "Recommended `max_new_tokens`: **256**. The figures were measured with it" in card
-    for picture in ("training.png", "plots/frontier.png"):
-        assert (tmp_path / picture).read_bytes().startswith(b"\x89PNG")
-    assert (tmp_path / "trainer_state.json").is_file()
+    table = report([run])["report.md"].read_text()
+    assert f"| demo_harder | {CONTROL_NAME} | " in table and "| demo_harder | base (embedded model) | " in table
+    for picture in ("curves.png", "frontier.png", "frontier_demo_harder.png"):
+        assert (run / "plots" / picture).read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_control_spends_as_many_tokens(tmp_path, capsys):
+    trainer = make_trainer(tmp_path, max_steps=3, logging_steps=2)
+    with Report(trainer, problems=2, control=True):
+        trainer.train()
+    (line,) = (line for line in capsys.readouterr().out.splitlines() if line.startswith("Tokens generated"))
+    own, spent = (int(words.rstrip(".").replace(",", "")) for words in line.split() if words[0].isdigit())
+    assert 0 < own <= 3 * 8 * 64
+    assert own <= spent < own + 8 * 64 or spent == 0  # whole steps
 
 
 def test_a_failed_run_has_no_report(tmp_path):
     trainer = make_trainer(tmp_path)
     with pytest.raises(RuntimeError, match="interrupted"), Report(trainer, problems=4):
         raise RuntimeError("interrupted")
-    assert not (tmp_path / "results.json").exists()
+    assert not (tmp_path / AFTER).exists()

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 from trl_concise import HAPOConfig
 from trl_concise.demo import SETTINGS, generate_problems, model_path, train_dataset
+from trl_concise.demo.problems import TRAINING_OPERATIONS
 from trl_concise.demo.settings import TRAINING_PROBLEMS
 
 
@@ -20,7 +21,7 @@ def test_each_problem_is_visited_several_times():
 
 def test_train_dataset():
     dataset = train_dataset(5, seed=1)
-    rows = generate_problems(5, seed=1)
+    rows = generate_problems(5, seed=1, operations=TRAINING_OPERATIONS)
     assert dataset.column_names == ["prompt", "solution", "prompt_id"]
     assert dataset["prompt_id"] == [row["prompt_id"] for row in rows]
     assert dataset[0]["prompt"] == [{"role": "user", "content": rows[0]["problem"]}]

@@ -4,8 +4,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from tests.evaluation.runs import evaluated
-from trl_concise.evaluation.measurements import IN_TRAINING, read_measurements, run_names
+from tests.evaluation.runs import evaluated, record
+from trl_concise.evaluation.measurements import IN_TRAINING, find_bases, read_measurements, run_names
 
 
 def test_measurements_of_a_run(tmp_path):
@@ -26,11 +26,15 @@ def test_measurements_of_a_run(tmp_path):
     assert [item.point.accuracy for item in measured if item.dataset == f"{IN_TRAINING}, hard"] == [0.3]
 
 
-def test_results_of_the_demo(tmp_path):
-    figures = {"accuracy": 0.9, "tokens_mean": 50.0, "truncated_fraction": 0.0}
-    results = {"base": figures, "trained": figures, "base_cut": figures, "sft_control": None}
-    (tmp_path / "results.json").write_text(json.dumps(results))
-    assert [item.point.kind for item in read_measurements(tmp_path)] == ["base", "cut", "model"]
+def test_a_control_is_not_taken_for_the_base(tmp_path, caplog):
+    run = evaluated(tmp_path / "concise")
+    (run / "control-grpo").mkdir()
+    (run / "control-grpo" / "summary.json").write_text(json.dumps([record("org/grpo", 0.95, 60)]))
+    measured = read_measurements(run)
+    (control,) = (item for item in measured if item.point.series == "org/grpo")
+    assert control.point.kind == "model" and control.point.label == "grpo"
+    assert {item.details["model"] for item in find_bases(measured).values() if "model" in item.details} == {"org/base"}
+    assert "it is unknown which" not in caplog.text
 
 
 def test_names_are_as_short_as_possible_but_distinct():

@@ -62,7 +62,20 @@ def test_which_problems_are_a_benchmark():
 
 
 def test_known_sets():
-    assert set(KNOWN_SETS) == {"gsm8k", "math500", "aime24", "aime25", "amc23", "svamp", "olympiadbench", "minerva"}
+    assert set(KNOWN_SETS) == {
+        "gsm8k",
+        "math500",
+        "aime24",
+        "aime25",
+        "amc23",
+        "svamp",
+        "olympiadbench",
+        "minerva",
+    } | {
+        "demo",
+        "demo_harder",
+        "demo_hardest",
+    }
 
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason="no folder with real problem sets")

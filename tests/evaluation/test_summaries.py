@@ -6,7 +6,6 @@ import json
 import pytest
 
 from trl_concise.evaluation.summaries import (
-    demo_results_of_run,
     differing_settings,
     read_summary,
     records_of_run,
@@ -41,12 +40,12 @@ def test_files_of_other_programs_are_ignored(content, tmp_path, caplog):
     assert "theirs" in caplog.text and "It is left out" in caplog.text
 
 
-@pytest.mark.parametrize("content", FOREIGN)
-def test_results_of_others_are_not_the_demo(content, tmp_path, caplog):
-    assert demo_results_of_run(tmp_path) is None and not caplog.text
-    (tmp_path / "results.json").write_text(content)
-    assert demo_results_of_run(tmp_path) is None
-    assert "not from the demo" in caplog.text
+def test_records_in_a_folder_of_a_control_are_marked(tmp_path):
+    for folder in ("eval", "control-grpo", "controlled"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "summary.json").write_text(json.dumps([{**RECORD, "model": folder}]))
+    marked = {record["model"]: record.get("control", False) for record in records_of_run(tmp_path)}
+    assert marked == {"eval": False, "control-grpo": True, "controlled": False}
 
 
 def test_settings_that_keep_records_apart():

@@ -105,6 +105,38 @@ def test_results_are_listed_with_their_base_and_controls(tmp_path):
     assert "1,319 problems, 4 completions per problem, truncated at 2,048 tokens" in entry["notes"]
 
 
+def test_the_card_names_the_harder_set_and_the_comparison_that_is_missing(tmp_path):
+    run, base = a_run(tmp_path / "my-run"), "Qwen/Qwen2.5-1.5B-Instruct"
+    easy, hard = ({"dataset": name, "dataset_id": None} for name in ("svamp", "gsm8k"))
+    records = [record(base, 0.43, 219.0, **easy), record("my-run", 0.46, 31.0, **easy)]
+    missing = "No control was evaluated", "One problem set was evaluated"
+    (run / "summary.json").write_text(json.dumps(records))
+    card = write_card(run).read_text()
+    assert all(text in card for text in missing)
+    records += [record(base, 0.28, 306.0, **hard), record("my-run", 0.03, 50.0, **hard)]
+    records += [record("grpo", 0.21, 161.0, **hard)]
+    (run / "summary.json").write_text(json.dumps(records))
+    card = write_card(run).read_text()
+    assert "> **On svamp: 31.0 tokens" in card and "On gsm8k: 50.0 tokens per completion instead of 306.0" in card
+    assert "accuracy 3.0% instead of 28.0%**" in card
+    assert not any(text in card for text in missing)
+
+
+def test_without_a_name_of_the_base_a_folder_says_what_is_a_control(tmp_path):
+    run = a_run(tmp_path / "my-run", base_model=None)
+    for folder, item in {
+        "eval": record("my-run", 0.7, 150.0),
+        "base": record("local-base", 0.7, 300.0),
+        "control-a": record("a", 0.8, 200.0),  # before `base` in the order of folders or not
+        "control": record("z", 0.9, 100.0),
+    }.items():
+        (run / folder).mkdir()
+        (run / folder / "summary.json").write_text(json.dumps([item]))
+    card = write_card(run).read_text()
+    assert "| base model | 70.0% [68.0–72.0] | 300.0" in card
+    assert "| control: a | 80.0%" in card and "| control: z | 90.0%" in card
+
+
 def test_the_pictures_of_a_report_stay(tmp_path):
     run = a_run(tmp_path / "my-run")
     (run / "summary.json").write_text(json.dumps([record("my-run", 0.9, 150.0)]))

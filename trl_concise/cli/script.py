@@ -191,6 +191,13 @@ class ProblemArguments(RunArguments):
             "choices": ["auto", "boxed", "answer_tag", "last_number"],
         },
     )
+    control: bool = field(
+        default=False,
+        metadata={
+            "help": "After a run of the demo, also train and evaluate its control: GRPO without a length reward, until it has "
+            "generated as many tokens. By default, the report shows the figures of an earlier control run."
+        },
+    )
     final_form: bool = field(
         default=True, metadata={"help": "Whether an answer that leaves arithmetic to be done, such as 6 * 7, earns 0."}
     )
@@ -321,7 +328,8 @@ class TrainingScript:
         checkpoint = trainer.find_checkpoint()
         is_demo = dataset_name is None and self.problem_args.report_problems
         reports = is_demo and not trainer.is_finished(checkpoint)
-        with demo.Report(trainer, self.problem_args.report_problems) if reports else nullcontext():
+        problems, control = self.problem_args.report_problems, self.problem_args.control
+        with demo.Report(trainer, problems, control=control) if reports else nullcontext():
             trainer.train(resume_from_checkpoint=checkpoint or False)
             trainer.save_model()
             if trainer.history is not None and trainer.accelerator.is_main_process:

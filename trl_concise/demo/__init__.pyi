@@ -1,18 +1,22 @@
+from .control import TokenBudget, train_control
 from .critiques import generate_critiques
-from .evaluate import Evaluation, evaluate_model
-from .problems import generate_problems
+from .problems import OPERATIONS, generate_problems
 from .report import Report
-from .settings import SETTINGS, model_path, train_dataset
+from .settings import EVALUATION, SETTINGS, evaluate_model, model_path, problem_dataset, train_dataset
 from .teacher import sample_traces
 
 __all__ = [
+    "EVALUATION",
+    "OPERATIONS",
     "SETTINGS",
-    "Evaluation",
     "Report",
+    "TokenBudget",
     "evaluate_model",
     "generate_critiques",
     "generate_problems",
     "model_path",
+    "problem_dataset",
     "sample_traces",
+    "train_control",
     "train_dataset",
 ]

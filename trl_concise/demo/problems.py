@@ -1,23 +1,37 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Arithmetic problems for the embedded model: two or three operations with one-digit numbers.
+"""Arithmetic problems for the embedded model: chains of operations with one-digit numbers, two or three by default.
 
 A problem reads `What is (27 + 8) * 2 - 6?`. Its operations are carried out from left to right; every intermediate result
-lies between 0 and 99. There are 476,588 such problems, and a digest of the text assigns each of them permanently to one
-split, so no test problem was ever trained on, not even in pre-training.
+lies between 0 and 99. There are 476,588 problems of two or three operations. A digest of the text assigns each problem to
+one split, so test problems are never trained on, not in pre-training either.
 """
 
 from __future__ import annotations
 
 import hashlib
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 
 SPLITS = ("train", "validation", "test")
-MAX_PROBLEMS = {"train": 200_000, "validation": 20_000, "test": 20_000}  # per call, half of all
+OPERATIONS = (2, 3)  # numbers of operations of the problems of the pre-training
+TRAINING_OPERATIONS = (2,)  # of the demo's training problems: easier ones than the model can solve
+MAX_PROBLEMS = {"train": 200_000, "validation": 20_000, "test": 20_000}  # per call, about half of what there is
+MAX_SHORT_PROBLEMS = {"train": 10_000, "validation": 1_250, "test": 1_250}  # the same, of two operations only
 LARGEST_RESULT = 99
 LARGEST_OPERAND = 9
 LARGEST_FACTOR = 5
+
+
+# Files in the folder `sets`, as arguments of `generate_problems`. `python -m tests.tools.demo_sets` writes them.
+SETS: dict[str, dict[str, Any]] = {
+    "train": {"n": 1024, "seed": 0, "split": "train", "operations": TRAINING_OPERATIONS},
+    "test": {"n": 1024, "seed": 0, "split": "test", "operations": TRAINING_OPERATIONS},
+    "harder": {"n": 512, "seed": 0, "split": "test", "operations": (3,)},
+    "hardest": {"n": 256, "seed": 0, "split": "test", "operations": (4,)},
+}
 
 
 @dataclass(frozen=True)
@@ -68,11 +82,11 @@ def apply(operator: str, left: int, right: int) -> int:
     return left * right
 
 
-def draw_problem(rng: random.Random) -> Problem:
-    """Draw a problem: the number of operations first, then each operation among those that stay in range."""
+def draw_problem(rng: random.Random, lengths: Sequence[int] = OPERATIONS) -> Problem:
+    """Draw a problem: the number of operations among `lengths`, then each operation among those that stay in range."""
     value = start = rng.randint(2, LARGEST_RESULT)
     operations = []
-    for _ in range(rng.choice((2, 3))):
+    for _ in range(rng.choice(lengths)):
         largest = {
             "+": min(LARGEST_OPERAND, LARGEST_RESULT - value),
             "-": min(LARGEST_OPERAND, value),
@@ -96,22 +110,27 @@ def split_of(text: str) -> str:
     return {0: "test", 1: "validation"}.get(bucket, "train")
 
 
-def generate_problems(n: int, seed: int, split: str = "train") -> list[dict[str, str]]:
+def generate_problems(
+    n: int, seed: int, split: str = "train", operations: Sequence[int] = OPERATIONS
+) -> list[dict[str, str]]:
     """
     Generate distinct problems of one split.
 
     Args:
-        n (`int`): Number of problems: up to 200,000 of `train`, 20,000 of the other splits.
+        n (`int`): Number of problems: at most 200,000 of `train` and 20,000 of the other splits; of two operations only, at
+            most 10,000 and 1,250.
         seed (`int`): Seed. The same arguments give the same problems, and a longer list begins with the shorter one.
         split (`str`, *optional*, defaults to `"train"`): `"train"`, `"validation"` or `"test"`. No problem is in two
-            splits, whatever the seeds.
+            splits, with any seeds.
+        operations (`Sequence[int]`, *optional*, defaults to `(2, 3)`): Numbers of operations that a problem may have, each
+            at least 2 and equally likely.
 
     Returns:
         `list[dict[str, str]]`: One dictionary per problem, with `prompt_id` (a stable key), `problem` (the question)
         and `answer` (a whole number, in digits).
 
     Raises:
-        `ValueError`: If `split` is unknown or `n` is out of range.
+        `ValueError`: If `split` is unknown, or `n` or `operations` is out of range.
 
     Examples:
         >>> generate_problems(1, seed=0)
@@ -119,12 +138,15 @@ def generate_problems(n: int, seed: int, split: str = "train") -> list[dict[str,
     """
     if split not in SPLITS:
         raise ValueError(f"Unknown split {split!r}: choose one of {', '.join(map(repr, SPLITS))}.")
-    if not 0 <= n <= MAX_PROBLEMS[split]:
-        raise ValueError(f"n must be between 0 and {MAX_PROBLEMS[split]:,} for the split {split!r}, got {n}.")
+    if not operations or min(operations) < 2:
+        raise ValueError(f"operations must be one or more numbers of at least 2; got {list(operations)}.")
+    largest = (MAX_PROBLEMS if max(operations) > 2 else MAX_SHORT_PROBLEMS)[split]
+    if not 0 <= n <= largest:
+        raise ValueError(f"n must be between 0 and {largest:,} for the split {split!r}, got {n}.")
     rng = random.Random(f"{split} {seed}")
     rows: dict[str, dict[str, str]] = {}
     while len(rows) < n:
-        problem = draw_problem(rng)
+        problem = draw_problem(rng, operations)
         text = problem.text
         if text not in rows and split_of(text) == split:
             answer = str(problem.results[-1])

@@ -1,77 +1,67 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The report of a demo run: a table, plots, and `results.json`."""
+"""Evaluate a run of the demo before and after training, on problems like the training problems and on harder ones."""
 
 from __future__ import annotations
 
 import json
-import time
-from dataclasses import dataclass
+import shutil
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
-from transformers import AutoModelForCausalLM
+from transformers import PreTrainedModel
 
-from ..evaluation import FrontierPoint, accuracy_efficiency_score, plot_frontier
-from ..evaluation.plots import BLUE, VERMILLION, can_plot, integer_ticks, new_figure, save_figure, show_as_percent
+from ..evaluation import accuracy_efficiency_score, evaluate
+from ..evaluation.evaluator import SETTINGS_FILE
+from ..evaluation.identity import name_of
+from ..evaluation.plots import can_plot
+from ..evaluation.report import report
+from ..evaluation.summaries import SUMMARY_FILE, differing_settings, read_json, read_summary
 from ..state.checkpoint import write_atomically
-from .evaluate import MAX_COMPLETION_LENGTH, Evaluation, evaluate_cut, evaluate_model
-from .problems import generate_problems
-from .settings import SETTINGS, model_path
+from .control import train_control
+from .problems import SETS
+from .settings import EVALUATION, SETTINGS, model_path, problem_dataset
 
 
 if TYPE_CHECKING:
+    from datasets import Dataset
     from trl import GRPOTrainer
 
 
 EVALUATION_PROBLEMS = 1024
-SFT_CONTROL = Path(__file__).parent / "sft_control.json"
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """
-    Result of a run.
-
-    Args:
-        base, trained ([`Evaluation`]): The model before and after training, on the same problems.
-        cut ([`Evaluation`]): The base model, made to answer at the trained model's mean length.
-        sft (`dict[str, Any]`, *optional*): Figures of supervised fine-tuning, if they are of the same base model.
-        max_new_tokens, temperature: How the completions of both were drawn.
-        seconds (`float`): Wall time of training and both evaluations.
-        seed (`int`): Seed of the run.
-        settings (`dict[str, Any]`): Settings of the run.
-    """
-
-    base: Evaluation
-    trained: Evaluation
-    cut: Evaluation
-    sft: dict[str, Any] | None
-    max_new_tokens: int
-    temperature: float
-    seconds: float
-    seed: int
-    settings: dict[str, Any]
-
-    def efficiency(self, accuracy: float, tokens: float) -> float | None:
-        """Accuracy-efficiency score, weights 1, 3 and 5; `None` against a base model that solves nothing."""
-        if self.base.accuracy <= 0:
-            return None
-        return accuracy_efficiency_score(accuracy, tokens, self.base.accuracy, self.base.tokens_mean)
+DESCRIPTIONS = {
+    "demo": "2 operations, as in training",
+    "demo_harder": "3 operations, one more",
+    "demo_hardest": "4 operations, two more",
+}
+BUDGETS = (24, 32, 48)  # tokens: the base model, truncated
+BEFORE, AFTER, CONTROL = "evaluation-before", "evaluation-after", "control-grpo"  # folders
+CONTROL_NAME = "GRPO without length reward"
+CONTROLS = Path(__file__).parent / "controls"  # measured once, by benchmarks/demo_controls.py
 
 
 class Report:
     """
-    Evaluate a trainer's model before and after training, and report the difference.
+    Evaluate a trainer's model before and after training, next to its controls.
 
-    At the end of the block, the main process prints the table and writes `results.json`, `training.png`,
-    `plots/frontier.png` and `trainer_state.json` to the trainer's output folder. Nothing is reported if training failed.
+    The folder of the run then contains results of `trl-concise eval`: `evaluation-before`, `evaluation-after`, and one folder
+    per control. At the end of the block, the main process also writes what `trl-concise report` writes, and prints the tables.
+    Nothing is reported if training failed.
+
+    The control is GRPO without a length reward, at the same number of generated tokens. Its figures ship with the package, and the
+    table names the command and the commit that measured them. They are left out if the trainer's model is not the one that the
+    control started from. `benchmarks/demo_controls.py` can add supervised fine-tuning as a second control.
 
     Args:
         trainer ([`~trl.GRPOTrainer`]): Trainer of the embedded model, or of another one on the same problems.
-        problems (`int`, *optional*, defaults to `1024`): How many problems of the `test` split to evaluate on.
+        problems (`int`, *optional*, defaults to `1024`): Largest number of problems of each set; there are 1,024, 512 and 256.
+        control (`bool`, *optional*, defaults to `False`): Whether to train and evaluate the GRPO control after this run.
+
+    Raises:
+        `ValueError`: If the control is requested with several processes.
 
     Example:
 
@@ -81,194 +71,161 @@ class Report:
     ```
     """
 
-    def __init__(self, trainer: GRPOTrainer, problems: int = EVALUATION_PROBLEMS):
+    def __init__(self, trainer: GRPOTrainer, problems: int = EVALUATION_PROBLEMS, *, control: bool = False):
+        if control and trainer.accelerator.num_processes > 1:
+            raise ValueError(
+                f"control=True trains a second model on one process; there are {trainer.accelerator.num_processes}. Train "
+                "the control on one process, or leave it out."
+            )
         self.trainer = trainer
-        self.max_new_tokens = max(MAX_COMPLETION_LENGTH, trainer.args.max_completion_length)
-        self.temperature = 1.0
-        self.rows = generate_problems(problems, seed=0, split="test")
+        self.problems = problems
+        self.control = control
+        self.folder = Path(trainer.args.output_dir)
+        self.sets = held_out_sets()
 
     def __enter__(self) -> Report:
-        self.started = time.perf_counter()
         if self.trainer.is_world_process_zero():
-            self.base = self._evaluate("Before training")
+            for folder in (BEFORE, AFTER, CONTROL, "control-sft"):
+                shutil.rmtree(self.folder / folder, ignore_errors=True)  # of an earlier run
+            model = self.trainer.model
+            name = "embedded model" if model.config._name_or_path == str(model_path()) else name_of(model)
+            self.base = self._evaluate(model, BEFORE, name, budgets=BUDGETS)
         return self
 
     def __exit__(self, error_type, error, traceback) -> None:
-        if error_type is not None or not self.trainer.is_world_process_zero():
-            return
-        trained = self._evaluate("After training")
-        seconds = time.perf_counter() - self.started
-        args = self.trainer.args
-        embedded = self.trainer.model.config._name_or_path == str(model_path())
-        sft = load_sft_control()
-        outcome = Outcome(
-            base=self.base,
-            trained=trained,
-            cut=self._cut_base(round(trained.tokens_mean)),
-            sft=sft if embedded and sft["problems"] == len(self.rows) else None,  # of the same problems, or none
-            max_new_tokens=self.max_new_tokens,
-            temperature=self.temperature,
-            seconds=seconds,
-            seed=args.seed,
-            settings={name: getattr(args, name) for name in SETTINGS if hasattr(args, name)},
-        )
-        print_table(outcome)
-        write_results(outcome, args.output_dir)
-        if can_plot("The plot of the run"):
-            plot_training(self.trainer.state.log_history, outcome, Path(args.output_dir) / "training.png")
-            plot_outcome(outcome, Path(args.output_dir) / "plots" / "frontier.png")
-        self.trainer.save_state()  # for `trl-concise report`
-
-    def _evaluate(self, title: str) -> Evaluation:
         trainer = self.trainer
-        model = trainer.accelerator.unwrap_model(trainer.model)
-        columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
-        with Progress(*columns) as progress:
-            task = progress.add_task(title, total=len(self.rows))
-            return evaluate_model(
-                model,
-                trainer.processing_class,
-                self.rows,
-                max_completion_length=self.max_new_tokens,
-                temperature=self.temperature,
-                seed=trainer.args.seed,
-                on_batch=lambda done: progress.advance(task, done),
+        if error_type is not None or not trainer.is_world_process_zero():
+            return
+        own = self.folder.resolve().name
+        trained = self._evaluate(trainer.model, AFTER, own, base=self.base)
+        start = read_json(self.folder / BEFORE / SETTINGS_FILE)["weights"]
+        controls = copy_controls(self.folder, self.base, start)
+        tokens = generated_tokens(trainer)
+        if self.control:
+            controls = [record for record in controls if record["model"] != CONTROL_NAME]
+            controls += self._train_control(tokens)
+        trainer.save_state()  # for `trl-concise report`
+        if can_plot("The plot of the run"):
+            report([self.folder])
+        print_tables(self.base, trained, controls)
+        spent = {f"{record['generated_tokens']:,}" for record in controls if "generated_tokens" in record}
+        compared = f", the GRPO control {spent.pop()}" if spent else ""
+        Console().print(f"Tokens generated in training: this run {tokens:,}{compared}.", highlight=False)
+
+    def _evaluate(self, model: PreTrainedModel, folder: str, name: str, **options: Any) -> list[dict[str, Any]]:
+        trainer = self.trainer
+        return evaluate(
+            trainer.accelerator.unwrap_model(model),
+            self.sets,
+            self.folder / folder,
+            tokenizer=trainer.processing_class,
+            limit=self.problems,
+            seed=trainer.args.seed,
+            model_name=name,
+            **{**EVALUATION, "max_new_tokens": max(EVALUATION["max_new_tokens"], trainer.args.max_completion_length)},
+            **options,
+        )
+
+    def _train_control(self, tokens: int) -> list[dict[str, Any]]:
+        trainer, args = self.trainer, self.trainer.args
+        settings = {name: getattr(args, name) for name in SETTINGS if hasattr(args, name)}
+        with TemporaryDirectory() as folder:
+            changes = {"output_dir": folder, "save_strategy": "no", "seed": args.seed}
+            control, budget = train_control(
+                trainer.model.config._name_or_path, trainer.train_dataset, tokens, settings | changes
             )
-
-    def _cut_base(self, tokens: int) -> Evaluation:
-        model = AutoModelForCausalLM.from_pretrained(self.trainer.model.config._name_or_path)
-        model.to(self.trainer.accelerator.device)
-        return evaluate_cut(
-            model, self.trainer.processing_class, self.rows, self.base, tokens, seed=self.trainer.args.seed
-        )
+        records = self._evaluate(control.model, CONTROL, CONTROL_NAME, base=self.base)  # replaces the one that ships
+        return [{**record, "generated_tokens": budget.tokens} for record in records]
 
 
-def load_sft_control() -> dict[str, Any]:
-    """Figures of supervised fine-tuning on shortest correct completions, with the command that printed them."""
-    return json.loads(SFT_CONTROL.read_text())
+def held_out_sets() -> dict[str, Dataset]:
+    """Return the problem sets that `trl-concise eval` knows as `demo`, `demo_harder` and `demo_hardest`."""
+    return {
+        name: problem_dataset(**SETS[file])
+        for name, file in zip(DESCRIPTIONS, ("test", "harder", "hardest"), strict=True)
+    }
 
 
-def print_table(outcome: Outcome, console: Console | None = None) -> None:
-    """Print accuracy and tokens before and after training, and the two controls."""
-    lines = [
-        ("Before training", outcome.base.accuracy, outcome.base.tokens_mean),
-        ("After training", outcome.trained.accuracy, outcome.trained.tokens_mean),
-        ("Control: before training, truncated at that length", outcome.cut.accuracy, outcome.cut.tokens_mean),
-    ]
-    caption = "AES: accuracy-efficiency score, weights 1, 3 and 5."
-    if outcome.sft is not None:
-        lines.append(
-            ("Control: SFT on shortest correct completions*", outcome.sft["accuracy"], outcome.sft["tokens_mean"])
-        )
-        caption += f"\n* Not part of this run: {outcome.sft['command']}"
-    table = Table(title=f"{len(outcome.base.correct):,} problems that training never saw", caption=caption)
-    table.add_column("")
-    for heading in ("Accuracy", "Mean tokens", "Tokens saved", "AES"):
-        table.add_column(heading, justify="right")
-    for name, accuracy, tokens in lines:
-        saved, score = 1 - tokens / outcome.base.tokens_mean, outcome.efficiency(accuracy, tokens)
-        table.add_row(
-            name,
-            f"{accuracy:.1%}",
-            f"{tokens:.1f}",
-            f"{saved:.1%}",
-            "-" if score is None else f"{score:+.2f}",
-            style="bold" if name == "After training" else None,
-        )
-    console = console or Console()
-    console.print(table)
-    console.print(f"Training and both evaluations took {outcome.seconds:.0f} s (seed {outcome.seed}).")
+def generated_tokens(trainer: GRPOTrainer) -> int:
+    """Return the number of tokens that a run has generated in training, from its log."""
+    log = [entry for entry in trainer.state.log_history if "completions/mean_length" in entry]
+    args, before, tokens = trainer.args, 0, 0.0
+    each = args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size
+    for entry in log:  # an entry has the mean of the steps since the one before
+        tokens += each * entry["completions/mean_length"] * (entry["step"] - before)
+        before = entry["step"]
+    return round(tokens)
 
 
-def write_results(outcome: Outcome, output_dir: str | Path) -> Path:
+def copy_controls(folder: Path, base: Sequence[Mapping[str, Any]], start: str | None) -> list[dict[str, Any]]:
     """
-    Write `results.json`.
+    Copy the controls that ship with the package into a run's folder, if they can be compared with the run.
 
     Args:
-        outcome ([`Outcome`]): Result of the run.
-        output_dir (`str` or `Path`): Folder to write to; made if it is missing.
+        folder (`Path`): The run's folder.
+        base (`Sequence[Mapping]`): Records of the model before training.
+        start (`str`, *optional*): Fingerprint of that model.
 
     Returns:
-        `Path`: The file. Keys: `base`, `trained`, `base_cut` (each with `accuracy`, `tokens_mean`,
-            `truncated_fraction`, `problems`; the first two also with `max_new_tokens` and `temperature`), `sft_control`,
-            `tokens_saved`, `accuracy_efficiency_score` (`None` if the base solves nothing), `seconds`, `seed`,
-            `settings`.
+        `list[dict[str, Any]]`: Their records. A control is left out if it started from other weights or was measured on other
+        problems or with other settings.
     """
-    drawn = {"max_new_tokens": outcome.max_new_tokens, "temperature": outcome.temperature}
-    results = {
-        "base": outcome.base.summary() | drawn,
-        "trained": outcome.trained.summary() | drawn,
-        "base_cut": outcome.cut.summary(),
-        "sft_control": outcome.sft,
-        "tokens_saved": 1 - outcome.trained.tokens_mean / outcome.base.tokens_mean,
-        "accuracy_efficiency_score": outcome.efficiency(outcome.trained.accuracy, outcome.trained.tokens_mean),
-        "seconds": outcome.seconds,
-        "seed": outcome.seed,
-        "settings": outcome.settings,
-    }
-    path = Path(output_dir) / "results.json"
-    write_atomically(path, json.dumps(results, indent=2, default=str).encode() + b"\n")
-    return path
+    whole = {record["dataset"]: record for record in base if record["budget"] is None}
+    copied: list[dict[str, Any]] = []
+    for path in sorted(CONTROLS.glob(f"*/{SUMMARY_FILE}")):
+        records = [
+            record
+            for record in read_summary(path)
+            if record["start_weights"] == start and not differing_settings(record, whole[record["dataset"]])
+        ]
+        if records:
+            place = folder / f"control-{path.parent.name}" / SUMMARY_FILE
+            place.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(place, json.dumps(records, indent=2).encode() + b"\n")
+            copied += records
+    return copied
 
 
-def plot_training(log_history: list[dict[str, Any]], outcome: Outcome, path: str | Path) -> None:
-    """
-    Plot accuracy and tokens over the training steps, between the held-out figures before and after.
-
-    Args:
-        log_history (`list[dict[str, Any]]`): `trainer.state.log_history`.
-        outcome ([`Outcome`]): Result of the run.
-        path (`str` or `Path`): Image file to write.
-
-    Raises:
-        `ImportError`: If matplotlib is missing.
-    """
-    last = max((log["step"] for log in log_history), default=0)
-    figure = new_figure(7, 5)
-    accuracy_axes, tokens_axes = figure.subplots(2, sharex=True)
-    panels = [
-        (accuracy_axes, "Accuracy", BLUE, "accuracy", "accuracy"),
-        (tokens_axes, "Completion tokens", VERMILLION, "completions/mean_length", "tokens_mean"),
-    ]
-    for axes, name, color, key, attribute in panels:
-        logged = [(log["step"], log[key]) for log in log_history if key in log]
-        if logged:  # not where logging_steps exceeds max_steps
-            marker = "o" if len(logged) <= 30 else None
-            label = "training prompts, per step"
-            axes.plot(*zip(*logged, strict=True), color=color, linewidth=1.2, marker=marker, markersize=4, label=label)
-        held_out = [getattr(outcome.base, attribute), getattr(outcome.trained, attribute)]
-        axes.plot([0, last], held_out, "o", color="black", label="held-out problems", zorder=3, clip_on=False)
-        for step, value in zip([0, last], held_out, strict=True):
-            text = f"{value:.1%}" if attribute == "accuracy" else f"{value:.1f}"
-            axes.annotate(text, (step, value), xytext=(0, 8), textcoords="offset points", ha="center")
-        axes.set_ylabel(name)
-        axes.legend(frameon=False)
-    show_as_percent(accuracy_axes)
-    tokens_axes.set_ylim(bottom=0)
-    tokens_axes.set_xlabel("Training step")
-    integer_ticks(tokens_axes.xaxis)
-    save_figure(figure, path)
+def print_tables(
+    base: Sequence[Mapping[str, Any]],
+    trained: Sequence[Mapping[str, Any]],
+    controls: Sequence[Mapping[str, Any]],
+    console: Console | None = None,
+) -> None:
+    """Print accuracy and tokens before and after training and of the controls: a table per problem set."""
+    console = console or Console()
+    for name, description in DESCRIPTIONS.items():
+        before, *truncated = (record for record in base if record["dataset"] == name)
+        (after,) = (record for record in trained if record["dataset"] == name)
+        closest = min(truncated, key=lambda item: abs(item["budget"] - after["tokens_mean"]))
+        rows = {"before training": before, "after training": after}
+        rows |= {item["model"] + "*" * ("measured_by" in item): item for item in controls if item["dataset"] == name}
+        rows[f"base, truncated at {closest['budget']}"] = closest
+        table = Table(title=f"{before['problems']:,} problems of {description}")
+        table.add_column("")
+        for heading in ("Accuracy", "Tokens", "Saved", "AES"):
+            table.add_column(heading, justify="right", no_wrap=True)
+        for title, record in rows.items():
+            low, high = record["accuracy_interval"]
+            cells = [f"{record['accuracy']:.1%} [{100 * low:.1f}, {100 * high:.1f}]", f"{record['tokens_mean']:.1f}"]
+            if record is not before:
+                cells += [f"{1 - record['tokens_mean'] / before['tokens_mean']:.1%}", _score(record, before)]
+            table.add_row(title, *cells, style="bold" if record is after else None)
+        console.print(table)
+    console.print(
+        "None of these problems was trained on. [ ]: 95 % interval over problems. AES: accuracy-efficiency score, weights 1, 3 "
+        "and 5. Compare with GRPO: only the difference is an effect of the length reward.",
+        highlight=False,
+    )
+    for command, commit in dict.fromkeys(
+        (item["measured_by"], item["commit"]) for item in controls if "measured_by" in item
+    ):
+        console.print(f"* Not part of this run: measured at {commit} with `{command}`.", highlight=False)
 
 
-def plot_outcome(outcome: Outcome, path: str | Path) -> None:
-    """
-    Plot accuracy against tokens before and after training, and of the controls.
-
-    Args:
-        outcome ([`Outcome`]): Result of the run.
-        path (`str` or `Path`): Image file to write.
-
-    Raises:
-        `ImportError`: If matplotlib is missing.
-    """
-    points = [
-        FrontierPoint("before training", outcome.base.accuracy, outcome.base.tokens_mean, "base"),
-        FrontierPoint(
-            "", outcome.cut.accuracy, outcome.cut.tokens_mean, "cut", "before training, truncated at that length"
-        ),
-        FrontierPoint("after training", outcome.trained.accuracy, outcome.trained.tokens_mean, series="this run"),
-    ]
-    if outcome.sft is not None:
-        name = "SFT on shortest correct completions"
-        points.append(FrontierPoint("", outcome.sft["accuracy"], outcome.sft["tokens_mean"], series=name))
-    plot_frontier(points, path, title=f"{len(outcome.base.correct):,} problems that training never saw")
+def _score(record: Mapping[str, Any], base: Mapping[str, Any]) -> str:
+    """Return the accuracy-efficiency score; a dash against a base that solves hardly anything, where it has no meaning."""
+    if base["accuracy"] < 0.1:
+        return "-"
+    both = (record["accuracy"], record["tokens_mean"], base["accuracy"], base["tokens_mean"])
+    return f"{accuracy_efficiency_score(*both):+.2f}"

@@ -1,16 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Model, problems and training settings of the demo."""
+"""Model, problems and settings of the demo."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .problems import generate_problems
+from .problems import OPERATIONS, TRAINING_OPERATIONS, generate_problems
 
 
 if TYPE_CHECKING:
     from datasets import Dataset
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
 TRAINING_PROBLEMS = 128  # few enough for several visits each: a first visit only fills the history
@@ -21,13 +23,12 @@ def model_path() -> Path:
     return Path(__file__).parent / "model"
 
 
-def train_dataset(n: int = TRAINING_PROBLEMS, *, seed: int = 0) -> Dataset:
+def problem_dataset(n: int, *, seed: int = 0, split: str = "test", operations: Sequence[int] = OPERATIONS) -> Dataset:
     """
-    Problems of the `train` split, as TRL's trainers take them.
+    Generated problems, as TRL's trainers and [`~trl_concise.evaluation.evaluate`] take them.
 
     Args:
-        n (`int`, *optional*, defaults to `128`): Number of problems.
-        seed (`int`, *optional*, defaults to `0`): Seed, see [`generate_problems`].
+        n, seed, split, operations: See [`generate_problems`].
 
     Returns:
         `Dataset`: Columns `prompt` (one user message), `solution` and `prompt_id`.
@@ -41,10 +42,56 @@ def train_dataset(n: int = TRAINING_PROBLEMS, *, seed: int = 0) -> Dataset:
                 "solution": row["answer"],
                 "prompt_id": row["prompt_id"],
             }
-            for row in generate_problems(n, seed)
+            for row in generate_problems(n, seed, split, operations)
         ]
     )
 
+
+def train_dataset(
+    n: int = TRAINING_PROBLEMS, *, seed: int = 0, operations: Sequence[int] = TRAINING_OPERATIONS
+) -> Dataset:
+    """
+    Training problems of the demo, by default of two operations each. The embedded model was pre-trained on problems of two
+    and of three operations; the demo does not train on the longer ones.
+
+    Args:
+        n (`int`, *optional*, defaults to `128`): Number of problems.
+        seed, operations: See [`generate_problems`].
+
+    Returns:
+        `Dataset`: Columns `prompt` (one user message), `solution` and `prompt_id`.
+    """
+    return problem_dataset(n, seed=seed, split="train", operations=operations)
+
+
+def evaluate_model(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, problems: Dataset, **options: Any
+) -> dict[str, Any]:
+    """
+    Measure a model with the settings of the demo, without writing files.
+
+    Args:
+        model ([`~transformers.PreTrainedModel`]): Model to measure.
+        tokenizer ([`~transformers.PreTrainedTokenizerBase`]): Its tokenizer.
+        problems (`Dataset`): Columns `prompt` and `solution`, for example [`problem_dataset`].
+        **options: Arguments of [`~trl_concise.evaluation.evaluate`] that replace those of `EVALUATION`.
+
+    Returns:
+        `dict[str, Any]`: The record of [`~trl_concise.evaluation.evaluate`], for example `accuracy` and `tokens_mean`.
+    """
+    from ..evaluation import evaluate
+
+    settings = {"model_name": "model", "progress": False, **EVALUATION, **options}
+    return evaluate(model, {"problems": problems}, tokenizer=tokenizer, **settings)[0]
+
+
+# Arguments of `trl_concise.evaluation.evaluate` in the demo, the examples and the benchmarks.
+EVALUATION: dict[str, Any] = {
+    "max_new_tokens": 256,  # the longest trace of the pre-training has 251 tokens
+    "temperature": 1.0,
+    "top_p": 1.0,
+    "batch_size": 128,
+}
 
 # Chosen on problems of the `validation` split.
 SETTINGS: dict[str, Any] = {

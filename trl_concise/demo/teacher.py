@@ -7,12 +7,12 @@ from typing import Any
 
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
-from .evaluate import render_prompts, sample_completions
-from .problems import generate_problems
-from .settings import model_path
+from ..evaluation.sampling import SamplingSettings, TransformersSampler, tokenize_prompts
+from .problems import OPERATIONS, generate_problems
+from .settings import EVALUATION, model_path
 
 
-THINK_START = "<think>\n"  # the chat template's generation prompt ends in it, so it opens every trace
+THINK_START = "<think>\n"  # the chat template's generation prompt ends with it, so it opens every trace
 
 
 def sample_traces(
@@ -27,7 +27,7 @@ def sample_traces(
     Sample several traces of each problem, correct and incorrect.
 
     Args:
-        problems (`int`, *optional*, defaults to `256`): Number of problems.
+        problems (`int`, *optional*, defaults to `256`): Number of problems, of two or three operations.
         generations (`int`, *optional*, defaults to `8`): Traces per problem.
         seed (`int`, *optional*, defaults to `0`): Seed of the problems and of the sampling.
         split (`str`, *optional*, defaults to `"train"`): Split of the problems, see [`generate_problems`].
@@ -38,10 +38,16 @@ def sample_traces(
     """
     tokenizer = AutoTokenizer.from_pretrained(model_path())
     model = AutoModelForCausalLM.from_pretrained(model_path()) if model is None else model
-    rows = generate_problems(problems, seed, split)
-    prompts = render_prompts(tokenizer, [row["problem"] for row in rows for _ in range(generations)])
-    completions = sample_completions(model, tokenizer, prompts, seed=seed)
-    texts = [THINK_START + text for text in tokenizer.batch_decode(completions, skip_special_tokens=True)]
+    sampler = TransformersSampler(model, tokenizer)
+    rows = generate_problems(problems, seed, split, OPERATIONS)
+    repeated = [row for row in rows for _ in range(generations)]
+    prompts = tokenize_prompts(tokenizer, [[{"role": "user", "content": row["problem"]}] for row in repeated])
+    texts: list[str] = []
+    batch_size, limit = EVALUATION["batch_size"], EVALUATION["max_new_tokens"]
+    for first in range(0, len(prompts), batch_size):
+        settings = SamplingSettings(limit, temperature=1.0, top_p=1.0, seed=seed + first)
+        drawn = sampler.sample(prompts[first : first + batch_size], settings)
+        texts += [THINK_START + text for text in tokenizer.batch_decode(drawn, skip_special_tokens=True)]
     return [
         {
             "problem": row["problem"],

@@ -117,21 +117,10 @@ def _check(dataset: str, output: Path, keep: tuple[float, float], limit: int | N
 
 
 def _read(dataset: str, options: dict[str, Any]) -> Any:
-    from ..data.files import Rows
-    from ..data.problems import ProblemRows, as_messages, read_problems
+    from ..data.problems import read_problems
+    from .sets import TRAINING_SETS
 
-    if dataset != "demo":
-        return read_problems(dataset, **options)
-    from ..demo import generate_problems
-    from .sets import DEMO_PROBLEMS
-
-    rows = generate_problems(DEMO_PROBLEMS, seed=0)
-    problems = [
-        {"prompt": as_messages(row["problem"], options.get("system_prompt")), "solution": row["answer"]}
-        for row in rows
-    ]
-    places = list(range(len(rows)))
-    return ProblemRows(problems, places, Rows(rows, list(rows[0]), [place + 1 for place in places]), [])
+    return read_problems(TRAINING_SETS.get(dataset, dataset), **options)
 
 
 def _write(rows: Sequence[Mapping[str, Any]], output: Path) -> None:

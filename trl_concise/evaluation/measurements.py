@@ -12,13 +12,12 @@ from typing import Any
 
 from .logs import read_log_history, watch_measurements
 from .plots import FrontierPoint
-from .summaries import demo_results_of_run, read_summary, records_of_run
+from .summaries import CONTROL, read_summary, records_of_run
 
 
 logger = logging.getLogger(__name__)
 
 IN_TRAINING = "evaluation set of the training"
-DEMO = "demo"
 WATCH_SET = "watch set"
 
 
@@ -75,9 +74,8 @@ def read_measurements(run: Path, name: str | None = None) -> list[Measurement]:
     found = list(_from_log(log, name))
     for record in records_of_run(run):
         is_own = record["model"].partition("/checkpoint-")[0] == own
-        found.append(_of_record(record, "base" if trained and not is_own else "model", name, own=is_own))
-    if (results := demo_results_of_run(run)) is not None:
-        found += _from_demo(results, name)
+        is_base = trained and not is_own and CONTROL not in record
+        found.append(_of_record(record, "base" if is_base else "model", name, own=is_own))
     order = {"base": 0, "cut": 1, "checkpoint": 2, "model": 3}
     return sorted(found, key=lambda item: (order[item.point.kind], item.details.get("step", 0)))
 
@@ -218,22 +216,3 @@ def _of_record(record: Mapping[str, Any], kind: str, run: str | None, *, own: bo
         {**record, "step": (int(step) if step.isdigit() else 0) if budget is None else budget},
         run,
     )
-
-
-def _from_demo(results: Mapping[str, Any], run: str) -> list[Measurement]:
-    points = {
-        "base": FrontierPoint("base", 0, 0, "base"),
-        "base_cut": FrontierPoint("", 0, 0, "cut", "base, made to answer at that length"),
-        "trained": FrontierPoint(run, 0, 0, "model", run),
-        "sft_control": FrontierPoint("SFT", 0, 0, "model", "SFT on shortest correct completions"),
-    }
-    return [
-        Measurement(
-            DEMO,
-            replace(point, accuracy=results[key]["accuracy"], tokens=results[key]["tokens_mean"]),
-            results[key],
-            run,
-        )
-        for key, point in points.items()
-        if results.get(key) is not None
-    ]

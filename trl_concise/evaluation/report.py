@@ -27,9 +27,9 @@ def report(
     Plot and tabulate the results of runs.
 
     A run is the output folder of a training, of `trl-concise eval`, or of both. The report reads `trainer_state.json` (of the
-    latest checkpoint if the folder has none), every `summary.json` there or one folder deeper, and the demo's
-    `results.json`. In an evaluation, a model with the name of the run's folder is the trained model, `<run>/checkpoint-120`
-    is one of its checkpoints, and any other is its base model, if the folder is that of a training.
+    latest checkpoint if the folder has none) and every `summary.json` there or one folder deeper. In an evaluation, a model with
+    the name of the run's folder is the trained model, and `<run>/checkpoint-120` is one of its checkpoints. A model in a folder
+    `control` or `control-NAME` is a control. Any other is the base model, if the folder is that of a training.
 
     Args:
         runs (`Sequence[str | Path]`): Folders. Each is named by the last component of its path, with as many parent

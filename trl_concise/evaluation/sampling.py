@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 from jinja2 import TemplateError
 
+from .sets import KNOWN_MODELS
+
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -243,10 +245,7 @@ def load_tokenizer(model: str) -> tuple[PreTrainedTokenizerBase, str, str | None
     """
     from transformers.utils import find_adapter_config_file
 
-    if model == "demo":
-        from ..demo import model_path
-
-        model = str(model_path())
+    model = KNOWN_MODELS.get(model, model)
     if Path(model).is_dir():
         _refuse_folder_without_model(Path(model))
     base = None

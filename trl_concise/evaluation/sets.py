@@ -14,7 +14,7 @@ from ..data import load_problems
 if TYPE_CHECKING:
     from datasets import Dataset
 
-DEMO_PROBLEMS = 1024
+EMBEDDED = Path(__file__).parents[1] / "demo"  # the embedded model and its problems
 
 # Name -> arguments of `load_problems`. The columns are those that it recognizes.
 KNOWN_SETS: dict[str, dict[str, str]] = {
@@ -26,7 +26,12 @@ KNOWN_SETS: dict[str, dict[str, str]] = {
     "svamp": {"name_or_path": "ChilleD/SVAMP", "split": "test"},
     "olympiadbench": {"name_or_path": "knoveleng/OlympiadBench", "split": "train"},
     "minerva": {"name_or_path": "math-ai/minervamath", "split": "test"},
+    "demo": {"name_or_path": str(EMBEDDED / "sets" / "test.jsonl")},
+    "demo_harder": {"name_or_path": str(EMBEDDED / "sets" / "harder.jsonl")},
+    "demo_hardest": {"name_or_path": str(EMBEDDED / "sets" / "hardest.jsonl")},
 }
+TRAINING_SETS = {"demo": str(EMBEDDED / "sets" / "train.jsonl")}  # short names of problems to filter and train on
+KNOWN_MODELS = {"demo": str(EMBEDDED / "model")}
 
 
 class ProblemSets(dict[str, "Dataset"]):
@@ -54,7 +59,8 @@ def load_problem_sets(names: Sequence[str], *, system_prompt: str | None = None,
     Args:
         names (`Sequence[str]`):
             Each one of `gsm8k`, `math500`, `aime24`, `aime25`, `amc23`, `svamp`, `olympiadbench`, `minerva`; `demo`,
-            generated problems that the embedded model never saw; or a dataset id or a file, as for [`load_problems`].
+            `demo_harder` or `demo_hardest`, generated problems of two, three and four operations that the embedded model
+            never saw; or a dataset id or a file, as for [`load_problems`].
         system_prompt (`str`, *optional*):
             System message before every problem.
         **options:
@@ -75,22 +81,19 @@ def load_problem_sets(names: Sequence[str], *, system_prompt: str | None = None,
         arguments = KNOWN_SETS.get(name, {"name_or_path": name, **options})
         place = Path(arguments["name_or_path"]).expanduser()
         title = name
-        if name not in (*KNOWN_SETS, "demo") and place.exists():  # the folder stays private
+        if name not in KNOWN_SETS and place.exists():  # the folder stays private
             title = place.stem if place.is_file() else place.resolve().name
         if title in sets:
             raise ValueError(f"Two problem sets have the name {title!r}, and their results would too. Rename a file.")
-        if name == "demo":
-            sets[title] = _demo_problems(system_prompt)
-        else:
-            try:
-                sets[title] = load_problems(system_prompt=system_prompt, check_answers=False, **arguments)
-            except OSError as error:  # the file does not exist, or the Hub did not answer
-                close = difflib.get_close_matches(name, [*KNOWN_SETS, "demo"], n=1)
-                hint = f" Did you mean {close[0]!r}?" if close and name not in KNOWN_SETS else ""
-                raise FileNotFoundError(f"{str(error).rstrip('.')}.{hint}") from error
-            if not place.exists():
-                keys = {"dataset_id": "name_or_path", "dataset_config": "config_name", "dataset_split": "split"}
-                sets.sources[title] = {key: arguments.get(argument) for key, argument in keys.items()}
+        try:
+            sets[title] = load_problems(system_prompt=system_prompt, check_answers=False, **arguments)
+        except OSError as error:  # the file does not exist, or the Hub did not answer
+            close = difflib.get_close_matches(name, KNOWN_SETS, n=1)
+            hint = f" Did you mean {close[0]!r}?" if close and name not in KNOWN_SETS else ""
+            raise FileNotFoundError(f"{str(error).rstrip('.')}.{hint}") from error
+        if not place.exists():
+            keys = {"dataset_id": "name_or_path", "dataset_config": "config_name", "dataset_split": "split"}
+            sets.sources[title] = {key: arguments.get(argument) for key, argument in keys.items()}
     return sets
 
 
@@ -102,21 +105,3 @@ def is_benchmark(dataset_id: str, dataset_config: str | None, dataset_split: str
     known = [arguments for arguments in KNOWN_SETS.values() if arguments["name_or_path"] == dataset_id]
     wanted = known[0] if known else {"split": "test"}
     return (dataset_config, dataset_split) == (wanted.get("config_name"), wanted["split"])
-
-
-def _demo_problems(system_prompt: str | None) -> Dataset:
-    from datasets import Dataset
-
-    from ..data.problems import as_messages
-    from ..demo import generate_problems
-
-    return Dataset.from_list(
-        [
-            {
-                "prompt": as_messages(row["problem"], system_prompt),
-                "solution": row["answer"],
-                "prompt_id": row["prompt_id"],
-            }
-            for row in generate_problems(DEMO_PROBLEMS, seed=0, split="test")
-        ]
-    )

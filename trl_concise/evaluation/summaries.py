@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,9 +15,8 @@ from typing import Any
 logger = logging.getLogger(__name__)
 
 SUMMARY_FILE = "summary.json"
-DEMO_FILE = "results.json"
 KEYS = {"dataset", "model", "accuracy", "accuracy_interval", "tokens_mean", "tokens_interval"}
-DEMO_KEYS = {"base", "base_cut", "trained"}
+CONTROL = "control"
 COMPARED = (
     *("dataset_id", "dataset_config", "dataset_split", "limit", "problems"),
     *("max_new_tokens", "temperature", "top_p", "system_prompt_sha256", "prompt_suffix_sha256"),
@@ -49,28 +49,21 @@ def read_summary(path: str | Path) -> list[dict[str, Any]]:
 
 
 def records_of_run(run: Path) -> list[dict[str, Any]]:
-    """Read every `summary.json` in a folder or one folder deeper. Other files of that name are left out with a warning."""
+    """
+    Read every `summary.json` in a folder or one folder deeper. Other files of that name are left out with a warning.
+
+    Records from a folder named `control`, `control-NAME` or `control_NAME` get `"control": True`: a model that is neither the
+    run's own nor its base.
+    """
     records = []
     for path in [run / SUMMARY_FILE, *sorted(run.glob(f"*/{SUMMARY_FILE}"))]:
         if path.is_file():
+            is_control = path.parent != run and re.split("[-_]", path.parent.name)[0] == CONTROL
             try:
-                records += read_summary(path)
+                records += [{**record, CONTROL: True} if is_control else record for record in read_summary(path)]
             except ValueError as error:
                 logger.warning("%s It is left out.", error)
     return records
-
-
-def demo_results_of_run(run: Path) -> dict[str, Any] | None:
-    """Read the `results.json` of the demo in a folder; `None` if it is missing or not from the demo."""
-    path = run / DEMO_FILE
-    if not path.is_file():
-        return None
-    results = read_json(path)
-    figures = {"accuracy", "tokens_mean"}
-    if _is_mapping_with(DEMO_KEYS, results) and all(_is_mapping_with(figures, results[key]) for key in DEMO_KEYS):
-        return results
-    logger.warning("%s is not from the demo. It is left out.", path)
-    return None
 
 
 def differing_settings(record: Mapping[str, Any], base: Mapping[str, Any]) -> str:

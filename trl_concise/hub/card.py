@@ -155,12 +155,18 @@ def render_card(run: Path, facts: dict[str, Any], results: list[Comparison]) -> 
 
 
 def headline(results: list[Comparison]) -> str | None:
-    """Return the first result in one sentence."""
-    if not results or results[0].base is None:
+    """Return the results in one sentence per problem set: of the first three that have a base."""
+    compared = [set_ for set_ in results if set_.base is not None][:3]
+    if not compared or results[0].base is None:
         return None
-    base, model = results[0].base, results[0].model
+    return ". ".join(_change(set_, named=len(results) > 1) for set_ in compared)
+
+
+def _change(set_: Comparison, *, named: bool) -> str:
+    base, model = set_.base, set_.model
+    assert base is not None
     change = f" ({_signed(model.tokens / base.tokens - 1)})" if base.tokens else ""
-    on = f"On {results[0].dataset}: " if len(results) > 1 else ""
+    on = f"On {set_.dataset}: " if named else ""
     return (
         f"{on}{model.tokens:.1f} tokens per completion instead of {base.tokens:.1f}{change}, "
         f"accuracy {model.accuracy:.1%} instead of {base.accuracy:.1%}"
@@ -176,7 +182,7 @@ def table(set_: Comparison) -> dict[str, Any]:
 
 
 def results_note(results: list[Comparison]) -> str:
-    """Return the notes that explain the table."""
+    """Return what is needed to read the tables, and which comparison is missing."""
     figures = [one for set_ in results for one in (set_.model, set_.base) if one is not None]
     notes = []
     if any(one.accuracy_interval or one.tokens_interval for one in figures):
@@ -187,6 +193,13 @@ def results_note(results: list[Comparison]) -> str:
             "[defined with O1-Pruner](https://huggingface.co/papers/2501.12570), weights 1 (tokens), 3 (accuracy gained) "
             "and 5 (accuracy lost)."
         )
+    compared = [set_ for set_ in results if set_.base is not None]
+    if compared and not any(set_.controls for set_ in compared):
+        notes.append(
+            "No control was evaluated: training with the correctness reward alone may explain a part of the change."
+        )
+    if len(compared) == 1:
+        notes.append("One problem set was evaluated: a loss on harder problems would not show.")
     return " ".join(notes)
 
 

@@ -16,7 +16,7 @@ from ..evaluation import FrontierPoint, accuracy_efficiency_score
 from ..evaluation.logs import evaluations, watch_measurements
 from ..evaluation.plots import PointKind
 from ..evaluation.sets import is_benchmark
-from ..evaluation.summaries import demo_results_of_run, differing_settings, records_of_run
+from ..evaluation.summaries import CONTROL, differing_settings, records_of_run
 from .facts import hub_id
 
 
@@ -51,7 +51,7 @@ class Figures:
 
     @classmethod
     def of(cls, record: dict[str, Any]) -> Figures:
-        """Read a record of a `summary.json`, or of the demo's `results.json`."""
+        """Read a record of a `summary.json`."""
         return cls(
             accuracy=record["accuracy"],
             tokens=record["tokens_mean"],
@@ -140,8 +140,8 @@ def read_results(
     Return what was measured, from the best source there is.
 
     Args:
-        run (`Path`): The run's folder. Read are `summary.json` there or one folder deeper (`trl-concise eval`), else
-            `results.json` (the demo).
+        run (`Path`): The run's folder. Every `summary.json` there or one folder deeper is read (`trl-concise eval`). In a
+            folder `control`, `control-NAME` or `control_NAME`, it is that of a control.
         base_model, repo_id (`str`, *optional*): Names under which an evaluation may know the base and this model.
         log_history (`list[dict]`): The run's log. Its evaluations count where there is nothing else, and its measurements of
             the watch set always.
@@ -152,8 +152,6 @@ def read_results(
     watched = _from_watch(watch_measurements(log_history))
     if records := records_of_run(run):
         return _from_records(records, run, base_model, repo_id) + watched
-    if (results := demo_results_of_run(run)) is not None:
-        return [_from_demo(results), *watched]
     evaluated = (_from_log(name, figures) for name, figures in evaluations(log_history).items())
     return [one for one in evaluated if one is not None] + watched
 
@@ -171,7 +169,11 @@ def _from_records(
         of_set = [record for record in records if record["dataset"] == dataset]
         own = [record for record in of_set if is_own(record) and record.get("budget") is None]
         others = [record for record in of_set if not is_own(record) and _checkpoint_step(record["model"]) is None]
-        base = [record for record in others if base_names is None or record["model"] in base_names]
+        base = [
+            record
+            for record in others
+            if CONTROL not in record and (base_names is None or record["model"] in base_names)
+        ]
         if not own:
             continue
         last = max(own, key=lambda record: _checkpoint_step(record["model"]) or math.inf)
@@ -203,9 +205,20 @@ def _from_records(
                     and not differing_settings(last, record)
                 },
                 source=Source.of(last),
+                note=_provenance([record for record in others if record not in base]),
             )
         )
     return comparisons
+
+
+def _provenance(records: list[dict[str, Any]]) -> str | None:
+    """Name the controls that were not measured with the run: their records contain `measured_by`, a command, and `commit`."""
+    notes = [
+        f"Control {_short_name(record['model'])}: not measured with this run, but by `{record['measured_by']}` at {record['commit']}."
+        for record in records
+        if {"measured_by", "commit"} <= record.keys()
+    ]
+    return " ".join(notes) or None
 
 
 def _short_name(model: str) -> str:
@@ -216,17 +229,6 @@ def _short_name(model: str) -> str:
 def _checkpoint_step(model: str) -> int | None:
     found = re.fullmatch(r"checkpoint-(\d+)", Path(model).name)
     return int(found[1]) if found else None
-
-
-def _from_demo(results: dict[str, Any]) -> Comparison:
-    model, sft = Figures.of(results["trained"]), results.get("sft_control")
-    return Comparison(
-        "Arithmetic problems that training never saw",
-        model,
-        Figures.of(results["base"]),
-        controls={"control: SFT on shortest correct completions": Figures.of(sft)} if sft else {},
-        cuts={round(model.tokens): Figures.of(results["base_cut"])},
-    )
 
 
 def _from_log(name: str | None, evaluated: dict[int, dict[str, Any]]) -> Comparison | None:

@@ -1,11 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
+"""The tokenizer of the embedded model."""
+
 from __future__ import annotations
 
+import importlib
+from pathlib import Path
+
+import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tokenizers.normalizers import NFC
 
-from trl_concise.demo.tokenizer import CHAT_TEMPLATE, VOCAB_SIZE
+
+@pytest.fixture
+def script(monkeypatch):
+    """The module that built it."""
+    monkeypatch.syspath_prepend(Path(__file__).parents[1] / "benchmarks")
+    return importlib.import_module("pretrain_tokenizer")
 
 
 @settings(max_examples=300, deadline=None)
@@ -23,12 +34,12 @@ def test_each_digit_is_a_separate_token(tokenizer):
     assert tokenizer.tokenize("1999=7") == ["1", "9", "9", "9", "=", "7"]
 
 
-def test_markers(tokenizer):
+def test_markers(tokenizer, script):
     assert tokenizer.eos_token == "<|im_end|>"
     assert tokenizer.pad_token == "<|endoftext|>"
     assert tokenizer.pad_token_id != tokenizer.eos_token_id
     assert tokenizer.padding_side == "left"
-    assert len(tokenizer) <= VOCAB_SIZE
+    assert len(tokenizer) <= script.VOCAB_SIZE
     for marker in ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<think>", "</think>"):
         assert len(tokenizer(marker).input_ids) == 1
 
@@ -38,9 +49,9 @@ def test_reasoning_markers_survive_where_special_tokens_are_skipped(tokenizer):
     assert tokenizer.decode(ids, skip_special_tokens=True) == "<think>\n1+1=2\n</think>\n\\boxed{2}"
 
 
-def test_chat_template(tokenizer):
+def test_chat_template(tokenizer, script):
     messages = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "What is 1 + 1?"}]
-    assert tokenizer.chat_template == CHAT_TEMPLATE
+    assert tokenizer.chat_template == script.CHAT_TEMPLATE
     assert tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False) == (
         "<|im_start|>system\nBe brief.<|im_end|>\n"
         "<|im_start|>user\nWhat is 1 + 1?<|im_end|>\n"

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Train the embedded model from scratch: `python -m trl_concise.demo.pretrain --output DIR`.
+"""
+Train the embedded model from scratch: `python benchmarks/pretrain.py --output DIR`.
 
 A causal language model of 0.9 million parameters first practices single operations, because few tokens of a trace teach
 arithmetic, then learns the traces of [`~trl_concise.demo.traces`]. All problems are of the `train` split. The same
@@ -17,15 +18,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
+from pretrain_tokenizer import build_tokenizer
 from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedTokenizerBase, Qwen2Config, Qwen2ForCausalLM
 from transformers.utils import logging
 
-from .evaluate import evaluate_model, render_prompts
-from .problems import Problem, draw_problem, generate_problems, split_of
-from .settings import model_path
-from .tokenizer import build_tokenizer
-from .traces import SLIP_SHARE, write_pass, write_trace
+from trl_concise.demo import OPERATIONS, evaluate_model, model_path, problem_dataset
+from trl_concise.demo.problems import Problem, draw_problem, split_of
+from trl_concise.demo.traces import SLIP_SHARE, write_pass, write_trace
 
 
 BATCH_SIZE = 32  # traces, or sheets of practice, per optimizer step
@@ -96,7 +96,10 @@ def trace_batches(tokenizer: PreTrainedTokenizerBase, seed: int) -> Iterator[tup
     problems = training_problems(seed)
     while True:
         pool = list(itertools.islice(problems, BATCH_SIZE * BATCHES_PER_POOL))
-        prompt_ids = tokenizer(render_prompts(tokenizer, [problem.text for problem in pool])).input_ids
+        prompts = [[{"role": "user", "content": problem.text}] for problem in pool]
+        prompt_ids = tokenizer(
+            tokenizer.apply_chat_template(prompts, add_generation_prompt=True, tokenize=False)
+        ).input_ids
         completion_ids = tokenizer([write_trace(problem, rng) + tokenizer.eos_token for problem in pool]).input_ids
         rows = sorted(zip(prompt_ids, completion_ids, strict=True), key=lambda row: len(row[0]) + len(row[1]))
         batches = [rows[first : first + BATCH_SIZE] for first in range(0, len(rows), BATCH_SIZE)]
@@ -169,7 +172,7 @@ slip.
 
 Created by
 
-    python -m trl_concise.demo.pretrain --steps {steps} --seed {seed}
+    python benchmarks/pretrain.py --steps {steps} --seed {seed}
 
 which also measured it on {problems:,} problems of the `validation` split, one completion each:
 
@@ -181,18 +184,18 @@ which also measured it on {problems:,} problems of the `validation` split, one c
 
 def write_card(model: Qwen2ForCausalLM, tokenizer: PreTrainedTokenizerBase, arguments: argparse.Namespace) -> str:
     """Evaluate the model on held-out problems, print the figures and return them as a model card."""
-    rows = generate_problems(arguments.evaluation_problems, seed=0, split="validation")
+    problems = problem_dataset(arguments.evaluation_problems, split="validation", operations=OPERATIONS)
     figures = []
     for decoding, temperature in (("sampled, temperature 1.0", 1.0), ("greedy", 0.0)):
-        evaluation = evaluate_model(model, tokenizer, rows, temperature=temperature)
-        figures.append(f"| {decoding} | {evaluation.accuracy:.1%} | {evaluation.tokens_mean:.1f} |")
-        print(f"{decoding}: accuracy {evaluation.accuracy:.1%}, {evaluation.tokens_mean:.1f} tokens", flush=True)
+        record = evaluate_model(model, tokenizer, problems, temperature=temperature)
+        figures.append(f"| {decoding} | {record['accuracy']:.1%} | {record['tokens_mean']:.1f} |")
+        print(f"{decoding}: accuracy {record['accuracy']:.1%}, {record['tokens_mean']:.1f} tokens", flush=True)
     return CARD.format(
         parameters=model.num_parameters(),
         slip_share=SLIP_SHARE,
         steps=arguments.steps,
         seed=arguments.seed,
-        problems=len(rows),
+        problems=len(problems),
         figures="\n".join(figures),
     )
 

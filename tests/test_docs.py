@@ -75,7 +75,7 @@ def test_code_fits_into_the_column_of_the_site(page):
     if page.name == "architecture.md":
         pytest.skip("the diagram of a step is wider")
     for kind, code in re.findall(
-        r"^```(\w*).*\n(.*?)^```$", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL
+        r"^```(\w*)[^\n]*\n(.*?)^```$", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL
     ):
         if kind != "text":  # what a program prints
             assert not [line for line in code.splitlines() if len(line) > 88]

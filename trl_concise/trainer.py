@@ -28,12 +28,13 @@ from .batch.extra import GeneratesExtra
 from .batch.generation import ForkedRandomState
 from .batch.limits import generation_limit
 from .batch.merging import check_mergeable
+from .batch.reference import make_reference_movable
 from .batch.scoring import ScoresRewards
 from .batch.token_credit import KeptTokens, assign_token_credit, order_by_kept_length, select_tokens
 from .batch.warnings import BatchWarnings
 from .checks import check_best_metric, check_budget, check_columns_are_kept, check_datasets, check_output_dir
 from .components import BudgetSchedule, Component, GroupReward, PromptSelector, Stateful, TokenCredit
-from .components.reward_functions import abstain_as, add_own_rewards, find_correctness
+from .components.reward_functions import add_own_rewards, find_correctness, hold_column
 from .components.slots import check_names, fill_slots
 from .config import ConciseGRPOConfig, own_config
 from .evaluation.training import EvaluationLog, measure_completions
@@ -73,7 +74,8 @@ class ConciseGRPOTrainer(SavesState, ResumesTraining, WritesCard, ScoresRewards,
 
     Attributes:
         components (`list[Component]`): Every component, in the order in which they observe.
-        correctness_column (`int`): Index of the reward function that says whether a completion is correct.
+        correctness_column (`int`, *optional*): Index of the reward function that says whether a completion is correct; `None` if
+            no component needs one and there is none.
         history ([`PromptHistory`], *optional*): Lengths and visits per prompt, of the first component that keeps a
             `history` (HAPO); `None` if none does.
 
@@ -130,8 +132,10 @@ class ConciseGRPOTrainer(SavesState, ResumesTraining, WritesCard, ScoresRewards,
         self.group_rewards: dict[int, GroupReward] = {  # column -> component
             column: func for column, func in enumerate(reward_funcs) if isinstance(func, GroupReward)
         }
+        is_alone = len(self.group_rewards) == len(reward_funcs)
         given["reward_funcs"] = [
-            abstain_as(type(func).__name__) if isinstance(func, GroupReward) else func for func in reward_funcs
+            hold_column(type(func).__name__, is_alone=is_alone) if isinstance(func, GroupReward) else func
+            for func in reward_funcs
         ]
         self.components: list[Component] = [
             *self.group_rewards.values(),
@@ -186,14 +190,21 @@ class ConciseGRPOTrainer(SavesState, ResumesTraining, WritesCard, ScoresRewards,
                 "cannot be resumed from them.",
                 names,
             )
-        self._keeps_reference = args.sync_ref_model and not (self.is_deepspeed_enabled or self.is_fsdp_enabled)
-        if args.sync_ref_model and not self._keeps_reference:
+        moving = [component.name for component in self.components if component.moves_reference]
+        moves_reference = args.sync_ref_model or bool(moving)
+        self._keeps_reference = moves_reference and not (self.is_deepspeed_enabled or self.is_fsdp_enabled)
+        if moves_reference and not self._keeps_reference:
             logger.warning(
-                "sync_ref_model=True with a sharded model: the reference model moves and is in no checkpoint, so a "
-                "resumed run starts from the original one."
+                "%s with a sharded model: the reference model moves and is in no checkpoint, so a resumed run starts from the "
+                "original one.",
+                moving or "sync_ref_model=True",
             )
+        if moving:
+            make_reference_movable(self)
         for component in self.components:
             component.attach(self)
+            for callback in component.callbacks():
+                self.add_callback(callback)
         check_states(self.components)
         self.watch_set: WatchSet | None = None
         if watch_dataset is not None:
@@ -268,7 +279,7 @@ class ConciseGRPOTrainer(SavesState, ResumesTraining, WritesCard, ScoresRewards,
         ):
             return output  # the correction of a sequence needs the log-probabilities of all its tokens
         # From here on TRL takes the selection for a tool mask: ratios and metrics are those of the selected tokens.
-        selected = select_tokens(self.token_credits, tokens)
+        selected, batch.selections = select_tokens(self.token_credits, tokens)
         self._kept = self._keep_only(pad([torch.tensor(row, device=self.accelerator.device) for row in selected]))
         return (prompt_ids, completion_ids, selected, *output[3:])
 
@@ -302,7 +313,8 @@ class ConciseGRPOTrainer(SavesState, ResumesTraining, WritesCard, ScoresRewards,
                         credit.extend(self, inputs, batch, self._batch.tokens)
             if credits:
                 assert self._batch.rollouts is not None  # set by `_calculate_rewards`
-                for name, value in assign_token_credit(credits, self._batch.rollouts, batch).items():
+                metrics = assign_token_credit(credits, self._batch.rollouts, batch, self._batch.selections)
+                for name, value in metrics.items():
                     self._metrics["train"][name].append(value)
                 self._is_ordered = False
         finally:

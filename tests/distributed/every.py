@@ -24,6 +24,7 @@ MODULES = {
     "evaluation": [],
     "redi": [],
     "watch": [],
+    "contract": [],
 }
 
 if __name__ == "__main__":

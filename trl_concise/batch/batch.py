@@ -40,6 +40,7 @@ class GenerationBatch:
         tool_mask (`list[list[int]]`, *optional*): 1 where the model wrote the token; `None` if it wrote all.
         reasoning_opened (`list[bool]`): Whether a prompt ends with an open `<think>`.
         tokens ([`CompletionTokens`], *optional*): Token ids for the token credits; `None` without them.
+        selections (`list[torch.Tensor | None]`): What each token credit has selected.
         rollouts ([`Rollouts`], *optional*): The batch of all processes, with every reward; `None` without components.
     """
 
@@ -56,6 +57,7 @@ class GenerationBatch:
     tool_mask: list[list[int]] | None = None
     reasoning_opened: list[bool] = field(default_factory=list)
     tokens: CompletionTokens | None = None
+    selections: list[torch.Tensor | None] = field(default_factory=list)
     rollouts: Rollouts | None = None
 
     @property
@@ -121,6 +123,7 @@ class GenerationBatch:
             num_generations=self.num_generations,
             step=self.step,
             training=self.training,
+            prompt_ids=self.prompt_ids,
         )
 
     def gather(self, local: LocalRollouts, correct: torch.Tensor, rewards: dict[str, torch.Tensor]) -> Rollouts:

@@ -18,12 +18,15 @@ from .generation import ForkedRandomState, GeneratedRollouts, GenerationRequest,
 from .limits import generation_limit
 from .limits import greedy as greedily
 from .merging import merged_adapter
+from .reference import move_reference, reference_tensors, scoring_model
 from .rollouts import completion_lengths
 from .scoring import mark_finished, verdicts
 
 
 if TYPE_CHECKING:
     from trl import GRPOTrainer as _Mixed  # attributes of the class that this mixin is used with
+
+    from ..components import Component, GroupReward
 else:
     _Mixed = object
 
@@ -34,7 +37,9 @@ class GeneratesExtra(_Mixed):
     trainer among the bases.
     """
 
-    correctness_column: int
+    components: Sequence[Component]
+    group_rewards: dict[int, GroupReward]
+    correctness_column: int | None
     _fork: ForkedRandomState  # for the draws, so that those of training stay as they are
     # Attributes of GRPOTrainer that the methods below replace.
     _pending_metrics: dict[str, list[float]]
@@ -137,7 +142,9 @@ class GeneratesExtra(_Mixed):
             `torch.Tensor`: `(len(rollouts), functions)` float32 of this process's completions, NaN where a function
             abstained.
         """
-        return self._reward_rollouts(rows, rollouts)
+        rewards = self._reward_rollouts(rows, rollouts)
+        rewards[:, list(self.group_rewards)] = torch.nan
+        return rewards
 
     def judge_rollouts(self, rows: Sequence[Mapping[str, Any]], rollouts: GeneratedRollouts) -> torch.Tensor:
         """
@@ -147,8 +154,11 @@ class GeneratesExtra(_Mixed):
             rows, rollouts: As for [`~ConciseGRPOTrainer.reward_rollouts`].
 
         Returns:
-            `torch.Tensor`: `(len(rollouts),)` float32 of this process's completions: 1 correct, 0 wrong, NaN unknown.
+            `torch.Tensor`: `(len(rollouts),)` float32 of this process's completions: 1 correct, 0 wrong, NaN unknown, also if
+            no function says what is correct.
         """
+        if self.correctness_column is None:
+            return torch.full((len(rollouts),), torch.nan, device=self.accelerator.device)
         with self._only_reward_function(self.correctness_column):
             return verdicts(self._reward_rollouts(rows, rollouts)[:, 0])
 
@@ -190,36 +200,59 @@ class GeneratesExtra(_Mixed):
         return [{"role": "assistant", "content": content}]
 
     @torch.no_grad()
-    def score_logps(self, prompt_ids: list[list[int]], completion_ids: list[list[int]]) -> torch.Tensor:
+    def score_logps(
+        self, prompt_ids: list[list[int]], completion_ids: list[list[int]], *, model: str = "policy"
+    ) -> torch.Tensor:
         """
-        Score completions under the current policy, in evaluation mode, in chunks of `per_device_train_batch_size`.
+        Score completions under the current policy or the reference, in evaluation mode, in chunks of
+        `per_device_train_batch_size`.
 
         The log-probabilities are at the sampling temperature, as in the loss. Every process calls this for rows of
         its own; the random state of the run stays as it is.
 
         Args:
-            prompt_ids (`list[list[int]]`): What precedes each completion, at least one token.
+            prompt_ids (`list[list[int]]`): What precedes each completion, at least one token. It may be another prompt than
+                the one that the completion was generated for.
             completion_ids (`list[list[int]]`): The tokens to score.
+            model (`str`, *optional*, defaults to `"policy"`): `"policy"`, or `"reference"`: the model of the KL term, or without
+                one (`beta=0`) the base model of the adapter that is trained.
 
         Returns:
             `torch.Tensor`: `(b, T)`, the log-probability of each completion token; T is the longest completion, and
             shorter ones are followed by zeros.
 
         Raises:
-            `ValueError`: If the lists differ in length or are empty, or a prompt is empty.
+            `ValueError`: If the lists differ in length or are empty, a prompt is empty, or the run has no reference.
         """
         input_ids, attention_mask, width = pad_pairs(prompt_ids, completion_ids, self._tokenizer.pad_token_id)
-        training = self.model.training
-        self.model.eval()
-        try:
-            with self._fork.at(self.state.global_step), self._scores_all_tokens():
-                logps, _, _ = self._get_per_token_logps_and_entropies(
-                    self.model,
-                    input_ids.to(self.accelerator.device),
-                    attention_mask.to(self.accelerator.device),
-                    width,
-                    batch_size=self.args.per_device_train_batch_size,
-                )
-        finally:
-            self.model.train(training)
+        with (
+            self._fork.at(self.state.global_step),
+            self._scores_all_tokens(),
+            scoring_model(self, model) as scored,
+        ):
+            logps, _, _ = self._get_per_token_logps_and_entropies(
+                scored,
+                input_ids.to(self.accelerator.device),
+                attention_mask.to(self.accelerator.device),
+                width,
+                batch_size=self.args.per_device_train_batch_size,
+            )
         return logps
+
+    def update_reference(self, weight: float = 1.0) -> None:
+        """
+        Move the reference model towards the policy. For components that set `moves_reference`; every process calls this, between
+        two optimizer steps.
+
+        Args:
+            weight (`float`, *optional*, defaults to `1.0`): Share of the policy in the new reference, in `[0, 1]`; 1 copies it.
+        """
+        if not any(component.moves_reference for component in self.components):
+            raise ValueError(
+                "No component of this trainer declares that it moves the reference model, so checkpoints would not contain it. Set "
+                "`moves_reference = True` in the component's class."
+            )
+        move_reference(self, weight)
+
+    def _reference_tensors(self) -> dict[str, torch.Tensor]:
+        return reference_tensors(self)

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -125,6 +125,7 @@ class LocalRollouts:
         num_generations (`int`): Completions per prompt, in consecutive rows. A group may continue on the next process.
         step (`int`): Optimizer steps done so far.
         training (`bool`): `False` in evaluation.
+        prompt_ids (`list[list[int]]`): Token ids of the prompts, without padding.
     """
 
     prompts: list
@@ -136,6 +137,25 @@ class LocalRollouts:
     num_generations: int
     step: int
     training: bool
+    prompt_ids: list[list[int]] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class TokenGroup:
+    """
+    The completions of one prompt, among [`CompletionTokens`].
+
+    Attributes:
+        rows (`list[int | None]`): Row of each completion in the batch of this process; `None` on another process.
+        ids (`list[list[int]]`): Token ids.
+        mask (`list[list[int]]`): 1 where the loss may use the token.
+        gathered (`slice`): The completions in the gathered batch.
+    """
+
+    rows: list[int | None]
+    ids: list[list[int]]
+    mask: list[list[int]]
+    gathered: slice
 
 
 @dataclass(frozen=True)
@@ -182,6 +202,23 @@ class CompletionTokens:
             start=rows.start,
         )
 
+    def groups(self) -> Iterator[TokenGroup]:
+        """
+        Yield the groups that have a completion in this process.
+
+        Without `needs_groups`, a group that straddles processes has only the completions of this process.
+        """
+        own, first = len(self.own()), self.local.start or 0  # completions of this process, and where they begin
+        size, end = self.num_generations, self.start + len(self.ids)
+        for start in range(self.start // size * size, end, size):
+            gathered = slice(max(start, self.start), min(start + size, end))
+            rows = [
+                row - first if first <= row < first + own else None for row in range(gathered.start, gathered.stop)
+            ]
+            if any(row is not None for row in rows):
+                among = slice(gathered.start - self.start, gathered.stop - self.start)
+                yield TokenGroup(rows, self.ids[among], self.mask[among], gathered)
+
     def own(self) -> list[tuple[list[int], list[int]]]:
         """Return ids and mask of this process's completions."""
         end = None if self.local.stop is None else self.local.stop - self.start
@@ -204,13 +241,15 @@ class Rollouts:
         truncated (`torch.Tensor`, *optional*): `(B,)` bool, no EOS before the limit. Defaults to all `False`.
         rewards (`dict[str, torch.Tensor]`): `(B,)` float32 by name of the reward function, NaN where it abstained.
             In `score`, the reward functions; in `observe`, the group rewards too.
-        measured (`dict[str, dict[str, torch.Tensor]]`): The gathered values of [`GroupReward.measure`], by component
-            name.
+        measured (`dict[str, dict[str, torch.Tensor]]`): `(B,)` float32 each, the gathered values of [`Component.measure`], by
+            component name.
         step (`int`): Optimizer steps done so far.
         training (`bool`): `False` in evaluation.
         local (`slice`): This process's rows.
         tokens ([`CompletionTokens`], *optional*): Token ids, for a [`TokenCredit`] in training; the rows of this process,
             unless a component needs whole groups that straddle processes.
+        measured_tokens (`dict[str, dict[str, torch.Tensor]]`): `(b, T)` each, the values of [`Component.measure`] for the tokens
+            of this process's rows, by component name.
     """
 
     prompt_keys: tuple[str, ...]
@@ -224,6 +263,7 @@ class Rollouts:
     training: bool = True
     local: slice = field(default_factory=lambda: slice(None))
     tokens: CompletionTokens | None = None
+    measured_tokens: dict[str, dict[str, Tensor]] = field(default_factory=dict)
 
     def __post_init__(self):
         if len(self.prompt_keys) % self.num_generations:

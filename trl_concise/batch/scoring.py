@@ -12,6 +12,7 @@ import torch
 from accelerate.utils import gather
 
 from ..checks import check_rewards, describe
+from ..components.reward_functions import needs_correctness
 from ..verification.finished import is_finished
 from ..verification.reward import completion_text
 
@@ -35,7 +36,7 @@ class ScoresRewards(_Mixed):
 
     components: Sequence[Component]
     group_rewards: dict[int, GroupReward]
-    correctness_column: int
+    correctness_column: int | None
     _batch: GenerationBatch | None
     _warnings: BatchWarnings
     _shortest_limit: float
@@ -61,24 +62,29 @@ class ScoresRewards(_Mixed):
         )
         rewards = super()._calculate_rewards(marked, prompts, completions, completion_ids_list)  # (B, F), gathered
         check_rewards(rewards, self.reward_func_names)
-        judgments = rewards[:, self.correctness_column]
-        if self.components:
-            self._warnings.check_verdicts(judgments, self.reward_func_names[self.correctness_column])
+        correct = self._judge(rewards)
         if not batch.training:
-            self._add_to_evaluation(verdicts(judgments), completions, batch)
-        else:
-            self._metrics["train"]["accuracy"].append(verdicts(judgments).nanmean().item())
+            self._add_to_evaluation(correct, completions, batch)
+        elif self.correctness_column is not None:
+            self._metrics["train"]["accuracy"].append(correct.nanmean().item())
         if self.components:
             names = self.reward_func_names
             plain = {name: rewards[:, i] for i, name in enumerate(names) if i not in self.group_rewards}
             local = batch.local_rollouts(inputs, prompts, completions)
-            rollouts = batch.gather(local, verdicts(judgments), plain)
-            self._score_groups(dataclasses.replace(rollouts, measured=self._measure(local)), rewards)
+            rollouts = batch.gather(local, correct, plain)
+            for component in self.components if batch.training else self.group_rewards.values():
+                add_measures(component, local, rollouts)
+            self._score_groups(rollouts, rewards)
         return rewards
 
-    def _measure(self, local: LocalRollouts) -> dict[str, dict[str, torch.Tensor]]:
-        """Return the gathered measures of each component, by its name."""
-        return {reward.name: gather_measures(reward, local) for reward in self.group_rewards.values()}
+    def _judge(self, rewards: torch.Tensor) -> torch.Tensor:
+        """Return 1 correct, 0 wrong, NaN unknown, for the gathered rewards `(B, F)`: `(B,)`."""
+        if self.correctness_column is None:
+            return torch.full_like(rewards[:, 0], torch.nan)
+        judgments = rewards[:, self.correctness_column]
+        if needs_correctness(self.components):
+            self._warnings.check_verdicts(judgments, self.reward_func_names[self.correctness_column])
+        return verdicts(judgments)
 
     def _score_groups(self, rollouts: Rollouts, rewards: torch.Tensor) -> None:
         """Fill the columns of the group rewards in `rewards`, `(B, F)`, and let every component observe the batch."""
@@ -102,7 +108,7 @@ class ScoresRewards(_Mixed):
                     self._log_completion_extra(f"{component.name}/{name}", own)
         if not rollouts.training:
             return
-        self._warnings.observe(rollouts)
+        self._warnings.observe(rollouts, needs_correctness(self.components))
         # Every component has scored by now: what a component learns here is the past only for the next batch.
         for component in self.components:
             component.observe(rollouts)
@@ -150,13 +156,26 @@ def mark_finished(
     ]
 
 
-def gather_measures(component: GroupReward, local: LocalRollouts) -> dict[str, torch.Tensor]:
-    """Return what a component measures on all processes: `(B,)` each."""
-    measures = component.measure(local)
+def add_measures(component: Component, local: LocalRollouts, rollouts: Rollouts) -> None:
+    """
+    Add what a component measures to `rollouts`: numbers per completion from all processes, numbers per token from this one.
+
+    Raises:
+        `ValueError`: If a measure has another shape.
+    """
+    measures, count = component.measure(local), len(local.lengths)
+    longest = max(map(len, local.completion_ids))
     for name, values in measures.items():
-        if not isinstance(values, torch.Tensor) or values.shape != local.lengths.shape:
+        is_measure = isinstance(values, torch.Tensor) and values.ndim in (1, 2) and len(values) == count
+        if not is_measure or (values.ndim == 2 and values.size(1) < longest):
             raise ValueError(
-                f"{type(component).__name__}.measure returned {describe(values)} as {name!r} for {len(local.lengths)} "
-                f"completions. Return a tensor of the shape ({len(local.lengths)},)."
+                f"{type(component).__name__}.measure returned {describe(values)} as {name!r} for {count} completions of at "
+                f"most {longest} tokens. Return a tensor of the shape ({count},), or ({count}, {longest}) or wider."
             )
-    return {name: gather(measures[name].to(local.lengths.device, torch.float32)) for name in sorted(measures)}
+    device = local.lengths.device
+    rollouts.measured[component.name] = {
+        name: gather(measures[name].to(device, torch.float32)) for name in sorted(measures) if measures[name].ndim == 1
+    }
+    rollouts.measured_tokens[component.name] = {
+        name: values.to(device) for name, values in measures.items() if values.ndim == 2
+    }

@@ -9,6 +9,7 @@ a token, and its gradient, depend only on the tokens before it.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -57,16 +58,19 @@ def gather_tokens(tokens: CompletionTokens) -> CompletionTokens:
     )
 
 
-def select_tokens(credits: Sequence[TokenCredit], tokens: CompletionTokens) -> list[list[int]]:
+def select_tokens(
+    credits: Sequence[TokenCredit], tokens: CompletionTokens
+) -> tuple[list[list[int]], list[Tensor | None]]:
     """
-    Return, per completion of this process, 1 for each token that every component may keep, before any reward is known.
+    Return, per completion of this process, 1 for each token that every component may keep, and what each component selected,
+    before any reward is known.
 
     Raises:
         `ValueError`: If a component selects among more or fewer completions, or among fewer tokens, than there are.
     """
     chosen = [mask for _, mask in tokens.own()]
-    for credit in credits:
-        keep = credit.select(tokens)
+    selections = [credit.select(tokens) for credit in credits]
+    for credit, keep in zip(credits, selections, strict=True):
         if keep is not None:
             longest = max(map(len, chosen), default=0)
             is_mask = isinstance(keep, Tensor) and keep.ndim == 2
@@ -79,12 +83,29 @@ def select_tokens(credits: Sequence[TokenCredit], tokens: CompletionTokens) -> l
                 [int(a and b) for a, b in zip(mask, row, strict=False)]
                 for mask, row in zip(chosen, keep.tolist(), strict=True)
             ]
-    return chosen
+    return chosen, selections
 
 
-def assign_token_credit(credits: Sequence[TokenCredit], rollouts: Rollouts, batch: dict[str, Any]) -> dict[str, float]:
+def takes_selection(credit: TokenCredit) -> bool:
+    """Return whether `assign` of a component takes the selection as its fourth argument: that of version 0.1.0 takes three."""
+    try:
+        inspect.signature(credit.assign).bind(None, None, None, None)
+    except TypeError:
+        return False
+    return True
+
+
+def assign_token_credit(
+    credits: Sequence[TokenCredit], rollouts: Rollouts, batch: dict[str, Any], selections: Sequence[Tensor | None] = ()
+) -> dict[str, float]:
     """
     Apply the components to the batch's advantages, and write advantages, token mask and token count into the batch.
+
+    Args:
+        credits (`Sequence[TokenCredit]`): The components, in order.
+        rollouts ([`Rollouts`]): The gathered batch.
+        batch (`dict[str, Any]`): TRL's tensors of this process's rows, changed in place.
+        selections (`Sequence[torch.Tensor | None]`, *optional*): What each component selected; empty if none was asked.
 
     Returns:
         `dict[str, float]`: The metrics of the components, averaged over processes.
@@ -95,8 +116,12 @@ def assign_token_credit(credits: Sequence[TokenCredit], rollouts: Rollouts, batc
     mask = batch["completion_mask"].bool()
     if "tool_mask" in batch:
         mask = mask & batch["tool_mask"].bool()
-    for credit in credits:
-        advantages, keep = credit.assign(rollouts, batch, batch["advantages"])
+    for i, credit in enumerate(credits):
+        selected = selections[i] if i < len(selections) else None
+        arguments: tuple[Tensor | None, ...] = ()
+        if takes_selection(credit):
+            arguments = (None if selected is None else _fit(selected, mask),)
+        advantages, keep = credit.assign(rollouts, batch, batch["advantages"], *arguments)
         if advantages.shape not in (mask.shape[:1], mask.shape) or (keep is not None and keep.shape != mask.shape):
             raise ValueError(
                 f"{type(credit).__name__}.assign returned advantages {tuple(advantages.shape)} and a mask "
@@ -119,6 +144,13 @@ def assign_token_credit(credits: Sequence[TokenCredit], rollouts: Rollouts, batc
         return {}
     means = gather(torch.tensor([list(metrics.values())], device=mask.device)).nanmean(dim=0)
     return dict(zip(metrics, means.tolist(), strict=True))
+
+
+def _fit(selected: Tensor, mask: Tensor) -> Tensor:
+    """Pad a selection to the size of the batch: nothing is selected in padding, everything in rows that were added later."""
+    selected = selected.to(mask.device).bool()[:, : mask.size(1)]
+    selected = F.pad(selected, (0, mask.size(1) - selected.size(1)))
+    return F.pad(selected, (0, 0, 0, mask.size(0) - selected.size(0)), value=True)
 
 
 def order_by_kept_length(chunks: list[dict[str, Any]], args: GRPOConfig) -> list[dict[str, Any]]:

@@ -68,14 +68,15 @@ class BatchWarnings:
                 context,
             )
 
-    def observe(self, rollouts: Rollouts) -> None:
+    def observe(self, rollouts: Rollouts, needs_correctness: bool = True) -> None:
         """
         Count one more training batch.
 
         Args:
             rollouts ([`Rollouts`]): The gathered batch.
+            needs_correctness (`bool`, *optional*, defaults to `True`): Whether a component reads what is correct.
         """
-        correct = rollouts.correct
+        correct = rollouts.correct if needs_correctness else torch.full((1,), 0.5)  # none of the states below
         states = {
             "no completion has a verdict: the correctness reward abstains (None) from all of them. Length rewards and "
             "histories have no effect. Check the reference answers": correct.isnan().all(),

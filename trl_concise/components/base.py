@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from trl import GRPOConfig
 
     from ..batch.generation import GeneratedRollouts
-    from ..batch.rollouts import Rollouts
+    from ..batch.rollouts import LocalRollouts, Rollouts
 
 
 class TrainerView(Protocol):
@@ -42,7 +42,8 @@ class TrainerView(Protocol):
         reward_funcs, reward_func_names (`list`): Reward functions by column, and their names. A group reward's column contains a
             function that abstains.
         reward_weights (`torch.Tensor`): `(functions,)`.
-        correctness_column (`int`): The reward function that says whether a completion is correct.
+        correctness_column (`int`, *optional*): The reward function that says whether a completion is correct; `None` if there is
+            none, which is possible if no component needs it.
         components (`list[Component]`): Every component, in the order in which they observe.
     """
 
@@ -61,7 +62,7 @@ class TrainerView(Protocol):
     reward_funcs: list[Callable]
     reward_func_names: list[str]
     reward_weights: Tensor
-    correctness_column: int
+    correctness_column: int | None
     components: list[Component]
 
     @property
@@ -89,8 +90,13 @@ class TrainerView(Protocol):
     def judge_rollouts(self, rows: Sequence[Mapping[str, Any]], rollouts: GeneratedRollouts) -> Tensor:
         """See [`ConciseGRPOTrainer.judge_rollouts`]."""
 
-    def score_logps(self, prompt_ids: list[list[int]], completion_ids: list[list[int]]) -> Tensor:
+    def score_logps(
+        self, prompt_ids: list[list[int]], completion_ids: list[list[int]], *, model: str = "policy"
+    ) -> Tensor:
         """See [`ConciseGRPOTrainer.score_logps`]."""
+
+    def update_reference(self, weight: float = 1.0) -> None:
+        """See [`ConciseGRPOTrainer.update_reference`]."""
 
     def add_callback(self, callback: TrainerCallback) -> None:
         """See [`~transformers.Trainer.add_callback`]."""
@@ -144,15 +150,41 @@ class Component(ABC):
             The method's source.
         card_settings (`tuple[str, ...]`):
             Attributes of a component of your own whose values the model card and `run.json` publish. Default: none.
+        needs_correctness (`bool`):
+            Whether the component reads which completions are correct. A trainer whose components all set it to `False` needs no
+            reward function that says so. Default: `True`.
+        moves_reference (`bool`):
+            Whether the component calls `trainer.update_reference`: checkpoints then hold the reference model. Default: `False`.
     """
 
     name: ClassVar[str]
     paper: ClassVar[Paper | None] = None
     card_settings: ClassVar[tuple[str, ...]] = ()
+    needs_correctness: bool = True
+    moves_reference: bool = False
     _metrics: Mapping[str, float] = MappingProxyType({})
 
     def attach(self, trainer: TrainerView) -> None:  # noqa: B027 (a hook, empty on purpose)
         """Called once, when the trainer is built, to read its settings (token ids, schedules). Default: nothing."""
+
+    def callbacks(self) -> list[TrainerCallback]:
+        """Return callbacks that the trainer adds, after [`~Component.attach`] and after those of the user. Default: none."""
+        return []
+
+    def measure(self, local: LocalRollouts) -> dict[str, Tensor]:
+        """
+        Compute numbers from this process's rows, after the reward functions and before any group reward. Called in training; of a
+        [`GroupReward`] in evaluation too.
+
+        Args:
+            local ([`LocalRollouts`]): The b rows of this process.
+
+        Returns:
+            `dict[str, torch.Tensor]`: `(b,)` each, sent as float32: the trainer gathers them into `rollouts.measured[self.name]`,
+            so the keys must be the same on every process. Or `(b, T)`, one number per token, T at least the longest
+            completion: they stay in this process, in `rollouts.measured_tokens[self.name]`. Default: empty.
+        """
+        return {}
 
     def observe(self, rollouts: Rollouts) -> None:  # noqa: B027
         """

@@ -19,7 +19,7 @@ from .base import Component, TrainerView
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ..batch.rollouts import CompletionTokens, LocalRollouts, Rollouts
+    from ..batch.rollouts import CompletionTokens, Rollouts
 
 
 class GroupReward(Component):
@@ -29,18 +29,6 @@ class GroupReward(Component):
     It is passed in `reward_funcs` together with ordinary reward functions. Its column is filled after the whole batch is
     gathered, and TRL weights and logs it like any other.
     """
-
-    def measure(self, local: LocalRollouts) -> dict[str, Tensor]:
-        """
-        Compute numbers from this process's rows; the trainer gathers them into `rollouts.measured[self.name]`.
-
-        Args:
-            local ([`LocalRollouts`]): The b rows of this process.
-
-        Returns:
-            `dict[str, torch.Tensor]`: `(b,)` each (sent as float32), the same keys on every process. Default: empty.
-        """
-        return {}
 
     @abstractmethod
     def score(self, rollouts: Rollouts) -> Tensor:
@@ -103,7 +91,9 @@ class TokenCredit(Component):
         """
 
     @abstractmethod
-    def assign(self, rollouts: Rollouts, batch: dict[str, Any], advantages: Tensor) -> tuple[Tensor, Tensor | None]:
+    def assign(
+        self, rollouts: Rollouts, batch: dict[str, Any], advantages: Tensor, selected: Tensor | None = None
+    ) -> tuple[Tensor, Tensor | None]:
         """
         Spread advantages over tokens. Called in training, after the rewards, before TRL shuffles the batch.
 
@@ -111,6 +101,8 @@ class TokenCredit(Component):
             rollouts ([`Rollouts`]): The gathered batch; `rollouts.local` are the rows of `batch`.
             batch (`dict[str, Any]`): TRL's tensors of this process's b rows (`completion_ids`, `completion_mask`, ...).
             advantages (`torch.Tensor`): `(b,)`, or `(b, T)` from an earlier component.
+            selected (`torch.Tensor`, *optional*): `(b, T)` bool, what [`~TokenCredit.select`] returned; `None` if it returned
+                `None` or was not called. A component without this parameter is called with three arguments.
 
         Returns:
             `tuple[torch.Tensor, torch.Tensor | None]`: Advantages `(b,)` or `(b, T)`, and a bool mask `(b, T)` of the

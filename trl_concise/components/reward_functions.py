@@ -48,18 +48,24 @@ def add_own_rewards(given: dict[str, Any], own: Sequence[tuple[GroupReward, floa
     return [*reward_funcs, *(component for component, _ in own)]
 
 
-def abstain_as(name: str) -> Callable[..., list[None]]:
+def hold_column(name: str, *, is_alone: bool) -> Callable[..., list[float | None]]:
     """
-    Return a reward function of this name that abstains from every completion.
+    Return a reward function of this name that holds the column of a group reward, so that TRL's weights, metrics and completions
+    table know it.
 
-    It holds the column of a group reward, so that TRL's weights, metrics and completions table know it.
+    It abstains. If the trainer has no other reward functions it returns 0, because TRL warns of a batch without any reward.
     """
 
-    def abstain(completions, **kwargs):
-        return [None] * len(completions)
+    def hold(completions, **kwargs):
+        return [0.0 if is_alone else None] * len(completions)
 
-    abstain.__name__ = name
-    return abstain
+    hold.__name__ = name
+    return hold
+
+
+def needs_correctness(components: Sequence[Component]) -> bool:
+    """Return whether a component reads which completions are correct."""
+    return any(component.needs_correctness for component in components)
 
 
 def find_correctness(
@@ -67,9 +73,10 @@ def find_correctness(
     reward_func_names: Sequence[str],
     group_rewards: Mapping[int, GroupReward],
     components: Sequence[Component],
-) -> int:
+) -> int | None:
     """
-    Return the column of the reward function that says whether a completion is correct.
+    Return the column of the reward function that says whether a completion is correct; `None` if there is none and no component
+    needs it.
 
     Args:
         name (`str`, *optional*): Its name; by default, the first function that is not a group reward.
@@ -89,12 +96,15 @@ def find_correctness(
         )
     if name is not None and name not in names:
         raise ValueError(f"correctness={name!r} names none of the reward functions {names}.")
+    if not columns and not needs_correctness(components):
+        return None
     if not columns:
+        needing = [type(component).__name__ for component in components if component.needs_correctness]
         raise ValueError(
-            f"{[type(component).__name__ for component in group_rewards.values()]} build on correctness: put a reward "
+            f"{needing} build on correctness: put a reward "
             "function that says whether a completion is correct into `reward_funcs`, e.g. math_accuracy_reward."
         )
-    if name is None and len(names) > 1 and components:
+    if name is None and len(names) > 1 and needs_correctness(components):
         logger.warning(
             "The first of the reward functions %s, %r, says what is correct. Set correctness= to name it, or another.",
             names,

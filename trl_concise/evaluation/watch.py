@@ -115,6 +115,11 @@ class WatchSet(TrainerCallback):
                 "measure another policy than the trained one."
             )
         column = trainer.correctness_column
+        if column is None:
+            raise ValueError(
+                "watch_dataset needs a reward function that says whether a completion is correct, but there is none. Add one to "
+                "reward_funcs, or remove watch_dataset."
+            )
         check_dataset(
             dataset,
             components=(),

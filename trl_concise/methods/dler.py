@@ -85,6 +85,7 @@ class BatchWhitening(TokenCredit):
 
     name = "dler"
     paper = DLER_PAPER
+    needs_correctness = False
 
     def __init__(self, token_weighted: bool = True, skip_zero_variance: bool = True):
         self.token_weighted = token_weighted
@@ -102,7 +103,9 @@ class BatchWhitening(TokenCredit):
                 f"{trainer.multi_objective_aggregation!r} normalizes each reward. Set it to 'sum_then_normalize'."
             )
 
-    def assign(self, rollouts: Rollouts, batch: dict[str, Any], advantages: Tensor) -> tuple[Tensor, None]:
+    def assign(
+        self, rollouts: Rollouts, batch: dict[str, Any], advantages: Tensor, selected: Tensor | None = None
+    ) -> tuple[Tensor, None]:
         if advantages.dim() != 1:
             raise ValueError(
                 f"BatchWhitening takes one advantage per completion, got {tuple(advantages.shape)}. Put it first in "

@@ -215,7 +215,9 @@ class DifficultyWeighting(TokenCredit):
     def __init__(self, skip_unsolved: bool = False):
         self.skip_unsolved = skip_unsolved
 
-    def assign(self, rollouts: Rollouts, batch: dict[str, Any], advantages: Tensor) -> tuple[Tensor, None]:
+    def assign(
+        self, rollouts: Rollouts, batch: dict[str, Any], advantages: Tensor, selected: Tensor | None = None
+    ) -> tuple[Tensor, None]:
         by_group = rollouts.by_group(rollouts.correct).nanmean(dim=1)
         success_rate = by_group.repeat_interleave(rollouts.num_generations)[rollouts.local]
         if advantages.dim() == 2:

@@ -187,7 +187,7 @@ class HAPOLengthReward(GroupReward):
         """
         own = next(column for column, part in trainer.group_rewards.items() if part is self)
         weights, column = trainer.reward_weights.tolist(), trainer.correctness_column
-        if not weights[own]:
+        if not weights[own] or column is None:
             return
         if weights[own] * -self.floor >= weights[column]:
             raise ValueError(

@@ -150,6 +150,7 @@ class StochasticTokens(TokenCredit):
 
     name = "sgrpo"
     paper = SGRPO_PAPER
+    needs_correctness = False
 
     def __init__(
         self,
@@ -196,10 +197,14 @@ class StochasticTokens(TokenCredit):
             uniforms=uniforms,
         )
 
-    def assign(self, rollouts: Rollouts, batch: dict[str, Any], advantages: Tensor) -> tuple[Tensor, Tensor]:
+    def assign(
+        self, rollouts: Rollouts, batch: dict[str, Any], advantages: Tensor, selected: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         tokens = CompletionTokens.of(rollouts, batch)
-        keep = self.select(tokens)
-        keep = torch.nn.functional.pad(keep, (0, batch["completion_ids"].size(1) - keep.size(1)))
+        if selected is None:
+            selected = self.select(tokens)
+            selected = torch.nn.functional.pad(selected, (0, batch["completion_ids"].size(1) - selected.size(1)))
+        keep = selected
         candidates = sum(sum(mask) for _, mask in tokens.own())
         self._metrics = {"kept_fraction": keep.sum().item() / max(1, candidates)}
         return advantages, keep.to(advantages.device)

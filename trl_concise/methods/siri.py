@@ -107,6 +107,7 @@ class SIRISchedule(BudgetSchedule):
 
     name = "siri"
     paper = SIRI_PAPER
+    needs_correctness = False
     longest: int
 
     def __init__(self, longest: int, shortest: int, cycle: int = 640, shape: str = "cosine"):

@@ -78,6 +78,7 @@ class PrefixMatching(TokenCredit):
 
     name = "tspmo"
     paper = TSPMO_PAPER
+    needs_correctness = False
     needs_groups = True
 
     def __init__(self, replay_per_prompt: int = 0, replay_group_size: int | None = None, baseline: str = "weighted"):
@@ -130,7 +131,9 @@ class PrefixMatching(TokenCredit):
             self._keep_group(keep, rows, masks, table, table.edges)
         return keep
 
-    def assign(self, rollouts: Rollouts, batch: dict[str, Any], advantages: Tensor) -> tuple[Tensor, Tensor]:
+    def assign(
+        self, rollouts: Rollouts, batch: dict[str, Any], advantages: Tensor, selected: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         tokens = CompletionTokens.of(rollouts, batch)
         rewards = self._total_rewards(rollouts)[tokens.start : tokens.start + len(tokens.ids)]
         keep = torch.zeros(batch["completion_ids"].shape, dtype=torch.bool)
@@ -185,14 +188,9 @@ _GroupTable = tuple[Sequence[int | None], Sequence[Sequence[int]], PrefixTable, 
 
 
 def _tables(tokens: CompletionTokens, rewards: list[float], baseline: str = "weighted") -> Iterator[_GroupTable]:
-    size, own = tokens.num_generations, range(len(tokens.own()))
-    for first in range(0, len(tokens.ids), size):
-        places = [tokens.start - (tokens.local.start or 0) + first + i for i in range(size)]
-        rows = [place if place in own else None for place in places]
-        if any(row is not None for row in rows):
-            group = slice(first, first + size)
-            masks = tokens.mask[group]
-            yield rows, masks, prefix_advantages(tokens.ids[group], rewards[group], masks, baseline=baseline), 0
+    for group in tokens.groups():
+        own = rewards[group.gathered.start - tokens.start : group.gathered.stop - tokens.start]
+        yield group.rows, group.mask, prefix_advantages(group.ids, own, group.mask, baseline=baseline), 0
 
 
 def _replay_tables(groups: list[ReplayedGroup], batch: dict[str, Any], baseline: str) -> Iterator[_GroupTable]:

@@ -3,9 +3,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from .checkpoint import STATE_FOLDER, read_tensors, write_tensors
 
@@ -13,23 +15,31 @@ from .checkpoint import STATE_FOLDER, read_tensors, write_tensors
 _REFERENCE_FILE = "reference_model.safetensors"
 
 
-def save_reference_model(folder: str | Path, model: torch.nn.Module) -> None:
-    """Write the weights of a reference model that `sync_ref_model` moves: no other file of a checkpoint holds them."""
-    state = {name: value.clone() for name, value in model.state_dict().items()}
+def save_reference_model(folder: str | Path, tensors: Mapping[str, Tensor]) -> None:
+    """Write the tensors of a reference model that moves: no other file of a checkpoint contains them."""
+    state = {name: value.clone() for name, value in tensors.items()}
     write_tensors(Path(folder, STATE_FOLDER, _REFERENCE_FILE), state)
 
 
-def load_reference_model(folder: str | Path, model: torch.nn.Module) -> None:
+@torch.no_grad()
+def load_reference_model(folder: str | Path, tensors: Mapping[str, Tensor]) -> None:
     """
-    Restore what [`save_reference_model`] wrote.
+    Copy what [`save_reference_model`] wrote into the tensors of a reference model.
 
     Raises:
-        `ValueError`: If the checkpoint holds no reference model.
+        `ValueError`: If the checkpoint holds no reference model, or another one.
     """
     path = Path(folder, STATE_FOLDER, _REFERENCE_FILE)
     if not path.exists():
         raise ValueError(
-            f"{folder} contains no reference model, which `sync_ref_model` has moved since the run began: a resumed run "
-            "would measure the KL divergence from another one. Resume with sync_ref_model=False, or start from the beginning."
+            f"{folder} contains no reference model, which has moved since the run began: a resumed run would measure the KL "
+            "divergence from another one. Resume with sync_ref_model=False and without a component that moves the reference, or "
+            "start from the beginning."
         )
-    model.load_state_dict(read_tensors(path))
+    saved = read_tensors(path)
+    if saved.keys() != tensors.keys():
+        raise ValueError(
+            f"{path} is the reference of another model. Resume with the model that the run was started with."
+        )
+    for name, tensor in tensors.items():
+        tensor.copy_(saved[name])

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,7 +39,8 @@ class SavesState(_Mixed):
     components: Sequence[Component]
     watch_set: WatchSet | None
     _step_start: StepStart
-    _keeps_reference: bool
+    _keeps_reference: bool  # whether the reference moves, so that checkpoints hold it
+    _reference_tensors: Callable[[], dict[str, torch.Tensor]]
 
     def _saved_components(self) -> list[Stateful]:
         """Return every object whose state is saved."""
@@ -71,7 +72,7 @@ class SavesState(_Mixed):
         if self.args.should_save:
             save_components(self._step_start.states or self._saved_components(), output_dir)
             if self._keeps_reference:
-                save_reference_model(output_dir, self.accelerator.unwrap_model(self.ref_model))
+                save_reference_model(output_dir, self._reference_tensors())
             if self.watch_set is not None:
                 self.watch_set.save(output_dir)
         if (block := self._unfinished_block()) is not None:
@@ -100,7 +101,7 @@ class SavesState(_Mixed):
         elif fresh:
             logger.warning("%s holds no state of %s: they start with an empty one.", checkpoint, fresh)
         if self._keeps_reference:
-            load_reference_model(checkpoint, self.accelerator.unwrap_model(self.ref_model))
+            load_reference_model(checkpoint, self._reference_tensors())
         if self.watch_set is not None:
             self.watch_set.load(checkpoint)
         block = load_rollout_block(

@@ -1,0 +1,197 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+One row per feature of the trainer's slots, for `tests/test_contract_v2.py` and `tests/distributed/contract.py`.
+
+A row returns arguments of [`ConciseGRPOTrainer`]. Its components change the loss, and depend on a state that they save, so that a
+run that is resumed or shared by two processes shows whether the trainer keeps it. Completions are a function of the prompt's row and
+the step. To add a slot, add a row.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from datasets import Dataset
+from transformers import TrainerCallback
+
+from tests import tiny
+from trl_concise import Component, GroupReward, PromptSelector, TokenCredit
+from trl_concise.components.slots import SLOTS
+
+
+PROBLEMS = [{"prompt": f"{i}?", "prompt_id": f"p{i}", "solution": f"{i}"} for i in range(6)]
+BETA = 0.1  # of rows that need a reference
+
+
+def problems() -> Dataset:
+    return Dataset.from_list(PROBLEMS)
+
+
+def token_ids(step: int, row: int) -> list[int]:
+    """The completion of a row of the gathered batch: two to ten tokens, and EOS."""
+    return [10 + (3 * row + step + i) % 40 for i in range(2 + (5 * row + 3 * step) % 9)] + [2]
+
+
+def rollout(prompts, trainer) -> dict[str, Any]:
+    """A TRL `rollout_func` with the same completions however many processes share them."""
+    first = trainer.accelerator.process_index * len(prompts)
+    return {
+        "prompt_ids": [trainer.processing_class(prompt)["input_ids"] for prompt in prompts],
+        "completion_ids": [token_ids(trainer.state.global_step, first + i) for i in range(len(prompts))],
+        "logprobs": None,
+    }
+
+
+def correct_if_even(completion_ids, **kwargs):
+    return [float(len(ids) % 2) for ids in completion_ids]  # with EOS: an even length without it
+
+
+class Counts(Component):
+    """Counts the batches that it has observed."""
+
+    def __init__(self):
+        self.seen = 0
+
+    def observe(self, rollouts):
+        self.seen += 1
+
+    def state_dict(self):
+        return {"seen": self.seen}
+
+    def load_state_dict(self, state):
+        self.seen = state["seen"]
+
+
+class PromptShare(Counts, GroupReward):
+    """Rewards by the share of tokens that the prompt has: a measure from `prompt_ids`, without a correctness function."""
+
+    name = "prompt_share"
+    needs_correctness = False
+
+    def measure(self, local):
+        tokens = [len(ids) for ids in local.prompt_ids]
+        assert min(tokens) > 0 and len(tokens) == len(local.completions)
+        return {"prompt": torch.tensor(tokens), "step": torch.full((len(tokens),), float(self.seen))}
+
+    def score(self, rollouts):
+        measured = rollouts.measured[self.name]
+        assert rollouts.correct.isnan().all()
+        return measured["prompt"] / (measured["prompt"] + rollouts.lengths) * (1 + measured["step"])
+
+
+class Sampled(Counts, PromptSelector):
+    """Takes the first candidates, and measures something for others."""
+
+    name = "sampled"
+    needs_correctness = False
+
+    def choose(self, candidates, count, step):
+        return list(range(count))
+
+    def measure(self, local):
+        return {"tokens": local.lengths}
+
+
+class Weights(Counts, TokenCredit):
+    """Weighs a token by a measure of its own, keeps what it selected, and checks the measures of another component."""
+
+    name = "weights"
+    needs_correctness = False
+    needs_groups = True
+
+    def select(self, tokens):
+        longest = max(len(ids) for ids, _ in tokens.own())
+        keep = torch.zeros(len(tokens.own()), longest, dtype=torch.bool)
+        for group in tokens.groups():
+            assert len(group.rows) == len(group.ids) == tokens.num_generations
+            for row, ids in zip(group.rows, group.ids, strict=True):
+                if row is not None:
+                    keep[row, : len(ids) - 1] = True  # not EOS
+        self.selected = keep
+        return keep
+
+    def measure(self, local):
+        longest = max(map(len, local.completion_ids))
+        rows = [[1 + self.seen + id % 3 for id in ids] + [0] * (longest - len(ids)) for ids in local.completion_ids]
+        return {"weight": torch.tensor(rows, dtype=torch.float32)}
+
+    def assign(self, rollouts, batch, advantages, selected):
+        weight = rollouts.measured_tokens[self.name]["weight"]
+        assert torch.equal(selected, self.selected)
+        if "sampled" in rollouts.measured:
+            assert torch.equal(rollouts.measured["sampled"]["tokens"], rollouts.lengths.float())
+        return advantages[:, None] * weight, selected
+
+
+def measures() -> dict[str, Any]:
+    return {"reward_funcs": [PromptShare()], "prompt_selector": Sampled(), "token_credit": Weights()}
+
+
+class FollowsPolicy(Counts, GroupReward):
+    """Copies half of the policy into the reference after every second step, and rewards what the reference finds likely."""
+
+    name = "follows_policy"
+    needs_correctness = False
+    moves_reference = True
+
+    def attach(self, trainer):
+        self.trainer = trainer
+        self.moves = 0
+
+    def callbacks(self):
+        component = self
+
+        class Move(TrainerCallback):
+            def on_step_end(self, args, state, control, **kwargs):
+                if state.global_step % 2 == 0:
+                    component.moves += 1
+                    component.trainer.update_reference(0.5)
+
+        return [Move()]
+
+    def measure(self, local):
+        logps = self.trainer.score_logps(local.prompt_ids, local.completion_ids, model="reference")
+        return {"likely": logps.sum(dim=1)}
+
+    def score(self, rollouts):
+        return rollouts.measured[self.name]["likely"] / (1 + rollouts.lengths)
+
+    def state_dict(self):
+        return {"seen": self.seen, "moves": self.moves}
+
+    def load_state_dict(self, state):
+        self.seen, self.moves = state["seen"], state["moves"]
+
+
+def reference() -> dict[str, Any]:
+    return {"reward_funcs": [FollowsPolicy()], "args": {"beta": BETA}}
+
+
+ROWS = {"measures": measures, "reference": reference}
+
+
+def slots() -> dict[str, bool]:
+    """Return the trainer's slots, and whether each takes a list."""
+    return {name: slot.several for name, slot in SLOTS.items()}
+
+
+def build(trainer_class, config_class, model: str, folder, row: str, **changes: Any):
+    """Return the trainer of a row: groups of four, two prompts per generation, which two optimizer steps train on."""
+    given = ROWS[row]()
+    settings = {"max_steps": 3, "learning_rate": 1e-2, **given.pop("args", {}), **changes}
+    peft_config = settings.pop("peft_config", None)
+    args = config_class(**tiny.settings(folder, **settings))
+    reward_funcs = given.pop("reward_funcs", [correct_if_even])
+    given = {"rollout_func": rollout, **given}
+    return trainer_class(model, reward_funcs, args, problems(), peft_config=peft_config, **given)
+
+
+def logged(trainer) -> list[dict[str, float]]:
+    """Return what a run logged, without times."""
+    volatile = ("time", "runtime", "per_second", "total_flos", "memory", "num_tokens")
+    entries = [
+        {key: value for key, value in entry.items() if not any(word in key for word in volatile)}
+        for entry in trainer.state.log_history
+    ]
+    return [entry for entry in entries if "loss" in entry]

@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The reference model of a run: score with it, move it, and its tensors for a checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from trl import GRPOTrainer
+from trl.trainer.callbacks import SyncRefModelCallback
+from trl.trainer.utils import use_adapter
+
+
+MODELS = ("policy", "reference")
+_ADAPTER = "ref"  # TRL's name for a reference that is an adapter
+
+
+@contextmanager
+def scoring_model(trainer: GRPOTrainer, model: str) -> Iterator[torch.nn.Module]:
+    """
+    Yield the policy or the reference, in evaluation mode.
+
+    The reference is the one of TRL's KL term: a separate model, the adapter `ref`, or the model without its adapter.
+
+    Raises:
+        `ValueError`: If the model is unknown, or the run has no reference.
+    """
+    if model not in MODELS:
+        raise ValueError(f"model must be one of {MODELS}, got {model!r}.")
+    if model == "reference" and trainer.ref_model is not None:
+        yield trainer.ref_model  # never trained
+        return
+    unwrapped = trainer.accelerator.unwrap_model(trainer.model)
+    if model == "reference" and not hasattr(unwrapped, "peft_config"):
+        raise ValueError(
+            "This run has no reference model: TRL loads one if beta > 0, and an adapter's base model is one. Set beta > 0, or train "
+            "an adapter."
+        )
+    training = trainer.model.training
+    trainer.model.eval()
+    try:
+        if model == "policy":
+            yield trainer.model
+        else:
+            with use_adapter(unwrapped, _ADAPTER if _ADAPTER in unwrapped.peft_config else None):
+                yield trainer.model
+    finally:
+        trainer.model.train(training)
+
+
+def make_reference_movable(trainer: GRPOTrainer) -> None:
+    """
+    Check that the reference can be moved. That of an adapter becomes an adapter of its own, which starts as a copy.
+
+    Raises:
+        `ValueError`: If the run has no reference.
+    """
+    if trainer.beta == 0:
+        raise ValueError(
+            "A component moves the reference model, but with beta=0 there is none. Set beta > 0, or remove the component."
+        )
+    if trainer.ref_model is None:
+        model = trainer.accelerator.unwrap_model(trainer.model)
+        if _ADAPTER not in model.peft_config:
+            model.add_adapter(_ADAPTER, model.peft_config["default"])
+            move_reference(trainer, 1.0)
+
+
+@torch.no_grad()
+def move_reference(trainer: GRPOTrainer, weight: float) -> None:
+    """
+    Move the reference towards the policy.
+
+    Args:
+        weight (`float`): Share of the policy in the new reference, in `[0, 1]`. 1 copies it.
+
+    Raises:
+        `ValueError`: If the weight is out of range.
+    """
+    if not 0 <= weight <= 1:
+        raise ValueError(f"weight must lie in [0, 1], got {weight}.")
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    if trainer.ref_model is not None:
+        SyncRefModelCallback.sync_target_model(model, trainer.accelerator.unwrap_model(trainer.ref_model), weight)
+        return
+    for name, tensor in reference_tensors(trainer).items():
+        tensor.lerp_(model.get_parameter(name.replace(f".{_ADAPTER}.", ".default.")).to(tensor), weight)
+
+
+def reference_tensors(trainer: GRPOTrainer) -> dict[str, torch.Tensor]:
+    """Return the tensors of the reference by name, not copies: those of the separate model, or of the adapter `ref`."""
+    if trainer.ref_model is not None:
+        return dict(trainer.accelerator.unwrap_model(trainer.ref_model).state_dict())
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    return {name: tensor.data for name, tensor in model.named_parameters() if f".{_ADAPTER}." in name}

@@ -78,7 +78,7 @@ METHODS: dict[str, dict[str, Any]] = {
         },  # three cycles a run, as in the paper
     },
     "Kimi k1.5": {"rewards": lambda: [KimiLengthReward()], "config": {"reward_weights": [1.0, 0.4]}},
-    "GRPO-LEAD": {"rewards": lambda: [GRPOLEADReward()], "slots": lambda: {"token_credit": DifficultyWeighting()}},
+    "GRPO-LEAD": {"rewards": lambda: [GRPOLEADReward()], "slots": lambda: {"advantage": DifficultyWeighting()}},
     "Arora and Zanette": {
         "rewards": lambda: [EfficientReasoningReward(alpha=0.2)],
         "config": {"scale_rewards": "none"},
@@ -89,7 +89,7 @@ METHODS: dict[str, dict[str, Any]] = {
     },
     "DLER": {
         "rewards": lambda: [TruncationPenalty()],
-        "slots": lambda: {"token_credit": BatchWhitening()},
+        "slots": lambda: {"advantage": BatchWhitening()},
         "config": {"scale_rewards": "none", "epsilon_high": 0.28, "max_completion_length": LIMIT // 2},
     },
 }

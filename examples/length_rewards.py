@@ -59,7 +59,7 @@ def main():
     if args.method in ("efficient-reasoning", "dler"):
         args.scale_rewards = "none"  # both make no sense with a division by the group's standard deviation
     arguments = script.trainer_arguments()
-    limit, rewards, token_credit = args.max_completion_length, [script.accuracy_reward()], None
+    limit, rewards, advantage = args.max_completion_length, [script.accuracy_reward()], None
     if args.method == "kimi":
         rewards.append(KimiLengthReward())
     elif args.method in ("l1-exact", "l1-max"):
@@ -71,10 +71,10 @@ def main():
         rewards.append(L1Reward(form, alpha=1.2 / limit))  # the paper's 0.0003 at its limit of 4,000 tokens
     elif args.method == "grpo-lead":
         rewards.append(GRPOLEADReward())
-        token_credit = DifficultyWeighting()
+        advantage = DifficultyWeighting()
     elif args.method == "grpo-lead-released":  # as in the authors' code, for models that think before </think>
         rewards.append(GRPOLEADReward(min_length=4000, unanswered_reward=0.0, repetition_reward=-2.0))
-        token_credit = DifficultyWeighting(skip_unsolved=True)
+        advantage = DifficultyWeighting(skip_unsolved=True)
     elif args.method == "efficient-reasoning":
         rewards.append(EfficientReasoningReward(alpha=0.2))
     elif args.method == "overlong":
@@ -82,8 +82,8 @@ def main():
     elif args.method == "dler":
         args.epsilon_high = 0.28
         rewards.append(TruncationPenalty())
-        token_credit = BatchWhitening()  # and a small --max_completion_length: the limit is the penalty
-    script.train(ConciseGRPOTrainer(reward_funcs=rewards, token_credit=token_credit, **arguments))
+        advantage = BatchWhitening()  # and a small --max_completion_length: the limit is the penalty
+    script.train(ConciseGRPOTrainer(reward_funcs=rewards, advantage=advantage, **arguments))
 
 
 if __name__ == "__main__":

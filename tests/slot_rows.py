@@ -16,7 +16,7 @@ from datasets import Dataset
 from transformers import TrainerCallback
 
 from tests import tiny
-from trl_concise import Component, GroupReward, PromptSelector, TokenCredit
+from trl_concise import Advantage, Component, GroupReward, PromptSelector, TokenCredit
 from trl_concise.components.slots import SLOTS
 
 
@@ -168,7 +168,47 @@ def reference() -> dict[str, Any]:
     return {"reward_funcs": [FollowsPolicy()], "args": {"beta": BETA}}
 
 
-ROWS = {"measures": measures, "reference": reference}
+class ShortestHalf(Counts, Advantage):
+    """Drops the longer half of each group, and takes as advantage the length against the rest, more with each batch."""
+
+    name = "shortest_half"
+    needs_correctness = False
+
+    def __init__(self, divisor="kept"):
+        super().__init__()
+        self.divisor = divisor
+
+    def compute(self, rollouts, advantages):
+        lengths = rollouts.by_group(rollouts.lengths).float()
+        kept = lengths.argsort(dim=1, stable=True).argsort(dim=1) < rollouts.num_generations // 2
+        centered = torch.where(kept, lengths, torch.nan)
+        return ((centered.nanmean(dim=1, keepdim=True) - centered) * (1 + self.seen)).flatten()
+
+
+class Doubles(Counts, Advantage):
+    """Doubles the advantages of the component before it."""
+
+    name = "doubles"
+
+    def compute(self, rollouts, advantages):
+        assert rollouts.correct.isfinite().all() and advantages.isfinite().all()
+        return 2 * advantages
+
+
+def advantage() -> dict[str, Any]:
+    return {"advantage": [ShortestHalf(), Doubles()]}
+
+
+def advantage_by_rows() -> dict[str, Any]:
+    return {"advantage": ShortestHalf(), "args": {"loss_type": "grpo", "beta": BETA}}
+
+
+ROWS = {
+    "measures": measures,
+    "reference": reference,
+    "advantage": advantage,
+    "advantage_by_rows": advantage_by_rows,
+}
 
 
 def slots() -> dict[str, bool]:

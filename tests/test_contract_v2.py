@@ -85,3 +85,76 @@ def test_the_trainer_has_what_components_may_use(tiny_model, tmp_path):
     trainer = slot_rows.build(ConciseGRPOTrainer, ConciseGRPOConfig, tiny_model, tmp_path, "measures")
     documented = {name for name in [*TrainerView.__annotations__, *vars(TrainerView)] if not name.startswith("_")}
     assert len(documented) > 20 and all(hasattr(trainer, name) for name in documented)
+
+
+# What a dropped completion leaves in the loss
+
+
+@pytest.mark.parametrize("loss_type", ["dapo", "cispo", "vespo", "grpo", "sapo", "luspo", "dr_grpo"])
+@pytest.mark.parametrize("divisor", ["kept", "all"])
+def test_dropped_completions_are_divided_by_as_stated_however_the_batch_is_split(
+    divisor, loss_type, tiny_model, tmp_path
+):
+    """One optimizer step on twelve completions, half of them dropped: in one micro-batch, and in four."""
+
+    def gradients(drops: str, rows: int, **changes):
+        args = ConciseGRPOConfig(
+            **tiny.settings(
+                tmp_path,
+                max_steps=1,
+                beta=0.1,
+                loss_type=loss_type,
+                per_device_train_batch_size=rows,
+                gradient_accumulation_steps=12 // rows,
+                max_grad_norm=1e9,
+                **changes,
+            )
+        )
+        trainer = ConciseGRPOTrainer(
+            tiny_model,
+            [slot_rows.correct_if_even],
+            args,
+            slot_rows.problems(),
+            rollout_func=slot_rows.rollout,
+            advantage=None if drops == "none" else slot_rows.ShortestHalf(drops),
+        )
+        start = [parameter.detach().clone() for parameter in trainer.ref_model.parameters()]
+        seen: list[torch.Tensor] = []
+        trainer.add_callback(Gradients(seen))
+        trainer.train()
+        assert len(start) == len(seen)
+        return torch.cat([gradient.flatten() for gradient in seen])
+
+    whole, split = (gradients(divisor, rows) for rows in (12, 3))
+    assert torch.allclose(whole, split, atol=1e-6) and whole.abs().max() > 1e-4
+    other = gradients({"kept": "all", "all": "kept"}[divisor], 12)
+    ratio = (whole @ other / (other @ other)).item()
+    assert torch.allclose(whole, ratio * other, atol=1e-6), (
+        "another divisor changes the size only, also of the KL term"
+    )
+    kept_tokens, all_tokens = kept_and_all()
+    expected = all_tokens / kept_tokens if loss_type in ("dapo", "cispo", "vespo") else 2.0
+    assert ratio == pytest.approx(expected if divisor == "kept" else 1 / expected, rel=1e-3)
+
+
+def kept_and_all() -> tuple[int, int]:
+    """Tokens, EOS included, of the shorter half of each group at step 0, and of all completions."""
+    lengths = [len(slot_rows.token_ids(0, row)) for row in range(12)]
+    kept = [sorted(lengths[start : start + 4])[:2] for start in (0, 4, 8)]
+    return sum(map(sum, kept)), sum(lengths)
+
+
+class Gradients(TrainerCallback):
+    def __init__(self, seen: list[torch.Tensor]):
+        self.seen = seen
+
+    def on_pre_optimizer_step(self, args, state, control, model, **kwargs):
+        self.seen.extend(parameter.grad.detach().clone() for parameter in model.parameters())
+
+
+def test_a_loss_that_divides_by_micro_batches_cannot_drop(tiny_model, tmp_path):
+    trainer = slot_rows.build(
+        ConciseGRPOTrainer, ConciseGRPOConfig, tiny_model, tmp_path, "advantage", loss_type="bnpo"
+    )
+    with pytest.raises(ValueError, match='ShortestHalf drops completions, but loss_type="bnpo"'):
+        trainer.train()

@@ -3,7 +3,7 @@ from .batch.generation import GeneratedRollouts
 from .batch.rollouts import CompletionTokens, LocalRollouts, Rollouts, prompt_key
 from .callbacks import ConciseProgressCallback
 from .cli.script import TrainingScript
-from .components import BudgetSchedule, Component, GroupReward, Paper, PromptSelector, TokenCredit
+from .components import Advantage, BudgetSchedule, Component, GroupReward, Paper, PromptSelector, TokenCredit
 from .config import ConciseGRPOConfig
 from .data import APITeacher, LocalTeacher, TeacherPrompt, build_critiques, build_redi_pairs, load_problems
 from .evaluation import accuracy_efficiency_score, pass_at_k
@@ -53,6 +53,7 @@ from .trainer import ConciseGRPOTrainer
 from .verification import math_accuracy_reward, verify_answers
 
 __all__ = [
+    "Advantage",
     "APITeacher",
     "AccuracyBand",
     "AccuracyHistory",

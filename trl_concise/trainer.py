@@ -13,7 +13,6 @@ import inspect
 import logging
 from collections.abc import Mapping, Sequence
 from contextlib import contextmanager
-from functools import partial
 from typing import Any
 
 import torch
@@ -23,17 +22,19 @@ from transformers.trainer_utils import has_length
 from trl import GRPOConfig, GRPOTrainer
 from trl.trainer.utils import pad
 
+from .batch.advantages import compute_advantages, leave_out_dropped, metrics_of
 from .batch.batch import GenerationBatch
 from .batch.extra import GeneratesExtra
 from .batch.generation import ForkedRandomState
 from .batch.limits import generation_limit
+from .batch.loss import ComputesLoss
 from .batch.merging import check_mergeable
 from .batch.reference import make_reference_movable
 from .batch.scoring import ScoresRewards
-from .batch.token_credit import KeptTokens, assign_token_credit, order_by_kept_length, select_tokens
+from .batch.token_credit import assign_token_credit, select_tokens
 from .batch.warnings import BatchWarnings
 from .checks import check_best_metric, check_budget, check_columns_are_kept, check_datasets, check_output_dir
-from .components import BudgetSchedule, Component, GroupReward, PromptSelector, Stateful, TokenCredit
+from .components import Advantage, BudgetSchedule, Component, GroupReward, PromptSelector, Stateful, TokenCredit
 from .components.reward_functions import add_own_rewards, find_correctness, hold_column
 from .components.slots import check_names, fill_slots
 from .config import ConciseGRPOConfig, own_config
@@ -51,7 +52,9 @@ from .state.step_start import StepStart
 logger = logging.getLogger(__name__)
 
 
-class ConciseGRPOTrainer(SavesState, ResumesTraining, WritesCard, ScoresRewards, GeneratesExtra, GRPOTrainer):
+class ConciseGRPOTrainer(
+    SavesState, ResumesTraining, WritesCard, ComputesLoss, ScoresRewards, GeneratesExtra, GRPOTrainer
+):
     """
     [`~trl.GRPOTrainer`] with slots for components that make reasoning concise.
 
@@ -64,6 +67,8 @@ class ConciseGRPOTrainer(SavesState, ResumesTraining, WritesCard, ScoresRewards,
             [`~trl.GRPOConfig`], and is never changed.
         prompt_selector ([`PromptSelector`], *optional*):
             Chooses which prompts are rolled out. Needs a dataset that can be indexed.
+        advantage ([`Advantage`] or `list[Advantage]`, *optional*):
+            Computes one advantage per completion, and may drop completions. Several are applied in order.
         token_credit ([`TokenCredit`] or `list[TokenCredit]`, *optional*):
             Spreads advantages over tokens. Several are applied in order; the tokens that all of them keep count.
         budget_schedule ([`BudgetSchedule`], *optional*):
@@ -99,7 +104,6 @@ class ConciseGRPOTrainer(SavesState, ResumesTraining, WritesCard, ScoresRewards,
 
     config_class: type[ConciseGRPOConfig] = ConciseGRPOConfig
     _tag_names = ["trl", "grpo", "trl-concise"]
-    _buffered_inputs: list[dict[str, Any]]  # of GRPOTrainer; None until it has generated
 
     def __init__(
         self,
@@ -108,6 +112,7 @@ class ConciseGRPOTrainer(SavesState, ResumesTraining, WritesCard, ScoresRewards,
         args: GRPOConfig | None = None,
         *grpo_args,
         prompt_selector: PromptSelector | None = None,
+        advantage: Advantage | list[Advantage] | None = None,
         token_credit: TokenCredit | list[TokenCredit] | None = None,
         budget_schedule: BudgetSchedule | None = None,
         watch_dataset: Sequence[Mapping[str, Any]] | None = None,
@@ -121,11 +126,17 @@ class ConciseGRPOTrainer(SavesState, ResumesTraining, WritesCard, ScoresRewards,
         given["args"] = args = own_config(self.config_class, args, trainer=type(self), parent=GRPOConfig, model=model)
         check_columns_are_kept(args)
         slots: dict[str, list[Any]] = fill_slots(
-            {"prompt_selector": prompt_selector, "token_credit": token_credit, "budget_schedule": budget_schedule},
+            {
+                "prompt_selector": prompt_selector,
+                "advantage": advantage,
+                "token_credit": token_credit,
+                "budget_schedule": budget_schedule,
+            },
             self._own_slots(args),
             trainer=type(self).__name__,
         )
         self.prompt_selector: PromptSelector | None = next(iter(slots["prompt_selector"]), None)
+        self.advantages: list[Advantage] = slots["advantage"]
         self.token_credits: list[TokenCredit] = slots["token_credit"]
         self.budget_schedule: BudgetSchedule | None = next(iter(slots["budget_schedule"]), None)
         reward_funcs = add_own_rewards(given, self._own_rewards(args), trainer=type(self).__name__)
@@ -144,8 +155,6 @@ class ConciseGRPOTrainer(SavesState, ResumesTraining, WritesCard, ScoresRewards,
         check_names(self.components)
         names = [component.name for component in self.components]
         self._batch: GenerationBatch | None = None  # while it is generated and scored
-        self._kept: KeptTokens | None = None  # what is to be scored; None: everything
-        self._is_ordered = True  # whether the buffered micro-batches are in their final order
         self._prompt_order: SelectingSampler | None = None  # saved with the components; see `_get_train_sampler`
         self._evaluation_log = EvaluationLog(args.metric_for_best_model)
         self._warnings = BatchWarnings()
@@ -271,7 +280,7 @@ class ConciseGRPOTrainer(SavesState, ResumesTraining, WritesCard, ScoresRewards,
         if not (self.token_credits and batch.training):
             return output
         needs_groups = any(credit.needs_groups for credit in self.token_credits)
-        tokens = batch.add_tokens(self.mask_truncated_completions, needs_groups)
+        tokens = batch.add_tokens(needs_groups)
         if (
             self.use_vllm
             and self.vllm_importance_sampling_correction
@@ -286,9 +295,9 @@ class ConciseGRPOTrainer(SavesState, ResumesTraining, WritesCard, ScoresRewards,
     # [3] Rewards: `ScoresRewards._calculate_rewards`
 
     def _observes_late(self, component):
-        return component in self.token_credits
+        return component in self.token_credits or component in self.advantages
 
-    # [4] Token credit
+    # [4] Advantages and token credit
 
     def _generate_and_score_completions(self, inputs):
         training = self.model.training
@@ -302,6 +311,7 @@ class ConciseGRPOTrainer(SavesState, ResumesTraining, WritesCard, ScoresRewards,
             process_index=self.accelerator.process_index,
             end_ids=self._end_ids,
             device=self.accelerator.device,
+            mask_truncated=self.mask_truncated_completions,
             earlier=steps_in_window * self.args.per_device_train_batch_size * self.accelerator.num_processes,
         )
         try:
@@ -311,55 +321,20 @@ class ConciseGRPOTrainer(SavesState, ResumesTraining, WritesCard, ScoresRewards,
                     for credit in credits:
                         assert self._batch.tokens is not None  # set by `_generate`
                         credit.extend(self, inputs, batch, self._batch.tokens)
+            if training and self.advantages:
+                compute_advantages(self.advantages, self._batch, batch)
+                for name, value in metrics_of(self.advantages).items():
+                    self._metrics["train"][name].append(value)
             if credits:
                 assert self._batch.rollouts is not None  # set by `_calculate_rewards`
                 metrics = assign_token_credit(credits, self._batch.rollouts, batch, self._batch.selections)
                 for name, value in metrics.items():
                     self._metrics["train"][name].append(value)
                 self._is_ordered = False
+            leave_out_dropped(self._batch, batch, self.loss_type)
         finally:
             self._batch = self._kept = None
         return batch
-
-    def _prepare_inputs(self, generation_batch):
-        inputs = super()._prepare_inputs(generation_batch)
-        if self._is_ordered:
-            return inputs
-        self._is_ordered = True  # once per generation batch: TRL has just shuffled and split it
-        self._buffered_inputs = order_by_kept_length(self._buffered_inputs, self.args)
-        return self._buffered_inputs[self._step % self.args.steps_per_generation]
-
-    def _compute_loss(self, model, inputs):
-        if not (self.token_credits and self.model.training):
-            return super()._compute_loss(model, inputs)
-        with self._keeping(self._keep_only(inputs["completion_mask"] * inputs["tool_mask"])) as kept:
-            loss = super()._compute_loss(model, inputs)
-        cropped = torch.tensor(kept.cropped_fraction, device=self.accelerator.device)
-        self._metrics["train"]["token_credit/cropped_fraction"].append(self.accelerator.gather(cropped).mean().item())
-        return loss
-
-    def _keep_only(self, keep: torch.Tensor) -> KeptTokens:
-        # A load-balancing loss counts every token, and a tool's images are tokens of the completion.
-        crop = not self.aux_loss_enabled and not (self._is_vlm and self.tools)
-        return KeptTokens(keep.bool(), crop=crop, multiple_of=self.pad_to_multiple_of)
-
-    @contextmanager
-    def _keeping(self, kept: KeptTokens | None):
-        """Score these tokens only, or all."""
-        before, self._kept = self._kept, kept
-        try:
-            yield kept
-        finally:
-            self._kept = before
-
-    def _scores_all_tokens(self):
-        return self._keeping(None)
-
-    def _get_per_token_logps_and_entropies(self, model, input_ids, attention_mask, logits_to_keep, *args, **kwargs):
-        score = super()._get_per_token_logps_and_entropies
-        if self._kept is not None:
-            score = partial(self._kept.score, score)
-        return score(model, input_ids, attention_mask, logits_to_keep, *args, **kwargs)
 
     # [5] Evaluation
 

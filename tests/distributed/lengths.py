@@ -32,10 +32,10 @@ class Noted(BatchWhitening):
 
     advantages: list = []
 
-    def assign(self, rollouts, batch, advantages):
-        whitened, keep = super().assign(rollouts, batch, advantages)
-        self.advantages.append(whitened.tolist())
-        return whitened, keep
+    def compute(self, rollouts, advantages):
+        whitened = super().compute(rollouts, advantages)
+        self.advantages.append(whitened[rollouts.local].tolist())
+        return whitened
 
 
 def train(model: str, folder: Path, rows_per_process: int) -> dict:
@@ -49,7 +49,7 @@ def train(model: str, folder: Path, rows_per_process: int) -> dict:
         ConciseGRPOConfig(**settings),
         problems,
         rollout_func=rollout,
-        token_credit=[DifficultyWeighting(), whitening],
+        advantage=[DifficultyWeighting(), whitening],
     )
     trainer.train()
     return {

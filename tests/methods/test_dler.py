@@ -41,11 +41,9 @@ def test_weighted_mean_and_variance(rows):
 def test_groups_without_variance_are_left_out():
     advantages = torch.cat([ADVANTAGES, torch.zeros(4)])
     rollouts = Rollouts(tuple("aaaabbbbcccc"), torch.tensor(LENGTHS + [9] * 4), torch.ones(12), 4)
-    batch = {"completion_mask": torch.arange(400) < rollouts.lengths[:, None]}
-    whitened, keep = BatchWhitening().assign(rollouts, batch, advantages)
-    assert keep is None and whitened.tolist() == pytest.approx(BY_TOKEN + [0] * 4, abs=1e-4)
-    whitened, _ = BatchWhitening(skip_zero_variance=False).assign(rollouts, batch, advantages)
-    assert whitened[8:].tolist() != [0] * 4
+    whitened = BatchWhitening().compute(rollouts, advantages)
+    assert whitened.tolist() == pytest.approx(BY_TOKEN + [0] * 4, abs=1e-4)
+    assert BatchWhitening(skip_zero_variance=False).compute(rollouts, advantages)[8:].tolist() != [0] * 4
 
 
 def test_completions_without_a_verdict_are_left_out():
@@ -55,18 +53,13 @@ def test_completions_without_a_verdict_are_left_out():
     rollouts = Rollouts(
         tuple("aaaabbbbcccc"), lengths, torch.ones(12), 4, rewards={"correct": judged, "length": judged}
     )
-    batch = {"completion_mask": torch.arange(400) < lengths[:, None]}
-    whitened, _ = BatchWhitening().assign(rollouts, batch, advantages)
+    whitened = BatchWhitening().compute(rollouts, advantages)
     assert whitened[9:].tolist() == [0] * 3 and whitened[8] != 0
 
 
-def test_tool_output_has_no_weight():
-    rollouts = Rollouts(tuple("aaaabbbb"), torch.tensor(LENGTHS), torch.ones(8), 4)
-    batch = {
-        "completion_mask": torch.ones(8, 1000, dtype=torch.long),
-        "tool_mask": (torch.arange(1000) < rollouts.lengths[:, None]).long(),
-    }
-    assert BatchWhitening().assign(rollouts, batch, ADVANTAGES)[0].tolist() == pytest.approx(BY_TOKEN, abs=1e-4)
+def test_a_completion_weighs_by_its_tokens_in_the_loss():
+    rollouts = Rollouts(tuple("aaaabbbb"), torch.full((8,), 999), torch.ones(8), 4, loss_lengths=torch.tensor(LENGTHS))
+    assert BatchWhitening().compute(rollouts, ADVANTAGES).tolist() == pytest.approx(BY_TOKEN, abs=1e-4)
 
 
 @pytest.mark.parametrize(("token_weighted", "expected"), [(True, BY_TOKEN), (False, BY_SEQUENCE)])
@@ -91,7 +84,7 @@ def test_the_trainer_computes_the_golden_advantages(token_weighted, expected, ti
         [correct],
         args,
         problems,
-        token_credit=BatchWhitening(token_weighted),
+        advantage=BatchWhitening(token_weighted),
         rollout_func=tiny.rollouts_of([[length - 1 for length in LENGTHS]]),  # and EOS
     )
     trainer.train()
@@ -103,12 +96,16 @@ def test_the_trainer_computes_the_golden_advantages(token_weighted, expected, ti
 def test_advantages_that_are_scaled_already_are_refused(tiny_model, problems, tmp_path):
     args = ConciseGRPOConfig(**tiny.settings(tmp_path))
     with pytest.raises(ValueError, match='Set scale_rewards="none"'):
-        ConciseGRPOTrainer(tiny_model, [tiny.even_reward], args, problems, token_credit=BatchWhitening())
+        ConciseGRPOTrainer(tiny_model, [tiny.even_reward], args, problems, advantage=BatchWhitening())
     args = ConciseGRPOConfig(
         **tiny.settings(tmp_path, scale_rewards="none", multi_objective_aggregation="normalize_then_sum")
     )
     with pytest.raises(ValueError, match="Set it to 'sum_then_normalize'"):
-        ConciseGRPOTrainer(tiny_model, [tiny.even_reward], args, problems, token_credit=BatchWhitening())
-    with pytest.raises(ValueError, match="Put it first in token_credit"):
-        rollouts = Rollouts(("a",) * 4, torch.ones(4), torch.ones(4), 4)
-        BatchWhitening().assign(rollouts, {}, torch.ones(4, 3))
+        ConciseGRPOTrainer(tiny_model, [tiny.even_reward], args, problems, advantage=BatchWhitening())
+
+
+def test_as_a_token_credit_it_works_with_a_warning(tiny_model, problems, tmp_path):
+    args = ConciseGRPOConfig(**tiny.settings(tmp_path, scale_rewards="none"))
+    with pytest.warns(FutureWarning, match="Pass BatchWhitening as advantage="):
+        trainer = ConciseGRPOTrainer(tiny_model, [tiny.even_reward], args, problems, token_credit=[BatchWhitening()])
+    assert len(trainer.advantages) == 1 and trainer.token_credits == []

@@ -54,21 +54,9 @@ def test_successes_weigh_by_difficulty_and_failures_by_ease():
     correct = torch.tensor([1.0, 0, 0, 0, math.nan, math.nan, math.nan, math.nan])
     rollouts = Rollouts(tuple("aaaabbbb"), torch.ones(8, dtype=torch.long), correct, 4, local=slice(0, 8))
     advantages = torch.tensor([3.0, -1, -1, -1, 1, -1, 0, 0])
-    weighted, keep = DifficultyWeighting().assign(rollouts, {}, advantages)
-    assert keep is None
+    weighted = DifficultyWeighting().compute(rollouts, advantages)
     assert weighted[:4].tolist() == pytest.approx([3 * 1.4926, *[-0.95] * 3], abs=1e-3)  # w(0.25), w(0.75)
     assert weighted[4:].tolist() == [1, -1, 0, 0]  # nobody knows how hard it is
-    per_token, _ = DifficultyWeighting().assign(rollouts, {}, advantages[:, None].expand(8, 3))
-    assert torch.equal(per_token, weighted[:, None].expand(8, 3))
-
-
-def test_a_process_weighs_its_own_rows_by_whole_groups():
-    """Four completions of one prompt, two on each of two processes."""
-    rollouts = Rollouts(
-        ("a",) * 4, torch.ones(4, dtype=torch.long), torch.tensor([1.0, 1, 0, 0]), 4, local=slice(2, 4)
-    )
-    weighted, _ = DifficultyWeighting().assign(rollouts, {}, torch.tensor([-1.0, -1.0]))
-    assert weighted.tolist() == pytest.approx([-1.4166] * 2, abs=1e-3)  # w(0.5), not w(1)
 
 
 def test_both_components_train(tiny_model, problems, tmp_path):
@@ -77,7 +65,7 @@ def test_both_components_train(tiny_model, problems, tmp_path):
         [tiny.even_reward, GRPOLEADReward()],
         ConciseGRPOConfig(**tiny.settings(tmp_path)),
         problems,
-        token_credit=DifficultyWeighting(),
+        advantage=DifficultyWeighting(),
     )
     before = [parameter.detach().clone() for parameter in trainer.model.parameters()]
     trainer.train()
@@ -118,7 +106,7 @@ def test_repetition_is_adjacent():
 def test_unsolved_groups_can_be_left_out():
     correct = torch.tensor([0.0, 0, 0, 0, 1, 0, 0, 0])
     rollouts = Rollouts(tuple("aaaabbbb"), torch.ones(8, dtype=torch.long), correct, 4, local=slice(0, 8))
-    weighted, _ = DifficultyWeighting(skip_unsolved=True).assign(rollouts, {}, torch.tensor([1.0, -1] * 4))
+    weighted = DifficultyWeighting(skip_unsolved=True).compute(rollouts, torch.tensor([1.0, -1] * 4))
     assert weighted[:4].tolist() == [0] * 4 and (weighted[4:] != 0).all()
 
 

@@ -34,6 +34,7 @@ class GenerationBatch:
         process_index (`int`): This process.
         end_ids (`set[int]`): Tokens that end a completion.
         device (`torch.device`): The trainer's device.
+        mask_truncated (`bool`): Whether the loss leaves truncated completions out.
         earlier (`int`): Completions of the same optimizer step in generation batches before this one.
         prompt_ids (`list[list[int]]`): Token ids of the prompts.
         completion_ids (`list[list[int]]`): Token ids of the completions, terminating EOS included.
@@ -42,6 +43,10 @@ class GenerationBatch:
         tokens ([`CompletionTokens`], *optional*): Token ids for the token credits; `None` without them.
         selections (`list[torch.Tensor | None]`): What each token credit has selected.
         rollouts ([`Rollouts`], *optional*): The batch of all processes, with every reward; `None` without components.
+        dropped (`torch.Tensor`, *optional*): `(B,)` bool, completions of all processes that are left out of the loss; `None` if
+            all are kept.
+        divisor (`str`): What the loss divides by: `"kept"` completions, or `"all"`.
+        dropped_by (`str`): The component that dropped completions.
     """
 
     rows: list[dict[str, Any]]
@@ -51,6 +56,7 @@ class GenerationBatch:
     process_index: int
     end_ids: set[int]
     device: torch.device
+    mask_truncated: bool = False
     earlier: int = 0
     prompt_ids: list[list[int]] = field(default_factory=list)
     completion_ids: list[list[int]] = field(default_factory=list)
@@ -59,6 +65,9 @@ class GenerationBatch:
     tokens: CompletionTokens | None = None
     selections: list[torch.Tensor | None] = field(default_factory=list)
     rollouts: Rollouts | None = None
+    dropped: torch.Tensor | None = None
+    divisor: str = "kept"
+    dropped_by: str = ""
 
     @property
     def local(self) -> slice:
@@ -77,29 +86,35 @@ class GenerationBatch:
         self.prompt_ids, self.completion_ids, self.tool_mask = prompt_ids, completion_ids, tool_mask
         self.reasoning_opened = [prompt_opens_reasoning(tokenizer, ids) for ids in prompt_ids]
 
-    def add_tokens(self, mask_truncated: bool, needs_groups: bool) -> CompletionTokens:
+    def loss_mask(self) -> list[list[int]]:
+        """Return 1 for each token that the loss may use: the model wrote it, and the completion is not left out as truncated."""
+        mask = self.tool_mask
+        if mask is None:
+            mask = [[1] * len(row) for row in self.completion_ids]
+        if not self.mask_truncated:
+            return mask
+        return [
+            row if own[-1] in self.end_ids else [0] * len(row)
+            for row, own in zip(mask, self.completion_ids, strict=True)
+        ]
+
+    def add_tokens(self, needs_groups: bool) -> CompletionTokens:
         """
         Add and return the token ids from which token credits select.
 
         Args:
-            mask_truncated (`bool`): Whether the loss leaves truncated completions out.
             needs_groups (`bool`): Whether groups that straddle processes are gathered.
         """
-        ids, mask = self.completion_ids, self.tool_mask
-        if mask is None:
-            mask = [[1] * len(row) for row in ids]
-        if mask_truncated:
-            mask = [row if own[-1] in self.end_ids else [0] * len(row) for row, own in zip(mask, ids, strict=True)]
         self.tokens = CompletionTokens(
-            ids=ids,
-            mask=mask,
+            ids=self.completion_ids,
+            mask=self.loss_mask(),
             num_generations=self.num_generations,
             step=self.step,
             start=self.local.start,
             local=self.local,
             earlier=self.earlier,
         )
-        straddling = len(ids) % self.num_generations != 0  # the same on every process
+        straddling = len(self.rows) % self.num_generations != 0  # the same on every process
         if straddling and needs_groups:
             self.tokens = gather_tokens(self.tokens)
         return self.tokens
@@ -126,6 +141,28 @@ class GenerationBatch:
             prompt_ids=self.prompt_ids,
         )
 
+    def drop(self, dropped: torch.Tensor, divisor: str, by: str) -> None:
+        """
+        Leave completions out of the loss.
+
+        Args:
+            dropped (`torch.Tensor`): `(B,)` bool, the same on every process.
+            divisor (`str`): `"kept"` or `"all"`.
+            by (`str`): The component that drops them.
+
+        Raises:
+            `ValueError`: If another component has dropped completions with another divisor.
+        """
+        if not dropped.any():
+            return
+        if self.dropped is not None and divisor != self.divisor:
+            raise ValueError(
+                f"{self.dropped_by} divides the loss by {self.divisor} completions, {by} by {divisor}. Set `divisor` of both to the "
+                "same value."
+            )
+        self.dropped = dropped if self.dropped is None else self.dropped | dropped
+        self.divisor, self.dropped_by = divisor, by
+
     def gather(self, local: LocalRollouts, correct: torch.Tensor, rewards: dict[str, torch.Tensor]) -> Rollouts:
         """
         Return the completions of all processes, without measures.
@@ -135,16 +172,19 @@ class GenerationBatch:
             correct (`torch.Tensor`): `(B,)`, gathered.
             rewards (`dict[str, torch.Tensor]`): `(B,)` each, gathered.
         """
-        # One gather carries the key (two 64-bit words), the length and the truncation of each completion.
+        # One gather carries the key (two 64-bit words), the lengths and the truncation of each completion.
         digests = b"".join(prompt_digest(prompt_key(row)) for row in self.rows)
         words = torch.from_numpy(np.frombuffer(digests, dtype="<i8").reshape(-1, 2).copy()).to(self.device)
         truncated = torch.tensor([ids[-1] not in self.end_ids for ids in self.completion_ids], device=self.device)
-        packed = gather(torch.cat([words, local.lengths[:, None], truncated[:, None].long()], dim=1))  # (B, 4)
+        in_loss = torch.tensor([sum(mask) for mask in self.loss_mask()], device=self.device)
+        columns = [words, *(column[:, None].long() for column in (local.lengths, truncated, in_loss))]
+        packed = gather(torch.cat(columns, dim=1))  # (B, 5)
         digests = packed[:, :2].cpu().numpy().astype("<i8").tobytes()
         return Rollouts(
             prompt_keys=tuple(digests[i : i + 16].hex() for i in range(0, len(digests), 16)),
             lengths=packed[:, 2],
             truncated=packed[:, 3].bool(),
+            loss_lengths=packed[:, 4],
             correct=correct,
             rewards=rewards,
             num_generations=self.num_generations,

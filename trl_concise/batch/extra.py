@@ -5,8 +5,8 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -40,6 +40,7 @@ class GeneratesExtra(_Mixed):
     components: Sequence[Component]
     group_rewards: dict[int, GroupReward]
     correctness_column: int | None
+    _scores_all_tokens: Callable[[], AbstractContextManager]  # whatever the loss selects
     _fork: ForkedRandomState  # for the draws, so that those of training stay as they are
     # Attributes of GRPOTrainer that the methods below replace.
     _pending_metrics: dict[str, list[float]]
@@ -56,10 +57,6 @@ class GeneratesExtra(_Mixed):
         user = self.args.generation_kwargs or {}
         limits = [self.max_completion_length, user.get("max_tokens"), user.get("max_new_tokens")]
         return min((tokens for tokens in limits if tokens is not None), default=math.inf)
-
-    def _scores_all_tokens(self) -> Any:
-        """Return a context in which all tokens are scored, whatever the loss selects."""
-        raise NotImplementedError
 
     def _generate_single_turn(self, *args, **kwargs):
         merges = self.args.merge_adapter_for_generation and not self.use_vllm

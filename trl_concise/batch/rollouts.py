@@ -250,6 +250,8 @@ class Rollouts:
             unless a component needs whole groups that straddle processes.
         measured_tokens (`dict[str, dict[str, torch.Tensor]]`): `(b, T)` each, the values of [`Component.measure`] for the tokens
             of this process's rows, by component name.
+        loss_lengths (`torch.Tensor`, *optional*): `(B,)` int64, tokens that the loss may use: those written by the model,
+            terminating EOS included; 0 for a truncated completion with `mask_truncated_completions`. Defaults to `lengths`.
     """
 
     prompt_keys: tuple[str, ...]
@@ -264,6 +266,7 @@ class Rollouts:
     local: slice = field(default_factory=lambda: slice(None))
     tokens: CompletionTokens | None = None
     measured_tokens: dict[str, dict[str, Tensor]] = field(default_factory=dict)
+    loss_lengths: Tensor = cast(Tensor, None)  # filled in below
 
     def __post_init__(self):
         if len(self.prompt_keys) % self.num_generations:
@@ -273,6 +276,8 @@ class Rollouts:
             )
         if self.truncated is None:
             object.__setattr__(self, "truncated", torch.zeros_like(self.lengths, dtype=torch.bool))
+        if self.loss_lengths is None:
+            object.__setattr__(self, "loss_lengths", self.lengths)
 
     def __len__(self) -> int:
         return len(self.prompt_keys)

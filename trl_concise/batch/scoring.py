@@ -169,8 +169,8 @@ def add_measures(component: Component, local: LocalRollouts, rollouts: Rollouts)
         is_measure = isinstance(values, torch.Tensor) and values.ndim in (1, 2) and len(values) == count
         if not is_measure or (values.ndim == 2 and values.size(1) < longest):
             raise ValueError(
-                f"{type(component).__name__}.measure returned {describe(values)} as {name!r} for {count} completions of at "
-                f"most {longest} tokens. Return a tensor of the shape ({count},), or ({count}, {longest}) or wider."
+                f"{type(component).__name__}.measure returned {describe(values)} as {name!r} for {count} completions. Return a "
+                f"tensor of the shape ({count},), or ({count}, T) with T at least {longest}, the longest completion."
             )
     device = local.lengths.device
     rollouts.measured[component.name] = {

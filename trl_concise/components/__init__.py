@@ -4,10 +4,12 @@
 from __future__ import annotations
 
 from .base import Component, Paper, Stateful, TrainerView
-from .kinds import BudgetSchedule, GroupReward, PromptSelector, TokenCredit
+from .kinds import DIVISORS, Advantage, BudgetSchedule, GroupReward, PromptSelector, TokenCredit
 
 
 __all__ = [
+    "DIVISORS",
+    "Advantage",
     "BudgetSchedule",
     "Component",
     "GroupReward",

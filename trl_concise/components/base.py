@@ -140,7 +140,7 @@ class Paper:
 
 class Component(ABC):
     """
-    Base class of the four kinds of components: a name, a paper, state that is saved with the checkpoint, and metrics.
+    Base class of all components: a name, a paper, state that is saved with the checkpoint, and metrics.
 
     Attributes:
         name (`str`):

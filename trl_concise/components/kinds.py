@@ -4,8 +4,8 @@ The kinds of components that combine in one [`ConciseGRPOTrainer`].
 
 Each is a small abstract class that makes one decision of a training step: which prompts to roll out
 ([`PromptSelector`]), how long a completion may be ([`BudgetSchedule`]), the reward of a completion relative to its group
-or its prompt's history ([`GroupReward`]), and which tokens carry the credit ([`TokenCredit`]). A component is a plain
-object: it is built, called and tested without a model.
+or its prompt's history ([`GroupReward`]), its advantage ([`Advantage`]), and which tokens carry it ([`TokenCredit`]). A component is
+a plain object: it is built, called and tested without a model.
 """
 
 from __future__ import annotations
@@ -47,6 +47,36 @@ class GroupReward(Component):
             f"{type(self).__name__} scores whole groups: pass it to a ConciseGRPOTrainer. A plain GRPOTrainer calls "
             "reward functions on one process's rows, before they are gathered."
         )
+
+
+DIVISORS = ("kept", "all")
+
+
+class Advantage(Component):
+    """
+    Computes one advantage per completion, from the whole batch.
+
+    Attributes:
+        divisor (`str`): What the loss divides by if the component drops completions: `"kept"`, the completions that are kept or
+            their tokens, or `"all"`, every sampled completion or token. Default: `"kept"`.
+    """
+
+    divisor: str = "kept"
+
+    @abstractmethod
+    def compute(self, rollouts: Rollouts, advantages: Tensor) -> Tensor:
+        """
+        Compute the advantages of a batch. Called in training, after every component has observed the batch. Every process computes
+        the same.
+
+        Args:
+            rollouts ([`Rollouts`]): B completions, with all rewards.
+            advantages (`torch.Tensor`): `(B,)`, TRL's normalized advantages, or those of the component before this one, 0 where
+                it dropped a completion. They may be ignored.
+
+        Returns:
+            `torch.Tensor`: `(B,)`; NaN drops a completion: none of its tokens is in the loss, nor in the KL term.
+        """
 
 
 class TokenCredit(Component):

@@ -4,12 +4,13 @@
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from .base import Component
-from .kinds import BudgetSchedule, PromptSelector, TokenCredit
+from .kinds import Advantage, BudgetSchedule, PromptSelector, TokenCredit
 
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
@@ -33,6 +34,7 @@ class Slot:
 # By argument of the trainer, in the order in which their components observe, after the group rewards.
 SLOTS: dict[str, Slot] = {
     "prompt_selector": Slot(PromptSelector),
+    "advantage": Slot(Advantage, several=True),
     "token_credit": Slot(TokenCredit, several=True),
     "budget_schedule": Slot(BudgetSchedule),
 }
@@ -54,6 +56,7 @@ def fill_slots(given: Mapping[str, Any], own: Mapping[str, Any], trainer: str) -
         `ValueError`: If the user and the drop-in trainer fill the same slot.
         `TypeError`: If a slot does not take the component.
     """
+    given = _move_advantages(given)
     for slot, component in own.items():
         if given[slot] is not None:
             raise ValueError(
@@ -61,6 +64,23 @@ def fill_slots(given: Mapping[str, Any], own: Mapping[str, Any], trainer: str) -
                 "components to a ConciseGRPOTrainer."
             )
     return {name: _components(name, slot, {**given, **own}[name]) for name, slot in SLOTS.items()}
+
+
+def _move_advantages(given: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Move components that were token credits in version 0.1.0 to the slot `advantage`."""
+    credits = given["token_credit"]
+    credits = credits if isinstance(credits, list) else [credits]
+    moved = [credit for credit in credits if isinstance(credit, Advantage)]
+    if not moved:
+        return given
+    names = ", ".join(type(component).__name__ for component in moved)
+    warnings.warn(f"Pass {names} as advantage=, not as token_credit=.", FutureWarning, stacklevel=4)
+    before = given["advantage"] or []
+    return {
+        **given,
+        "advantage": [*(before if isinstance(before, list) else [before]), *moved],
+        "token_credit": [credit for credit in credits if credit not in moved],
+    }
 
 
 def _components(name: str, slot: Slot, value: Any) -> list[Component]:

@@ -21,14 +21,11 @@ Differences from the authors' code (NVlabs/DLER @ ea7d4f7):
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
-from accelerate.utils import gather
 from torch import Tensor
 
 from ..batch.rollouts import Rollouts
-from ..components import Paper, TokenCredit, TrainerView
+from ..components import Advantage, Paper, TrainerView
 
 
 DLER_PAPER = Paper(
@@ -72,7 +69,7 @@ def whiten(advantages: Tensor, weights: Tensor) -> Tensor:
     return torch.where(weights > 0, centered / (std + 1e-8), 0.0)
 
 
-class BatchWhitening(TokenCredit):
+class BatchWhitening(Advantage):
     """
     Normalizes advantages over the whole batch, as DLER does. Needs `scale_rewards="none"`.
 
@@ -103,21 +100,12 @@ class BatchWhitening(TokenCredit):
                 f"{trainer.multi_objective_aggregation!r} normalizes each reward. Set it to 'sum_then_normalize'."
             )
 
-    def assign(
-        self, rollouts: Rollouts, batch: dict[str, Any], advantages: Tensor, selected: Tensor | None = None
-    ) -> tuple[Tensor, None]:
-        if advantages.dim() != 1:
-            raise ValueError(
-                f"BatchWhitening takes one advantage per completion, got {tuple(advantages.shape)}. Put it first in "
-                "token_credit."
-            )
-        tokens = batch["completion_mask"] * batch.get("tool_mask", 1)
-        weights = tokens.sum(dim=1) if self.token_weighted else torch.ones_like(advantages)
-        whole, weights = gather(torch.stack([advantages, weights.to(advantages)], dim=1)).unbind(dim=1)  # (B,) each
+    def compute(self, rollouts: Rollouts, advantages: Tensor) -> Tensor:
+        weights = rollouts.loss_lengths.to(advantages) if self.token_weighted else torch.ones_like(advantages)
         if rollouts.rewards:  # if every function has abstained, the advantage is 0 for another reason
             unknown = torch.stack(list(rollouts.rewards.values())).isnan().all(dim=0)
             weights = weights.masked_fill(unknown, 0)
         if self.skip_zero_variance:
-            informative = (rollouts.by_group(whole).abs() > 1e-6).any(dim=1)
+            informative = (rollouts.by_group(advantages).abs() > 1e-6).any(dim=1)
             weights = weights * informative.repeat_interleave(rollouts.num_generations)
-        return whiten(whole, weights)[rollouts.local], None
+        return whiten(advantages, weights)

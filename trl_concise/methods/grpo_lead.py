@@ -18,13 +18,11 @@ Differences from the authors' code:
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
 from ..batch.rollouts import LocalRollouts, Rollouts
-from ..components import GroupReward, Paper, TokenCredit
+from ..components import Advantage, GroupReward, Paper
 from ..verification.reward import completion_text, has_boxed_answer
 
 
@@ -196,7 +194,7 @@ class GRPOLEADReward(GroupReward):
         return rewards - correct
 
 
-class DifficultyWeighting(TokenCredit):
+class DifficultyWeighting(Advantage):
     r"""
     Weights advantages by the success rate of their prompt, as GRPO-LEAD does.
 
@@ -215,15 +213,11 @@ class DifficultyWeighting(TokenCredit):
     def __init__(self, skip_unsolved: bool = False):
         self.skip_unsolved = skip_unsolved
 
-    def assign(
-        self, rollouts: Rollouts, batch: dict[str, Any], advantages: Tensor, selected: Tensor | None = None
-    ) -> tuple[Tensor, None]:
+    def compute(self, rollouts: Rollouts, advantages: Tensor) -> Tensor:
         by_group = rollouts.by_group(rollouts.correct).nanmean(dim=1)
-        success_rate = by_group.repeat_interleave(rollouts.num_generations)[rollouts.local]
-        if advantages.dim() == 2:
-            success_rate = success_rate[:, None]
+        success_rate = by_group.repeat_interleave(rollouts.num_generations)
         weight = difficulty_weight(torch.where(advantages > 0, success_rate, 1 - success_rate))
         weight = weight.nan_to_num(nan=1.0)
         if self.skip_unsolved:
             weight = weight.masked_fill(success_rate == 0, 0.0)
-        return advantages * weight, None
+        return advantages * weight

@@ -12,11 +12,12 @@ import re
 from pathlib import Path
 
 import trl_concise
+from trl_concise.components.slots import SLOTS
 
 
 README = Path(__file__).parents[2] / "README.md"
 HEAD = "| Method: what it does | Trainer | Components | Docs |\n|---|---|---|---|\n"
-SLOTS = (trl_concise.GroupReward, trl_concise.PromptSelector, trl_concise.TokenCredit, trl_concise.BudgetSchedule)
+KINDS = (trl_concise.GroupReward, *(slot.kind for slot in SLOTS.values()))
 
 # The modules of a row, and the page that documents them.
 ROWS = {
@@ -45,7 +46,7 @@ def exported(module: str) -> tuple[list[str], list[str]]:
         if inspect.getmodule(thing).__name__ == f"trl_concise.methods.{module}"
     }
     trainers = [name for name in here if name.endswith("Trainer")]
-    parts = [name for name, thing in here.items() if inspect.isclass(thing) and issubclass(thing, SLOTS)]
+    parts = [name for name, thing in here.items() if inspect.isclass(thing) and issubclass(thing, KINDS)]
     return trainers, parts or ([] if trainers else [name for name, thing in here.items() if inspect.isfunction(thing)])
 
 

@@ -9,6 +9,7 @@ the step. To add a slot, add a row.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -16,7 +17,7 @@ from datasets import Dataset
 from transformers import TrainerCallback
 
 from tests import tiny
-from trl_concise import Advantage, Component, GroupReward, PromptSelector, TokenCredit
+from trl_concise import Advantage, Component, Generated, GroupReward, PromptSelector, Rollout, TokenCredit
 from trl_concise.components.slots import SLOTS
 
 
@@ -203,7 +204,71 @@ def advantage_by_rows() -> dict[str, Any]:
     return {"advantage": ShortestHalf(), "args": {"loss_type": "grpo", "beta": BETA}}
 
 
+class Forced(Counts, Rollout):
+    """
+    Forces the first two tokens of every other completion, drawn with probability 1/2, and leaves another prefix without a loss.
+
+    The rest is generated greedily, so that it does not depend on the number of processes.
+    """
+
+    name = "forced"
+    needs_correctness = False
+
+    def __init__(self, trains_prefix=True):
+        super().__init__()
+        self.trains_prefix = trains_prefix
+
+    def generate(self, trainer, rows):
+        assert len({row["prompt_id"] for row in rows}) > 1 and "thinks" not in rows[0]
+        first = trainer.accelerator.process_index * len(rows)
+        thinks = [(first + i + self.seen) % 2 for i in range(len(rows))]
+        prefixes = [[20 + (first + i) % 7, 30] if chosen else [] for i, chosen in enumerate(thinks)]
+        rollouts = trainer.generate_rollouts(rows, 1, prefix_ids=prefixes, greedy=True)
+        weights = [1.0 + (first + i) % 3 for i in range(len(rows))]
+        return Generated.of(
+            rollouts,
+            [[math.log(0.5)] * len(prefix) for prefix in prefixes] if self.trains_prefix else None,
+            numbers={"thinks": [float(chosen) for chosen in thinks]},
+            tensors={"row_weight": torch.tensor(weights)},
+        )
+
+
+class PaysThinking(GroupReward):
+    """Rewards a number of the rollout, and completions whose tokens are mostly even."""
+
+    name = "pays_thinking"
+    needs_correctness = False
+
+    def measure(self, local):
+        return {"column": torch.tensor(local.columns["thinks"])} if local.training else {}
+
+    def score(self, rollouts):
+        if not rollouts.training:
+            return rollouts.lengths.float()
+        assert torch.equal(rollouts.measured[self.name]["column"], rollouts.measured["forced"]["thinks"])
+        return rollouts.measured["forced"]["thinks"] + 0.1 * rollouts.lengths
+
+
+def reward_thinking(completion_ids, thinks=None, **kwargs):
+    return [sum(ids[-4:]) % 5 + (0 if thinks is None else thinks[i]) for i, ids in enumerate(completion_ids)]
+
+
+def rollout_forced() -> dict[str, Any]:
+    return {"rollout": Forced(), "reward_funcs": [reward_thinking, PaysThinking()], "rollout_func": None}
+
+
+def rollout_copied() -> dict[str, Any]:
+    return {
+        "rollout": Forced(trains_prefix=False),
+        "reward_funcs": [reward_thinking, PaysThinking()],
+        "rollout_func": None,
+        "token_credit": Weights(),
+    }
+
+
 ROWS = {
+    "rollout_forced": rollout_forced,
+    "rollout_copied": rollout_copied,
     "measures": measures,
     "reference": reference,
     "advantage": advantage,

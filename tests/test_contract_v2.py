@@ -6,6 +6,7 @@ two processes whose groups straddle them. The rows are in `tests/slot_rows.py`.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import pytest
@@ -158,3 +159,94 @@ def test_a_loss_that_divides_by_micro_batches_cannot_drop(tiny_model, tmp_path):
     )
     with pytest.raises(ValueError, match='ShortestHalf drops completions, but loss_type="bnpo"'):
         trainer.train()
+
+
+# Rollouts
+
+
+@pytest.mark.parametrize(
+    "changes", [{}, {"steps_per_generation": 2}], ids=["old policy is current", "old policy is scored"]
+)
+def test_forced_tokens_have_the_probability_that_they_were_drawn_with(changes, tiny_model, tmp_path):
+    """The loss of each micro-batch, against one computed from all logits of an untouched model."""
+    trainer = slot_rows.build(
+        tiny.spy(ConciseGRPOTrainer),
+        ConciseGRPOConfig,
+        tiny_model,
+        tmp_path,
+        "rollout_forced",
+        max_steps=1,
+        **changes,
+    )
+    model = tiny.load(tiny_model)
+    trainer.train()
+    assert trainer.seen
+    for inputs, loss, _ in trainer.seen:
+        logps = tiny.whole_logps(model, inputs)
+        mask = inputs["completion_mask"].bool()
+        forced = inputs["is_forced"]
+        assert 0 < forced.sum() < mask.sum() and not (forced & ~mask).any()
+        ratio = torch.where(forced, (logps - torch.tensor(0.5).log()).exp(), 1.0)
+        advantages = inputs["advantages"][:, None]
+        per_token = -torch.min(ratio * advantages, ratio.clamp(0.8, 1.2) * advantages)
+        steps = changes.get("steps_per_generation", 1)
+        expected = (per_token * mask).sum() / (inputs["num_items_in_batch"] / steps)
+        assert loss.item() == pytest.approx(expected.item(), abs=1e-5) and loss.abs() > 1e-3
+        assert set(inputs["row_weight"].tolist()) <= {1.0, 2.0, 3.0}  # for the `_compute_loss` of a subclass
+
+
+def test_copied_tokens_carry_no_loss_and_evaluation_samples_as_trl_does(tiny_model, tmp_path):
+    trainer = slot_rows.build(
+        tiny.spy(ConciseGRPOTrainer), ConciseGRPOConfig, tiny_model, tmp_path, "rollout_copied", max_steps=1
+    )
+    trainer.eval_dataset = slot_rows.problems().select(range(2))
+    trainer.evaluate()
+    assert trainer._batch is None and not hasattr(trainer, "seen")
+    trainer.train()
+    for inputs, _, _ in trainer.seen:
+        thinks = (inputs["completion_ids"][:, 1] == 30) & (inputs["completion_ids"][:, 0] < 27)
+        assert thinks.any() and not thinks.all()
+        assert not inputs["tool_mask"][thinks, :2].any() and inputs["tool_mask"][~thinks, 0].all()
+
+
+class Careless(slot_rows.Forced):
+    def __init__(self, **changes):
+        super().__init__()
+        self.changes = changes
+
+    def generate(self, trainer, rows):
+        return dataclasses.replace(super().generate(trainer, rows), **self.changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"completion_ids": [[1], []]}, "returned 2 completions, of at least 0 tokens, for 8 rows"),
+        ({"mask": [[1]] * 8}, "mask that do not match"),
+        ({"old_logps": [[0.5]] * 8}, "old_logps that do not match"),
+        ({"numbers": {"solution": [1.0] * 8}}, "under a name that is not a column"),
+        ({"numbers": {"x": [1.0]}}, "returned 1 numbers as 'x' for 8 rows"),
+        ({"tensors": {"x": torch.ones(3)}}, "first dimension is 8"),
+        ({"tensors": {"advantages": torch.ones(8)}}, r"has the names \['advantages'\]"),
+    ],
+)
+def test_a_rollout_that_returns_something_else_is_named(changes, message, tiny_model, tmp_path):
+    args = ConciseGRPOConfig(**tiny.settings(tmp_path))
+    trainer = ConciseGRPOTrainer(
+        tiny_model, [tiny.even_reward], args, slot_rows.problems(), rollout=Careless(**changes)
+    )
+    with pytest.raises(ValueError, match=message):
+        trainer.train()
+
+
+def test_one_component_generates(tiny_model, tmp_path):
+    args = ConciseGRPOConfig(**tiny.settings(tmp_path))
+    with pytest.raises(ValueError, match=r"rollout=Forced\(\) generates the completions, but rollout_func"):
+        ConciseGRPOTrainer(
+            tiny_model,
+            [tiny.even_reward],
+            args,
+            slot_rows.problems(),
+            rollout=slot_rows.Forced(),
+            rollout_func=slot_rows.rollout,
+        )

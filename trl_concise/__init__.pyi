@@ -1,9 +1,9 @@
 from . import demo
-from .batch.generation import GeneratedRollouts
+from .batch.generation import Generated, GeneratedRollouts
 from .batch.rollouts import CompletionTokens, LocalRollouts, Rollouts, prompt_key
 from .callbacks import ConciseProgressCallback
 from .cli.script import TrainingScript
-from .components import Advantage, BudgetSchedule, Component, GroupReward, Paper, PromptSelector, TokenCredit
+from .components import Advantage, BudgetSchedule, Component, GroupReward, Paper, PromptSelector, Rollout, TokenCredit
 from .config import ConciseGRPOConfig
 from .data import APITeacher, LocalTeacher, TeacherPrompt, build_critiques, build_redi_pairs, load_problems
 from .evaluation import accuracy_efficiency_score, pass_at_k
@@ -53,10 +53,10 @@ from .trainer import ConciseGRPOTrainer
 from .verification import math_accuracy_reward, verify_answers
 
 __all__ = [
-    "Advantage",
     "APITeacher",
     "AccuracyBand",
     "AccuracyHistory",
+    "Advantage",
     "BatchWhitening",
     "BudgetSchedule",
     "CFTConfig",
@@ -75,6 +75,7 @@ __all__ = [
     "GRESOConfig",
     "GRESOTrainer",
     "GRPOLEADReward",
+    "Generated",
     "GeneratedRollouts",
     "GroupReward",
     "HAPOConfig",
@@ -98,6 +99,7 @@ __all__ = [
     "PromptSelector",
     "REDIConfig",
     "REDITrainer",
+    "Rollout",
     "Rollouts",
     "SGRPOConfig",
     "SGRPOTrainer",

@@ -15,7 +15,7 @@ from datasets import Dataset, IterableDataset
 from transformers import AutoConfig
 from transformers.trainer_utils import has_length
 
-from .components import BudgetSchedule, Component, PromptSelector
+from .components import BudgetSchedule, Component, PromptSelector, Rollout
 
 
 if TYPE_CHECKING:
@@ -64,6 +64,23 @@ def check_columns_are_kept(args: GRPOConfig) -> None:
         raise ValueError(
             "remove_unused_columns=True drops every column but `prompt`: reward functions and the per-prompt "
             "history would lose `solution`, `prompt_id` and the like. Leave it False."
+        )
+
+
+def check_rollout(rollout: Rollout, given: Mapping[str, Any]) -> None:
+    """
+    Check that a rollout component is the only one that generates.
+
+    Args:
+        rollout ([`Rollout`]): The component.
+        given (`Mapping[str, Any]`): Arguments of the trainer.
+
+    Raises:
+        `ValueError`: If tools, environments or a `rollout_func` are given too.
+    """
+    if others := [name for name in ("tools", "environment_factory", "rollout_func") if given.get(name)]:
+        raise ValueError(
+            f"rollout={type(rollout).__name__}() generates the completions, but {', '.join(others)} would do so too. Pass one of them."
         )
 
 

@@ -12,29 +12,43 @@ from __future__ import annotations
 import inspect
 import logging
 from collections.abc import Mapping, Sequence
-from contextlib import contextmanager
 from typing import Any
 
-import torch
 from accelerate.utils import gather
 from transformers import set_seed
 from transformers.trainer_utils import has_length
 from trl import GRPOConfig, GRPOTrainer
-from trl.trainer.utils import pad
 
 from .batch.advantages import compute_advantages, leave_out_dropped, metrics_of
 from .batch.batch import GenerationBatch
 from .batch.extra import GeneratesExtra
+from .batch.generated import add_to_loss
+from .batch.generating import GeneratesBatch
 from .batch.generation import ForkedRandomState
-from .batch.limits import generation_limit
 from .batch.loss import ComputesLoss
 from .batch.merging import check_mergeable
 from .batch.reference import make_reference_movable
 from .batch.scoring import ScoresRewards
-from .batch.token_credit import assign_token_credit, select_tokens
+from .batch.token_credit import assign_token_credit
 from .batch.warnings import BatchWarnings
-from .checks import check_best_metric, check_budget, check_columns_are_kept, check_datasets, check_output_dir
-from .components import Advantage, BudgetSchedule, Component, GroupReward, PromptSelector, Stateful, TokenCredit
+from .checks import (
+    check_best_metric,
+    check_budget,
+    check_columns_are_kept,
+    check_datasets,
+    check_output_dir,
+    check_rollout,
+)
+from .components import (
+    Advantage,
+    BudgetSchedule,
+    Component,
+    GroupReward,
+    PromptSelector,
+    Rollout,
+    Stateful,
+    TokenCredit,
+)
 from .components.reward_functions import add_own_rewards, find_correctness, hold_column
 from .components.slots import check_names, fill_slots
 from .config import ConciseGRPOConfig, own_config
@@ -53,7 +67,7 @@ logger = logging.getLogger(__name__)
 
 
 class ConciseGRPOTrainer(
-    SavesState, ResumesTraining, WritesCard, ComputesLoss, ScoresRewards, GeneratesExtra, GRPOTrainer
+    SavesState, ResumesTraining, WritesCard, GeneratesBatch, ComputesLoss, ScoresRewards, GeneratesExtra, GRPOTrainer
 ):
     """
     [`~trl.GRPOTrainer`] with slots for components that make reasoning concise.
@@ -67,6 +81,8 @@ class ConciseGRPOTrainer(
             [`~trl.GRPOConfig`], and is never changed.
         prompt_selector ([`PromptSelector`], *optional*):
             Chooses which prompts are rolled out. Needs a dataset that can be indexed.
+        rollout ([`Rollout`], *optional*):
+            Generates the completions of training batches. Cannot be combined with tools, environments and a `rollout_func`.
         advantage ([`Advantage`] or `list[Advantage]`, *optional*):
             Computes one advantage per completion, and may drop completions. Several are applied in order.
         token_credit ([`TokenCredit`] or `list[TokenCredit]`, *optional*):
@@ -112,6 +128,7 @@ class ConciseGRPOTrainer(
         args: GRPOConfig | None = None,
         *grpo_args,
         prompt_selector: PromptSelector | None = None,
+        rollout: Rollout | None = None,
         advantage: Advantage | list[Advantage] | None = None,
         token_credit: TokenCredit | list[TokenCredit] | None = None,
         budget_schedule: BudgetSchedule | None = None,
@@ -128,6 +145,7 @@ class ConciseGRPOTrainer(
         slots: dict[str, list[Any]] = fill_slots(
             {
                 "prompt_selector": prompt_selector,
+                "rollout": rollout,
                 "advantage": advantage,
                 "token_credit": token_credit,
                 "budget_schedule": budget_schedule,
@@ -136,6 +154,7 @@ class ConciseGRPOTrainer(
             trainer=type(self).__name__,
         )
         self.prompt_selector: PromptSelector | None = next(iter(slots["prompt_selector"]), None)
+        self.rollout: Rollout | None = next(iter(slots["rollout"]), None)
         self.advantages: list[Advantage] = slots["advantage"]
         self.token_credits: list[TokenCredit] = slots["token_credit"]
         self.budget_schedule: BudgetSchedule | None = next(iter(slots["budget_schedule"]), None)
@@ -168,6 +187,8 @@ class ConciseGRPOTrainer(
                 "Pass a train_dataset with a `prompt_id` column."
             )
 
+        if self.rollout is not None:
+            check_rollout(self.rollout, given)
         if self.budget_schedule is not None:
             check_budget(self.budget_schedule, args, model)  # before vLLM's engine is built
         check_best_metric(args.metric_for_best_model, args.greater_is_better)
@@ -252,45 +273,7 @@ class ConciseGRPOTrainer(
         self._prompt_order = SelectingSampler(sampler, self.prompt_selector, step, accumulation)
         return self._prompt_order
 
-    # [2] Completions of at most how many tokens
-
-    @contextmanager
-    def _training_budget(self):
-        """Set the generation limit for one training batch."""
-        if self.budget_schedule is None or not self.model.training:
-            yield
-            return
-        budget = self.budget_schedule.max_completion_length(self.state.global_step)
-        if budget < 1:
-            raise ValueError(
-                f"{type(self.budget_schedule).__name__} allows {budget} tokens at step {self.state.global_step}; a "
-                "budget is at least 1."
-            )
-        with generation_limit(self, budget):
-            yield
-
-    def _generate(self, prompts):
-        output = super()._generate(prompts)
-        prompt_ids, completion_ids, tool_mask = output[:3]
-        batch = self._batch
-        assert batch is not None  # set by `_generate_and_score_completions`
-        batch.add_completions(prompt_ids, completion_ids, tool_mask, self._tokenizer)
-        context = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
-        self._warnings.check_context(prompt_ids, self.max_completion_length, context)
-        if not (self.token_credits and batch.training):
-            return output
-        needs_groups = any(credit.needs_groups for credit in self.token_credits)
-        tokens = batch.add_tokens(needs_groups)
-        if (
-            self.use_vllm
-            and self.vllm_importance_sampling_correction
-            and "sequence" in self.vllm_importance_sampling_mode
-        ):
-            return output  # the correction of a sequence needs the log-probabilities of all its tokens
-        # From here on TRL takes the selection for a tool mask: ratios and metrics are those of the selected tokens.
-        selected, batch.selections = select_tokens(self.token_credits, tokens)
-        self._kept = self._keep_only(pad([torch.tensor(row, device=self.accelerator.device) for row in selected]))
-        return (prompt_ids, completion_ids, selected, *output[3:])
+    # [2] Completions: `GeneratesBatch._generate`
 
     # [3] Rewards: `ScoresRewards._calculate_rewards`
 
@@ -301,6 +284,8 @@ class ConciseGRPOTrainer(
 
     def _generate_and_score_completions(self, inputs):
         training = self.model.training
+        if self._rollout_in_use() is not None:
+            inputs = [dict(row) for row in inputs]  # TRL adds the rollout's numbers to them
         credits = self.token_credits if training else []
         steps_in_window = self._step % self.args.gradient_accumulation_steps
         self._batch = GenerationBatch(
@@ -321,6 +306,8 @@ class ConciseGRPOTrainer(
                     for credit in credits:
                         assert self._batch.tokens is not None  # set by `_generate`
                         credit.extend(self, inputs, batch, self._batch.tokens)
+            if training and self._batch.generated is not None:
+                add_to_loss(self._batch.generated, batch)
             if training and self.advantages:
                 compute_advantages(self.advantages, self._batch, batch)
                 for name, value in metrics_of(self.advantages).items():

@@ -12,6 +12,7 @@ import torch
 from accelerate.utils import gather
 
 from ..verification.finished import prompt_opens_reasoning
+from .generation import Generated
 from .rollouts import CompletionTokens, LocalRollouts, Rollouts, completion_lengths, prompt_digest, prompt_key
 from .token_credit import gather_tokens
 
@@ -36,6 +37,7 @@ class GenerationBatch:
         device (`torch.device`): The trainer's device.
         mask_truncated (`bool`): Whether the loss leaves truncated completions out.
         earlier (`int`): Completions of the same optimizer step in generation batches before this one.
+        generated ([`Generated`], *optional*): What the rollout component has returned; `None` if TRL generates.
         prompt_ids (`list[list[int]]`): Token ids of the prompts.
         completion_ids (`list[list[int]]`): Token ids of the completions, terminating EOS included.
         tool_mask (`list[list[int]]`, *optional*): 1 where the model wrote the token; `None` if it wrote all.
@@ -58,6 +60,7 @@ class GenerationBatch:
     device: torch.device
     mask_truncated: bool = False
     earlier: int = 0
+    generated: Generated | None = None
     prompt_ids: list[list[int]] = field(default_factory=list)
     completion_ids: list[list[int]] = field(default_factory=list)
     tool_mask: list[list[int]] | None = None

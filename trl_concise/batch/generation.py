@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-Completions outside the training batch: arguments and result of [`ConciseGRPOTrainer.generate_rollouts`].
+Completions that components generate: arguments and result of [`ConciseGRPOTrainer.generate_rollouts`], and result of a [`Rollout`].
 
 The trainer calls TRL. This module contains everything that needs no trainer: the checks, the result, and a random state that
 is separate from the trainer's.
@@ -8,9 +8,10 @@ is separate from the trainer's.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -45,6 +46,60 @@ class GeneratedRollouts:
 
     def __len__(self) -> int:
         return len(self.completion_ids)
+
+
+@dataclass(frozen=True)
+class Generated:
+    """
+    The completions of this process's b rows, in the order of the rows.
+
+    Attributes:
+        completion_ids (`list[list[int]]`): Token ids of each completion, at least one, terminating EOS included.
+        prompt_ids (`list[list[int]]`, *optional*): Token ids of the prompts. Default: those of the rows' prompts.
+        logps (`list[list[float]]`, *optional*): Log-probabilities under the sampler, one per token, which vLLM's importance
+            sampling correction needs; NaN where unknown.
+        old_logps (`list[list[float]]`, *optional*): Log-probabilities of tokens that were forced, or drawn from another
+            distribution, in place of those of the old policy; NaN for the tokens that the old policy drew.
+        mask (`list[list[int]]`, *optional*): 1 where the model wrote the token, 0 where it carries no loss. Default: all 1.
+        numbers (`dict[str, list[float]]`): Numbers per completion, the same names on every process: reward functions receive them as
+            columns, components find them in `local.columns` and, gathered, in `rollouts.measured[rollout.name]`.
+        tensors (`dict[str, torch.Tensor]`): `(b, ...)` each, which the `_compute_loss` of a subclass finds in its inputs.
+    """
+
+    completion_ids: list[list[int]]
+    prompt_ids: list[list[int]] | None = None
+    logps: list[list[float]] | None = None
+    old_logps: list[list[float]] | None = None
+    mask: list[list[int]] | None = None
+    numbers: dict[str, list[float]] = field(default_factory=dict)
+    tensors: dict[str, Tensor] = field(default_factory=dict)
+
+    @classmethod
+    def of(
+        cls, rollouts: GeneratedRollouts, prefix_logps: Sequence[Sequence[float]] | None = None, **others: Any
+    ) -> Generated:
+        """
+        Return the completions that `trainer.generate_rollouts` has generated, their prefixes included.
+
+        Args:
+            rollouts ([`GeneratedRollouts`]): The completions.
+            prefix_logps (`Sequence[Sequence[float]]`, *optional*): Log-probability with which each token of each prefix was
+                chosen: the prefixes are then trained on. Default: they carry no loss.
+            others: `numbers` and `tensors`.
+        """
+        pairs = list(zip(rollouts.prefix_ids, rollouts.completion_ids, strict=True))
+        logps = old_logps = mask = None
+        if rollouts.logps is not None:
+            logps = [
+                [math.nan] * len(prefix) + list(own) for (prefix, _), own in zip(pairs, rollouts.logps, strict=True)
+            ]
+        if prefix_logps is not None:
+            old_logps = [
+                [*forced, *[math.nan] * len(ids)] for forced, (_, ids) in zip(prefix_logps, pairs, strict=True)
+            ]
+        elif any(rollouts.prefix_ids):
+            mask = [[0] * len(prefix) + [1] * len(ids) for prefix, ids in pairs]
+        return cls([[*prefix, *ids] for prefix, ids in pairs], None, logps, old_logps, mask, **others)
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from .generated import replace_forced
 from .limits import changed
 from .token_credit import KeptTokens, order_by_kept_length
 
@@ -29,6 +30,7 @@ class ComputesLoss(_Mixed):
 
     token_credits: Sequence[TokenCredit]
     _kept: KeptTokens | None = None  # what is to be scored; None: everything
+    _forced: dict[str, Any] | None = None  # the micro-batch whose loss is computed, if tokens of it were forced
     _is_ordered = True  # whether the buffered micro-batches are in their final order
     _buffered_inputs: list[dict[str, Any]]  # of GRPOTrainer; None until it has generated
 
@@ -41,6 +43,14 @@ class ComputesLoss(_Mixed):
         return self._buffered_inputs[self._step % self.args.steps_per_generation]
 
     def _compute_loss(self, model, inputs):
+        if "is_forced" in inputs:
+            inputs = self._forced = dict(inputs)  # the scoring inside adds the scores of the old policy
+        try:
+            return self._compute_scaled_loss(model, inputs)
+        finally:
+            self._forced = None
+
+    def _compute_scaled_loss(self, model, inputs):
         if "loss_scale" not in inputs:
             return self._compute_loss_of_kept(model, inputs)
         # Completions are dropped and not counted: their share scales the KL term as it scales the advantages.
@@ -77,4 +87,8 @@ class ComputesLoss(_Mixed):
         score = super()._get_per_token_logps_and_entropies
         if self._kept is not None:
             score = partial(self._kept.score, score)
-        return score(model, input_ids, attention_mask, logits_to_keep, *args, **kwargs)
+        scores = score(model, input_ids, attention_mask, logits_to_keep, *args, **kwargs)
+        if self._forced is not None and self._forced.get("old_per_token_logps") is None:
+            # TRL reads this after the scoring. Without it, the old policy is the current one, for forced tokens too.
+            self._forced["old_per_token_logps"] = replace_forced(self._forced, scores[0].detach())
+        return scores

@@ -15,12 +15,13 @@ from ..checks import check_rewards, describe
 from ..components.reward_functions import needs_correctness
 from ..verification.finished import is_finished
 from ..verification.reward import completion_text
+from .generated import gather_numbers
 
 
 if TYPE_CHECKING:
     from trl import GRPOTrainer as _Mixed  # attributes of the class that this mixin is used with
 
-    from ..components import Component, GroupReward
+    from ..components import Component, GroupReward, Rollout
     from .batch import GenerationBatch
     from .rollouts import LocalRollouts, Rollouts
     from .warnings import BatchWarnings
@@ -36,6 +37,7 @@ class ScoresRewards(_Mixed):
 
     components: Sequence[Component]
     group_rewards: dict[int, GroupReward]
+    rollout: Rollout | None
     correctness_column: int | None
     _batch: GenerationBatch | None
     _warnings: BatchWarnings
@@ -74,6 +76,9 @@ class ScoresRewards(_Mixed):
             rollouts = batch.gather(local, correct, plain)
             for component in self.components if batch.training else self.group_rewards.values():
                 add_measures(component, local, rollouts)
+            if batch.generated is not None and self.rollout is not None:
+                numbers = gather_numbers(batch.generated, batch.device)
+                rollouts.measured.setdefault(self.rollout.name, {}).update(numbers)
             self._score_groups(rollouts, rewards)
         return rewards
 

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from .base import Component, Paper, Stateful, TrainerView
-from .kinds import DIVISORS, Advantage, BudgetSchedule, GroupReward, PromptSelector, TokenCredit
+from .kinds import DIVISORS, Advantage, BudgetSchedule, GroupReward, PromptSelector, Rollout, TokenCredit
 
 
 __all__ = [
@@ -15,6 +15,7 @@ __all__ = [
     "GroupReward",
     "Paper",
     "PromptSelector",
+    "Rollout",
     "Stateful",
     "TokenCredit",
     "TrainerView",

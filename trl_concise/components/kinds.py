@@ -3,7 +3,7 @@
 The kinds of components that combine in one [`ConciseGRPOTrainer`].
 
 Each is a small abstract class that makes one decision of a training step: which prompts to roll out
-([`PromptSelector`]), how long a completion may be ([`BudgetSchedule`]), the reward of a completion relative to its group
+([`PromptSelector`]), how their completions are generated ([`Rollout`]), how long a completion may be ([`BudgetSchedule`]), the reward of a completion relative to its group
 or its prompt's history ([`GroupReward`]), its advantage ([`Advantage`]), and which tokens carry it ([`TokenCredit`]). A component is
 a plain object: it is built, called and tested without a model.
 """
@@ -19,6 +19,7 @@ from .base import Component, TrainerView
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from ..batch.generation import Generated
     from ..batch.rollouts import CompletionTokens, Rollouts
 
 
@@ -157,6 +158,32 @@ class PromptSelector(Component):
 
         Returns:
             `list[int]`: Exactly `count` distinct positions in `candidates`.
+        """
+
+
+class Rollout(Component):
+    """
+    Decides how the completions of a training batch are generated, for example with a forced beginning.
+
+    Attributes:
+        in_evaluation (`bool`): Whether it generates in evaluation too. Default: `False`, evaluation samples as TRL does.
+    """
+
+    in_evaluation: bool = False
+
+    @abstractmethod
+    def generate(self, trainer: TrainerView, rows: list[dict[str, Any]]) -> Generated:
+        """
+        Generate one completion per row. Every process calls this for rows of its own.
+
+        Args:
+            trainer ([`TrainerView`]): For `generate_rollouts`, which works with transformers and vLLM and draws from a random state
+                of its own; `max_completion_length` is that of the budget.
+            rows (`list[dict[str, Any]]`): The b dataset rows of this process. `num_generations` consecutive rows have the same
+                prompt; a group may continue on the next process.
+
+        Returns:
+            [`Generated`]: b completions; [`Generated.of`] makes one of what `trainer.generate_rollouts(rows, 1)` returns.
         """
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from .base import Component
-from .kinds import Advantage, BudgetSchedule, PromptSelector, TokenCredit
+from .kinds import Advantage, BudgetSchedule, PromptSelector, Rollout, TokenCredit
 
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
@@ -34,6 +34,7 @@ class Slot:
 # By argument of the trainer, in the order in which their components observe, after the group rewards.
 SLOTS: dict[str, Slot] = {
     "prompt_selector": Slot(PromptSelector),
+    "rollout": Slot(Rollout),
     "advantage": Slot(Advantage, several=True),
     "token_credit": Slot(TokenCredit, several=True),
     "budget_schedule": Slot(BudgetSchedule),

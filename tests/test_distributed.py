@@ -7,7 +7,7 @@ import json
 
 import pytest
 
-from tests.distributed import critiques, lengths, run_on_processes, selecting, straddle, token_credit
+from tests.distributed import critiques, lengths, rows, run_on_processes, selecting, straddle, token_credit
 
 
 def test_a_group_that_straddles_processes(tiny_model, tmp_path, two_processes):
@@ -106,3 +106,19 @@ def test_token_credit_does_not_depend_on_the_number_of_processes(tiny_model, tmp
         for single, double in zip(one, two[credit], strict=True):
             assert abs(single["loss"] - double["loss"]) < 1e-5, (credit, one, two)
             assert abs(single["grad_norm"] - double["grad_norm"]) < 1e-4, (credit, one, two)
+
+
+def test_added_rows_do_not_depend_on_the_number_of_processes(tiny_model, tmp_path, two_processes):
+    """Six completions a process in groups of four, and another number of added rows on each."""
+    ranks = [json.loads((two_processes / "rows" / f"rank{rank}.json").read_text()) for rank in (0, 1)]
+    one = {
+        "plain": rows.lengths(tiny_model, tmp_path / "plain", rows_per_process=12),
+        "reference": rows.lengths(tiny_model, tmp_path / "reference", 12, beta=0.1, num_iterations=2),
+    }
+    for name, single in one.items():
+        assert single["world_size"] == 1 and len(single["logged"]) == 3
+        for rank in ranks:
+            assert rank[name]["world_size"] == 2
+            for two, alone in zip(rank[name]["logged"], single["logged"], strict=True):
+                assert two == pytest.approx(alone, rel=1e-4, abs=1e-6)
+    assert ranks[0]["replay"] == ranks[1]["replay"] and any(log["loss"] for log in ranks[0]["replay"]["logged"])

@@ -98,8 +98,8 @@ class Recorder:
             def select(self, tokens):
                 calls.append(("select", tokens))
 
-            def extend(self, trainer, inputs, batch, tokens):
-                calls.append(("extend", tokens))
+            def rows(self, trainer, rollouts, local):
+                calls.append(("rows", rollouts))
 
             def assign(self, rollouts, batch, advantages):
                 calls.append(("assign", rollouts))
@@ -128,7 +128,7 @@ def test_components_are_called_in_order(tiny_model, problems, tmp_path):
     )
     trainer.train()
 
-    training_step = ["budget", "select", "measure", "score", "observe reward", "observe selector", "extend", "assign"]
+    training_step = ["budget", "select", "measure", "score", "observe reward", "observe selector", "rows", "assign"]
     in_evaluation = ["measure", "score"]
     names = [name for name, _ in parts.calls if name != "choose"]
     assert names == training_step * 2 + in_evaluation

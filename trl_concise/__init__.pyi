@@ -1,6 +1,7 @@
 from . import demo
 from .batch.generation import Generated, GeneratedRollouts
 from .batch.rollouts import CompletionTokens, LocalRollouts, Rollouts, prompt_key
+from .batch.rows import Rows
 from .callbacks import ConciseProgressCallback
 from .cli.script import TrainingScript
 from .components import Advantage, BudgetSchedule, Component, GroupReward, Paper, PromptSelector, Rollout, TokenCredit
@@ -101,6 +102,7 @@ __all__ = [
     "REDITrainer",
     "Rollout",
     "Rollouts",
+    "Rows",
     "SGRPOConfig",
     "SGRPOTrainer",
     "SIRIConfig",

@@ -28,6 +28,7 @@ from .batch.generation import ForkedRandomState
 from .batch.loss import ComputesLoss
 from .batch.merging import check_mergeable
 from .batch.reference import make_reference_movable
+from .batch.row_scoring import TrainsOnRows
 from .batch.scoring import ScoresRewards
 from .batch.token_credit import assign_token_credit
 from .batch.warnings import BatchWarnings
@@ -67,7 +68,15 @@ logger = logging.getLogger(__name__)
 
 
 class ConciseGRPOTrainer(
-    SavesState, ResumesTraining, WritesCard, GeneratesBatch, ComputesLoss, ScoresRewards, GeneratesExtra, GRPOTrainer
+    SavesState,
+    ResumesTraining,
+    WritesCard,
+    TrainsOnRows,
+    GeneratesBatch,
+    ComputesLoss,
+    ScoresRewards,
+    GeneratesExtra,
+    GRPOTrainer,
 ):
     """
     [`~trl.GRPOTrainer`] with slots for components that make reasoning concise.
@@ -303,9 +312,7 @@ class ConciseGRPOTrainer(
             with self._training_budget():
                 batch = super()._generate_and_score_completions(inputs)
                 with self._keeping(None):
-                    for credit in credits:
-                        assert self._batch.tokens is not None  # set by `_generate`
-                        credit.extend(self, inputs, batch, self._batch.tokens)
+                    rows = self._collect_rows(self._batch) if training else None
             if training and self._batch.generated is not None:
                 add_to_loss(self._batch.generated, batch)
             if training and self.advantages:
@@ -319,6 +326,9 @@ class ConciseGRPOTrainer(
                     self._metrics["train"][name].append(value)
                 self._is_ordered = False
             leave_out_dropped(self._batch, batch, self.loss_type)
+            if rows is not None:
+                with self._keeping(None):
+                    self._append_rows(batch, rows)
         finally:
             self._batch = self._kept = None
         return batch

@@ -24,6 +24,7 @@ MODULES = {
     "evaluation": [],
     "redi": [],
     "watch": [],
+    "rows": [],
     "contract": [],
 }
 

@@ -3,14 +3,22 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 
 from tests import tiny
-from tests.methods.test_tspmo import batch_of
-from tests.methods.test_tspmo_prefix_tree import group
-from trl_concise import BudgetSchedule, PrefixMatching, TSPMOConfig, TSPMOTrainer
-from trl_concise.methods.tspmo_replay import ReplayedGroup, append_rows
+from trl_concise import (
+    BudgetSchedule,
+    ConciseGRPOConfig,
+    ConciseGRPOTrainer,
+    HAPOLengthReward,
+    PrefixMatching,
+    StochasticTokens,
+    TSPMOConfig,
+    TSPMOTrainer,
+)
 
 
 def replaying(model, problems, folder, **changes):
@@ -43,19 +51,6 @@ def test_replayed_groups_are_separate_groups(tiny_model, problems, tmp_path):
     torch.testing.assert_close(loss, expected.detach(), atol=1e-6, rtol=1e-4)
     for ours, reference in zip(gradients, torch.autograd.grad(expected, list(model.parameters())), strict=True):
         torch.testing.assert_close(ours, reference, atol=1e-6, rtol=1e-3)
-
-
-def test_a_replayed_tree_is_rooted_at_its_prefix():
-    rollouts, batch, advantages = batch_of(["ab$", "ac$"], [1.0, 0.0], 2)
-    prefix, continuations, rewards = group("ab")[0], group("x$", "y$", "x$"), [1.0, 0.0, 0.0]
-    append_rows(batch, [0, 0, 0], [prefix] * 3, continuations, torch.zeros(3, dtype=torch.bool))
-    credit = PrefixMatching(replay_per_prompt=1, replay_group_size=3)
-    credit._replayed = [ReplayedGroup(range(2, 5), 2, continuations, rewards)]
-    advantages, keep = credit.assign(rollouts, batch, advantages)
-    expected = torch.zeros(5, 4)
-    expected[0, 1], expected[1, 1] = 0.5 / 5, -0.5 / 5
-    expected[2, 2], expected[3, 2] = (1 / 2 - 1 / 3) / 4, (0 - 1 / 3) / 4  # x, y and the two ends: 4 edges
-    torch.testing.assert_close(advantages / keep.sum(), expected / 2)
 
 
 def test_replayed_completions_keep_to_the_budget(tiny_model, problems, tmp_path):
@@ -93,21 +88,43 @@ def test_old_scores_of_replayed_rows_are_those_of_the_policy(tiny_model, problem
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"beta": 0.1}, "the reference has not scored the replayed rows. Set beta=0"),
         ({"replay_group_size": 1}, "replay_group_size must be at least 2, got 1"),
         ({"replay_per_prompt": -1}, "replay_per_prompt must be at least 0, got -1"),
-        (
-            {
-                "per_device_train_batch_size": 4,
-                "gradient_accumulation_steps": 2,
-                "replay_group_size": 3,
-                "num_generations": 8,
-            },
-            "Replay adds 3 rows to a generation batch .* steps_per_generation = 2 does not divide",
-        ),
     ],
 )
 def test_settings_that_replay_does_not_support_are_refused(changes, message, tiny_model, problems, tmp_path):
     args = TSPMOConfig(**tiny.settings(tmp_path, **{"replay_per_prompt": 1, **changes}))
     with pytest.raises(ValueError, match=message):
         TSPMOTrainer(tiny_model, tiny.even_reward, args, problems)
+
+
+def test_the_reference_scores_replayed_rows(tiny_model, problems, tmp_path):
+    trainer = replaying(tiny_model, problems, tmp_path, beta=0.1, max_steps=2, learning_rate=1e-2)
+    inputs, _, _ = trainer.seen[1]  # the policy has moved
+    assert len(inputs["prompt_ids"]) == 16
+    keep = (inputs["tool_mask"] * inputs["completion_mask"]).bool()
+    with torch.no_grad():
+        expected = tiny.whole_logps(tiny.load(tiny_model), inputs)
+    torch.testing.assert_close(inputs["ref_per_token_logps"][keep], expected[keep], atol=1e-5, rtol=0)
+
+
+def test_replay_combines_with_group_rewards_other_credits_and_any_number_of_rows(tiny_model, problems, tmp_path):
+    """Three rows per prompt in two micro-batches: the missing ones are filled with rows that the loss does not use."""
+    args = ConciseGRPOConfig(
+        **tiny.settings(
+            tmp_path,
+            max_steps=2,
+            num_generations=8,
+            per_device_train_batch_size=4,
+            gradient_accumulation_steps=2,
+        )
+    )
+    credits = [PrefixMatching(replay_per_prompt=1, replay_group_size=3), StochasticTokens(1, 3, 0.5)]
+    trainer = tiny.spy(ConciseGRPOTrainer)(
+        tiny_model, [tiny.even_reward, HAPOLengthReward()], args, problems, token_credit=credits
+    )
+    trainer.train()
+    assert [len(inputs["prompt_ids"]) for inputs, _, _ in trainer.seen] == [6] * 4
+    used = torch.cat([inputs["completion_mask"].any(dim=1) for inputs, _, _ in trainer.seen[:2]])
+    assert all(math.isfinite(loss) for loss in tiny.losses(trainer))
+    assert len(used) == 12

@@ -44,6 +44,7 @@ class GenerationBatch:
         reasoning_opened (`list[bool]`): Whether a prompt ends with an open `<think>`.
         tokens ([`CompletionTokens`], *optional*): Token ids for the token credits; `None` without them.
         selections (`list[torch.Tensor | None]`): What each token credit has selected.
+        own ([`LocalRollouts`], *optional*): This process's completions; `None` without components.
         rollouts ([`Rollouts`], *optional*): The batch of all processes, with every reward; `None` without components.
         dropped (`torch.Tensor`, *optional*): `(B,)` bool, completions of all processes that are left out of the loss; `None` if
             all are kept.
@@ -67,6 +68,7 @@ class GenerationBatch:
     reasoning_opened: list[bool] = field(default_factory=list)
     tokens: CompletionTokens | None = None
     selections: list[torch.Tensor | None] = field(default_factory=list)
+    own: LocalRollouts | None = None
     rollouts: Rollouts | None = None
     dropped: torch.Tensor | None = None
     divisor: str = "kept"
@@ -124,14 +126,14 @@ class GenerationBatch:
 
     def local_rollouts(self, rows: Sequence[dict[str, Any]], prompts: list, completions: list) -> LocalRollouts:
         """
-        Return this process's completions as [`LocalRollouts`].
+        Add and return this process's completions as [`LocalRollouts`].
 
         Args:
             rows (`Sequence[dict[str, Any]]`): The dataset rows, with the columns that generation has added.
             prompts, completions (`list`): As reward functions receive them.
         """
         lengths = completion_lengths(self.completion_ids, self.tool_mask, self.end_ids)
-        return LocalRollouts(
+        self.own = LocalRollouts(
             prompts=prompts,
             completions=completions,
             completion_ids=self.completion_ids,
@@ -143,6 +145,7 @@ class GenerationBatch:
             training=self.training,
             prompt_ids=self.prompt_ids,
         )
+        return self.own
 
     def drop(self, dropped: torch.Tensor, divisor: str, by: str) -> None:
         """

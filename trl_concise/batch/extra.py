@@ -129,7 +129,8 @@ class GeneratesExtra(_Mixed):
         """
         Ask the reward functions about extra completions; group rewards abstain, and nothing is logged.
 
-        Every process calls this with the same number of rows. All reward functions are called, as in a training step.
+        Every process calls this, with any number of rows: where a process has fewer than another, its last row is judged
+        again. All reward functions are called, as in a training step.
 
         Args:
             rows (`Sequence[Mapping[str, Any]]`): The rows given to [`~ConciseGRPOTrainer.generate_rollouts`].
@@ -171,9 +172,14 @@ class GeneratesExtra(_Mixed):
         marked = mark_finished(
             inputs, rollouts.completions, completion_ids, opened, limit=self._shortest_limit, end_ids=self._end_ids
         )
-        rewards = super()._calculate_rewards(marked, prompts, rollouts.completions, completion_ids)
+        longest = int(gather(torch.tensor([len(marked)], device=self.accelerator.device)).max())
+        filled = [
+            [*values, *[values[-1]] * (longest - len(values))]
+            for values in (marked, prompts, rollouts.completions, completion_ids)
+        ]
+        rewards = super()._calculate_rewards(*filled)
         self._pending_metrics, self._pending_extra_logs = waiting
-        start = self.accelerator.process_index * len(rollouts)
+        start = self.accelerator.process_index * longest
         return rewards[start : start + len(rollouts)]
 
     @contextmanager

@@ -139,6 +139,10 @@ class LocalRollouts:
     training: bool
     prompt_ids: list[list[int]] = field(default_factory=list)
 
+    def row(self, index: int) -> dict[str, Any]:
+        """Return a row as the dataset has it: the prompt and the other columns."""
+        return {"prompt": self.prompts[index], **{name: values[index] for name, values in self.columns.items()}}
+
 
 @dataclass(frozen=True)
 class TokenGroup:

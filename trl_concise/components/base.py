@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from ..batch.generation import GeneratedRollouts
     from ..batch.rollouts import LocalRollouts, Rollouts
+    from ..batch.rows import Rows
 
 
 class TrainerView(Protocol):
@@ -192,6 +193,27 @@ class Component(ABC):
 
         Every process observes the same gathered batch, so the state stays the same on all of them without communication.
         """
+
+    def rows(self, trainer: TrainerView, rollouts: Rollouts, local: LocalRollouts) -> Rows | None:
+        """
+        Return further rows to train on, with prompts, groups and rewards of their own. Called in training, after
+        [`~Component.observe`] and before [`TokenCredit.assign`], on every process.
+
+        The trainer scores them under the old policy and the reference, and appends them to the batch. Token credits that
+        need no groups select their tokens; no other slot applies to them. Processes may return different numbers of rows:
+        the shorter ones are filled with rows that the loss does not use. Losses that divide by a number of completions
+        (`grpo`, `dr_grpo`, `luspo`) count those too, as they count truncated ones under `mask_truncated_completions`.
+
+        Args:
+            trainer ([`TrainerView`]): For `generate_rollouts`, `reward_rollouts` and `score_logps`, which every process
+                must call equally often.
+            rollouts ([`Rollouts`]): The gathered batch, with rewards.
+            local ([`LocalRollouts`]): The rows of this process.
+
+        Returns:
+            [`Rows`]: The rows of this process; `None` (the default) for none.
+        """
+        return None
 
     def metrics(self) -> Mapping[str, float]:
         """

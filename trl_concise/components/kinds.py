@@ -104,23 +104,6 @@ class TokenCredit(Component):
         """
         return None
 
-    def extend(  # noqa: B027
-        self,
-        trainer: TrainerView,
-        inputs: list[dict[str, Any]],
-        batch: dict[str, Any],
-        tokens: CompletionTokens,
-    ) -> None:
-        """
-        Append rows to the batch, after the rewards and before [`~TokenCredit.assign`]. Default: nothing.
-
-        Args:
-            trainer ([`TrainerView`]): For `generate_rollouts`, `reward_rollouts` and `score_logps`.
-            inputs (`list[dict[str, Any]]`): Dataset rows of the batch.
-            batch (`dict[str, Any]`): TRL's tensors of this process's b rows, changed in place.
-            tokens ([`CompletionTokens`]): Token ids of the batch.
-        """
-
     @abstractmethod
     def assign(
         self, rollouts: Rollouts, batch: dict[str, Any], advantages: Tensor, selected: Tensor | None = None

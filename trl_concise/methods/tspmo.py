@@ -19,21 +19,24 @@ abstract and secondary descriptions:
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from accelerate.utils import gather
 from torch import Tensor
+from torch.nn import functional as F
 
-from ..batch.rollouts import CompletionTokens, Rollouts, weighted_sum
+from ..batch.rollouts import CompletionTokens, LocalRollouts, Rollouts, weighted_sum
+from ..batch.rows import Rows
 from ..batch.token_credit import check_selection
 from ..components import Paper, TokenCredit, TrainerView
 from ..trainer import ConciseGRPOTrainer
 from .tspmo_config import TSPMOConfig
 from .tspmo_prefix_tree import BASELINES, Edge, PrefixTable, prefix_advantages
-from .tspmo_replay import ReplayedGroup, check_replay, replay
+from .tspmo_replay import check_replay, replay
 
 
 TSPMO_PAPER = Paper(
@@ -49,6 +52,16 @@ TSPMO_PAPER = Paper(
 }""",
     reconstructed="the whole algorithm: advantage, unique pairs, normalizer, replay, and all settings",
 )
+
+
+@dataclass(frozen=True)
+class _Credited:
+    """Advantages `(b, T)` before they are scaled, the tokens to keep `(b, T)`, and what the metrics count."""
+
+    advantages: Tensor
+    keep: Tensor
+    counts: list[tuple[int, int, int]]  # per group: edges, those with an advantage, branching prefixes
+    usable: int  # tokens that the loss could use
 
 
 class PrefixMatching(TokenCredit):
@@ -91,7 +104,9 @@ class PrefixMatching(TokenCredit):
         self.replay_per_prompt = replay_per_prompt
         self.replay_group_size = replay_group_size
         self.baseline = baseline
-        self._replayed: list[ReplayedGroup] = []  # of the batch being scored
+        self._own: _Credited | None = None  # of the batch being scored
+        self._replayed: _Credited | None = None
+        self._replayed_groups = 0  # on all processes
         self._keeps_all = False  # whether tokens without advantage have a KL or entropy term
         self._reward_weights: Tensor | None = None
         self._metrics: dict[str, float] = {}
@@ -108,26 +123,60 @@ class PrefixMatching(TokenCredit):
         self._reward_weights = trainer.reward_weights
         if self.replay_per_prompt:
             self.replay_group_size = self.replay_group_size or trainer.num_generations
-            check_replay(trainer, self.replay_per_prompt, self.replay_group_size)
+            check_replay(trainer)
 
-    def extend(self, trainer: TrainerView, inputs, batch: dict[str, Any], tokens: CompletionTokens) -> None:
-        if self.replay_per_prompt and self.replay_group_size is not None:  # set in `attach`
-            self._replayed = replay(
-                trainer,
-                inputs,
-                batch,
-                tokens,
-                per_prompt=self.replay_per_prompt,
-                size=self.replay_group_size,
-                seed=trainer.args.seed,
-            )
+    def rows(self, trainer: TrainerView, rollouts: Rollouts, local: LocalRollouts) -> Rows | None:
+        if not self.replay_per_prompt or self.replay_group_size is None:  # set in `attach`
+            return None
+        assert rollouts.tokens is not None  # set by the trainer for a token credit
+        groups = replay(
+            trainer,
+            local,
+            rollouts.tokens,
+            per_prompt=self.replay_per_prompt,
+            size=self.replay_group_size,
+            seed=trainer.args.seed,
+        )
+        counts = torch.tensor([len(groups)], device=rollouts.lengths.device)
+        self._replayed = self._credit(
+            [
+                (
+                    range(i * self.replay_group_size, (i + 1) * self.replay_group_size),
+                    group.mask,
+                    group.table(self.baseline),
+                )
+                for i, group in enumerate(groups)
+            ],
+            (
+                len(groups) * self.replay_group_size,
+                max((len(ids) for g in groups for ids in g.completion_ids), default=1),
+            ),
+        )
+        self._own = self._credit_own(rollouts, rollouts.tokens)
+        self._replayed_groups = int(gather(counts).sum())
+        factor = self._factor(rollouts)
+        return Rows(
+            prompt_ids=[ids for group in groups for ids in group.prompt_ids],
+            completion_ids=[ids for group in groups for ids in group.completion_ids],
+            group=[i for i, group in enumerate(groups) for _ in group.completion_ids],
+            advantages=self._replayed.advantages * factor,
+            mask=[
+                row[: len(ids)]
+                for row, ids in zip(
+                    self._replayed.keep.long().tolist(),
+                    [ids for group in groups for ids in group.completion_ids],
+                    strict=True,
+                )
+            ],
+            logps=None
+            if any(group.logps is None for group in groups)
+            else [row for g in groups for row in g.logps or []],
+        )
 
     def select(self, tokens: CompletionTokens) -> Tensor:
         own = tokens.own()
         keep = torch.zeros(len(own), max(len(ids) for ids, _ in own), dtype=torch.bool)
-        for rows, masks, table, _ in _tables(
-            tokens, [0.0] * len(tokens.ids)
-        ):  # the branching positions are known here
+        for rows, masks, table in _tables(tokens, [0.0] * len(tokens.ids)):  # the branching positions are known here
             self._keep_group(keep, rows, masks, table, table.edges)
         return keep
 
@@ -135,46 +184,60 @@ class PrefixMatching(TokenCredit):
         self, rollouts: Rollouts, batch: dict[str, Any], advantages: Tensor, selected: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         tokens = CompletionTokens.of(rollouts, batch)
-        rewards = self._total_rewards(rollouts)[tokens.start : tokens.start + len(tokens.ids)]
-        keep = torch.zeros(batch["completion_ids"].shape, dtype=torch.bool)
-        advantages = torch.zeros(keep.shape, dtype=advantages.dtype, device=advantages.device)
-        counts = []
-        for rows, masks, table, start in (
-            *_tables(tokens, rewards, self.baseline),
-            *_replay_tables(self._replayed, batch, self.baseline),
-        ):
-            informative = [edge for edge in table.edges if edge.advantage != 0]
-            self._keep_group(keep, rows, masks, table, informative, start)
-            for edge in informative:
-                if (row := rows[edge.completion]) is not None:
-                    advantages[row, start + edge.position] = edge.advantage / table.unique_edges
-            counts.append((table.unique_edges, len(informative), table.branching_prefixes))
-        groups = len(rollouts) // rollouts.num_generations * (1 + self.replay_per_prompt)
-        keep = keep.to(advantages.device)
-        # The loss divides by all kept tokens; this factor cancels that, so that each group's mean over U has the same weight.
-        advantages *= gather(keep.sum()).sum() / groups
-        edges, informative, branching = np.mean(counts, axis=0).tolist()
-        usable = sum(sum(mask) for _, mask in tokens.own()) + sum(len(ids) for g in self._replayed for ids in g.ids)
+        own = self._own or self._credit_own(rollouts, tokens)
+        self._own, (width, device) = own, (batch["completion_ids"].size(1), advantages.device)
+        factor = self._factor(rollouts)
+        credited = [own] if self._replayed is None else [own, self._replayed]
+        edges, informative, branching = np.mean([row for c in credited for row in c.counts], axis=0).tolist()
+        kept = sum(int(c.keep.sum()) for c in credited)
         self._metrics = {
             "edges": edges,
             "informative_edges": informative,
             "branching_prefixes": branching,
-            "kept_fraction": keep.sum().item() / max(1, usable),
+            "kept_fraction": kept / max(1, sum(c.usable for c in credited)),
         }
-        self._replayed = []
-        return advantages, keep
+        self._own, self._replayed, self._replayed_groups = None, None, 0
+        keep, spread = (F.pad(block, (0, width - block.size(1))) for block in (own.keep, own.advantages))
+        return (spread * factor).to(device, advantages.dtype), keep.to(device)
 
-    def _keep_group(
-        self, keep: Tensor, rows, masks, table: PrefixTable, edges: Sequence[Edge], start: int = 0
-    ) -> None:
+    def _factor(self, rollouts: Rollouts) -> float:
+        """
+        Return what each advantage is multiplied by: the loss divides by all kept tokens, and this cancels it, so that each
+        group's mean over U has the same weight. Every process calls this.
+        """
+        assert self._own is not None
+        kept = self._own.keep.sum() + (0 if self._replayed is None else self._replayed.keep.sum())
+        groups = len(rollouts) // rollouts.num_generations + self._replayed_groups
+        return float(gather(kept.to(rollouts.lengths.device)).sum()) / groups
+
+    def _credit_own(self, rollouts: Rollouts, tokens: CompletionTokens) -> _Credited:
+        """Return advantages and mask of this process's completions."""
+        rewards = self._total_rewards(rollouts)[tokens.start : tokens.start + len(tokens.ids)]
+        own = tokens.own()
+        return self._credit(_tables(tokens, rewards, self.baseline), (len(own), max(len(ids) for ids, _ in own)))
+
+    def _credit(self, tables: Iterable[_GroupTable], shape: tuple[int, int]) -> _Credited:
+        keep, advantages = torch.zeros(shape, dtype=torch.bool), torch.zeros(shape)
+        counts, usable = [], 0
+        for rows, masks, table in tables:
+            informative = [edge for edge in table.edges if edge.advantage != 0]
+            self._keep_group(keep, rows, masks, table, informative)
+            for edge in informative:
+                if (row := rows[edge.completion]) is not None:
+                    advantages[row, edge.position] = edge.advantage / table.unique_edges
+            counts.append((table.unique_edges, len(informative), table.branching_prefixes))
+            usable += sum(sum(mask) for row, mask in zip(rows, masks, strict=True) if row is not None)
+        return _Credited(advantages, keep, counts, usable)
+
+    def _keep_group(self, keep: Tensor, rows, masks, table: PrefixTable, edges: Sequence[Edge]) -> None:
         """Mark the tokens of this process's rows that represent the given edges or, with a KL term, any edge."""
         if self._keeps_all:
             for row, mask, first in zip(rows, masks, table.first_new, strict=True):
                 if row is not None:
-                    keep[row, start + first : start + len(mask)] = torch.tensor(mask[first:], dtype=torch.bool)
+                    keep[row, first : len(mask)] = torch.tensor(mask[first:], dtype=torch.bool)
         for edge in edges:
             if (row := rows[edge.completion]) is not None:
-                keep[row, start + edge.position] = True
+                keep[row, edge.position] = True
 
     def _total_rewards(self, rollouts: Rollouts) -> list[float]:
         """Return the weighted sum of the rewards, NaN where every function abstained."""
@@ -183,21 +246,19 @@ class PrefixMatching(TokenCredit):
         return weighted_sum(rewards, weights).double().tolist()
 
 
-# Per group: its rows in the batch (`None`: another process's), its masks, its table, and where its tree is rooted.
-_GroupTable = tuple[Sequence[int | None], Sequence[Sequence[int]], PrefixTable, int]
+# Per group: its rows on this process (`None`: another process's), its masks, and its table.
+_GroupTable = tuple[Sequence[int | None], Sequence[Sequence[int]], PrefixTable]
 
 
 def _tables(tokens: CompletionTokens, rewards: list[float], baseline: str = "weighted") -> Iterator[_GroupTable]:
-    for group in tokens.groups():
-        own = rewards[group.gathered.start - tokens.start : group.gathered.stop - tokens.start]
-        yield group.rows, group.mask, prefix_advantages(group.ids, own, group.mask, baseline=baseline), 0
-
-
-def _replay_tables(groups: list[ReplayedGroup], batch: dict[str, Any], baseline: str) -> Iterator[_GroupTable]:
-    for group in groups:
-        used = batch["completion_mask"][group.rows.start : group.rows.stop].any(dim=1).tolist()
-        masks = [[int(is_used)] * len(ids) for ids, is_used in zip(group.ids, used, strict=True)]
-        yield group.rows, masks, prefix_advantages(group.ids, group.rewards, masks, baseline=baseline), group.start
+    size, own = tokens.num_generations, range(len(tokens.own()))
+    for first in range(0, len(tokens.ids), size):
+        places = [tokens.start - (tokens.local.start or 0) + first + i for i in range(size)]
+        rows = [place if place in own else None for place in places]
+        if any(row is not None for row in rows):
+            group = slice(first, first + size)
+            masks = tokens.mask[group]
+            yield rows, masks, prefix_advantages(tokens.ids[group], rewards[group], masks, baseline=baseline)
 
 
 class TSPMOTrainer(ConciseGRPOTrainer):

@@ -182,7 +182,7 @@ def table(set_: Comparison) -> dict[str, Any]:
 
 
 def results_note(results: list[Comparison]) -> str:
-    """Return what is needed to read the tables, and which comparison is missing."""
+    """Return the notes that explain the tables, and the comparisons that are missing."""
     figures = [one for set_ in results for one in (set_.model, set_.base) if one is not None]
     notes = []
     if any(one.accuracy_interval or one.tokens_interval for one in figures):

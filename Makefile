@@ -53,7 +53,7 @@ check: $(STAMP)  ## lint, check the formatting and the types
 	$(BIN)/mypy
 
 docs: $(STAMP)  ## build the documentation site into site/
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[docs]'
+	$(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[docs]'
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
 
 format: $(STAMP)  ## fix what can be fixed

@@ -177,7 +177,7 @@ def test_init_writes_the_script_and_its_recipes(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert main(["init", "hapo", "--output_dir", "mine"]) == 0
     assert {"hapo.py", "hapo_paper.yaml"} <= {path.name for path in Path("mine").iterdir()}
-    command = capsys.readouterr().out.rpartition("accelerate launch ")[2].split()
+    command = capsys.readouterr().out.rpartition("Run it: trl-concise ")[2].split()
     assert command == ["mine/hapo.py", "--config", "mine/hapo_1.5b_40gb.yaml"]
     for copy in Path("mine").iterdir():
         assert "examples/hapo" not in copy.read_text() and "examples/configs/hapo" not in copy.read_text()
@@ -190,9 +190,26 @@ def test_init_prints_a_command_for_the_shell(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert main(["init", "hapo", "--output_dir", "my runs/it's"]) == 0
     command = shlex.split(capsys.readouterr().out.rpartition("Run it: ")[2])
-    assert command == ["accelerate", "launch", "my runs/it's/hapo.py", "--config", "my runs/it's/hapo_1.5b_40gb.yaml"]
-    in_header = (tmp_path / command[2]).read_text().partition("accelerate launch ")[2]
+    assert command == ["trl-concise", "my runs/it's/hapo.py", "--config", "my runs/it's/hapo_1.5b_40gb.yaml"]
+    in_header = (tmp_path / command[1]).read_text().partition("accelerate launch ")[2]
     assert shlex.split(in_header.splitlines()[0]) == ["my runs/it's/hapo.py"]
+
+
+def test_a_script_of_the_user_is_launched_as_a_method_is(tmp_path, monkeypatch, capfd):
+    """With the command that `init` prints, from a folder with a space; the script is edited."""
+    monkeypatch.chdir(tmp_path)
+    assert main(["init", "hapo", "--output_dir", "my run"]) == 0
+    script = Path("my run", "hapo.py")
+    text = script.read_text()
+    script.write_text(text.replace("    script.train(trainer)\n", "    script.train(trainer)\n    print('edited')\n"))
+    quick = "--max_steps 1 --per_device_train_batch_size 8 --num_generations 4 --max_completion_length 16 --report_problems 0"
+    capfd.readouterr()
+    assert main([str(script), *quick.split(), "--output_dir", "out"]) == 0
+    out, err = capfd.readouterr()
+    assert out.splitlines()[-1] == "edited" and err == "" and Path("out", "model.safetensors").is_file()
+    with pytest.raises(SystemExit) as exit:
+        main([str(script), "--lerning_rate", "1", "--help"])
+    assert exit.value.code == 0 and "--length_reward_weight" in capfd.readouterr().out
 
 
 @pytest.mark.parametrize("method", TRAINING)
@@ -202,7 +219,7 @@ def test_init_copies_the_methods_script_and_recipes(method, tmp_path, monkeypatc
     written = {path.name for path in tmp_path.iterdir()}
     assert f"{method}.py" in written
     assert ("laser_d_paper.yaml" in written) == (method == "laser_d")
-    command = capsys.readouterr().out.rpartition("accelerate launch ")[2].split()
+    command = capsys.readouterr().out.rpartition("Run it: trl-concise ")[2].split()
     assert set(command) - {"--config"} <= written
 
 

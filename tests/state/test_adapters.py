@@ -59,6 +59,14 @@ def adapter(tmp_path_factory) -> Path:
     return folder
 
 
+CHANGES = {  # in adapter_config.json
+    "no base": {"base_model_name_or_path": None},
+    "another rank": {"r": 8},
+    "no such layers": {"target_modules": ["nothing"]},
+    "no such kind": {"peft_type": "LORAX"},
+}
+
+
 def weights(folder: Path) -> dict[str, torch.Tensor]:
     return load_file(folder / "adapter_model.safetensors")
 
@@ -153,8 +161,10 @@ def test_an_adapter_without_its_base_model(adapter, tmp_path, capsys):
         ("list", "adapter_config.json does not describe an adapter"),
         ("no base", "needs its base model, but does not name it"),
         ("no weights", "has no weights: adapter_model.safetensors is missing"),
-        ("half the weights", "are damaged, or do not fit its base model"),
-        ("another rank", "size mismatch"),
+        ("half the weights", "or the weights of one of them are damaged: Error while deserializing header"),
+        ("another rank", "does not fit its base model"),
+        ("no such layers", "does not fit its base model"),
+        ("no such kind", "adapter_config.json of {copy} cannot be read by the installed PEFT: KeyError: 'LORAX'"),
         ("prompt tuning", "is a PROMPT_TUNING adapter, which adds tokens instead of weights"),
     ],
 )
@@ -163,8 +173,8 @@ def test_a_damaged_adapter_is_one_line(damage, names, adapter, tmp_path, capsys)
     path, config = copy / "adapter_config.json", json.loads((copy / "adapter_config.json").read_text())
     if damage in ("text", "list"):
         path.write_text("[1]" if damage == "list" else "{")
-    elif damage in ("no base", "another rank"):
-        path.write_text(json.dumps(config | ({"r": 8} if "rank" in damage else {"base_model_name_or_path": None})))
+    elif damage in CHANGES:
+        path.write_text(json.dumps(config | CHANGES[damage]))
     elif damage == "prompt tuning":
         base = config["base_model_name_or_path"]
         tuned = PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=2, base_model_name_or_path=base)
@@ -175,14 +185,28 @@ def test_a_damaged_adapter_is_one_line(damage, names, adapter, tmp_path, capsys)
         file.unlink()
         if damage == "half the weights":
             file.write_bytes(half)
-    for command in ("hapo", "merge"):
+    (tmp_path / "one.jsonl").write_text('{"problem": "What is 2 + 3?", "answer": "5"}\n')
+    for command in ("hapo", "merge", "eval"):
+        if (command, damage) == ("eval", "prompt tuning"):
+            continue  # it can be evaluated
         with pytest.raises(SystemExit) as exit:
             if command == "merge":
                 main(["merge", str(copy), str(tmp_path / "out")])
+            elif command == "eval":
+                main(["eval", str(copy), str(tmp_path / "one.jsonl"), "--output_dir", str(tmp_path / "evaluated")])
             else:
                 train("hapo", f"{QUICK} {GRPO} --model_name_or_path {copy} --output_dir {tmp_path / 'trained'}")
         *_, line = capsys.readouterr().err.splitlines()
-        assert exit.value.code == 2 and names in line and ": error: " in line
+        assert exit.value.code == 2 and names.format(copy=copy) in line and ": error: " in line
+
+
+def test_a_prompt_learning_adapter_is_evaluated(tmp_path):
+    base = str(demo.model_path())
+    tuned = PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=2, base_model_name_or_path=base)
+    get_peft_model(AutoModelForCausalLM.from_pretrained(base), tuned).save_pretrained(tmp_path / "tuned")
+    (tmp_path / "one.jsonl").write_text('{"problem": "What is 2 + 3?", "answer": "5"}\n')
+    command = ["eval", str(tmp_path / "tuned"), str(tmp_path / "one.jsonl"), "--max_new_tokens", "8"]
+    assert main([*command, "--output_dir", str(tmp_path / "out")]) == 0
 
 
 def logits(model) -> torch.Tensor:

@@ -2,7 +2,7 @@
 """
 The `trl-concise` command.
 
-A training command launches a script of the examples folder. Any other command is a function
+A training command launches a script of the examples folder, or a script of the user's. Any other command is a function
 `main(argv: list[str]) -> int | None` in the module of its subject. It is listed in `COMMANDS` and imported only when it is
 called, so that `trl-concise --help` needs neither torch nor TRL.
 """
@@ -17,6 +17,7 @@ from importlib import import_module
 from importlib.metadata import version
 
 from ..errors import Parser, report_input_errors
+from .quiet import hide_messages, hide_weight_bars
 
 
 TRAINING: dict[str, str] = {  # script in the examples folder -> description in --help
@@ -56,6 +57,8 @@ COMMANDS: dict[str, tuple[str, str]] = {  # name -> (module:function, descriptio
     "push": ("trl_concise.hub.push:main", "push a run to the Hub, or continue an interrupted push"),
 }
 
+_LOAD_MODELS = ("eval", "filter", "merge")
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """
@@ -71,10 +74,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         `SystemExit`: With status 2, after one line on stderr, if the input is invalid.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
-    if argv and argv[0] in {*TRAINING, *COMMANDS}:
+    if argv and (argv[0] in {*TRAINING, *COMMANDS} or argv[0].endswith(".py")):
         with report_input_errors(f"trl-concise {argv[0]}"):
-            if argv[0] in TRAINING:
+            if argv[0] not in COMMANDS:
                 return import_module("trl_concise.cli.launch").train(argv[0], argv[1:])
+            hide_messages()
+            if argv[0] in _LOAD_MODELS and not {"-h", "--help"} & set(argv):
+                hide_weight_bars()
             module, function = COMMANDS[argv[0]][0].split(":")
             return getattr(import_module(module), function)(argv[1:]) or 0
     parser = _parser()
@@ -95,7 +101,7 @@ def _parser() -> Parser:
     parser = Parser(
         prog="trl-concise",
         description="Train language models to reason correctly in fewer tokens.",
-        epilog=f"training, with accelerate:\n{training}\n\nother commands:\n{commands}\n\n`trl-concise COMMAND --help` lists the options of a command.",
+        epilog=f"training, with accelerate:\n{training}\n\nother commands:\n{commands}\n\n`trl-concise COMMAND --help` lists the options of a command. `trl-concise SCRIPT.py` launches a script that `init` has written.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         usage="trl-concise COMMAND [OPTIONS]",
     )

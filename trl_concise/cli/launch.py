@@ -38,25 +38,26 @@ def examples_folder() -> Path:
 
 def train(method: str, argv: Sequence[str]) -> int:
     """
-    Launch the training script of a method.
+    Launch the training script of a method, or one of the user's.
 
     Args:
-        method (`str`): Stem of a script in the examples folder.
+        method (`str`): Stem of a script in the examples folder, or path of a script, which ends in `.py`.
         argv (`Sequence[str]`): Flags of the script, among them those of `accelerate launch` in `LAUNCHER_FLAGS`.
             `--accelerate_config` names a file, or one of the configurations that TRL ships (`fsdp2`, `zero3`, ...).
 
     Returns:
         `int`: Exit status.
     """
-    script = examples_folder() / f"{method}.py"
+    script = Path(method) if method.endswith(".py") else examples_folder() / f"{method}.py"
+    if not script.is_file():
+        raise FileNotFoundError(f"No script {method} (looked in {Path.cwd()}). Write one with trl-concise init METHOD.")
     launcher, rest = split_launcher_flags(argv)
     is_verbose = bool({"--verbose", "--verbose=True", "--verbose=true"} & set(rest))
     if not is_verbose:
         hide_messages()
     if {"-h", "--help", "--dry_run", "--dry-run"} & set(rest):  # nothing to launch
-        main = runpy.run_path(str(script))["main"]
         sys.argv = [f"trl-concise {method}", *rest]
-        main()
+        runpy.run_path(str(script), run_name="__main__")
         return 0
     from accelerate.commands.launch import launch_command, launch_command_parser
     from torch.distributed.elastic.multiprocessing.api import SignalException
@@ -201,7 +202,7 @@ def init(argv: Sequence[str]) -> int:
         copy.write_text(text, encoding="utf-8")
         print(f"wrote {copy}")
     config = ["--config", str(copies[recipes[0]])] if recipes else []
-    print(f"\nRun it: {shlex.join(['accelerate', 'launch', str(copies[script]), *config])}")
+    print(f"\nRun it: {shlex.join(['trl-concise', str(copies[script]), *config])}")
     return 0
 
 

@@ -24,7 +24,7 @@ from trl import ModelConfig
 from .. import demo
 from ..config import ConciseGRPOConfig
 from ..errors import check_folder, report_input_errors
-from ..state.adapters import adapter_config, load_adapter, load_tokenizer
+from ..state.adapters import adapter_config, check_model, load_adapter, load_tokenizer
 from .commands import LAUNCHER_FLAGS
 from .launch import set_master_port
 from .quiet import hide_messages, hide_weight_bars
@@ -223,6 +223,8 @@ def model_arguments(training_args: Any, model_args: ModelConfig, **tokenizer_opt
     model, revision = model_args.model_name_or_path, model_args.model_revision
     quantization_config = get_quantization_config(model_args)
     if adapter_config(model, revision) is None:
+        with report_input_errors():
+            check_model(model, revision)
         peft_config = get_peft_config(model_args)
         if peft_config is not None:
             peft_config.revision = revision  # name of the base model, for loading the adapter

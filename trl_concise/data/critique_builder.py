@@ -128,7 +128,7 @@ def build_critiques(
     Raises:
         `ValueError`: If a row lacks a column, its `generations` are not a list of texts, the prompt is unknown, or the file
             holds something else.
-        `RuntimeError`: If 20 requests in a row fail for good. What came before is in the file.
+        `ConnectionError`: If 20 requests in a row fail for good. What came before is in the file.
 
     Example:
 
@@ -221,7 +221,7 @@ def _collect_replies(
             report.errors[reply.error] = report.errors.get(reply.error, 0) + 1
             failures_in_a_row += 1
             if failures_in_a_row == MAX_FAILURES_IN_A_ROW:
-                raise RuntimeError(
+                raise ConnectionError(
                     f"{MAX_FAILURES_IN_A_ROW} requests to {teacher.name} failed in a row, the last one with: {reply.error}. "
                     f"The replies so far are in {path}; start again to ask for the rest."
                 )

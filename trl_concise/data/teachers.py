@@ -88,7 +88,8 @@ class APITeacher:
 
     Raises:
         `ImportError`: If the `openai` package is missing.
-        `ValueError`: If the API key is missing, or a number is out of range.
+        `ValueError`: If the API key is missing, or a number is out of range; when replies are read, if the endpoint refuses the
+            key or does not know the model.
 
     Example:
 
@@ -172,8 +173,11 @@ class APITeacher:
                 )
                 retries += response.retries_taken
                 reply = _read_completion(response.parse())
-            except (openai.AuthenticationError, openai.PermissionDeniedError, openai.NotFoundError):
-                raise  # the same for every request
+            except (openai.AuthenticationError, openai.PermissionDeniedError, openai.NotFoundError) as error:
+                raise ValueError(  # the same for every request
+                    f"The teacher {self.name!r} at {client.base_url} refuses every request: {error}. Check the model's name, "
+                    "the address of the endpoint and OPENAI_API_KEY."
+                ) from error
             except openai.APIError as error:  # the client's retries are used up
                 return Reply(error=f"{type(error).__name__}: {error}", retries=retries)
             except ValueError:  # not JSON

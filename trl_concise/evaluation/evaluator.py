@@ -19,6 +19,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from ..data.problems import as_messages
 from ..data.rows import add_prompt_suffix
+from ..state.adapters import load_tokenizer
 from ..state.checkpoint import write_atomically
 from ..verification.extraction import ANSWER_FORMATS, AnswerFormat
 from ..verification.finished import prompt_opens_reasoning
@@ -40,8 +41,8 @@ from .sampling import (
     checkpoint_dtype,
     context_length,
     digest_prompt,
+    find_model,
     load_sampler,
-    load_tokenizer,
     tokenize_prompts,
 )
 from .sets import ProblemSets, load_problem_sets
@@ -203,7 +204,8 @@ def evaluate(
             raise ValueError(f"{different} Evaluate both with the same settings, or leave the base out.")
 
     if isinstance(model, str):
-        tokenizer, path, adapted = load_tokenizer(model)
+        path, adapted = find_model(model)
+        tokenizer = load_tokenizer(path)
         written["dtype"] = checkpoint_dtype(adapted or path)
         options = dict(engine_options or {})
         if use_vllm and "max_model_len" not in options:

@@ -15,19 +15,15 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 from jinja2 import TemplateError
 
+from ..state.adapters import adapter_config, check_base_model, check_model, load_adapter, load_tokenizer
 from .sets import KNOWN_MODELS
 
 
 if TYPE_CHECKING:
+    from peft import PeftModel
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 Prompt = str | list[dict[str, str]]  # text, or messages
-
-TOKENIZER_FILES = (  # each of them indicates a tokenizer
-    *("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "vocab.txt"),
-    *("spiece.model", "sentencepiece.bpe.model", "tekken.json", "tiktoken.model"),
-)
-
 
 @dataclass(frozen=True)
 class SamplingSettings:
@@ -83,7 +79,7 @@ class TransformersSampler:
         tokenizer ([`~transformers.PreTrainedTokenizerBase`]): Its tokenizer.
     """
 
-    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase):
+    def __init__(self, model: PreTrainedModel | PeftModel, tokenizer: PreTrainedTokenizerBase):
         self.model = model
         self.tokenizer = with_padding_token(tokenizer)
         self.end_token_ids = end_token_ids(model, tokenizer)
@@ -215,49 +211,48 @@ def load_sampler(model: str, *, use_vllm: bool = False, dtype: str | None = None
     from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
 
-    tokenizer, model, base = load_tokenizer(model)
+    model, base = find_model(model)
+    tokenizer = load_tokenizer(model)
     dtype = dtype or checkpoint_dtype(base or model)
     if use_vllm:
         return VLLMSampler(base or model, tokenizer, model if base else None, dtype=dtype, **vllm_options)
-    try:
-        loaded = AutoModelForCausalLM.from_pretrained(model, dtype=dtype)
-    except SafetensorError as error:
-        raise ValueError(
-            f"The weights of {model}{f' or of its base model {base}' if base else ''} are damaged: {error}. Save or "
-            "download them again."
-        ) from error
+    loaded: PreTrainedModel | PeftModel
+    if base is not None:
+        loaded = load_adapter(model, trainable=False, dtype=dtype)
+    else:
+        try:
+            loaded = AutoModelForCausalLM.from_pretrained(model, dtype=dtype)
+        except SafetensorError as error:
+            raise ValueError(
+                f"The weights of {model} are damaged: {error}. Save or download them again."
+            ) from error
     return TransformersSampler(loaded.to("cuda" if torch.cuda.is_available() else "cpu"), tokenizer)
 
 
-def load_tokenizer(model: str) -> tuple[PreTrainedTokenizerBase, str, str | None]:
+def find_model(model: str) -> tuple[str, str | None]:
     """
-    Load the tokenizer of a model or of an adapter.
+    Find a model or an adapter.
 
     Args:
         model (`str`): As for [`load_sampler`].
 
     Returns:
-        `tuple`: The tokenizer, the path or id of the model, and that of the base model if the model is an adapter.
+        `tuple[str, str | None]`: The path or id of the model, and that of its base model if it is an adapter.
 
     Raises:
-        `FileNotFoundError`: If the model, its tokenizer or its base model is not found, locally or on the Hub.
-        `ValueError`: If the tokenizer is damaged, or an adapter does not name its base model.
+        `FileNotFoundError`: If the model or its base model is not found, locally or on the Hub.
+        `ValueError`: If the config of an adapter is damaged or does not name its base model.
     """
-    from transformers.utils import find_adapter_config_file
-
     model = KNOWN_MODELS.get(model, model)
     if Path(model).is_dir():
         _refuse_folder_without_model(Path(model))
-    base = None
-    if find_adapter_config_file(model) is not None:
-        from peft import PeftConfig
-
-        from ..state.adapters import adapter_config, check_base_model
-
-        adapter_config(model)  # an error names the file if it is damaged
-        base = PeftConfig.from_pretrained(model).base_model_name_or_path
-        check_base_model(model, base)
-    return _load_tokenizer(model, base), model, base
+    config = adapter_config(model)
+    if config is None:
+        check_model(model)
+        return model, None
+    base = config.get("base_model_name_or_path")
+    check_base_model(model, base, config.get("revision"))
+    return model, base
 
 
 def checkpoint_dtype(model: str) -> str:
@@ -273,36 +268,6 @@ def context_length(model: str) -> int | None:
     from transformers import AutoConfig
 
     return getattr(AutoConfig.from_pretrained(model).get_text_config(), "max_position_embeddings", None)
-
-
-def _load_tokenizer(model: str, base: str | None) -> PreTrainedTokenizerBase:
-    """Load the tokenizer of a model; of an adapter that has none, the tokenizer of its base model."""
-    from transformers import AutoTokenizer
-
-    # A local folder without a tokenizer fails in many ways, by architecture and version, some of them without a message.
-    folder = Path(model)
-    if base is not None and folder.is_dir() and not _has_tokenizer(folder):
-        model = base
-        folder = Path(model)
-    if folder.is_dir() and not _has_tokenizer(folder):
-        raise FileNotFoundError(
-            f"{folder} has no tokenizer: files such as {', '.join(TOKENIZER_FILES[:2])} are missing. Save it there with "
-            "tokenizer.save_pretrained()."
-        )
-    try:
-        return AutoTokenizer.from_pretrained(model)
-    except Exception as error:  # the libraries raise many kinds of errors when they read a damaged file
-        if base is not None and base != model:
-            return _load_tokenizer(base, None)
-        if folder.exists():
-            raise ValueError(f"The tokenizer in {model} cannot be read: {type(error).__name__}: {error}") from error
-        raise FileNotFoundError(
-            f"The model {model!r} was not found: it is not a local folder, and it could not be loaded from the Hub: {error}"
-        ) from error
-
-
-def _has_tokenizer(folder: Path) -> bool:
-    return any((folder / name).is_file() for name in TOKENIZER_FILES)
 
 
 def _refuse_folder_without_model(folder: Path) -> None:

@@ -108,7 +108,8 @@ def main(argv: list[str]) -> int:
     except (ValueError, FileNotFoundError) as error:
         parser.error(str(error))
     except FAILURES as error:
-        print(f"trl-concise push: {' '.join(str(error).split())}", file=sys.stderr)
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        print(f"trl-concise push: error: not everything was sent ({reason}). Run the command again.", file=sys.stderr)
         return 1
     print(f"Sent {options.run} to {repo_id}.")
     return 0

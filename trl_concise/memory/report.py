@@ -147,7 +147,7 @@ def main(argv: list[str]) -> int:
 
 def adapter_settings(model: str | None) -> dict[str, Any]:
     """Return the settings of a plan that follow from an adapter that is trained further; for a whole model, an empty dict."""
-    config = None if model is None else adapter_config(model)
+    config = None if model is None or known_config(model) is not None else adapter_config(model)
     if config is None or config["peft_type"] != "LORA":
         return {}
     targets = config["target_modules"]
@@ -160,7 +160,7 @@ def adapter_settings(model: str | None) -> dict[str, Any]:
 
 def load_shape(model: str | None) -> Architecture:
     """
-    Read the shape of a model from its config, or from the table of well-known models if the Hub does not answer.
+    Read the shape of a model from the table of well-known models, or from its config. The table needs no network.
 
     Args:
         model (`str`): Id on the Hub, folder, or path of a config.json. An adapter's shape is that of its base model.
@@ -170,15 +170,16 @@ def load_shape(model: str | None) -> Architecture:
     """
     if model is None:
         raise ValueError("--model_name_or_path is needed: a model id, a folder, or a config.json")
-    model = (adapter_config(model) or {}).get("base_model_name_or_path") or model
+    known = known_config(model)
+    if known is None:
+        model = (adapter_config(model) or {}).get("base_model_name_or_path") or model
+        known = known_config(model)
     try:
-        config = AutoConfig.from_pretrained(model)
+        config = AutoConfig.from_pretrained(model) if known is None else known
     except OSError as error:
-        config = known_config(model)
-        if config is None:
-            raise ValueError(
-                f"No config of {model!r} here, and the Hub did not answer. Without a network, name a downloaded "
-                "config.json, or a model whose shape is known: Qwen2, Qwen2.5 and Qwen3 up to 8B, Llama 3.2, "
-                "DeepSeek-R1-Distill-Qwen."
-            ) from error
+        raise ValueError(
+            f"No config of {model!r} here, and the Hub did not answer. Without a network, name a downloaded "
+            "config.json, or a model whose shape is known: Qwen2, Qwen2.5 and Qwen3 up to 8B, Llama 3.2, "
+            "DeepSeek-R1-Distill-Qwen."
+        ) from error
     return Architecture.from_config(config)

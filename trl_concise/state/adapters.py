@@ -13,6 +13,7 @@ from transformers.utils import (
     ADAPTER_SAFE_WEIGHTS_NAME,
     ADAPTER_WEIGHTS_NAME,
     CONFIG_NAME,
+    cached_file,
     find_adapter_config_file,
 )
 
@@ -22,6 +23,11 @@ from ..errors import Parser
 if TYPE_CHECKING:
     from peft import PeftModel
     from transformers import PreTrainedTokenizerBase
+
+TOKENIZER_FILES = (  # each of them indicates a tokenizer
+    *("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "vocab.txt"),
+    *("spiece.model", "sentencepiece.bpe.model", "tekken.json", "tiktoken.model"),
+)
 
 
 def adapter_config(model: str, revision: str | None = None) -> dict[str, Any] | None:
@@ -54,6 +60,28 @@ def adapter_config(model: str, revision: str | None = None) -> dict[str, Any] | 
     return config
 
 
+def check_model(model: str, revision: str | None = None) -> None:
+    """
+    Look for a model that is not a local folder on the Hub.
+
+    Args:
+        model (`str`): Folder, or id on the Hub.
+        revision (`str`, *optional*): Branch, tag or commit of the repository.
+
+    Raises:
+        `FileNotFoundError`: If there is no such model, or no such revision of it.
+    """
+    if Path(model).is_dir():
+        return
+    try:
+        cached_file(model, CONFIG_NAME, revision=revision)
+    except OSError as error:
+        at = "" if revision is None else f" at revision {revision!r}"
+        raise FileNotFoundError(
+            f"The model {model!r} was not found: it is not a local folder, and it could not be loaded from the Hub{at}: {error}"
+        ) from error
+
+
 def check_base_model(adapter: str, base: str | None, revision: str | None = None) -> None:
     """
     Look for the base model of an adapter.
@@ -81,14 +109,17 @@ def check_base_model(adapter: str, base: str | None, revision: str | None = None
         raise FileNotFoundError(f"{where} {base!r}: {reason}. Restore it, or {change}.") from error
 
 
-def load_adapter(adapter: str, revision: str | None = None, **base_options: Any) -> PeftModel:
+def load_adapter(
+    adapter: str, revision: str | None = None, *, trainable: bool = True, **base_options: Any
+) -> PeftModel:
     """
-    Load an adapter on its base model, to be trained further.
+    Load an adapter on its base model.
 
     Args:
         adapter (`str`): Folder, or id on the Hub.
         revision (`str`, *optional*): Branch, tag or commit of the adapter's repository. That of the base model is in the
             adapter's config.
+        trainable (`bool`, *optional*, defaults to `True`): Whether it is trained further or merged, and not only evaluated.
         **base_options: Arguments of `from_pretrained` for the base model.
 
     Raises:
@@ -99,8 +130,15 @@ def load_adapter(adapter: str, revision: str | None = None, **base_options: Any)
         from peft import AutoPeftModelForCausalLM, PeftConfig
     except ImportError as error:
         raise ValueError(f"{adapter} is an adapter, which needs PEFT: pip install 'trl-concise[peft]'.") from error
-    config = PeftConfig.from_pretrained(adapter, revision=revision)
-    if config.is_prompt_learning:
+    again = "Save or download the adapter again"
+    try:
+        config = PeftConfig.from_pretrained(adapter, revision=revision)
+    except (KeyError, TypeError, ValueError) as error:  # what PEFT raises for a kind or a value that it does not know
+        raise ValueError(
+            f"The adapter_config.json of {adapter} cannot be read by the installed PEFT: {type(error).__name__}: {error}. "
+            f"{again}, or update PEFT."
+        ) from error
+    if trainable and config.is_prompt_learning:
         raise ValueError(
             f"{adapter} is a {config.peft_type.value} adapter, which adds tokens instead of weights and can be neither trained "
             "further nor merged. Use it with PEFT as it is."
@@ -113,14 +151,16 @@ def load_adapter(adapter: str, revision: str | None = None, **base_options: Any)
             f"The adapter {adapter} has no weights: {names[0]} is missing. Save or download it again."
         )
     try:
-        return AutoPeftModelForCausalLM.from_pretrained(adapter, is_trainable=True, revision=revision, **base_options)
-    except (RuntimeError, SafetensorError) as error:
+        return AutoPeftModelForCausalLM.from_pretrained(
+            adapter, is_trainable=trainable, revision=revision, **base_options
+        )
+    except (RuntimeError, ValueError, SafetensorError) as error:
         if isinstance(error, RuntimeError) and "state_dict" not in str(error):
             raise
-        reason = " ".join(str(error).split())[:300]
+        reason = " ".join(str(error).split())[:300].rstrip(".")
         raise ValueError(
-            f"The weights of the adapter {adapter} are damaged, or do not fit its base model {base!r}: {reason}. Save or "
-            "download the adapter again, or change base_model_name_or_path in its adapter_config.json."
+            f"The adapter {adapter} does not fit its base model {base!r}, or the weights of one of them are damaged: {reason}. "
+            f"{again}, or change base_model_name_or_path in its adapter_config.json."
         ) from error
 
 
@@ -132,18 +172,33 @@ def load_tokenizer(model: str, revision: str | None = None, **options: Any) -> P
         model (`str`): Folder, or id on the Hub.
         revision (`str`, *optional*): Branch, tag or commit of the repository.
         **options: Arguments of `AutoTokenizer.from_pretrained`.
+
+    Raises:
+        `FileNotFoundError`: If there is no tokenizer, locally or on the Hub.
+        `ValueError`: If a local tokenizer is damaged, or an adapter does not name its base model.
     """
     from transformers import AutoTokenizer
 
-    try:
-        return AutoTokenizer.from_pretrained(model, revision=revision, **options)
-    except (OSError, ValueError):
-        config = adapter_config(model, revision)
-        if config is None:
-            raise
-        return AutoTokenizer.from_pretrained(
-            config["base_model_name_or_path"], revision=config.get("revision"), **options
+    config, folder = adapter_config(model, revision), Path(model)
+    # A local folder without a tokenizer fails in many ways, by architecture and version, some of them without a message.
+    is_missing = folder.is_dir() and not any((folder / name).is_file() for name in TOKENIZER_FILES)
+    if is_missing and config is None:
+        raise FileNotFoundError(
+            f"{folder} has no tokenizer: files such as {', '.join(TOKENIZER_FILES[:2])} are missing. Save it there with "
+            "tokenizer.save_pretrained()."
         )
+    if not is_missing:
+        try:
+            return AutoTokenizer.from_pretrained(model, revision=revision, **options)
+        except Exception as error:  # the libraries raise many kinds of errors when they read a damaged file
+            if folder.is_dir():
+                raise ValueError(f"The tokenizer in {model} cannot be read: {type(error).__name__}: {error}") from error
+            if config is None:
+                check_model(model, revision)
+                raise FileNotFoundError(f"The tokenizer of {model!r} could not be loaded from the Hub: {error}") from error
+    base = config.get("base_model_name_or_path")
+    check_base_model(model, base, config.get("revision"))
+    return load_tokenizer(base, config.get("revision"), **options)
 
 
 def merge(adapter: str, output_dir: str | Path, *, revision: str | None = None, dtype: str = "auto") -> Path:

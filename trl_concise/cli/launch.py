@@ -50,7 +50,9 @@ def train(method: str, argv: Sequence[str]) -> int:
     """
     script = Path(method) if method.endswith(".py") else examples_folder() / f"{method}.py"
     if not script.is_file():
-        raise FileNotFoundError(f"No script {method} (looked in {Path.cwd()}). Write one with trl-concise init METHOD.")
+        raise FileNotFoundError(
+            f"No script {method} (looked in {Path.cwd()}). Write one with trl-concise init METHOD."
+        )
     launcher, rest = split_launcher_flags(argv)
     is_verbose = bool({"--verbose", "--verbose=True", "--verbose=true"} & set(rest))
     if not is_verbose:

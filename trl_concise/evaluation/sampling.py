@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 Prompt = str | list[dict[str, str]]  # text, or messages
 
+
 @dataclass(frozen=True)
 class SamplingSettings:
     """
@@ -223,9 +224,7 @@ def load_sampler(model: str, *, use_vllm: bool = False, dtype: str | None = None
         try:
             loaded = AutoModelForCausalLM.from_pretrained(model, dtype=dtype)
         except SafetensorError as error:
-            raise ValueError(
-                f"The weights of {model} are damaged: {error}. Save or download them again."
-            ) from error
+            raise ValueError(f"The weights of {model} are damaged: {error}. Save or download them again.") from error
     return TransformersSampler(loaded.to("cuda" if torch.cuda.is_available() else "cpu"), tokenizer)
 
 

@@ -192,10 +192,14 @@ def load_tokenizer(model: str, revision: str | None = None, **options: Any) -> P
             return AutoTokenizer.from_pretrained(model, revision=revision, **options)
         except Exception as error:  # the libraries raise many kinds of errors when they read a damaged file
             if folder.is_dir():
-                raise ValueError(f"The tokenizer in {model} cannot be read: {type(error).__name__}: {error}") from error
+                raise ValueError(
+                    f"The tokenizer in {model} cannot be read: {type(error).__name__}: {error}"
+                ) from error
             if config is None:
                 check_model(model, revision)
-                raise FileNotFoundError(f"The tokenizer of {model!r} could not be loaded from the Hub: {error}") from error
+                raise FileNotFoundError(
+                    f"The tokenizer of {model!r} could not be loaded from the Hub: {error}"
+                ) from error
     base = config.get("base_model_name_or_path")
     check_base_model(model, base, config.get("revision"))
     return load_tokenizer(base, config.get("revision"), **options)

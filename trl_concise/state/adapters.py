@@ -200,9 +200,10 @@ def load_tokenizer(model: str, revision: str | None = None, **options: Any) -> P
                 raise FileNotFoundError(
                     f"The tokenizer of {model!r} could not be loaded from the Hub: {error}"
                 ) from error
-    base = config.get("base_model_name_or_path")
-    check_base_model(model, base, config.get("revision"))
-    return load_tokenizer(base, config.get("revision"), **options)
+    of_base = config or {}
+    base = of_base.get("base_model_name_or_path")
+    check_base_model(model, base, of_base.get("revision"))
+    return load_tokenizer(str(base), of_base.get("revision"), **options)
 
 
 def merge(adapter: str, output_dir: str | Path, *, revision: str | None = None, dtype: str = "auto") -> Path:

@@ -7,7 +7,14 @@ from collections import Counter
 import pytest
 
 from trl_concise.demo.problems import Problem, apply, draw_problem
-from trl_concise.demo.traces import CHECKS, CHECKS_AFTER_SLIP, RESTATEMENT_SHARE, SLIP_SHARE, WORDY_SHARE, write_trace
+from trl_concise.demo.traces import (
+    CHECKS,
+    CHECKS_AFTER_SLIP,
+    RESTATEMENT_SHARE,
+    SLIP_SHARE,
+    VERBOSE_SHARE,
+    write_trace,
+)
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +38,7 @@ def test_shares_are_the_stated_ones(traces):
     # Standard errors at 20,000 traces are at most 0.0036.
     assert share(traces, lambda text: "That differs" in text) == pytest.approx(SLIP_SHARE, abs=0.01)
     assert share(traces, lambda text: text.startswith("We need")) == pytest.approx(RESTATEMENT_SHARE, abs=0.015)
-    assert share(traces, lambda text: "First, " in text) == pytest.approx(WORDY_SHARE, abs=0.015)
+    assert share(traces, lambda text: "First, " in text) == pytest.approx(VERBOSE_SHARE, abs=0.015)
     checks = Counter(text.count("check") for _, text in traces)
     for number in range(4):
         expected = (1 - SLIP_SHARE) * CHECKS[number] + SLIP_SHARE * CHECKS_AFTER_SLIP.get(number, 0)

@@ -24,7 +24,7 @@ from __future__ import annotations
 import random
 
 from .problems import Problem, draw_problem, split_of
-from .traces import END_OF_THINKING, RESTATEMENT_SHARE, WORDY_SHARE, draw_checks, slipped_results, write_pass
+from .traces import END_OF_THINKING, RESTATEMENT_SHARE, VERBOSE_SHARE, draw_checks, slipped_results, write_pass
 
 
 WRONG_SHARE = 0.5  # of the candidates
@@ -77,7 +77,7 @@ def generate_critiques(n: int, seed: int, *, problems: int = 1) -> list[dict[str
 def write_candidate(problem: Problem, results: list[int], rng: random.Random) -> str:
     """Write a solution with the given results, as verbose as a trace."""
     lines = [f"We need {problem.expression}."] if rng.random() < RESTATEMENT_SHARE else []
-    steps = write_pass(problem, results, wordy=rng.random() < WORDY_SHARE)
+    steps = write_pass(problem, results, verbose=rng.random() < VERBOSE_SHARE)
     lines += steps
     for check in range(draw_checks(rng)):
         lines += ["Wait, let me check." if check == 0 else "Let me check again.", *steps, "That agrees."]
@@ -88,7 +88,7 @@ def write_critique(problem: Problem, results: list[int]) -> str:
     """Write the critique of a solution with the given results."""
     lines, differs = [], False
     for line, result, claimed in zip(
-        write_pass(problem, problem.results, wordy=False), problem.results, results, strict=True
+        write_pass(problem, problem.results, verbose=False), problem.results, results, strict=True
     ):
         lines.append(line)
         if result != claimed and not differs:  # later steps differ because of this one

@@ -31,7 +31,7 @@ from .problems import Problem, apply
 
 
 RESTATEMENT_SHARE = 0.5  # of the traces open by restating the problem
-WORDY_SHARE = 0.5  # of the traces write `First, 27 + 8 = 35.` instead of `27+8=35`
+VERBOSE_SHARE = 0.5  # of the traces write `First, 27 + 8 = 35.` instead of `27+8=35`
 SLIP_SHARE = 0.08  # of the traces make a slip in the first pass, which the first check repairs
 CHECKS = {0: 0.2, 1: 0.3, 2: 0.3, 3: 0.2}  # checks per trace without a slip
 CHECKS_AFTER_SLIP = {1: 0.4, 2: 0.35, 3: 0.25}
@@ -52,27 +52,27 @@ def write_trace(problem: Problem, rng: random.Random) -> str:
         `str`: Completion after `<think>\\n`, without the end-of-turn token.
     """
     restates = rng.random() < RESTATEMENT_SHARE
-    wordy = rng.random() < WORDY_SHARE
+    verbose = rng.random() < VERBOSE_SHARE
     slips = rng.random() < SLIP_SHARE
     checks = draw_checks(rng, after_slip=slips)
 
     answer = problem.results[-1]
     lines = [f"We need {problem.expression}."] if restates else []
     first_results = slipped_results(problem, rng) if slips else problem.results
-    lines += write_pass(problem, first_results, wordy)
+    lines += write_pass(problem, first_results, verbose)
     for check in range(checks):
         lines.append("Wait, let me check." if check == 0 else "Let me check again.")
-        lines += write_pass(problem, problem.results, wordy)
+        lines += write_pass(problem, problem.results, verbose)
         repaired = check == 0 and first_results[-1] != answer
         lines.append(f"That differs: {answer}, not {first_results[-1]}." if repaired else "That agrees.")
     return "\n".join(lines) + "\n" + END_OF_THINKING + f"\\boxed{{{answer}}}"
 
 
-def write_pass(problem: Problem, results: list[int], wordy: bool) -> list[str]:
+def write_pass(problem: Problem, results: list[int], verbose: bool) -> list[str]:
     """Write one line per operation, with the given results."""
     lines, value = [], problem.start
     for step, ((operator, operand), result) in enumerate(zip(problem.operations, results, strict=True)):
-        if wordy:
+        if verbose:
             lines.append(f"{'Then' if step else 'First'}, {value} {operator} {operand} = {result}.")
         else:
             lines.append(f"{value}{operator}{operand}={result}")

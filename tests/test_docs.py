@@ -72,8 +72,6 @@ def test_links_between_pages_are_valid(page):
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_code_fits_into_the_column_of_the_site(page):
-    if page.name == "architecture.md":
-        pytest.skip("the diagram of a step is wider")
     for kind, code in re.findall(
         r"^```(\w*)[^\n]*\n(.*?)^```$", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL
     ):

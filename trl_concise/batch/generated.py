@@ -57,7 +57,7 @@ def generate(trainer: GRPOTrainer, rollout: Rollout, batch: GenerationBatch, pro
             [logp if math.isnan(old) and not math.isnan(logp) else None for logp, old in zip(row, forced, strict=True)]
             for row, forced in zip(generated.logps, old_logps, strict=True)
         ]
-    mask = {} if generated.mask is None else {"env_mask": generated.mask}
+    mask = {"env_mask": generated.mask} if generated.mask is not None else {}
     return {
         "prompt_ids": prompt_ids,
         "completion_ids": generated.completion_ids,
@@ -111,7 +111,7 @@ def add_to_loss(generated: Generated, tensors: dict[str, Any]) -> None:
         tensors (`dict[str, Any]`): TRL's tensors of this process's rows, changed in place.
 
     Raises:
-        `ValueError`: If a tensor has the name of one of TRL's.
+        `ValueError`: If a tensor has a name that TRL uses.
     """
     device = tensors["completion_ids"].device
     if generated.old_logps is not None:

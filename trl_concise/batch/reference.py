@@ -21,7 +21,7 @@ def scoring_model(trainer: GRPOTrainer, model: str) -> Iterator[torch.nn.Module]
     """
     Yield the policy or the reference, in evaluation mode.
 
-    The reference is the one of TRL's KL term: a separate model, the adapter `ref`, or the model without its adapter.
+    The reference is that of the KL term: a separate model, the adapter `ref`, or the model without its adapter.
 
     Raises:
         `ValueError`: If the model is unknown, or the run has no reference.

@@ -133,7 +133,7 @@ class Rows:
             group=[*self.group, *range(last + 1, last + 1 + missing)],
             advantages=rows,
             mask=[*self.loss_mask, *[[0]] * missing],
-            logps=None if self.logps is None else [*self.logps, *[[0.0]] * missing],
+            logps=[*self.logps, *[[0.0]] * missing] if self.logps is not None else None,
             is_padding=[*self.is_padding, *[True] * missing],
         )
 

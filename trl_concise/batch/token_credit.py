@@ -120,12 +120,12 @@ def assign_token_credit(
         selected = selections[i] if i < len(selections) else None
         arguments: tuple[Tensor | None, ...] = ()
         if takes_selection(credit):
-            arguments = (None if selected is None else _fit(selected, mask),)
+            arguments = (_fit(selected, mask) if selected is not None else None,)
         advantages, keep = credit.assign(rollouts, batch, batch["advantages"], *arguments)
         if advantages.shape not in (mask.shape[:1], mask.shape) or (keep is not None and keep.shape != mask.shape):
             raise ValueError(
                 f"{type(credit).__name__}.assign returned advantages {tuple(advantages.shape)} and a mask "
-                f"{None if keep is None else tuple(keep.shape)}; expected {tuple(mask.shape[:1])} or "
+                f"{tuple(keep.shape) if keep is not None else None}; expected {tuple(mask.shape[:1])} or "
                 f"{tuple(mask.shape)}, and {tuple(mask.shape)}."
             )
         if not advantages.isfinite().all():
@@ -134,7 +134,7 @@ def assign_token_credit(
                 "NaN. Return finite numbers; 0 leaves a token without effect."
             )
         batch["advantages"] = advantages
-        mask = mask if keep is None else mask & keep
+        mask = mask & keep if keep is not None else mask
     # TRL multiplies the loss mask by `tool_mask` whenever the key is there: a token mask for every loss type.
     batch["tool_mask"] = mask.long()
     # The losses that divide by all tokens of the batch (dapo, cispo, vespo) must count the kept ones.
@@ -260,7 +260,7 @@ class KeptTokens:
                 kwargs[name] = kwargs[name][:, :end]
         model = _SelectedLabels(model, keep[:, :width])
         logps, entropies, aux_loss = score(model, input_ids[:, :end], attention_mask[:, :end], width, *args, **kwargs)
-        entropies = None if entropies is None else F.pad(entropies, (0, left_out))
+        entropies = F.pad(entropies, (0, left_out)) if entropies is not None else None
         return F.pad(logps, (0, left_out)), entropies, aux_loss
 
 

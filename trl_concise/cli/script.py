@@ -77,7 +77,7 @@ def parse_arguments(
     Returns:
         `tuple`: One object per class. The model settings of the third are in the `model_init_kwargs` of the second.
     """
-    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    arguments = list(arguments if arguments is not None else sys.argv[1:])
     parser = RecipeParser(classes, usage="%(prog)s [--OPTION VALUE ...]", epilog=_own_options_line(*classes))
     parser.group_options("options of this script and its method", _own_options(*classes), "options of TRL")
     if not {"model_name_or_path", "config"} & given_options(arguments):
@@ -388,7 +388,7 @@ class TrainingScript:
         from ..data.rows import add_prompt_suffix
 
         suffix = self.problem_args.prompt_suffix
-        return problems if suffix is None else problems.map(add_prompt_suffix, fn_kwargs={"suffix": suffix})
+        return problems.map(add_prompt_suffix, fn_kwargs={"suffix": suffix}) if suffix is not None else problems
 
 
 def _check_splits(dataset: str, train_split: str, test_split: str | None) -> None:

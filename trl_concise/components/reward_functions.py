@@ -75,7 +75,7 @@ def find_correctness(
     components: Sequence[Component],
 ) -> int | None:
     """
-    Return the column of the reward function that says whether a completion is correct; `None` if there is none and no component
+    Return the column of the reward function that says whether a completion is correct; `None` without one, if no component
     needs it.
 
     Args:

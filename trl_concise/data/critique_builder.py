@@ -79,7 +79,7 @@ class CritiqueReport:
             f"dropped: {_counts(self.dropped)}",
             f"{self.requests} requests, {self.retries} retries, {self.resumed} replies of earlier runs, {self.seconds:.0f} s",
             f"{self.input_tokens:,} input and {self.output_tokens:,} output tokens"
-            + ("" if self.cost is None else f", price {self.cost:.4f}"),
+            + (f", price {self.cost:.4f}" if self.cost is not None else ""),
             *(f"failed {count} times: {error}" for error, count in self.errors.items()),
         ]
         return "\n".join(lines)
@@ -178,8 +178,8 @@ def _read_candidates(rows: Iterable[Mapping[str, Any]], verified_only: bool) -> 
     candidates: dict[_Candidate, None] = {}
     for index, row in enumerate(rows):
         question, answer, solution = (read_column(row, name) for name in ("question", "answer", "solution"))
-        question = read_column(row, "problem") if question is None else question
-        solutions = None if solution is None else [solution]
+        question = question if question is not None else read_column(row, "problem")
+        solutions = [solution] if solution is not None else None
         if read_column(row, "generations") is not None:  # a solution next to them is the reference
             solutions = [text for text in read_generations(row, "generations") if text is not None]
         needed = {"question": question, "solution": solutions} | ({"answer": answer} if verified_only else {})
@@ -190,7 +190,7 @@ def _read_candidates(rows: Iterable[Mapping[str, Any]], verified_only: bool) -> 
                 f"and, to be verified, `answer`; the row has {list(row)}."
             )
         for solution in solutions or ():
-            candidates[_Candidate(question, solution, None if answer is None else str(answer))] = None
+            candidates[_Candidate(question, solution, str(answer) if answer is not None else None)] = None
     return list(candidates)
 
 

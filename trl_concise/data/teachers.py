@@ -201,7 +201,7 @@ def _read_completion(completion) -> Reply | None:
         text = ""  # truncated before the answer began; another attempt would end in the same way, at the same price
     if not isinstance(text, str):
         return None
-    tokens = (0, 0) if usage is None else (usage.prompt_tokens, usage.completion_tokens)
+    tokens = (usage.prompt_tokens, usage.completion_tokens) if usage is not None else (0, 0)
     return Reply(text, tokens[0], tokens[1], complete=finish_reason not in _CUT)
 
 
@@ -240,7 +240,7 @@ class LocalTeacher:
         self.name = model.config._name_or_path
         self.model = model
         self.tokenizer = with_padding_token(
-            AutoTokenizer.from_pretrained(self.name) if tokenizer is None else tokenizer
+            tokenizer if tokenizer is not None else AutoTokenizer.from_pretrained(self.name)
         )
         self.temperature = temperature
         self.top_p = top_p
@@ -289,7 +289,7 @@ class LocalTeacher:
         for mask, row in zip(inputs["attention_mask"], generated[:, inputs["input_ids"].shape[1] :], strict=True):
             ids = row.tolist()
             stop = next((index for index, token in enumerate(ids) if token in ends), None)
-            written = ids if stop is None else ids[: stop + 1]
+            written = ids[: stop + 1] if stop is not None else ids
             text = tokenizer.decode(written, skip_special_tokens=True)
             replies.append(Reply(text, int(mask.sum()), len(written), complete=stop is not None))
         return replies

@@ -37,7 +37,7 @@ def sample_traces(
         `list[dict]`: `problem`, `answer` and `generations` (`list[str]`), as [`build_redi_pairs`] takes them.
     """
     tokenizer = AutoTokenizer.from_pretrained(model_path())
-    model = AutoModelForCausalLM.from_pretrained(model_path()) if model is None else model
+    model = model if model is not None else AutoModelForCausalLM.from_pretrained(model_path())
     sampler = TransformersSampler(model, tokenizer)
     rows = generate_problems(problems, seed, split, OPERATIONS)
     repeated = [row for row in rows for _ in range(generations)]

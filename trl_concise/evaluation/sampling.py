@@ -259,7 +259,7 @@ def checkpoint_dtype(model: str) -> str:
     from transformers import AutoConfig
 
     dtype = AutoConfig.from_pretrained(model).dtype
-    return "auto" if dtype is None else str(dtype).removeprefix("torch.")
+    return str(dtype).removeprefix("torch.") if dtype is not None else "auto"
 
 
 def context_length(model: str) -> int | None:

@@ -304,7 +304,7 @@ class WatchSet(TrainerCallback):
                 f"{checkpoint} was written with another watch_dataset of {len(state['correct'])} problems. Resume with that "
                 f"one, or delete {path} to compare with the accuracy at the resumed step."
             )
-        self._start = np.array([math.nan if one is None else one for one in state["correct"]], dtype=float)
+        self._start = np.array([one if one is not None else math.nan for one in state["correct"]], dtype=float)
         self._start_step, self._last_step, self.best = state["start"], state["last"], state["best"]
         previous = Path(self.trainer.args.output_dir, f"{BEST_FOLDER}.old")
         if self.trainer.accelerator.is_main_process and previous.exists() and not previous.with_suffix("").exists():

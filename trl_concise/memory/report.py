@@ -48,7 +48,7 @@ def report(made: MemoryPlan, shape: Architecture) -> str:
         if quantity == "group size" and not s.online:
             continue
         value = largest(s, shape, quantity)
-        limits.append(f"{quantity} {'any' if value is None else f'{value:,}'}")
+        limits.append(f"{quantity} {f'{value:,}' if value is not None else 'any'}")
     lines += [f"largest that fits, all else equal: {', '.join(limits)}"]
     if not made.fits:
         changes = suggest(s, shape)
@@ -138,7 +138,7 @@ def main(argv: list[str]) -> int:
         parser.error(
             f"{output.write_config} is not written, because this run does not fit. Apply the changes listed above."
         )
-    base = None if parser.recipe is None else yaml.safe_load(Path(parser.recipe).read_text())
+    base = yaml.safe_load(Path(parser.recipe).read_text()) if parser.recipe is not None else None
     write_atomically(Path(output.write_config), recipe(made, text, base).encode())
     command = "trl {}" if settings.method in TRL_METHODS else "trl-concise {}"
     print(f"\n{command.format(settings.method)} --config {output.write_config}")
@@ -175,7 +175,7 @@ def load_shape(model: str | None) -> Architecture:
         model = (adapter_config(model) or {}).get("base_model_name_or_path") or model
         known = known_config(model)
     try:
-        config = AutoConfig.from_pretrained(model) if known is None else known
+        config = known if known is not None else AutoConfig.from_pretrained(model)
     except OSError as error:
         raise ValueError(
             f"No config of {model!r} here, and the Hub did not answer. Without a network, name a downloaded "

@@ -168,7 +168,7 @@ class GRPOLEADReward(GroupReward):
     def measure(self, local: LocalRollouts) -> dict[str, Tensor]:
         if self.unanswered_reward is None:
             return {}
-        repeated = self.unanswered_reward if self.repetition_reward is None else self.repetition_reward
+        repeated = self.repetition_reward if self.repetition_reward is not None else self.unanswered_reward
         rewards = []  # of unanswered completions; NaN for the others
         for completion in local.completions:
             text = completion_text(completion)

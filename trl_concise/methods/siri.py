@@ -198,7 +198,7 @@ class SIRITrainer(ConciseGRPOTrainer):
         shortest = args.min_completion_length
         schedule = SIRISchedule(
             longest=args.max_completion_length,
-            shortest=max(args.max_completion_length // 2, 1) if shortest is None else shortest,
+            shortest=shortest if shortest is not None else max(args.max_completion_length // 2, 1),
             cycle=args.budget_cycle,
             shape=args.budget_shape,
         )

@@ -187,7 +187,7 @@ class PrefixMatching(TokenCredit):
         own = self._own or self._credit_own(rollouts, tokens)
         self._own, (width, device) = own, (batch["completion_ids"].size(1), advantages.device)
         factor = self._factor(rollouts)
-        credited = [own] if self._replayed is None else [own, self._replayed]
+        credited = [own, self._replayed] if self._replayed is not None else [own]
         edges, informative, branching = np.mean([row for c in credited for row in c.counts], axis=0).tolist()
         kept = sum(int(c.keep.sum()) for c in credited)
         self._metrics = {
@@ -206,7 +206,7 @@ class PrefixMatching(TokenCredit):
         group's mean over U has the same weight. Every process calls this.
         """
         assert self._own is not None
-        kept = self._own.keep.sum() + (0 if self._replayed is None else self._replayed.keep.sum())
+        kept = self._own.keep.sum() + (self._replayed.keep.sum() if self._replayed is not None else 0)
         groups = len(rollouts) // rollouts.num_generations + self._replayed_groups
         return float(gather(kept.to(rollouts.lengths.device)).sum()) / groups
 
@@ -242,7 +242,7 @@ class PrefixMatching(TokenCredit):
     def _total_rewards(self, rollouts: Rollouts) -> list[float]:
         """Return the weighted sum of the rewards, NaN where every function abstained."""
         rewards = torch.stack(list(rollouts.rewards.values()), dim=1)  # (B, functions)
-        weights = torch.ones(rewards.size(1)) if self._reward_weights is None else self._reward_weights
+        weights = self._reward_weights if self._reward_weights is not None else torch.ones(rewards.size(1))
         return weighted_sum(rewards, weights).double().tolist()
 
 

@@ -104,7 +104,7 @@ def replay(
                     [int(not out)] * len(ids)
                     for ids, out in zip(generated.completion_ids[span], left_out[span], strict=True)
                 ],
-                logps=None if generated.logps is None else generated.logps[span],
+                logps=generated.logps[span] if generated.logps is not None else None,
             )
         )
     return groups

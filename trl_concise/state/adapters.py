@@ -69,14 +69,14 @@ def check_model(model: str, revision: str | None = None) -> None:
         revision (`str`, *optional*): Branch, tag or commit of the repository.
 
     Raises:
-        `FileNotFoundError`: If there is no such model, or no such revision of it.
+        `FileNotFoundError`: If the model or its revision does not exist.
     """
     if Path(model).is_dir():
         return
     try:
         cached_file(model, CONFIG_NAME, revision=revision)
     except OSError as error:
-        at = "" if revision is None else f" at revision {revision!r}"
+        at = f" at revision {revision!r}" if revision is not None else ""
         raise FileNotFoundError(
             f"The model {model!r} was not found: it is not a local folder, and it could not be loaded from the Hub{at}: {error}"
         ) from error
@@ -174,7 +174,7 @@ def load_tokenizer(model: str, revision: str | None = None, **options: Any) -> P
         **options: Arguments of `AutoTokenizer.from_pretrained`.
 
     Raises:
-        `FileNotFoundError`: If there is no tokenizer, locally or on the Hub.
+        `FileNotFoundError`: If the tokenizer is found neither locally nor on the Hub.
         `ValueError`: If a local tokenizer is damaged, or an adapter does not name its base model.
     """
     from transformers import AutoTokenizer

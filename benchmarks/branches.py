@@ -15,8 +15,9 @@ import statistics
 import tempfile
 from pathlib import Path
 
-from trl_concise import demo, prefix_advantages
+from trl_concise import demo
 from trl_concise.evaluation import evaluate, load_problem_sets, read_completions
+from trl_concise.methods.tspmo_prefix_tree import prefix_advantages
 
 
 def last_branch(group: list[list[int]]) -> int:

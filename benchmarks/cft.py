@@ -22,8 +22,9 @@ from datasets import Dataset
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import SFTConfig, SFTTrainer
 
-from trl_concise import CFTConfig, CFTTrainer, critique_example, demo
+from trl_concise import CFTConfig, CFTTrainer, demo
 from trl_concise.demo.traces import END_OF_THINKING
+from trl_concise.methods.cft import critique_example
 
 
 def main() -> None:

@@ -47,10 +47,9 @@ from trl_concise import (
     ShorterBetterReward,
     SIRISchedule,
     TruncationPenalty,
-    accuracy_efficiency_score,
     demo,
 )
-from trl_concise.evaluation import accuracy_interval, bootstrap_interval, evaluate
+from trl_concise.evaluation import accuracy_efficiency_score, accuracy_interval, bootstrap_interval, evaluate
 from trl_concise.evaluation.completions import read_completions
 from trl_concise.evaluation.evaluator import COMPLETIONS_FILE
 from trl_concise.evaluation.plots import BLACK, RUN_STYLES, new_figure, save_figure, show_as_percent

@@ -23,14 +23,8 @@ from datasets import Dataset
 from transformers import AutoTokenizer, PrinterCallback, Qwen2Config, Qwen2ForCausalLM, set_seed
 from trl import GRPOConfig, GRPOTrainer
 
-from trl_concise import (
-    SGRPOConfig,
-    SGRPOTrainer,
-    TSPMOConfig,
-    TSPMOTrainer,
-    demo,
-    prefix_advantages,
-)
+from trl_concise import SGRPOConfig, SGRPOTrainer, TSPMOConfig, TSPMOTrainer, demo
+from trl_concise.methods.tspmo_prefix_tree import prefix_advantages
 
 
 VOCABULARY = 4096

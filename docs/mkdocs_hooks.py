@@ -72,19 +72,33 @@ def front_page() -> str:
 
 
 def api_reference() -> str:
-    """Return a section per module with its public names; a config is listed under its method."""
-    lines, heading = [], None
+    """
+    Return a section per module with its public names; a config is listed under its method.
+
+    They are those of `trl_concise`, and the equations and helpers that are imported from their modules.
+    """
     stub = (ROOT / "trl_concise" / "__init__.pyi").read_text(encoding="utf-8")
-    for statement in ast.parse(stub).body:
-        if isinstance(statement, ast.ImportFrom):
-            names = [name.name for name in statement.names]
-            module = statement.module or ", ".join(names)  # `from . import demo`
-            module = module.removesuffix("_config")
-            if module != heading:
-                lines.append(f"\n## {(heading := module)}\n")
-            package = ".".join(filter(None, ["trl_concise", statement.module]))
-            lines += [f"\n::: {package}.{name}\n" for name in names]
-    return "".join(lines)
+    found = [
+        (statement.module or "demo", name.name)
+        for statement in ast.parse(stub).body
+        if isinstance(statement, ast.ImportFrom)
+        for name in statement.names
+    ]
+    source = (ROOT / "trl_concise" / "__init__.py").read_text(encoding="utf-8")
+    for statement in ast.parse(source).body:
+        if isinstance(statement, ast.Assign) and "_MODULES" in map(
+            ast.unparse, statement.targets
+        ):
+            modules = ast.literal_eval(statement.value)
+            found += [(module, name) for name, module in modules.items()]
+    sections: dict[str, list[str]] = {}
+    for module, name in found:
+        package = f"trl_concise.{module}" if name != "demo" else "trl_concise"
+        section = sections.setdefault(module.removesuffix("_config"), [])
+        section.append(f"\n::: {package}.{name}\n")
+    return "".join(
+        f"\n## {heading}\n" + "".join(sections[heading]) for heading in sorted(sections)
+    )
 
 
 def _inside(text: str, target: str, repo_url: str | None) -> str:

@@ -53,8 +53,8 @@ def main():
         KimiLengthReward,
         L1Reward,
         TruncationPenalty,
-        with_target_length,
     )
+    from trl_concise.methods.l1 import with_target_length
 
     if args.method in ("efficient-reasoning", "dler"):
         args.scale_rewards = "none"  # both make no sense with a division by the group's standard deviation

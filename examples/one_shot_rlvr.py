@@ -36,7 +36,8 @@ def main():
     )
 
     # After the command line: --help does not wait for them.
-    from trl_concise import ConciseGRPOTrainer, repeat_example
+    from trl_concise import ConciseGRPOTrainer
+    from trl_concise.methods.one_shot_rlvr import repeat_example
 
     arguments = script.trainer_arguments()
     args = script.training_args

@@ -17,7 +17,15 @@ from datasets import Dataset
 from transformers import TrainerCallback
 
 from tests import tiny
-from trl_concise import Advantage, Component, Generated, GroupReward, PromptSelector, Rollout, TokenCredit
+from trl_concise import (
+    Advantage,
+    Component,
+    GroupReward,
+    PromptSelector,
+    Rollout,
+    TokenCredit,
+)
+from trl_concise.batch.generation import Generated
 from trl_concise.components.slots import SLOTS
 
 

@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.tools import readme_table
+from trl_concise.methods.table import METHODS
 
 
 ROOT = Path(__file__).parent.parent
@@ -80,7 +80,7 @@ def test_code_fits_into_the_column_of_the_site(page):
 
 
 def test_every_method_page_with_results_has_a_picture():
-    for page in {f"{name}.md" for name in readme_table.ROWS.values()}:
+    for page in {f"{method.page}.md" for method in METHODS}:
         _, _, results = (ROOT / "docs" / page).read_text(encoding="utf-8").partition("\n## Results\n")
         assert "](images/" in results or not results or results.lstrip().startswith("Not reproduced yet."), page
 

@@ -3,19 +3,23 @@
 
 from __future__ import annotations
 
-import importlib
 import inspect
+import json
 import pickle
 import re
 import runpy
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import pytest
 
 import trl_concise
-from tests.tools import module_map, readme_table
+from tests.tools import method_table, module_map
+from trl_concise.cli import main
+from trl_concise.components.slots import SLOTS
+from trl_concise.methods.table import METHODS, PROVENANCE
 
 
 ROOT = Path(__file__).parents[1]
@@ -47,9 +51,15 @@ def test_names_are_sorted_and_nothing_else_is_public():
     assert trl_concise.__version__.count(".") == 2
 
 
+def public(name: str):
+    """Return an exported name, or one that its module exports."""
+    module = f"trl_concise.{trl_concise._MODULES[name]}" if name in trl_concise._MODULES else "trl_concise"
+    return getattr(import_module(module), name)
+
+
 @pytest.mark.parametrize("name", SIGNATURES)
 def test_signatures(name):
-    parameters = inspect.signature(getattr(trl_concise, name)).parameters.values()
+    parameters = inspect.signature(public(name)).parameters.values()
     bare = inspect.Signature([p.replace(annotation=p.empty) for p in parameters])
     assert str(bare) == SIGNATURES[name]
 
@@ -66,6 +76,7 @@ def test_components_can_be_pickled():
     assert pickle.loads(pickle.dumps(part)).history.shortest(["a"]).item() == 3
 
 
+@pytest.mark.filterwarnings("ignore:Import:FutureWarning")
 def test_names_of_version_0_1_0_still_work():
     names = (ROOT / "tests" / "names_0_1_0.txt").read_text(encoding="utf-8").split()
     assert not [name for name in names if not hasattr(trl_concise, name)]
@@ -78,7 +89,7 @@ def test_names_of_version_0_1_0_still_work():
 def test_deprecated_modules_of_version_0_1_0_warn_and_work(module, names, monkeypatch):
     monkeypatch.delitem(sys.modules, f"trl_concise.{module}", raising=False)
     with pytest.warns(FutureWarning, match=f"trl_concise.{module} is deprecated"):
-        old = importlib.import_module(f"trl_concise.{module}")
+        old = import_module(f"trl_concise.{module}")
     assert all(hasattr(old, name) for name in names)
 
 
@@ -96,15 +107,15 @@ def test_the_version_is_the_newest_one_in_the_changelog_and_in_the_citation():
 PAGES = dict.fromkeys(["dler", "efficient_reasoning", "grpo_lead", "kimi", "l1"], "length_rewards")
 
 
-PARTS_OF_A_METHOD = {"laser_d_monitor", "tspmo_prefix_tree", "tspmo_replay"}
-METHODS = [
+PARTS_OF_A_METHOD = {"laser_d_monitor", "table", "tspmo_prefix_tree", "tspmo_replay"}
+METHOD_FILES = [
     path
     for path in sorted((ROOT / "trl_concise" / "methods").glob("[!_]*.py"))
     if "_config" not in path.stem and path.stem not in PARTS_OF_A_METHOD
 ]
 
 
-@pytest.mark.parametrize("path", METHODS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", METHOD_FILES, ids=lambda path: path.stem)
 def test_every_method_has_its_page_test_example_and_changelog_entry(path):
     example = PAGES.get(path.stem, path.stem)
     page = {"laser_d": "laser"}.get(path.stem, example)
@@ -114,17 +125,51 @@ def test_every_method_has_its_page_test_example_and_changelog_entry(path):
     assert path.stem.replace("_", "").upper() in letters  # grpo_lead is GRPOLEADReward there
 
 
-def test_the_readme_has_the_table_that_the_exported_names_make():
-    readme = readme_table.README.read_text(encoding="utf-8")
-    assert readme == readme_table.rewritten(readme), "python -m tests.tools.readme_table"
-    assert {path.stem for path in METHODS} == {module for row in readme_table.ROWS for module in row}
+def test_the_table_of_methods_is_in_the_readme_and_in_the_docs():
+    readme = method_table.README.read_text(encoding="utf-8")
+    assert readme == method_table.rewritten(readme), "python -m tests.tools.method_table"
+    assert method_table.PAGE.read_text(encoding="utf-8") == method_table.page()
+    assert {path.stem for path in METHOD_FILES} == {method.module for method in METHODS}
+
+
+@pytest.mark.parametrize("method", METHODS, ids=lambda method: method.module)
+def test_a_row_of_the_table_of_methods_is_true(method):
+    module = import_module(f"trl_concise.methods.{method.module}")
+    slots = {"reward_funcs": trl_concise.GroupReward, **{name: slot.kind for name, slot in SLOTS.items()}}
+    components = [getattr(module, name) for name in method.components]
+    for component in filter(inspect.isclass, components):
+        assert any(issubclass(component, slots[slot]) for slot in method.slots)
+    trainer = getattr(module, method.trainer) if method.trainer is not None else None
+    papers = {component.paper.id for component in components if getattr(component, "paper", None) is not None}
+    papers |= {trainer._paper["id"]} if trainer is not None else set()
+    assert papers <= {method.paper}
+    reconstructed = [c.paper.reconstructed for c in components if getattr(c, "paper", None) is not None]
+    assert method.provenance in PROVENANCE and (not any(reconstructed) or method.provenance == "reconstructed")
+    if method.evidence is not None:
+        page, section = method.evidence.split("#")
+        headings = re.findall(r"^## (.+)$", (ROOT / "docs" / page).read_text(encoding="utf-8"), flags=re.MULTILINE)
+        assert section in [heading.lower() for heading in headings]
+
+
+def test_the_methods_command_prints_every_method(capsys):
+    assert main(["methods"]) == 0
+    printed = capsys.readouterr().out
+    assert all(method.name in printed for method in METHODS)
+    assert main(["methods", "--json"]) == 0
+    assert [row["name"] for row in json.loads(capsys.readouterr().out)] == [method.name for method in METHODS]
+
+
+def test_names_that_have_moved_name_their_module():
+    for name, module in trl_concise._MODULES.items():
+        assert name not in trl_concise.__all__
+        with pytest.warns(FutureWarning, match=rf"Import {name} from trl_concise\.{module}, not from trl_concise"):
+            assert getattr(trl_concise, name) is getattr(import_module(f"trl_concise.{module}"), name)
 
 
 def test_every_name_is_in_the_api_reference():
     reference = runpy.run_path(str(ROOT / "docs" / "mkdocs_hooks.py"))["api_reference"]()
-    assert (
-        sorted(re.findall(r"^::: trl_concise\.(?:[\w.]+\.)?(\w+)$", reference, flags=re.MULTILINE))
-        == trl_concise.__all__
+    assert sorted(re.findall(r"^::: trl_concise\.(?:[\w.]+\.)?(\w+)$", reference, flags=re.MULTILINE)) == sorted(
+        [*trl_concise.__all__, *trl_concise._MODULES]
     )
 
 

@@ -30,9 +30,8 @@ from trl_concise import (
     PromptSelector,
     TokenCredit,
     math_accuracy_reward,
-    prompt_key,
 )
-from trl_concise.batch.rollouts import completion_lengths
+from trl_concise.batch.rollouts import completion_lengths, prompt_key
 
 
 def all_correct(completions, **kwargs):

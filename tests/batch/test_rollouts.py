@@ -7,7 +7,7 @@ from datasets import Dataset
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trl_concise import Rollouts, prompt_key
+from trl_concise.batch.rollouts import Rollouts, prompt_key
 
 
 @given(st.text())

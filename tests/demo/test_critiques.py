@@ -5,9 +5,10 @@ from __future__ import annotations
 
 import pytest
 
-from trl_concise import critique_verdict, demo, verify_answers
+from trl_concise import demo, verify_answers
 from trl_concise.demo.critiques import write_critique
 from trl_concise.demo.problems import Problem, split_of
+from trl_concise.methods.cft import critique_verdict
 
 
 def test_critiques_are_true():

@@ -9,7 +9,8 @@ import torch
 
 from tests import tiny
 from tests.distributed import evaluation as distributed
-from trl_concise import ConciseGRPOConfig, ConciseGRPOTrainer, accuracy_efficiency_score
+from trl_concise import ConciseGRPOConfig, ConciseGRPOTrainer
+from trl_concise.evaluation import accuracy_efficiency_score
 from trl_concise.evaluation.training import EvaluationLog, measure_completions
 
 

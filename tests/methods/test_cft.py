@@ -19,8 +19,9 @@ from trl import SFTConfig, SFTTrainer
 
 from tests import tiny
 from tests.data.endpoint import Endpoint
-from trl_concise import CFTConfig, CFTTrainer, DataCollatorForCritique, critique_example, critique_verdict
+from trl_concise import CFTConfig, CFTTrainer
 from trl_concise.data.critique_tokens import IGNORED, end_of_turn, tokenize_critique
+from trl_concise.methods.cft import DataCollatorForCritique, critique_example, critique_verdict
 
 
 ROWS = [

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests import tiny
-from trl_concise import AccuracyBand, ConciseGRPOConfig, ConciseGRPOTrainer, Rollouts, prompt_key
+from trl_concise import AccuracyBand, ConciseGRPOConfig, ConciseGRPOTrainer
+from trl_concise.batch.rollouts import Rollouts, prompt_key
 
 
 def key(name: str) -> str:

@@ -11,7 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests import tiny
-from trl_concise import BatchWhitening, ConciseGRPOConfig, ConciseGRPOTrainer, Rollouts, whiten
+from trl_concise import BatchWhitening, ConciseGRPOConfig, ConciseGRPOTrainer
+from trl_concise.batch.rollouts import Rollouts
+from trl_concise.methods.dler import whiten
 
 
 REWARDS = [[1.0, 0, 0, 0], [1.0, 1, 1, 0]]

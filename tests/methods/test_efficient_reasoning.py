@@ -11,13 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests import tiny
-from trl_concise import (
-    ConciseGRPOConfig,
-    ConciseGRPOTrainer,
-    EfficientReasoningReward,
-    Rollouts,
-    efficient_reasoning_reward,
-)
+from trl_concise import ConciseGRPOConfig, ConciseGRPOTrainer, EfficientReasoningReward
+from trl_concise.batch.rollouts import Rollouts
+from trl_concise.methods.efficient_reasoning import efficient_reasoning_reward
 
 
 LENGTHS, CORRECT = [800, 1500, 2600, 500, 4000], [1, 1, 1, 0, 0]

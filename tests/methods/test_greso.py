@@ -19,12 +19,9 @@ from trl_concise import (
     GRESOConfig,
     GRESOTrainer,
     HAPOLengthReward,
-    Rollouts,
-    greso_exploration,
-    greso_filter_probability,
-    greso_rollout_batch_size,
-    prompt_key,
 )
+from trl_concise.batch.rollouts import Rollouts, prompt_key
+from trl_concise.methods.greso import greso_exploration, greso_filter_probability, greso_rollout_batch_size
 
 
 EASY, HARD, MIXED, UNKNOWN = [1, 1, 1, 1], [0, 0, 0, 0], [1, 0, 0, 1], [math.nan] * 4

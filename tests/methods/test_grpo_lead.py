@@ -9,17 +9,9 @@ import pytest
 import torch
 
 from tests import tiny
-from trl_concise import (
-    ConciseGRPOConfig,
-    ConciseGRPOTrainer,
-    DifficultyWeighting,
-    GRPOLEADReward,
-    LocalRollouts,
-    Rollouts,
-    difficulty_weight,
-    grpo_lead_reward,
-)
-from trl_concise.methods.grpo_lead import has_adjacent_repetition
+from trl_concise import ConciseGRPOConfig, ConciseGRPOTrainer, DifficultyWeighting, GRPOLEADReward
+from trl_concise.batch.rollouts import LocalRollouts, Rollouts
+from trl_concise.methods.grpo_lead import difficulty_weight, grpo_lead_reward, has_adjacent_repetition
 
 
 LENGTHS = torch.tensor([[800, 1500, 2600, 500, 4000]])

@@ -12,17 +12,9 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from tests import tiny
-from trl_concise import (
-    ConciseGRPOConfig,
-    ConciseGRPOTrainer,
-    HAPOConfig,
-    HAPOLengthReward,
-    HAPOTrainer,
-    Rollouts,
-    hapo_length_reward,
-    hapo_repetition_penalty,
-    prompt_key,
-)
+from trl_concise import ConciseGRPOConfig, ConciseGRPOTrainer, HAPOConfig, HAPOLengthReward, HAPOTrainer
+from trl_concise.batch.rollouts import Rollouts, prompt_key
+from trl_concise.methods.hapo import hapo_length_reward, hapo_repetition_penalty
 
 
 lengths = st.integers(0, 10**5)

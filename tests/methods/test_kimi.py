@@ -10,7 +10,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trl_concise import KimiLengthReward, Rollouts, kimi_length_reward
+from trl_concise import KimiLengthReward
+from trl_concise.batch.rollouts import Rollouts
+from trl_concise.methods.kimi import kimi_length_reward
 
 
 groups = st.lists(st.tuples(st.integers(0, 10**5), st.booleans()), min_size=1, max_size=8)

@@ -10,15 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests import tiny
-from trl_concise import (
-    ConciseGRPOConfig,
-    ConciseGRPOTrainer,
-    L1Reward,
-    Rollouts,
-    l1_exact_reward,
-    l1_max_reward,
-    with_target_length,
-)
+from trl_concise import ConciseGRPOConfig, ConciseGRPOTrainer, L1Reward
+from trl_concise.batch.rollouts import Rollouts
+from trl_concise.methods.l1 import l1_exact_reward, l1_max_reward, with_target_length
 
 
 LENGTHS = torch.tensor([800, 1500, 2600, 500, 4000])

@@ -11,7 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests import tiny
-from trl_concise import LASERConfig, LASERReward, LASERTrainer, Rollouts, laser_base_score, laser_reward
+from trl_concise import LASERConfig, LASERReward, LASERTrainer
+from trl_concise.batch.rollouts import Rollouts
+from trl_concise.methods.laser import laser_base_score, laser_reward
 
 
 LENGTHS = torch.tensor([3000, 4000, 4097, 9000, 16000])

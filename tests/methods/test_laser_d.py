@@ -13,9 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests import tiny
-from trl_concise import LASERDConfig, LASERDReward, LASERDTrainer, Rollouts, adaptive_target, is_repetitive
+from trl_concise import LASERDConfig, LASERDReward, LASERDTrainer
+from trl_concise.batch.rollouts import Rollouts
 from trl_concise.methods.laser import laser_reward
-from trl_concise.methods.laser_d import covered_shares, levels_of
+from trl_concise.methods.laser_d import adaptive_target, covered_shares, is_repetitive, levels_of
 
 
 GRID = list(range(4096, 16385, 1024))

@@ -14,18 +14,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests import tiny
-from trl_concise import (
-    AccuracyBand,
-    AccuracyHistory,
-    ConciseGRPOConfig,
-    ConciseGRPOTrainer,
-    historical_variance,
-    load_problems,
-    math_accuracy_reward,
-    prompt_key,
-    rank_by_historical_variance,
-    repeat_example,
-)
+from trl_concise import AccuracyBand, ConciseGRPOConfig, ConciseGRPOTrainer, load_problems, math_accuracy_reward
+from trl_concise.batch.rollouts import prompt_key
+from trl_concise.methods.one_shot_rlvr import historical_variance, rank_by_historical_variance, repeat_example
+from trl_concise.state.accuracies import AccuracyHistory
 
 
 DATA = Path(__file__).parents[3] / "shared" / "data"

@@ -8,15 +8,9 @@ from hypothesis import strategies as st
 from trl import GRPOConfig, GRPOTrainer
 
 from tests import tiny
-from trl_concise import (
-    CompletionTokens,
-    HAPOConfig,
-    HAPOTrainer,
-    SGRPOConfig,
-    SGRPOTrainer,
-    StochasticTokens,
-    stochastic_token_mask,
-)
+from trl_concise import HAPOConfig, HAPOTrainer, SGRPOConfig, SGRPOTrainer, StochasticTokens
+from trl_concise.batch.rollouts import CompletionTokens
+from trl_concise.methods.sgrpo import stochastic_token_mask
 
 
 # The draw

@@ -11,13 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests import tiny
-from trl_concise import (
-    Rollouts,
-    ShorterBetterConfig,
-    ShorterBetterReward,
-    ShorterBetterTrainer,
-    shorter_better_reward,
-)
+from trl_concise import ShorterBetterConfig, ShorterBetterReward, ShorterBetterTrainer
+from trl_concise.batch.rollouts import Rollouts
+from trl_concise.methods.shorter_better import shorter_better_reward
 
 
 LENGTHS = [800, 1500, 2600, 500, 4000]

@@ -11,15 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests import tiny
-from trl_concise import (
-    Rollouts,
-    SIRIConfig,
-    SIRISchedule,
-    SIRITrainer,
-    TruncationPenalty,
-    math_accuracy_reward,
-    siri_budget,
-)
+from trl_concise import SIRIConfig, SIRISchedule, SIRITrainer, TruncationPenalty, math_accuracy_reward
+from trl_concise.batch.rollouts import Rollouts
+from trl_concise.methods.siri import siri_budget
 
 
 SHAPES = ["cosine", "stair", "stair-cosine"]

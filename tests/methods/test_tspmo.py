@@ -11,15 +11,14 @@ import torch
 from tests import tiny
 from tests.methods.test_tspmo_prefix_tree import all_prefixes, group
 from trl_concise import (
-    CompletionTokens,
     HAPOConfig,
     HAPOTrainer,
     PrefixMatching,
-    Rollouts,
     StochasticTokens,
     TSPMOConfig,
     TSPMOTrainer,
 )
+from trl_concise.batch.rollouts import CompletionTokens, Rollouts
 
 
 # The component

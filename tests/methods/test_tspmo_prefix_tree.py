@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trl_concise import prefix_advantages
+from trl_concise.methods.tspmo_prefix_tree import prefix_advantages
 
 
 def group(*completions: str) -> list[list[int]]:

@@ -8,7 +8,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trl_concise import AccuracyHistory, PromptHistory, prompt_key
+from trl_concise import PromptHistory
+from trl_concise.batch.rollouts import prompt_key
+from trl_concise.state.accuracies import AccuracyHistory
 from trl_concise.state.checkpoint import write_tensors
 
 

@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
-from trl_concise import PromptHistory, prompt_key
+from trl_concise import PromptHistory
+from trl_concise.batch.rollouts import prompt_key
 
 
 completions = st.lists(

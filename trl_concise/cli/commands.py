@@ -53,6 +53,7 @@ COMMANDS: dict[str, tuple[str, str]] = {  # name -> (module:function, descriptio
     "report": ("trl_concise.evaluation.report:main", "plot and tabulate the results of runs and evaluations"),
     "card": ("trl_concise.hub.card:main", "write the model card of a run"),
     "merge": ("trl_concise.state.adapters:main", "merge an adapter into its base model"),
+    "methods": ("trl_concise.methods.table:main", "list the methods: slot, paper, provenance and evidence"),
     "plan": ("trl_concise.memory.report:main", "estimate whether a run fits on a GPU, and what to change if not"),
     "push": ("trl_concise.hub.push:main", "push a run to the Hub, or continue an interrupted push"),
 }

@@ -3,13 +3,23 @@
 
 from __future__ import annotations
 
+import io
+import json
+
 import pytest
+import transformers
+from rich.console import Console
 
 from trl_concise import HAPOConfig, HAPOTrainer, math_accuracy_reward
 from trl_concise.demo import Report, model_path, train_dataset
-from trl_concise.demo.report import AFTER, BEFORE, CONTROL_NAME, DESCRIPTIONS
+from trl_concise.demo.report import AFTER, BEFORE, CONTROL_NAME, CONTROLS, DESCRIPTIONS, copy_controls, print_tables
 from trl_concise.evaluation import read_summary
+from trl_concise.evaluation.identity import fingerprint
 from trl_concise.evaluation.report import report
+from trl_concise.hub.card import write_card
+
+
+SHIPPED = {path.name: read_summary(path) for path in sorted(CONTROLS.iterdir())}
 
 
 def make_trainer(output_dir, **changes) -> HAPOTrainer:
@@ -76,3 +86,58 @@ def test_a_failed_run_has_no_report(tmp_path):
     with pytest.raises(RuntimeError, match="interrupted"), Report(trainer, problems=4):
         raise RuntimeError("interrupted")
     assert not (tmp_path / AFTER).exists()
+
+
+def as_base() -> list[dict]:
+    """Records of the model before training, with the settings of the controls that ship."""
+    return [{**record, "model": "embedded model", "accuracy": 0.95} for record in SHIPPED["grpo"]]
+
+
+def test_the_controls_that_ship_are_of_the_embedded_model(tmp_path):
+    embedded = fingerprint(transformers.AutoModelForCausalLM.from_pretrained(model_path()))
+    assert "grpo" in SHIPPED
+    for records in SHIPPED.values():
+        assert [record["dataset"] for record in records] == list(DESCRIPTIONS)
+        for record in records:
+            assert record["start_weights"] == embedded, (
+                "run benchmarks/demo_controls.py: the embedded model has changed"
+            )
+            assert record["measured_by"].startswith("python benchmarks/demo_controls.py --tokens ")
+            assert len(record["commit"]) == 7 and len(record["seeds"]) == record["completions_per_problem"]
+    assert len(copy_controls(tmp_path, as_base(), embedded)) == 3 * len(SHIPPED)
+    assert copy_controls(tmp_path, as_base(), "other weights") == []
+    fewer = [{**record, "problems": 7, "limit": 7} for record in as_base()]
+    assert copy_controls(tmp_path, fewer, embedded) == []
+
+
+def test_figures_of_another_run_are_labelled(tmp_path):
+    base = [record | {"budget": budget} for record in as_base() for budget in (None, 24)]
+    trained = [record | {"model": "hapo"} for record in as_base()]
+    console = Console(file=io.StringIO(), width=80)
+    print_tables(base, trained, [record for records in SHIPPED.values() for record in records], console)
+    text = console.file.getvalue()
+    assert text.count("GRPO without length reward*") == 3
+    assert "Not part of this run: measured at" in text and "benchmarks/demo_controls.py" in text
+    assert max(map(len, text.splitlines())) <= 80
+
+
+def test_the_card_says_which_controls_were_measured_elsewhere(tmp_path):
+    trainer = make_trainer(tmp_path / "run", max_steps=1)
+    trainer.train()
+    trainer.create_model_card()
+    files = {"before": as_base(), "after": [record | {"model": "run"} for record in as_base()]}
+    for folder, records in {**files, "control-grpo": SHIPPED["grpo"]}.items():
+        (tmp_path / "run" / folder).mkdir()
+        (tmp_path / "run" / folder / "summary.json").write_text(json.dumps(records))
+    card = write_card(tmp_path / "run").read_text()
+    command = SHIPPED["grpo"][0]["measured_by"]
+    assert card.count("| base model |") == card.count(f"| control: {CONTROL_NAME} |") == 3
+    assert f"Control {CONTROL_NAME}: not measured with this run, but by `{command}` at" in card
+
+
+def test_a_base_without_correct_answers_has_no_score():
+    base = [{**record, "accuracy": 0.01, "budget": budget} for record in as_base() for budget in (None, 24)]
+    console = Console(file=io.StringIO(), width=120)
+    print_tables(base, as_base(), [], console)
+    rows = [line for line in console.file.getvalue().splitlines() if "after training" in line]
+    assert len(rows) == 3 and all(row.split("│")[-2].strip() == "-" for row in rows)

@@ -51,9 +51,9 @@ class Report:
     per control. At the end of the block, the main process also writes what `trl-concise report` writes, and prints the tables.
     Nothing is reported if training failed.
 
-    The control is GRPO without a length reward, at the same number of generated tokens. Its figures ship with the package, and the
-    table names the command and the commit that measured them. They are left out if the trainer's model is not the one that the
-    control started from. `benchmarks/demo_controls.py` can add supervised fine-tuning as a second control.
+    Controls are GRPO without a length reward, at the same number of generated tokens, and supervised fine-tuning on shortest
+    correct completions. Their figures ship with the package, and the tables name the command and the commit that measured them.
+    They are left out if the trainer's model is not the one that the controls started from.
 
     Args:
         trainer ([`~trl.GRPOTrainer`]): Trainer of the embedded model, or of another one on the same problems.

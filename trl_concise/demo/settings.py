@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .problems import OPERATIONS, TRAINING_OPERATIONS, generate_problems
+from .problems import TRAINING_OPERATIONS, generate_problems
 
 
 if TYPE_CHECKING:
@@ -23,12 +23,16 @@ def model_path() -> Path:
     return Path(__file__).parent / "model"
 
 
-def problem_dataset(n: int, *, seed: int = 0, split: str = "test", operations: Sequence[int] = OPERATIONS) -> Dataset:
+def problem_dataset(
+    n: int, *, seed: int = 0, split: str = "test", operations: Sequence[int] = TRAINING_OPERATIONS
+) -> Dataset:
     """
     Generated problems, as TRL's trainers and [`~trl_concise.evaluation.evaluate`] take them.
 
     Args:
-        n, seed, split, operations: See [`generate_problems`].
+        n, seed, split: See [`generate_problems`].
+        operations (`Sequence[int]`, *optional*, defaults to `(2,)`): Numbers of operations, see [`generate_problems`]. The
+            default is that of the demo's training problems.
 
     Returns:
         `Dataset`: Columns `prompt` (one user message), `solution` and `prompt_id`.

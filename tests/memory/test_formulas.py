@@ -22,6 +22,7 @@ from transformers import (
     Qwen3Config,
 )
 
+from trl_concise.batch.merging import merged_adapter
 from trl_concise.memory import formulas
 from trl_concise.memory.formulas import Architecture
 
@@ -289,3 +290,13 @@ def test_quantized_weights_and_activations(tmp_path):
     assert stored == pytest.approx(formulas.weight_bytes(shape, 2, nf4=True, double_quantization=True), rel=1e-2)
     one = formulas.layer_activation_bytes(shape, ROWS, LENGTH, lora_rank=4, lora_targets=TARGETS, quantized=True)
     assert saved_bytes(deep) - saved_bytes(shallow) == pytest.approx(one, rel=1e-3)
+
+
+def test_copies_for_merging():
+    """An adapter is merged into copies of the adapted layers, biases apart."""
+    shape = Architecture.from_config(config("llama"))
+    model = get_peft_model(build("llama"), LoraConfig(target_modules=["q_proj", "down_proj"]))
+    before = {name: value.data_ptr() for name, value in model.named_parameters()}
+    with merged_adapter(model):
+        copies = [value for name, value in model.named_parameters() if value.data_ptr() != before[name]]
+    assert sum(value.nbytes for value in copies) == formulas.merged_bytes(shape, ["q_proj", "down_proj"], 2)

@@ -22,7 +22,6 @@ os.environ.update(
     HF_HUB_OFFLINE="1",
     OMP_NUM_THREADS="1",
     TOKENIZERS_PARALLELISM="false",
-    VLLM_CPU_KVCACHE_SPACE="1",  # GiB; also turns vLLM's check of free memory off
     VLLM_CPU_OMP_THREADS_BIND="nobind",
     VLLM_LOGGING_LEVEL="WARNING",
     VLLM_NO_USAGE_STATS="1",
@@ -35,13 +34,16 @@ from trl.generation.vllm_client import VLLMClient  # noqa: E402
 
 
 CONTEXT = 512  # tokens
+CACHE_BYTES = 128 << 20  # vLLM's default is a share of the machine's memory, and one process starts many engines
 COLOCATE = {"vllm_mode": "colocate", "vllm_max_model_length": CONTEXT}
 
 
 def prepare() -> None:
     """Set this process up: TRL's colocate engine in float32, and weights for a server as a file."""
     torch.set_num_threads(1)
-    generation.LLM = functools.partial(generation.LLM, dtype="float32", enforce_eager=True)
+    generation.LLM = functools.partial(
+        generation.LLM, dtype="float32", enforce_eager=True, kv_cache_memory_bytes=CACHE_BYTES
+    )
     VLLMClient.init_communicator = lambda self, device=0: None
     VLLMClient.update_named_params = _send_as_file
 
@@ -59,8 +61,9 @@ def start_server(model: str, port: int, log: Path) -> subprocess.Popen:
     """Start `trl vllm-serve`, and wait until it answers."""
     command = [str(Path(sys.executable).with_name("trl")), "vllm-serve", "--model", model, "--dtype", "float32"]
     command += ["--max_model_len", str(CONTEXT), "--enforce_eager", "--host", "127.0.0.1", "--port", str(port)]
+    environment = os.environ | {"VLLM_CPU_KVCACHE_SPACE": "1"}  # GiB; the command has no option for it
     with open(log, "wb") as out:
-        process = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT)
+        process = subprocess.Popen(command, env=environment, stdout=out, stderr=subprocess.STDOUT)
     for _ in range(240):
         try:
             urllib.request.urlopen(f"http://127.0.0.1:{port}/health")

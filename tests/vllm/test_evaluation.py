@@ -7,13 +7,14 @@ import json
 
 import pytest
 
+from tests.vllm.engine import CACHE_BYTES
 from trl_concise import demo
 from trl_concise.evaluation import evaluate
 from trl_concise.evaluation.sampling import SamplingSettings, load_sampler, tokenize_prompts
 
 
 # Only on a CPU: a seeded request that chunked prefill splits ends the engine.
-OPTIONS = {"gpu_memory_utilization": 0.2, "enforce_eager": True, "enable_chunked_prefill": False}
+OPTIONS = {"kv_cache_memory_bytes": CACHE_BYTES, "enforce_eager": True, "enable_chunked_prefill": False}
 
 
 def test_both_engines_in_the_checkpoints_dtype(embedded, tmp_path):

@@ -6,7 +6,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -17,7 +17,7 @@ from ..verification.finished import prompt_opens_reasoning
 from .generation import ForkedRandomState, GeneratedRollouts, GenerationRequest, pad_pairs
 from .limits import generation_limit
 from .limits import greedy as greedily
-from .merging import merged_adapter
+from .merging import generation_weights
 from .reference import move_reference, reference_tensors, scoring_model
 from .rollouts import completion_lengths
 from .scoring import mark_finished, verdicts
@@ -59,8 +59,11 @@ class GeneratesExtra(_Mixed):
         return min((tokens for tokens in limits if tokens is not None), default=math.inf)
 
     def _generate_single_turn(self, *args, **kwargs):
-        merges = self.args.merge_adapter_for_generation and not self.use_vllm
-        with merged_adapter(self.accelerator.unwrap_model(self.model)) if merges else nullcontext():
+        with generation_weights(
+            self.accelerator.unwrap_model(self.model),
+            merge=self.args.merge_adapter_for_generation and not self.use_vllm,
+            restore_dtypes=self.use_transformers_continuous_batching and not self._dist.is_fsdp,
+        ):
             return super()._generate_single_turn(*args, **kwargs)
 
     def generate_rollouts(

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-Merge an adapter into its base model while completions are generated.
+Weights while completions are generated: an adapter merged into its base model, and everything as before afterwards.
 
 PEFT's `unmerge_adapter` subtracts what `merge_adapter` added, and rounding makes the result differ from the original weights.
 Here the merged weights are copies, and the originals are put back afterwards. They are never written to.
@@ -9,7 +9,7 @@ Here the merged weights are copies, and the originals are put back afterwards. T
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -52,6 +52,24 @@ def check_mergeable(model: Any, *, is_sharded: bool) -> None:
 
 
 @contextmanager
+def generation_weights(model: Any, *, merge: bool, restore_dtypes: bool) -> Iterator[None]:
+    """
+    Generate with other weights than those that are trained.
+
+    Args:
+        model: The unwrapped model.
+        merge (`bool`): Whether to merge the adapter, see [`merged_adapter`].
+        restore_dtypes (`bool`): Whether to undo casts of the model, see [`restored_dtypes`].
+    """
+    with ExitStack() as stack:
+        if restore_dtypes:
+            stack.enter_context(restored_dtypes(model))
+        if merge:
+            stack.enter_context(merged_adapter(model))
+        yield
+
+
+@contextmanager
 def merged_adapter(model: Any) -> Iterator[None]:
     """
     Merge the active adapter into copies of the base weights; afterwards, also after an exception, use the originals again.
@@ -76,6 +94,26 @@ def merged_adapter(model: Any) -> Iterator[None]:
             base_layer._parameters.update(parameters)
             layer.base_layer = base_layer
             layer.merged_adapters[:] = merged
+
+
+@contextmanager
+def restored_dtypes(model: Any) -> Iterator[None]:
+    """
+    Afterwards, use the model's tensors as they were before.
+
+    For continuous batching, TRL casts the whole model to bfloat16 or float16 in place. Without this, training continues with
+    parameters and rotary frequencies in that dtype.
+    """
+    tensors = [value for value in (*model.parameters(), *(p.grad for p in model.parameters())) if value is not None]
+    data = [(value, value.data) for value in tensors]
+    buffers = [(module, dict(module._buffers)) for module in model.modules()]
+    try:
+        yield
+    finally:
+        for value, before in data:
+            value.data = before
+        for module, before in buffers:
+            module._buffers.update(before)
 
 
 def _layers(model: Any) -> list[Any]:

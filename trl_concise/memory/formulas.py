@@ -12,6 +12,7 @@ $r$ LoRA rank.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -122,6 +123,11 @@ def weight_bytes(
 def lora_parameters(shape: Architecture, rank: int, targets: Sequence[str]) -> int:
     """Return the parameters of a LoRA adapter: $r$ (inputs + outputs) for each target module of each layer."""
     return shape.num_layers * rank * sum(sum(shape.linears[target]) for target in targets)
+
+
+def merged_bytes(shape: Architecture, targets: Sequence[str], dtype_bytes: int) -> int:
+    """Return the bytes of the copies that an adapter is merged into for generation, of NF4 weights too."""
+    return dtype_bytes * shape.num_layers * sum(math.prod(shape.linears[target]) for target in targets)
 
 
 def adamw_bytes(parameters: int, dtype_bytes: int) -> int:

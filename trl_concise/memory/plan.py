@@ -25,6 +25,7 @@ EXPECTED_BRANCH_TOKENS = 64  # T-SPMO; measured, see `docs/memory.md`
 PARTS = (
     "CUDA context",
     "weights",
+    "merged weights",
     "adapter",
     "optimizer",
     "gradients",
@@ -121,6 +122,8 @@ def plan(settings: PlanSettings, shape: Architecture) -> MemoryPlan:
             0 if vllm else formulas.generation_bytes(shape, s.generated, s.prompt_length, s.completion_length, dtype)
         )
         parts["generation"] = held | {"vLLM": vllm_share, "KV cache": cache, "forward pass": forward}
+        if s.use_peft and s.merge_adapter_for_generation and not vllm:
+            parts["generation"]["merged weights"] = formulas.merged_bytes(shape, targets, dtype)
     inference = formulas.inference_bytes(shape, s.rows, s.length, dtype_bytes=dtype, flash_attention=s.flash_attention)
     # TRL scores the old policy where the sampler is another one (vLLM), or one of an earlier optimizer step.
     off_policy = s.use_vllm or s.gradient_accumulation_steps % s.generation_interval != 0

@@ -102,6 +102,9 @@ class PlanSettings:
     )
     load_in_4bit: bool = field(default=False, metadata={"help": "QLoRA: NF4 base weights (with use_peft)."})
     use_bnb_nested_quant: bool = field(default=False, metadata={"help": "Double quantization."})
+    merge_adapter_for_generation: bool = field(
+        default=False, metadata={"help": "Generate with the adapter merged into copies of the weights; not with vLLM."}
+    )
     use_vllm: bool = field(default=False, metadata={"help": "Generate with vLLM."})
     vllm_mode: str = field(
         default="colocate", metadata={"help": "Same card, or a server.", "choices": ["colocate", "server"]}

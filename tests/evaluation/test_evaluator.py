@@ -15,8 +15,8 @@ from trl_concise.cli.commands import main
 from trl_concise.data.rows import add_prompt_suffix
 from trl_concise.demo import generate_problems, model_path
 from trl_concise.evaluation import Completion, evaluate, read_completions, read_summary, summarize
+from trl_concise.evaluation.base import efficiency
 from trl_concise.evaluation.command import print_records
-from trl_concise.evaluation.evaluator import _efficiency
 from trl_concise.evaluation.sampling import digest_prompt
 
 
@@ -213,8 +213,8 @@ def test_a_problem_with_an_unreadable_reference_answer_is_not_counted(model, tok
 def test_a_mismatched_base_omits_only_the_score(caplog):
     record = {"dataset": "six", "problems": 6, "accuracy": 0.5, "tokens_mean": 10.0}
     base = [{**record, "model": "base", "budget": None}]
-    assert _efficiency(record, base)["accuracy_efficiency_score"] == 0.0
-    scored = _efficiency({**record, "problems": 5}, base)
+    assert efficiency(record, base)["accuracy_efficiency_score"] == 0.0
+    scored = efficiency({**record, "problems": 5}, base)
     assert (scored["accuracy_efficiency_score"], scored["base_model"]) == (None, "base")
     assert "problems is 5, for the base 6. The score is left out." in caplog.text
 

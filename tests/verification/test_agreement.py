@@ -166,6 +166,11 @@ small = st.integers(-3, 3).flatmap(
 @given(st.one_of(st.tuples(numerals, numerals), st.tuples(small, small)))
 def test_numerals(pair):
     gold, answer = pair
+    if all(any(sign in text for text in pair) for sign in ("%", "circ")):
+        assert verify_answers([gold], [rf"\boxed{{{answer}}}"], timeout=PATIENT) == [
+            False
+        ]  # math-verify drops the degrees
+        return
     assert compare([gold], [rf"\boxed{{{answer}}}"]) == []
 
 

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trl_concise.verification import judge_process
+from trl_concise.verification import equality
 from trl_concise.verification.arithmetic import compare_formulas, evaluate
 
 
@@ -67,7 +67,7 @@ def test_verdicts_are_math_verifys(one, other):
     for first, second in ((one, other), (one, f"{one}+0"), (one, rf"1\cdot({one})")):
         verdict = compare_formulas(first, second)
         if verdict is not None:
-            assert judge_process.equal(judge_process.read(first, True), judge_process.read(second, True)) is verdict
+            assert equality.equal(equality.read(first, True), equality.read(second, True)) is verdict
 
 
 pieces = st.sampled_from([*"0123456789.xyab_^{}()[]+-/", " ", r"\frac", r"\sqrt", r"\cdot ", r"\pi "])

@@ -178,7 +178,7 @@ GREEDY = """
 import time
 from trl_concise.verification import judge_process
 
-read = judge_process.read
+read = judge_process.equality.read
 
 def greedy_read(text, is_bare, *options):
     if text == "all memory":
@@ -187,7 +187,7 @@ def greedy_read(text, is_bare, *options):
         time.sleep(1)
     return read(text, is_bare, *options)
 
-judge_process.read = greedy_read
+judge_process.equality.read = greedy_read
 judge_process.main()
 """
 

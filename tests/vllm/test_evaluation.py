@@ -10,6 +10,7 @@ import pytest
 from tests.vllm.engine import CACHE_BYTES
 from trl_concise import demo
 from trl_concise.evaluation import evaluate
+from trl_concise.evaluation.filter import main as filter_command
 from trl_concise.evaluation.sampling import SamplingSettings, load_sampler, tokenize_prompts
 
 
@@ -35,3 +36,34 @@ def test_sampled_completions_are_seeded(embedded):
     prompts = tokenize_prompts(sampler.tokenizer, [row["prompt"] for row in demo.train_dataset(4)])
     first, again, other = (sampler.sample(prompts, SamplingSettings(64, 1.0, 1.0, seed)) for seed in (0, 0, 100))
     assert first == again != other
+
+
+def test_filter(embedded, tmp_path, capsys):
+    """The command keeps the problems of the band, and a second band needs no new completions."""
+    output = tmp_path / "some.jsonl"
+    arguments = [
+        "demo",
+        "--model",
+        "demo",
+        "--output",
+        str(output),
+        "-n",
+        "4",
+        "--limit",
+        "12",
+        "--max_new_tokens",
+        "96",
+    ]
+    arguments += ["--use_vllm", "--max_model_len", "512", "--gpu_memory_utilization", "0.2"]
+    assert filter_command([*arguments, "--keep", "0", "1"]) == 0
+    rows = [json.loads(line) for line in output.read_text(encoding="utf-8").splitlines()]
+    assert len(rows) == 12 and all(0 <= row["pass_rate"] <= 1 and 0 < row["tokens_mean"] <= 96 for row in rows)
+    completions = tmp_path / "some_completions" / "completions.jsonl"
+    drawn = completions.read_text(encoding="utf-8")
+    rates = {row["pass_rate"] for row in rows}
+    low = max(rates)
+    assert filter_command([*arguments, "--keep", str(low), "1"]) == 0
+    kept = [json.loads(line) for line in output.read_text(encoding="utf-8").splitlines()]
+    assert kept == [row for row in rows if row["pass_rate"] >= low]
+    assert completions.read_text(encoding="utf-8") == drawn
+    assert f"{len(kept)} kept" in capsys.readouterr().out

@@ -17,6 +17,7 @@ from .rows import read_column
 _MARK = r"[(\[]?([A-J])[)\].:]"  # (A), A), A., A:
 _MARKED = re.compile(rf"\s*{_MARK}\s*(.*)", re.DOTALL)
 _BETWEEN = re.compile(rf"(?:\A|(?<=\s)|(?<=,)){_MARK}\s*")
+_LOWER_CASE = re.compile(r"(?:\A|,)\s*([a-j])\s?\)\s*")  # a ) 38 , b ) 27
 _LETTER = re.compile(
     r"(?:(?:the\s+)?(?:answer|option|choice)\s*(?:is)?\s*:?\s*)?[(\[]?(?P<label>[A-Ja-j])[)\]]?[.:]?(?:\s+.*)?",
     re.DOTALL | re.IGNORECASE,
@@ -97,8 +98,8 @@ def _parse(text: str, column: str) -> Any:
                 return parse(text.strip())
             except (ValueError, SyntaxError, MemoryError, RecursionError):
                 continue
-    marks = list(_BETWEEN.finditer(text))
-    if [mark[1] for mark in marks] == list(string.ascii_uppercase[: len(marks)]) and len(marks) >= 2:
+    marks = list(_BETWEEN.finditer(text)) or list(_LOWER_CASE.finditer(text))
+    if [mark[1].upper() for mark in marks] == list(string.ascii_uppercase[: len(marks)]) and len(marks) >= 2:
         ends = [*(mark.start() for mark in marks[1:]), len(text)]
         return [text[mark.end() : end].strip().rstrip(",;").strip() for mark, end in zip(marks, ends, strict=True)]
     lines = [line for line in text.splitlines() if line.strip()]

@@ -20,7 +20,15 @@ PROBLEM_COLUMNS = ("prompt", "problem", "question", "question_concat", "query", 
 CONTEXT_COLUMNS = ("body", "context", "passage", "story")
 CHOICES_COLUMNS = ("choices", "options", "answer_choices")
 ANSWER_COLUMNS = (
-    *("ground_truth", "final_answer", "answer", "reward_model.ground_truth", "expected_answer", "correct_answer"),
+    *(
+        "ground_truth",
+        "final_answer",
+        "answer_number",
+        "answer",
+        "reward_model.ground_truth",
+        "expected_answer",
+        "correct_answer",
+    ),
     *("target", "solution"),
 )
 CHOICE_ANSWER_COLUMNS = ("answerKey", "answer_key", "correct", "correct_option", "label")  # known only next to choices

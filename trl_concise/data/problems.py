@@ -11,19 +11,9 @@ from typing import Any, NamedTuple
 
 from datasets import Dataset
 
-from .choices import Choice, choose, read_choices, with_choices
-from .columns import (
-    ANSWER_COLUMNS,
-    Columns,
-    FinalAnswer,
-    RowError,
-    final_answer_in,
-    find_columns,
-    read_answer,
-    read_problem,
-    unknown_column,
-)
+from .columns import ANSWER_COLUMNS, RowError, find_columns, unknown_column
 from .files import Rows, load_rows, local_file, read_rows
+from .readings import NOTHING, Reading, describe, read_row, settle_choices, take_answers
 from .rows import read_column
 
 
@@ -73,8 +63,8 @@ def load_problems(
     `answer`), conversations (`messages`, also in ShareGPT's notation, also as JSON text) and TRL's own (`prompt`,
     `solution`). One line on stderr names the columns that were used.
 
-    - A column that holds the final answer (`ground_truth`, `final_answer`, `answer`, `reward_model.ground_truth`, `target`)
-      is preferred to a worked `solution`, of which only a box, the text after `####` or a bare answer is used.
+    - A column that holds the final answer (`ground_truth`, `final_answer`, `answer_number`, `answer`,
+      `reward_model.ground_truth`, `target`) is preferred to a worked `solution`, of which only a box, the text after `####` or a bare answer is used.
     - A `body`, `context`, `passage` or `story` is put before the problem.
     - Options are listed below the problem, and the reference answer is the letter.
     - A conversation that ends with an assistant message is used without that message. That message is the solution if no
@@ -141,41 +131,31 @@ def read_problems(
     *,
     config_name: str | None = None,
     split: str = "train",
-    problem_column: str | None = None,
-    answer_column: str | None = None,
-    context_column: str | None = None,
-    choices_column: str | None = None,
     system_prompt: str | None = None,
     check_answers: bool = True,
+    **columns_given: str | None,
 ) -> ProblemRows:
     """Read what [`load_problems`] returns, together with the rows that the problems come from."""
     source = read_rows(name_or_path, config_name, split)
-    columns = find_columns(
-        source.columns,
-        problem_column,
-        answer_column,
-        name_or_path,
-        context_column=context_column,
-        choices_column=choices_column,
-    )
-    readings: dict[int, _Reading] = {}
+    columns = find_columns(source.columns, source=name_or_path, **columns_given)
+    readings: dict[int, Reading] = {}
     wrong: dict[int, str] = {}  # place -> what is wrong
     for place, row in enumerate(source.rows):
         try:
-            readings[place] = _read(row, columns)
+            readings[place] = read_row(row, columns)
         except RowError as error:
             wrong[place] = str(error)
     if not columns.answers and readings and not any(reading.message for reading in readings.values()):
         raise unknown_column("answer", name_or_path, source.columns, ANSWER_COLUMNS)
-    columns, answers = _take_answers(columns, readings)
+    columns, answers = take_answers(columns, readings)
     empty = [
-        place for place, reading in readings.items() if not reading.problem or not answers.get(place, _NOTHING).text
+        place for place, reading in readings.items() if not reading.problem or not answers.get(place, NOTHING).text
     ]
     for place in empty:
         if errors := readings.pop(place).errors:
             wrong[place] = errors[0]
     empty = [place for place in empty if place not in wrong]
-    how = _settle_choices(columns, readings, answers, wrong)
+    how = settle_choices(columns, readings, answers, wrong)
 
     if not readings:
         first = next((f" Row {source.numbers[place]}: {reason}." for place, reason in wrong.items()), "")
@@ -208,7 +188,7 @@ def read_problems(
         problems.append(problem | {"prompt_id": ids[place]} if ids is not None else problem)
     if is_main_process():
         used = {place: answers[place] for place in readings}
-        print(_describe(name_or_path, columns, readings, used, how), file=sys.stderr)
+        print(describe(name_or_path, columns, readings, used, how), file=sys.stderr)
     places = list(readings)
     unreadable = (
         _find_unreadable(problems, places, source, name_or_path) if check_answers and is_main_process() else []
@@ -229,120 +209,6 @@ def show_problems(dataset: Dataset, count: int) -> None:
         for message in messages:
             print(f"[{message['role']}] {message['content']}")
         print(f"[reference answer] {row['solution']}")
-
-
-class _Reading(NamedTuple):
-    """What a row holds."""
-
-    problem: str | list[dict[str, str]]
-    context: str  # "" where there is none, or where the problem begins with it
-    choices: list[Choice]
-    answers: dict[str, tuple[FinalAnswer, str]]  # column -> the final answer, and the text that it was read from
-    message: str  # the last message of an assistant
-    errors: list[str]  # what is wrong with columns that may hold the answer
-
-    def prompt(self) -> str | list[dict[str, str]]:
-        """The problem with its context and options."""
-
-        def complete(text: str) -> str:
-            text = f"{self.context} {text.lstrip()}" if self.context else text
-            return with_choices(text, self.choices) if self.choices else text
-
-        if isinstance(self.problem, str):
-            return complete(self.problem)
-        last = max(place for place, message in enumerate(self.problem) if message["role"] == "user")
-        return [
-            {**message, "content": complete(message["content"])} if place == last else message
-            for place, message in enumerate(self.problem)
-        ]
-
-
-_NOTHING = FinalAnswer("")
-
-
-def _read(row: Mapping[str, Any], columns: Columns) -> _Reading:
-    problem, message = read_problem(row, columns.problem)
-    context = read_problem(row, columns.context)[0] if columns.context is not None else ""
-    if not isinstance(context, str):
-        raise RowError(str(columns.context), "holds messages, not text")
-    text = problem if isinstance(problem, str) else " ".join(item["content"] for item in problem)
-    context = "" if context.strip() in text else context.strip()
-    choices = read_choices(row, columns.choices) if columns.choices is not None else []
-    answers: dict[str, tuple[FinalAnswer, str]] = {}
-    errors: list[str] = []
-    for column in columns.answers:
-        try:
-            answer = read_answer(row, column)
-            answers[column] = (answer, str(read_column(row, column)) if answer.text else "")
-        except ValueError as error:
-            if len(columns.answers) == 1:
-                raise
-            answers[column] = (_NOTHING, "")  # another column may hold the answer
-            errors.append(str(error))
-    return _Reading(problem, context, choices, answers, message, errors)
-
-
-def _take_answers(columns: Columns, readings: Mapping[int, _Reading]) -> tuple[Columns, dict[int, FinalAnswer]]:
-    """Take the answers from the first column that holds any; where a row has none there, from `solution` or a message."""
-    chosen = next(
-        (column for column in columns.answers if any(item.answers[column][0].text for item in readings.values())), None
-    )
-    used = [column for column in columns.answers if column in (chosen, "solution")]
-    answers = {}
-    for place, reading in readings.items():
-        found = [answer for column in used if (answer := reading.answers[column][0]).text]
-        if not found and reading.message:
-            found = [final_answer_in(reading.message, columns.problem, may_be_worked=True)]
-        answers[place] = found[0] if found else _NOTHING
-    return columns._replace(answers=tuple([chosen] if chosen else columns.answers)), answers
-
-
-def _settle_choices(
-    columns: Columns, readings: dict[int, _Reading], answers: dict[int, FinalAnswer], wrong: dict[int, str]
-) -> str:
-    """Put letters in the place of the answers of multiple-choice problems, and say how they were read."""
-    places = [place for place, reading in readings.items() if reading.choices]
-    if not places:
-        return ""
-    column = columns.answers[0] if columns.answers else columns.problem
-
-    def text_of(place: int) -> str:
-        written = readings[place].answers.get(column, (_NOTHING, ""))[1]
-        return written if answers[place].how == "unit removed" and written else answers[place].text
-
-    texts = {place: text_of(place) for place in places}
-    letters, how = choose([(texts[place], readings[place].choices) for place in places], column)
-    for place, letter in zip(places, letters, strict=True):
-        if letter is None:
-            options = ", ".join(choice.letter for choice in readings[place].choices)
-            wrong[place] = f"column {column!r} holds {texts[place]!r:.40}, which is not one of the options {options}"
-            del readings[place]
-        else:
-            answers[place] = FinalAnswer(letter)
-    return how
-
-
-def _describe(
-    source: str,
-    columns: Columns,
-    readings: Mapping[int, _Reading],
-    answers: Mapping[int, FinalAnswer],
-    how_choices: str,
-) -> str:
-    """Say in one line what was taken from where."""
-    prompt = [columns.problem]
-    if columns.context and any(reading.context for reading in readings.values()):
-        prompt.insert(0, columns.context)
-    if columns.choices and any(reading.choices for reading in readings.values()):
-        prompt.append(columns.choices)
-    hows = list(dict.fromkeys(answer.how for answer in answers.values() if answer.how))
-    hows += [how_choices] if how_choices not in ("", "letter") else []
-    if columns.answers:
-        answer = columns.answers[0]
-    else:
-        answer = f"the last message of {columns.problem}"
-    remark = f" ({', '.join(hows)})" if hows else ""
-    return f"{source}: {len(readings):,} problem{'s' * (len(readings) > 1)}, prompt from {' + '.join(prompt)}, reference answer from {answer}{remark}"
 
 
 def _find_unreadable(

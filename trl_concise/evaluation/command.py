@@ -36,14 +36,7 @@ def main(argv: Sequence[str]) -> int:
     batch_size = options.batch_size
     if batch_size is None:
         batch_size = 10_000 if options.use_vllm else 64
-    columns = {
-        "config_name": options.dataset_config,
-        "split": options.dataset_split,
-        "problem_column": options.problem_column,
-        "answer_column": options.answer_column,
-        "context_column": options.context_column,
-        "choices_column": options.choices_column,
-    }
+    columns = dataset_options(options)
     if options.output_dir is None and not options.show:
         parser.error("the following arguments are required: --output_dir")
     try:
@@ -78,6 +71,12 @@ def main(argv: Sequence[str]) -> int:
     print_records(records)
     print(f"Every completion and the summary are in {options.output_dir}.")
     return 0
+
+
+def dataset_options(options: argparse.Namespace) -> dict[str, Any]:
+    """The arguments of [`load_problems`] on the command line: configuration, split and columns."""
+    columns = {name: getattr(options, name) for name in COLUMN_OPTIONS}
+    return {"config_name": options.dataset_config, "split": options.dataset_split, **columns}
 
 
 def print_records(records: Sequence[dict[str, Any]]) -> None:

@@ -23,17 +23,10 @@ from ..state.adapters import load_tokenizer
 from ..state.checkpoint import write_atomically
 from ..verification.extraction import ANSWER_FORMATS, AnswerFormat
 from ..verification.finished import prompt_opens_reasoning
-from .completions import (
-    Completion,
-    count_complete,
-    judge,
-    read_completions,
-    summarize,
-    truncate_at,
-    unreadable_reference_answers,
-)
+from .base import differing_from_base, efficiency, read_base
+from .completions import Completion, judge, summarize, truncate_at, unreadable_reference_answers
+from .folder import COMPLETIONS_FILE, SETTINGS_FILE, check_settings, read_folder
 from .identity import fingerprint, name_of
-from .metrics import accuracy_efficiency_score
 from .sampling import (
     Sampler,
     SamplingSettings,
@@ -46,7 +39,7 @@ from .sampling import (
     tokenize_prompts,
 )
 from .sets import ProblemSets, load_problem_sets
-from .summaries import SUMMARY_FILE, differing_settings, read_json, read_summary
+from .summaries import SUMMARY_FILE
 
 
 if TYPE_CHECKING:
@@ -54,11 +47,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 logger = logging.getLogger(__name__)
-
-COMPLETIONS_FILE = "completions.jsonl"
-SETTINGS_FILE = "settings.json"
-_NEW_SETTINGS = {"prompt_suffix": None, "answer_format": "auto", "final_form": True}  # missing from older files
-WEIGHTS = {"alpha": 1.0, "beta": 3.0, "gamma": 5.0}  # of the accuracy-efficiency score
 
 
 def evaluate(
@@ -171,7 +159,7 @@ def evaluate(
             f"answer_format must be one of {', '.join(map(repr, ANSWER_FORMATS))}; got {answer_format!r}."
         )
     settings = SamplingSettings(max_new_tokens, temperature, top_p, seed)
-    base_records = _read_base(base)
+    base_records = read_base(base)
     loaded = _load_sets(datasets)
     sources = loaded.sources if isinstance(loaded, ProblemSets) else {}
     whole = {key: add_to_prompts(dataset, system_prompt, prompt_suffix) for key, dataset in loaded.items()}
@@ -196,11 +184,11 @@ def evaluate(
         **judging,
         "engine": "vllm" if use_vllm else "transformers",
     }
-    done = [] if folder is None else _read_folder(folder, written)
+    done = [] if folder is None else read_folder(folder, written)
     unreadable = {set_name: _find_unreadable(set_name, dataset["solution"]) for set_name, dataset in sets.items()}
     for set_name, dataset in sets.items():  # before anything is generated
         record = {**how[set_name], "problems": len(dataset) - len(unreadable[set_name])}
-        if different := _differing_from_base({"dataset": set_name, **record}, base_records):
+        if different := differing_from_base({"dataset": set_name, **record}, base_records):
             raise ValueError(f"{different} Evaluate both with the same settings, or leave the base out.")
 
     if isinstance(model, str):
@@ -213,7 +201,7 @@ def evaluate(
             longest = max(map(len, tokenize_prompts(tokenizer, asked)))
             options["max_model_len"] = min(longest + max_new_tokens, context_length(adapted or path) or math.inf)
         if folder is not None:
-            _check_settings(folder, written)
+            check_settings(folder, written)
         sampler = load_sampler(model, use_vllm=use_vllm, **options)
     elif tokenizer is None:
         raise ValueError("A model in memory needs its tokenizer: pass tokenizer=.")
@@ -248,17 +236,11 @@ def evaluate(
                 items = completions if budget is None else truncate_at(completions, budget, sampler.tokenizer)
                 record = {"dataset": set_name, **summarize(items), "budget": budget, "model": name}
                 record |= how[set_name]
-                records.append(record if base_records is None else record | _efficiency(record, base_records))
+                records.append(record if base_records is None else record | efficiency(record, base_records))
     records.sort(key=lambda record: record["budget"] or 0)  # stable: whole completions first
     if folder is not None:
         write_atomically(folder / SUMMARY_FILE, (json.dumps(records, indent=2, allow_nan=False) + "\n").encode())
     return records
-
-
-def _read_base(base: str | Path | Sequence[Mapping[str, Any]] | None) -> Sequence[Mapping[str, Any]] | None:
-    if base is None:
-        return None
-    return read_summary(base) if isinstance(base, (str, Path)) else list(base)
 
 
 def _load_sets(datasets: str | Sequence[str] | Mapping[str, Dataset]) -> Mapping[str, Dataset]:
@@ -288,46 +270,6 @@ def _find_unreadable(name: str, golds: Sequence[str]) -> set[int]:
     if unreadable:
         logger.warning("%s: left out %d problems whose reference answer is unreadable.", name, len(unreadable))
     return unreadable
-
-
-def _read_folder(folder: Path, settings: dict[str, Any]) -> list[Completion]:
-    """Return the completions in the folder, after checking that they have the same model and settings."""
-    if not next(path for path in (folder, *folder.absolute().parents) if path.exists()).is_dir():
-        raise ValueError(f"The results cannot be written into {folder}: it, or a parent of it, is a file.")
-    _check_settings(folder, settings)
-    completions = folder / COMPLETIONS_FILE
-    if not completions.exists():
-        return []
-    items = read_completions(completions)
-    end = count_complete(items)
-    lines = completions.read_bytes().split(b"\n")
-    if any(lines[end:]):  # the run ended while it wrote a batch, which is drawn again: its seed is that of the whole
-        write_atomically(completions, b"".join(line + b"\n" for line in lines[:end]))
-    return items[:end]
-
-
-def _check_settings(folder: Path, settings: dict[str, Any]) -> None:
-    """Check that the results in a folder have the same settings and weights."""
-    path = folder / SETTINGS_FILE
-    if path.exists():
-        found = read_json(path)
-        if not isinstance(found, dict):
-            raise ValueError(
-                f"{path} does not contain the settings of an evaluation. Choose another output_dir, or delete this one."
-            )
-        found = _NEW_SETTINGS | found
-        other = {key: found[key] for key in settings if key in found and found[key] != settings[key]}
-        if other.keys() == {"weights"}:
-            raise ValueError(
-                f"{folder} contains an evaluation of other weights than {settings['model']!r} has now: the model was trained "
-                "since, or another one has the same name. Choose another output_dir, or delete this one."
-            )
-        if other:
-            other.pop("weights", None)
-            raise ValueError(
-                f"{folder} contains an evaluation with other settings: {other}, now "
-                f"{ {key: settings[key] for key in other} }. Choose another output_dir, or delete this one."
-            )
 
 
 def _complete(
@@ -407,35 +349,3 @@ def _progress(show: bool) -> Iterator[Progress]:
     columns += [TimeRemainingColumn(), TextColumn("{task.fields[status]}")]
     with Progress(*columns, disable=not show) as bar:
         yield bar
-
-
-def _base_of(record: Mapping[str, Any], base_records: Sequence[Mapping[str, Any]] | None) -> Mapping[str, Any] | None:
-    """Return the base model's record of the same set, for whole completions."""
-    same_set = (item for item in base_records or () if item["dataset"] == record["dataset"])
-    return next((item for item in same_set if item.get("budget") is None), None)
-
-
-def _differing_from_base(record: Mapping[str, Any], base_records: Sequence[Mapping[str, Any]] | None) -> str:
-    """Return why a record cannot be compared with the base model's; empty if it can, or without a base."""
-    base = _base_of(record, base_records)
-    different = base and differing_settings(record, base)
-    return f"The base cannot be compared with on {record['dataset']!r}: {different}." if different else ""
-
-
-def _efficiency(record: dict[str, Any], base_records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Return the accuracy-efficiency score against the base model's whole completions of the same set."""
-    base = _base_of(record, base_records)
-    score = None
-    if different := _differing_from_base(
-        record, base_records
-    ):  # a warning, so that the generated completions are not lost
-        logger.warning("%s The score is left out.", different)
-    elif base is not None and base["accuracy"] > 0:
-        score = accuracy_efficiency_score(
-            record["accuracy"], record["tokens_mean"], base["accuracy"], base["tokens_mean"], **WEIGHTS
-        )
-    return {
-        "base_model": None if base is None else base["model"],
-        "accuracy_efficiency_score": score,
-        "accuracy_efficiency_weights": WEIGHTS,
-    }

@@ -11,7 +11,7 @@ from statistics import fmean
 from typing import Any
 
 from ..errors import Parser
-from .command import ENGINE_OPTIONS, add_answer_options, add_column_options
+from .command import ENGINE_OPTIONS, add_answer_options, add_column_options, dataset_options
 
 
 SUFFIXES = (".jsonl", ".parquet")
@@ -66,7 +66,8 @@ def filter_problems(
     from datasets import Dataset
 
     from .completions import read_completions
-    from .evaluator import COMPLETIONS_FILE, evaluate
+    from .evaluator import evaluate
+    from .folder import COMPLETIONS_FILE
 
     output = Path(output)
     _check(dataset, output, keep, limit)
@@ -157,15 +158,7 @@ def main(argv: Sequence[str]) -> int:
 
     from ..data.problems import show_problems
 
-    problem_options = {
-        "config_name": options.dataset_config,
-        "split": options.dataset_split,
-        "problem_column": options.problem_column,
-        "answer_column": options.answer_column,
-        "context_column": options.context_column,
-        "choices_column": options.choices_column,
-        "system_prompt": options.system_prompt,
-    }
+    problem_options = {**dataset_options(options), "system_prompt": options.system_prompt}
     if options.show:
         from datasets import Dataset
 

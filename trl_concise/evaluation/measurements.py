@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from .logs import read_log_history, watch_measurements
-from .plots import FrontierPoint
+from .plots import FrontierPoint, PointKind
 from .summaries import CONTROL, read_summary, records_of_run
 
 
@@ -96,7 +96,7 @@ def find_bases(measured: Sequence[Measurement]) -> dict[tuple[str, str | None], 
             "%s is not compared on %s, because it is unknown which of %s is its base. Name it with --base.",
             run,
             dataset,
-            " and ".join(sorted(names)),
+            " and ".join(sorted(map(str, names))),
         )
     return {key: next(iter(models.values())) for key, models in found.items() if key not in unclear}
 
@@ -155,7 +155,7 @@ def _identity(item: Measurement) -> tuple[str, str | None, str | None]:
     return item.dataset, item.run, item.details.get("model")
 
 
-def _from_log(log: Sequence[Mapping[str, Any]], run: str) -> Iterable[Measurement]:
+def _from_log(log: list[dict[str, Any]], run: str) -> Iterable[Measurement]:
     """The evaluations in training and the measurements of the watch set: those before the first step are the base."""
     for step, figures in watch_measurements(log).items():
         point = FrontierPoint(
@@ -188,10 +188,12 @@ def _from_log(log: Sequence[Mapping[str, Any]], run: str) -> Iterable[Measuremen
             )
 
 
-def _of_record(record: Mapping[str, Any], kind: str, run: str | None, *, own: bool = False) -> Measurement:
+def _of_record(record: Mapping[str, Any], kind: PointKind, run: str | None, *, own: bool = False) -> Measurement:
     """Convert a record of `summary.json`; the budgets of a base model are the control."""
     model, checkpoint, step = record["model"].partition("/checkpoint-")
-    model, short = (run, run) if own else (model, model.rpartition("/")[2])
+    short = model.rpartition("/")[2]
+    if own and run is not None:
+        model = short = run
     budget = record.get("budget")
     if budget is not None:
         kind, label = "cut", f"{budget:,}"
@@ -201,7 +203,7 @@ def _of_record(record: Mapping[str, Any], kind: str, run: str | None, *, own: bo
         kind, label = "checkpoint", f"step {step}"
     else:
         label = short
-    series = {"base": "", "cut": f"{model}{checkpoint}{step}, truncated at a budget"}.get(kind, model)
+    all_series = {"base": "", "cut": f"{model}{checkpoint}{step}, truncated at a budget"}
     return Measurement(
         record["dataset"],
         FrontierPoint(
@@ -209,7 +211,7 @@ def _of_record(record: Mapping[str, Any], kind: str, run: str | None, *, own: bo
             accuracy=record["accuracy"],
             tokens=record["tokens_mean"],
             kind=kind,
-            series=series,
+            series=all_series.get(kind, model),
             accuracy_interval=tuple(record["accuracy_interval"]),
             tokens_interval=tuple(record["tokens_interval"]),
         ),

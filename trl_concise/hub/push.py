@@ -11,7 +11,7 @@ from pathlib import Path
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from ..errors import Parser
-from ..evaluation.evaluator import SETTINGS_FILE
+from ..evaluation.folder import SETTINGS_FILE
 from ..state.resume import checkpoints, missing_from_checkpoint
 from .card import write_card
 from .facts import FACTS_FILE, LAST_CHECKPOINT, read_facts

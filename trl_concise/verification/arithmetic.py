@@ -15,11 +15,12 @@ from collections.abc import Callable
 from fractions import Fraction
 from functools import lru_cache
 
+from .equality import ROUNDED
+
 
 LONGEST_FORMULA = 120  # characters
 MOST_BRACKETS = 20
 LARGEST_POWER = 64
-DIFFERENT = 1e-6  # relative difference of floating-point values
 
 _TOKEN = re.compile(
     r"\s*(\d+(?:\.\d+)?|\\(?:frac|sqrt|pi|cdot|times)(?![A-Za-z])|[A-Za-df-hj-z](?:_(?:\w|\{\w+\}))?|[-+/^(){}\[\]])\s*"
@@ -59,7 +60,7 @@ def compare_formulas(one: str, other: str) -> bool | None:
         if not has_decimals:
             return False
     different = any(
-        abs(float(mine) - float(theirs)) > 2 * DIFFERENT * max(abs(float(mine)), abs(float(theirs)))
+        abs(float(mine) - float(theirs)) > ROUNDED * max(abs(float(mine)), abs(float(theirs)))
         for mine, theirs in zip(*values, strict=True)
     )
     return False if different else None

@@ -13,9 +13,11 @@ from fractions import Fraction
 from typing import NamedTuple
 
 from .arithmetic import compare_formulas
+from .brackets import align, several
+from .equality import ROUNDED, is_rounding
 from .normalization import LONGEST_ANSWER
 from .numerals import Numeral, numeral
-from .reading import Reading, has_relation, read
+from .reading import Reading, are_same_unit, count_things, has_relation, read
 
 
 class Comparison(NamedTuple):
@@ -26,11 +28,13 @@ class Comparison(NamedTuple):
     answer: str = ""
 
 
-_LIST = re.compile(r"([(\[])([^()\[\]]*)([)\]])")
 _THOUSANDS = re.compile(r"\d{1,3}(,\d{3})+")
+_LABEL = re.compile(r"(?:m?\\[a-z]+)?([A-Z]{2,})")  # of a segment, an angle or a triangle
 _DIGITS = re.compile(r"\d+")
 _DECIMAL_COMMA = re.compile(r"-?\d+,\d+")
 _TIME = re.compile(r"(\d{1,2}):([0-5]\d)")
+_HOUR = re.compile(r"(\d{1,2}):00")
+_DATE = re.compile(r"\d{4}-\d{2}-\d{2}|\d{1,2}/\d{1,2}/\d{4}")
 _WORD = re.compile(r"[^\W\d_]+(?:[ '’-][^\W\d_]+)*\.?")
 _GROUP = re.compile(r",\s?\d{3}(?!\d)")
 _DOTS = r"\ldots"
@@ -86,7 +90,23 @@ def compare(reference: str, answer: str) -> Comparison:
             return Comparison(one.value.lower().lstrip("0") == other.value.lower().lstrip("0"))
     if one.name and other.name and re.findall(r"\d+", one.name) != re.findall(r"\d+", other.name):
         return Comparison(False)  # f(80) and f(70), x_1 and x_2
+    labels = _LABEL.fullmatch(one.name), _LABEL.fullmatch(other.name)
+    if labels[0] and labels[1] and labels[0][1] not in (labels[1][1], labels[1][1][::-1]):
+        return Comparison(False)  # math-verify multiplies the letters of ABC and ACB
     first, second = _values(one, other)
+    if {one.unit, other.unit} & {"am", "pm"}:
+        first, second = (_HOUR.sub(r"\1", value) for value in (first, second))
+    things = count_things(one.text), count_things(other.text)
+    if all(things):
+        return Comparison(sorted(things[0]) == sorted(things[1]))
+    if things[0]:  # numbers without words have to be in the same order
+        first = f"({','.join(number for number, _ in things[0])})"
+    elif things[1]:
+        second = f"({','.join(number for number, _ in things[1])})"
+    aligned = align(first, second)
+    if aligned is None:
+        return Comparison(False)
+    first, second = aligned
     verdict = _settle_lists(first, second)
     return Comparison(verdict, _latex_of(one, first), _latex_of(other, second))
 
@@ -120,7 +140,7 @@ def to_latex(text: str) -> str:
     """
     number = numeral(text) if len(text) <= LONGEST_ANSWER else None
     if number is not None and number.is_misread and "," not in text:
-        return _plain_latex(number.value, number.is_decimal) + (r"\%" if number.is_percent else "")
+        return _plain_latex(number.value, number.step is not None) + (r"\%" if number.is_percent else "")
     return re.sub(r"(?<!\\)%", r"\\%", text).replace("°", r"^{\circ}")
 
 
@@ -140,13 +160,15 @@ def _without_blanks(text: str) -> str:
 
 
 def _are_compatible(one: Reading, other: Reading) -> bool:
-    return all(
-        not (mine and theirs) or mine == theirs for mine, theirs in ((one.unit, other.unit), (one.base, other.base))
-    )
+    """Whether units and bases agree where both answers have them. A unit is not a percent sign."""
+    if (one.unit and other.value.endswith("%")) or (other.unit and one.value.endswith("%")):
+        return False
+    return are_same_unit(one.unit, other.unit) and (not (one.base and other.base) or one.base == other.base)
 
 
 def _values(one: Reading, other: Reading) -> tuple[str, str]:
     """Return the values to compare. A name counts only if both answers have one, and they differ."""
+    one, other = (item._replace(name="") if item.name.startswith("(") else item for item in (one, other))
     is_same_name = one.name == other.name
     is_same_condition = not (one.condition and other.condition) or one.condition == other.condition
     if not is_same_condition:
@@ -182,23 +204,24 @@ def _compare_choices(reference: Reading, answer: Reading) -> bool | None:
 
 def _settle_lists(gold: str, answer: str) -> bool | None:
     """Points and intervals, member by member."""
-    one, other = _LIST.fullmatch(gold), _LIST.fullmatch(answer)
     if _without_blanks(gold) == _without_blanks(answer):
         return True
-    if one is None or other is None or one.group(1, 3) != other.group(1, 3):
+    one, other = several(gold), several(answer)
+    if one is None or other is None or "list" in (one.kind, other.kind) or "set" in (one.kind, other.kind):
         return _settle(gold, answer)
-    members = [match.group(2).split(",") for match in (one, other)]
-    if len(members[0]) != len(members[1]) or len(members[0]) < 2:
+    if (one.opening, one.closing, len(one.members)) != (other.opening, other.closing, len(other.members)):
         return None
-    if any(_THOUSANDS.fullmatch(match.group(2)) for match in (one, other)):
+    if any(_THOUSANDS.fullmatch(text[1:-1]) for text in (gold, answer)):
         return None  # two numbers, or one
-    verdicts = [_settle(one.strip(), other.strip()) for one, other in zip(*members, strict=True)]
+    verdicts = [_settle_lists(*members) for members in zip(one.members, other.members, strict=True)]
     return False if False in verdicts else (None if None in verdicts else True)
 
 
 def _settle(gold: str, answer: str) -> bool | None:
     if gold == answer:
         return True
+    if _DATE.fullmatch(gold) or _DATE.fullmatch(answer):
+        return False
     words = _letters(gold), _letters(answer)
     if all(words):
         return words[0] == words[1]
@@ -206,9 +229,9 @@ def _settle(gold: str, answer: str) -> bool | None:
     if one is None or other is None:
         if any(words) and (one or other):
             return False
-        times = _TIME.fullmatch(gold), _TIME.fullmatch(answer)
-        if all(times):
-            return [int(part) for part in times[0].groups()] == [int(part) for part in times[1].groups()]
+        times = [match.groups() for text in (gold, answer) if (match := _TIME.fullmatch(text))]
+        if len(times) == 2:
+            return times[0][1] == times[1][1] and int(times[0][0]) == int(times[1][0])
         if any(mixed is not None and mixed.is_mixed for mixed in (one, other)):
             return None
         return _compare_lists_of_numbers(gold, answer) if "," in gold + answer else compare_formulas(gold, answer)
@@ -218,37 +241,51 @@ def _settle(gold: str, answer: str) -> bool | None:
         return True
     if one.is_mixed or other.is_mixed or _are_reordered(gold, answer):
         return None
-    if one.is_decimal or other.is_decimal:
-        if one.is_decimal and not other.is_decimal and _DECIMAL_COMMA.fullmatch(answer):  # 1.234 and 1,234
-            return None
-        difference = abs(one.value - other.value)
-        if difference > 2e-6 * max(abs(one.value), abs(other.value)):
-            return False
-        return None  # math-verify rounds to 6 decimals
-    return False
+    if one.step is not None and other.step is None and _DECIMAL_COMMA.fullmatch(answer):  # 1.234 and 1,234
+        return None
+    return None if _may_be_rounded(one, other) else False  # math-verify rounds to 6 decimals
+
+
+def _may_be_rounded(one: Numeral, other: Numeral) -> bool:
+    """Whether one is a decimal and the other a number without an exact decimal, such as 1/3, that it may stand for."""
+    if (one.step is None) == (other.step is None):
+        return False
+    (decimal, step), exact = (
+        ((one.value, one.step), other.value) if other.step is None else ((other.value, other.step), one.value)
+    )
+    if step is None or _is_decimal(exact):
+        return False
+    return abs(decimal - exact) <= Fraction(ROUNDED) * abs(exact) and is_rounding(decimal, exact, step)
+
+
+def _is_decimal(value: Fraction) -> bool:
+    """Whether a fraction has an exact decimal: no prime factor of its denominator is other than 2 and 5."""
+    digits = value.denominator.bit_length()
+    return 10**digits % value.denominator == 0
 
 
 def _compare_lists_of_numbers(one: str, other: str) -> bool | None:
     """Numbers with commas between them, in any order."""
-    sides = [[numeral(member.strip()) for member in text.split(",")] for text in (one, other)]
     if any(_GROUP.search(text) for text in (one, other)):
         return None  # a list, or digits in groups
-    if not all(
-        number is not None and not number.is_percent and not number.is_decimal for side in sides for number in side
-    ):
-        return None
-    if {number.value for number in sides[0]} != {number.value for number in sides[1]}:
+    sides = []
+    for text in (one, other):
+        numbers = [number for member in text.split(",") if (number := numeral(member.strip())) is not None]
+        if len(numbers) <= text.count(",") or any(number.is_percent or number.step is not None for number in numbers):
+            return None
+        sides.append(({number.value for number in numbers}, len(numbers)))
+    if sides[0][0] != sides[1][0]:
         return False
-    return True if len(sides[0]) == len(sides[1]) else None  # 0 and 0, 0
+    return True if sides[0][1] == sides[1][1] else None  # 0 and 0, 0
 
 
 def _is_same_percentage(one: Numeral, other: Numeral) -> bool | None:
     """9% is 0.09. It is 9 as well, as the unit of the question, but 0.5% is not 0.5."""
-    percent, plain = (one.value, other.value) if one.is_percent else (other.value, one.value)
-    if plain == percent / 100 or (plain == percent and abs(plain) >= 1):
+    percent, plain = (one, other) if one.is_percent else (other, one)
+    if plain.value == percent.value / 100 or (plain.value == percent.value and abs(plain.value) >= 1):
         return True
-    close = abs(plain - percent / 100) <= 2e-6 * abs(plain)
-    return None if close and (one.is_decimal or other.is_decimal) else False
+    share = percent._replace(value=percent.value / 100, step=None if percent.step is None else percent.step / 100)
+    return None if _may_be_rounded(share, plain) else False
 
 
 def _letters(text: str) -> str:

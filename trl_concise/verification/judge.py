@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 from .extraction import Answer
 
@@ -108,9 +108,14 @@ class Judge:
 
     def _release(self) -> None:
         if self._process is not None:
-            self._process.stdin.close()
-            self._process.stdout.close()
+            for pipe in self._pipes():
+                pipe.close()
         self._process, self._received = None, b""
+
+    def _pipes(self) -> tuple[IO[bytes], IO[bytes]]:
+        """Standard input and output of the process, which must have been started."""
+        assert self._process is not None and self._process.stdin is not None and self._process.stdout is not None
+        return self._process.stdin, self._process.stdout
 
     def _ask(self, pairs: Sequence[tuple[Answer, Answer]], timeout: float) -> None:
         if self._process is None:
@@ -121,8 +126,9 @@ class Judge:
             "workers": self.workers or default_workers(),
         }
         unsent = memoryview(json.dumps(request).encode() + b"\n")
+        stdin, _ = self._pipes()
         while unsent:
-            unsent = unsent[self._process.stdin.write(unsent) :]
+            unsent = unsent[stdin.write(unsent) :]
 
     def _start(self) -> None:
         if not hasattr(os, "fork"):
@@ -138,7 +144,7 @@ class Judge:
         self._receive(STARTING)  # "ready"
 
     def _receive(self, patience: float) -> Any:
-        stdout = self._process.stdout
+        _, stdout = self._pipes()
         deadline = time.monotonic() + patience
         with selectors.DefaultSelector() as selector:
             selector.register(stdout, selectors.EVENT_READ)

@@ -19,6 +19,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import gc
+import importlib.util
 import json
 import logging
 import math
@@ -31,7 +32,8 @@ import sys
 import time
 from collections import deque
 from collections.abc import Iterator
-from functools import lru_cache
+from pathlib import Path
+from types import ModuleType
 from typing import Any, NoReturn
 
 
@@ -67,108 +69,17 @@ WARM_UP = (
 )
 
 
-@lru_cache(maxsize=4096)
-def read(text: str, is_bare: bool, keeps_case: bool = True) -> tuple[Any, ...]:
-    """
-    Parse an answer, or find and parse the one in prose.
-
-    A bare answer is LaTeX as a whole. math-verify's own fallback, which strips trailing letters as units, lowers the case of
-    letters, and searches what it cannot parse for a number, is for prose only.
-    """
-    from math_verify import parse
-    from math_verify.grader import should_treat_as_complex
-    from math_verify.parser import get_last_eq
-
-    if not is_bare:
-        return tuple(parse(text, parsing_timeout=None))
-    normalize, convert = _latex_reader(keeps_case)
-    latex = normalize(text)
-    for part in dict.fromkeys(
-        (latex, get_last_eq(latex))
-    ):  # as math-verify does: all of it, or the end of a chain of equations
-        with contextlib.suppress(Exception):  # whatever the grammar or sympy raises
-            return (convert(part, is_real=not should_treat_as_complex(part)), latex)
-    return (latex,) if latex else ()
+def load_equality() -> ModuleType:
+    """Load `equality.py`, which is next to this file, without the package: it would import much more than math-verify."""
+    path = Path(__file__).with_name("equality.py")
+    spec = importlib.util.spec_from_file_location("trl_concise_equality", path)
+    assert spec is not None and spec.loader is not None, path
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
-@lru_cache(maxsize=2)
-def _latex_reader(keeps_case: bool) -> tuple[Any, Any]:
-    from functools import partial
-
-    from latex2sympy2_extended.latex2sympy2 import ConversionConfig, latex2sympy
-    from latex2sympy2_extended.math_normalization import NormalizationConfig, normalize_latex
-
-    normalization = NormalizationConfig(
-        basic_latex=True, units=False, malformed_operators=True, nits=True, boxed="last"
-    )
-    conversion = ConversionConfig(lowercase_symbols=not keeps_case)
-    return partial(normalize_latex, config=normalization), partial(
-        latex2sympy, convert_degrees=False, normalization_config=None, conversion_config=conversion
-    )
-
-
-def equal(parsed_reference: tuple[Any, ...], parsed_answer: tuple[Any, ...]) -> bool:
-    """math-verify's verdict, without its own deadline: that one needs a signal, and a signal is not enough."""
-    from math_verify import verify
-
-    if parsed_reference and parsed_answer and differ(parsed_reference[0], parsed_answer[0]):
-        return False
-    return verify(list(parsed_reference), list(parsed_answer), timeout_seconds=None)
-
-
-# Relative differences above these are differences. math-verify's tolerances are absolute: they equate small numbers.
-EXACT, ROUNDED = 1e-9, 2e-6
-DIGITS = 20  # of an evaluation
-
-
-def differ(one: Any, other: Any) -> bool:
-    """
-    Whether two expressions certainly differ: at a point where both have a value, the values differ.
-
-    It is quick where the simplification of a difference that is not zero is slow, and it compares relatively; without decimals,
-    exactly.
-    """
-    import sympy
-    from sympy.core.function import AppliedUndef
-
-    if isinstance(one, sympy.Tuple) and isinstance(other, sympy.Tuple):
-        return len(one) == len(other) and any(map(differ, one, other))
-    if isinstance(one, sympy.Interval) and isinstance(other, sympy.Interval):
-        return differ(one.start, other.start) or differ(one.end, other.end)
-    if isinstance(one, sympy.FiniteSet) and isinstance(other, sympy.FiniteSet):
-        numbers = [[member for member in members.args if member.is_number] for members in (one, other)]
-        if len(one) != len(other) or not len(numbers[0]) == len(numbers[1]) == len(one):
-            return False
-        with contextlib.suppress(Exception):  # numbers without an order
-            return any(map(differ, *(sorted(members, key=lambda number: number.evalf(DIGITS)) for members in numbers)))
-        return False
-    if not (isinstance(one, sympy.Expr) and isinstance(other, sympy.Expr)):
-        return False
-    if isinstance(one, sympy.Symbol) or isinstance(other, sympy.Symbol):
-        return False  # math-verify compares names
-    opaque = (
-        AppliedUndef,
-        sympy.UnevaluatedExpr,
-        sympy.Integral,
-        sympy.Sum,
-        sympy.Product,
-        sympy.Limit,
-        sympy.Derivative,
-    )
-    if one.has(*opaque) or other.has(*opaque):
-        return False
-    names = sorted(one.free_symbols | other.free_symbols, key=str)
-    point = {name: sympy.Rational(7 + 5 * number, 11 + 2 * number) for number, name in enumerate(names)}
-    try:
-        values = [expression.evalf(DIGITS, subs=point) for expression in (one, other)]
-        if not all(value.is_number and value.is_finite for value in values):
-            return False
-        is_rounded = one.has(sympy.Float) or other.has(sympy.Float)
-        if abs(values[0] - values[1]) > (ROUNDED if is_rounded else EXACT) * max(map(abs, values)):
-            return True
-        return not is_rounded and (one - other).evalf(DIGITS, subs=point, maxn=150, strict=True) != 0
-    except Exception:  # no value there, or not enough digits: nothing is certain
-        return False
+equality = load_equality()
 
 
 @contextlib.contextmanager
@@ -231,7 +142,7 @@ def _work(channel: socket.socket, supervisor: int) -> NoReturn:
     if os.getppid() != supervisor:  # it died before the lines above took hold
         os._exit(1)
     known: set[tuple[str, bool]] = set()  # reference answers
-    one = read("1", True)
+    one = equality.read("1", True)
     with channel.makefile("rw", encoding="utf-8") as lines:
         for line in lines:
             (gold, gold_is_bare, answer, answer_is_bare), timeout = json.loads(line)
@@ -239,13 +150,15 @@ def _work(channel: socket.socket, supervisor: int) -> NoReturn:
             usage = resource.getrusage(resource.RUSAGE_SELF)
             _limit(resource.RLIMIT_CPU, math.ceil(usage.ru_utime + usage.ru_stime + timeout) + 1)
             keeps_case = gold_is_bare and answer_is_bare  # math-verify's search of prose does not
-            reference = read(gold, gold_is_bare, keeps_case)
+            reference = equality.read(gold, gold_is_bare, keeps_case)
             if (gold, gold_is_bare) not in known:
-                equal(reference, one)
+                equality.equal(reference, one)
                 known.add((gold, gold_is_bare))
                 lines.write('"read"\n')  # from here on, a timeout is caused by the answer
                 lines.flush()
-            verdict = equal(reference, read(answer, answer_is_bare, keeps_case)) if reference else None
+            verdict = None
+            if reference:
+                verdict = equality.equal(reference, equality.read(answer, answer_is_bare, keeps_case))
             lines.write(json.dumps(verdict) + "\n")
             lines.flush()
     os._exit(0)
@@ -299,24 +212,27 @@ class Supervisor:
                 worker.assign(index, pairs[index], timeout)
 
             for worker in self.select(min((worker.deadline for worker in self.workers), default=math.inf)):
-                index, messages = worker.index, worker.messages()
+                current, messages = worker.index, worker.messages()
                 if not messages:  # it has died
                     self.dismiss(worker)
-                    if index is not None and attempts[index] < ATTEMPTS:
-                        waiting.appendleft(index)
-                    elif index is not None:
-                        self.give_up(index, pairs[index], timeout, "crash")
+                if current is None:
+                    continue
+                if not messages and attempts[current] < ATTEMPTS:
+                    waiting.appendleft(current)
+                elif not messages:
+                    self.give_up(current, pairs[current], timeout, "crash")
                 for message in messages:
                     if message == "read":
-                        self.readable.add(pairs[index][:2])
+                        self.readable.add(pairs[current][:2])
                         continue
-                    self.send([index, message, "judged"])
+                    self.send([current, message, "judged"])
                     worker.index, worker.deadline = None, math.inf
 
             now = time.monotonic()
             for worker in [worker for worker in self.workers if worker.deadline <= now]:
                 self.dismiss(worker)
-                self.give_up(worker.index, pairs[worker.index], timeout, "timeout")
+                if worker.index is not None:
+                    self.give_up(worker.index, pairs[worker.index], timeout, "timeout")
 
     def give_up(self, index: int, pair: Pair, timeout: float, end: str) -> None:
         """Report a pair without a verdict. Before the reference answer was read, the reference answer is the reason."""
@@ -374,7 +290,7 @@ def main() -> None:
     logging.disable(logging.CRITICAL)
     supervisor = Supervisor()
     for text in WARM_UP:
-        equal(read(text, True), read("x^2 + 1", True))
+        equality.equal(equality.read(text, True), equality.read("x^2 + 1", True))
     gc.freeze()  # workers share the present objects, which their garbage collector can skip
     gc.set_threshold(50_000, 20, 20)  # parsing makes many small objects and few cycles
     supervisor.serve()

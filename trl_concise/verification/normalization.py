@@ -34,6 +34,7 @@ _END = r"(?![A-Za-z])"  # of a command's name
 
 _GREEK = "alpha|beta|gamma|delta|epsilon|zeta|eta|theta|iota|kappa|lambda|mu|nu|xi|rho|sigma|tau|phi|chi|psi|omega"
 _FUNCTIONS = "arcsin|arccos|arctan|sinh|cosh|tanh|sin|cos|tan|cot|sec|csc|ln|log"
+_TRIGONOMETRIC = re.compile(r"\\(?:sin|cos|tan|cot|sec|csc)(?![A-Za-z])")
 _SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ⁿ", "0123456789+-n")
 _SUBSCRIPTS = str.maketrans("₀₁₂₃₄₅₆₇₈₉₊₋ₙ", "0123456789+-n")
 _SYMBOLS = {
@@ -45,6 +46,7 @@ _SYMBOLS = {
     **{"ω": r"\omega ", "Δ": r"\Delta ", "Ω": r"\Omega ", "∠": r"\angle ", "∀": r"\forall ", "′": "'"},
 }  # fmt: skip
 _LABEL = r"(?:the\s+)?(?:final\s+|correct\s+)?(?:answer|result|choice|option)"
+_TEXT_UNIT = r"\\text\{[^{}]*\}(?:\^\{?\d\}?)?"
 _MAGNITUDES = {"hundred": 2, "thousand": 3, "million": 6, "billion": 9, "trillion": 12}
 
 
@@ -70,6 +72,22 @@ def _mixed_number(match: re.Match[str]) -> str:
 
 def _magnitude(match: re.Match[str]) -> str:
     return rf"\times 10^{{{_MAGNITUDES[match[2].lower()]}}}" + (r"\text{" if match[1] else "")
+
+
+def _radians(match: re.Match[str]) -> str:
+    """Degrees in a formula with a trigonometric function: math-verify drops the sign. Alone they stay degrees."""
+    if not _TRIGONOMETRIC.search(match.string):
+        return match[0]
+    return rf"(\frac{{{match[1]}\pi}}{{180}})"
+
+
+def _modulus(match: re.Match[str]) -> str:
+    return rf"\pmod{{{match[1] or match[2] or match[3]}}}"
+
+
+def _ascending(match: re.Match[str]) -> str:
+    signs = [{">": "<"}.get(sign, r"\le ") for sign in match.group(4, 2)]
+    return f"{match[5]}{signs[0]}{match[3]}{signs[1]}{match[1]}"
 
 
 def _ungrouped(match: re.Match[str]) -> str:
@@ -116,6 +134,9 @@ NORMALIZATIONS: tuple[Normalization, ...] = tuple(
         (rf"(?i)\A\s*\\text\{{\s*{_LABEL}(?:\s*is)?\s*:?\s*\}}\s*(?=\S)", "", r"a label: \text{The answer is } 7"),
         (rf"(?i)\A\s*\\text\{{\s*{_LABEL}(?:\s*is\b\s*:?|\s*[:=])\s*(?=[^\s}}])", r"\\text{", r"a label: \text{Answer: G}"),
         (rf"(?i)\A\s*{_LABEL}(?:\s+is\b\s*:?|\s*[:=])\s*(?=\S)", "", "a label: Answer: G"),
+        (rf"(?i)\A\s*(?:\\text\{{\s*)?{_LABEL}\s+(?-i:(\(?[A-J]\)?))\s*\}}?[.\s]*\Z", r"\1", "Option C"),
+        (rf"\\frac\s*\{{\s*({_TEXT_UNIT})\s*\}}\s*\{{\s*({_TEXT_UNIT})\s*\}}", r"\1/\2", "units"),
+        (r"\\text\{\s*(Rs\.?|US\\?\$)\s*\}", r"\1", "a currency in text"),
         # Numbers
         (r"\{,\}", ",", "a comma that groups digits"),
         (r"\{:\}|\\colon(?![A-Za-z])", ":", "the colon of a time or a ratio"),
@@ -123,7 +144,10 @@ NORMALIZATIONS: tuple[Normalization, ...] = tuple(
         (rf"(?i)(?<=\d)\s*(\\text\{{\s*)?({'|'.join(_MAGNITUDES)})s?\b", _magnitude, "5 million"),
         (r"\\text\s*\{\s*\}", "", "text that is empty by now"),
         (r"\s*(?:\\text\{\s*per ?cent(?:age)?\s*\}|\b(?:per ?cent(?:age)?|pct)\b)", "%", "percent in words"),
-        (r"\s*(?:\^\s*\{?\s*\\circ\s*\}?|\\degree(?![A-Za-z]))", "°", "degrees"),
+        (r"\s*(?:\^\s*(?:\{\s*\\circ\s*\}|\\circ(?![A-Za-z]))|\\degree(?![A-Za-z]))", "°", "degrees"),
+        (r"(?<![\w.}])(\d+(?:\.\d+)?)\s*(?:°|\\text\{\s*degrees?\s*\})", _radians, r"\sin 30^\circ"),
+        (rf"\(\s*\\?[bp]?mod{_END}\s*(\w+)\s*\)|\\p?mod{_END}\s*(?:\{{\s*(\w+)\s*\}}|(\w))", _modulus, "modulus"),
+        (r"(?i)\(?\s*\\text\{\s*\(?\s*mod\s*\}\s*(\w+)\s*\)?", r"\\pmod{\1}", "modulus"),
         # Commands with several names
         (rf"\\[dtc]frac{_END}", r"\\frac", "sizes of fractions"),
         (r"\\le(?:qslant|qq|q)?(?![A-Za-z]{2})", r"\\le ", r"less or equal, also in 1\leqqx"),
@@ -136,8 +160,10 @@ NORMALIZATIONS: tuple[Normalization, ...] = tuple(
         (rf"\\[cdl]?dots[bcmio]?{_END}|(?<![.\d])\.\.\.(?![.\d])", r"\\ldots ", "dots"),
         (rf"\\varnothing{_END}|\A\s*\\\{{\s*\\\}}\s*\Z", r"\\emptyset ", "the empty set"),
         (rf"\\[lr]vert{_END}", "|", "absolute value"),
+        (rf"\A\s*\\langle{_END}(.*,.*)\\rangle\s*\Z", r"(\1)", "a vector"),
         (rf"\\([lr])brace{_END}", lambda match: "\\{" if match[1] == "l" else "\\}", "braces"),
         (r"(?i)\A\s*(?:\\text\{)?\s*all (?:the )?real(?:s| numbers)\s*\}?\s*\Z", r"\\mathbb{R}", "the real numbers"),
+        (r"(?i)\A\s*(?:\\text\{)?\s*all (?:the )?integers\s*\}?\s*\Z", r"\\mathbb{Z}", "the integers"),
         (r"\\mathbb\s*([A-Z])", r"\\mathbb{\1}", "sets of numbers"),
         (r"(?:\A|(?<=[(\[,]))\s*\+\s*\\infty", r"\\infty", "positive infinity"),
         # Formulas in ASCII
@@ -157,13 +183,16 @@ NORMALIZATIONS: tuple[Normalization, ...] = tuple(
         (r"\A((?:(?!\\pm).)*)\\mp((?:(?!\\[pm][pm]).)*)\Z", r"\1\\pm \2", "minus or plus, alone in a formula"),
         # Lists
         (r"\s*,?\s*(?:\\text\{\s*,?\s*(?:and|or)\s*\}|(?<![A-Za-z\\])(?:and|or)(?![A-Za-z]))\s*,?\s*", ", ", "and, or"),
+        (r"(?<=,)\s*\([A-Za-z](?:\s*,\s*[A-Za-z])+\)\s*=\s*(?=\()", "", "(x,y)=(1,2) or (x,y)=(2,1)"),
         (r"\s*;\s*", ", ", "a semicolon separates as a comma does"),
         (r"\A([^,<>\\]+(?:<|\\le ))\s*([A-Za-z])\s*,\s*\2\s*(<|\\le )([^,<>\\]+)\Z", r"\1\2\3\4", "1<x and x<2"),
+        (r"\A([^,<>=]+)(>|\\ge )([^,<>=]+)(>|\\ge )([^,<>=]+)\Z", _ascending, "5>x>2"),
         # Blanks, and the end of a sentence
         (r"(?:\s*[.,:])+\s*\Z", "", "the end of a sentence"),
         (r"\A\s+|\s+\Z", "", "blanks around the answer"),
         (r"\s+", " ", "runs of blanks"),
         (r" (?![A-Za-z0-9])|(?<![A-Za-z0-9])(?<!\d,) |(?<=\d,) (?!\d{3}(?!\d))", "", "blanks that separate nothing; 30, 150 is a list"),
+        (r"(\\[A-Za-z]+) (?=\d)", r"\1", "a blank between a command and a digit"),
         (r"\A\{([^{}]*)\}\Z", r"\1", "braces around the answer"),
         (r"\A\\text\{\s*([^{}\\]*?)\s*\}\Z", r"\1", "nothing but text"),
     )

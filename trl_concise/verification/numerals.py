@@ -18,7 +18,7 @@ class Numeral(NamedTuple):
 
     value: Fraction
     is_percent: bool  # `value` is the number before the sign
-    is_decimal: bool  # math-verify compares decimals after rounding them
+    step: Fraction | None  # the value of the last digit of a decimal; None for other numerals, which are exact
     is_mixed: bool  # 2 1/2 may be a product
     is_misread: bool  # math-verify reads something else, or nothing
 
@@ -60,15 +60,16 @@ def numeral(text: str) -> Numeral | None:
         return None
     part = {name: value.replace(",", "") for name, value in match.groupdict().items() if value is not None}
 
-    def first(*names: str) -> str | None:
-        return next((part[name] for name in names if name in part), None)
+    def first(*names: str) -> str:
+        return next((part[name] for name in names if name in part), "")
 
-    numerator, mixed = first("n1", "n2", "n3", "a1", "a2", "a3"), part.get("mixed")
-    if numerator is not None:
-        denominator = int(first("d1", "d2", "d3", "b1", "b2", "b3"))
-        if denominator == 0:
+    numerator, denominator = first("n1", "n2", "n3", "a1", "a2", "a3"), first("d1", "d2", "d3", "b1", "b2", "b3")
+    mixed = part.get("mixed")
+    value: Fraction | None
+    if numerator:
+        if int(denominator) == 0:
             return None
-        value = Fraction(int(numerator), denominator)
+        value = Fraction(int(numerator), int(denominator))
         if mixed is not None:
             if not 0 < value < 1:  # 4 10/3 is not a mixed number
                 return None
@@ -82,10 +83,18 @@ def numeral(text: str) -> Numeral | None:
     return Numeral(
         value=-value if part["sign"] == "-" else value,
         is_percent="percent" in part,
-        is_decimal="decimals" in part or ("exponent" in part and "power" not in part),
+        step=_step(part),
         is_mixed=mixed is not None,
         is_misread="exponent" in part or "repeating" in part or "n3" in part,
     )
+
+
+def _step(part: dict[str, str]) -> Fraction | None:
+    """The value of the last digit of a decimal: 0.01 for 2.50, 1000 for 2.5e4. A decimal that repeats is exact."""
+    is_decimal = "decimals" in part or ("exponent" in part and "power" not in part)
+    if not is_decimal or "repeating" in part:
+        return None
+    return Fraction(10) ** (int(part.get("exponent", "0")) - len(part.get("decimals", "")))
 
 
 def _decimal(part: dict[str, str]) -> Fraction | None:

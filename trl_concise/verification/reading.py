@@ -31,12 +31,12 @@ class Reading(NamedTuple):
 UNITS = {
     **{"mm": "millimeter millimetre", "cm": "centimeter centimetre", "m": "meter metre", "km": "kilometer kilometre"},
     **{"in": "inch inche", "ft": "foot feet", "yd": "yard", "mi": "mile"},
-    **{"mg": "milligram", "g": "gram gm", "kg": "kilogram", "lb": "pound", "oz": "ounce", "t": "ton tonne"},
+    **{"mg": "milligram", "g": "gram gm", "kg": "kilogram", "lb": "lbs", "oz": "ounce", "t": "ton tonne", "pound": ""},
     **{"ml": "milliliter millilitre", "l": "liter litre", "gal": "gallon", "acre": "", "ha": "hectare", "cc": ""},
     **{"s": "sec second", "min": "minute", "h": "hr hour", "day": "", "week": "", "month": "", "yr": "year"},
     **{"mi/h": "mph", "km/h": "kph kmh kmph", "n": "newton", "j": "joule", "w": "watt", "v": "volt", "hz": "hertz", "pa": "pascal"},
-    **{"k": "kelvin", "°": "degree deg", "rad": "radian", "mol": "mole", "am": "a.m a.m.", "pm": "p.m p.m."},
-    **{"$": "dollar usd us$", "cent": "", "€": "euro eur", "£": "gbp", "¥": "yen yuan cny rmb", "₹": "rupee inr rs", "₩": "won"},
+    **{"k": "kelvin", "c": "celsius centigrade", "f": "fahrenheit", "°": "degree deg", "°c": "", "°f": "", "°k": "", "rad": "radian", "mol": "mole", "am": "a.m a.m.", "pm": "p.m p.m."},
+    **{"$": "dollar usd us$", "cent": "¢", "€": "euro eur", "£": "gbp", "¥": "yen yuan cny rmb", "₹": "rupee inr rs", "₩": "won"},
 }  # fmt: skip
 _UNIT_NAMES = {spelling: unit for unit, spellings in UNITS.items() for spelling in (unit, *spellings.split())}
 
@@ -54,15 +54,15 @@ _LATEX_UNIT = re.compile(rf"(?P<value>.*?[^\s\\]) ?(?P<unit>°?(?:{_UNIT_TEXT}(?
 _PLAIN_UNIT = re.compile(
     rf"(?P<value>[-+]?(?:\\frac|\\sqrt|\\pi ?|\\times ?|\\cdot ?|[\d.,/:{{}}^()])*[\d}})°])(?P<blank> ?)(?P<unit>[A-Za-z][A-Za-z./ ]*[A-Za-z.]{_POWER}?)"
 )
-_SIGN_UNIT = re.compile(r"(?P<value>.*[\d}])(?P<unit>°[CFK]?|€|£|¥|₹|₩|\\?\$)")
+_SIGN_UNIT = re.compile(r"(?P<value>.*[\d}])(?P<unit>°[CFK]?|¢|€|£|¥|₹|₩|\\?\$)")
 _CURRENCY = re.compile(r"(?P<sign>[-+]?)(?P<unit>(?:US)?\\?\$|€|£|¥|₹|₩|Rs\.?)(?P<value>-?[\d.].*)(?<!%)")
 
 _VARIABLE = (
     r"(?:\\(?:angle|triangle|Delta|partial|overline|vec|hat|bar|overrightarrow) ?)*(?:\{?[A-Za-z]{1,4}\}?|\\[A-Za-z]+)"
 )
-_NAME = rf"\|?{_VARIABLE}(?:_(?:\w|\{{[^{{}}]*\}}|\\\w+))?'*(?:\([^()=<>]*\))?\|?|\\text\{{[^{{}}]*\}}|\([A-Za-z](?:,[A-Za-z])+\)"
+_NAME = rf"\|?{_VARIABLE}(?:_(?:\w|\{{[^{{}}]*\}}|\\\w+))?'*(?:\([^()=<>]*\))?\|?|\\text\{{[^{{}}]*\}}|\([A-Za-z](?:,[A-Za-z])+\)|\\frac\{{d\w\}}\{{d\w\}}"
 _NAMED = re.compile(rf"(?P<name>{_NAME})(?P<relation>=|\\approx ?|\\in ?(?=[(\[\\]))(?P<value>[^=<>]+)")
-_NOT_NAMES = re.compile(r"\\(?:frac|sqrt|pi|infty|sin|cos|tan|ln|log|begin|emptyset|pm)(?![A-Za-z])")
+_NOT_NAMES = re.compile(r"\\(?:frac(?!\{d)|sqrt|pi|infty|sin|cos|tan|ln|log|begin|emptyset|pm)(?![A-Za-z])")
 _RELATION = re.compile(r"[=<>]|\\(?:le|ge|ne|approx|in|subset|equiv)(?![A-Za-z])")
 
 _SET = r"(?:\\mathbb\{?[A-Z]\}?|\\?[ZNRQC])(?:\^?[+*]|_\{?[^{}]*\}?|\^\{?[^{}]*\}?)?"
@@ -72,6 +72,14 @@ _FOR_ALL = r"(?:\\text\{\s*,?\s*(?:for|where|with)\b[a-z ]*\}|(?:for|where) (?:a
 _CONDITION = re.compile(
     rf"(?P<value>.*?[^,\s])(?:,? ?{_FOR_ALL}\(?(?P<first>{_VARIABLES}|{_RANGE})\)?|[,(] ?\(?(?P<second>{_VARIABLES}\\in ?{_SET})\)?)"
 )
+
+_NOT_THE_NAME = re.compile(r"\band\b|[^\w-]")
+_COUNT = r"(?P<number>\d+(?:\.\d+)?)"
+_NOUN = r"(?:\\text\{(?P<text>[^{}\\\d]+)\}|(?P<plain>[A-Za-z]{2,}(?: [A-Za-z]+)*))"
+_THINGS = (
+    re.compile(rf"{_COUNT} ?{_NOUN},? ?"),
+    re.compile(rf"{_NOUN}[ :=]*{_COUNT},? ?"),
+)  # 3 cats, 4 dogs; Ann 3, Ben 4
 
 _BASE = re.compile(
     r"\(?(?P<value>[0-9A-Fa-f]*\d[0-9A-Fa-f]*)\)?_(?:\{(?P<base>\d{1,2})\}|(?P<digit>\d))(?:\\text\{[^{}]*\})?"
@@ -139,7 +147,8 @@ def _split_unit(text: str) -> tuple[str, str]:
         )
     match = _SIGN_UNIT.fullmatch(text)
     if match is not None and (match["unit"].startswith("°") or not has_relation(text)):
-        return match["value"], match["unit"].lstrip("\\").lower()
+        unit = match["unit"].lstrip("\\").lower()
+        return match["value"], _UNIT_NAMES.get(unit, unit)
     match = _LATEX_UNIT.fullmatch(text)
     if match is not None and not match["value"].endswith(r"\text") and re.search(r"[\dA-Za-z]", match["value"]):
         unit = unit_name(re.sub(r"\\text\{([^{}]*)\}", r"\1", match["unit"]))
@@ -148,12 +157,46 @@ def _split_unit(text: str) -> tuple[str, str]:
     match = _PLAIN_UNIT.fullmatch(text)
     if match is not None:
         unit = unit_name(match["unit"])
-        first = re.match("[A-Za-z]+", match["unit"])[0]
+        first = re.split("[^A-Za-z]", match["unit"])[0]
         is_known = unit not in (None, "") and len(first) >= 2
         is_word = match["blank"] and len(first) >= 4 and re.search("[aeiou]", first.lower())
         if unit is not None and (is_known or is_word):
             return match["value"], unit
     return text, ""
+
+
+# Names that may mean several units
+_SHORT_FOR = {"pound": {"lb", "£"}, "°": {"°c", "°f", "°k"}}
+
+
+def are_same_unit(one: str, other: str) -> bool:
+    r"""
+    Say whether two canonical names may mean the same unit. A missing unit may mean any.
+
+    Examples:
+        >>> are_same_unit("cm", "cm"), are_same_unit("cm", ""), are_same_unit("pound", "£"), are_same_unit("lb", "£")
+        (True, True, True, False)
+    """
+    if not (one and other) or one == other:
+        return True
+    return other in _SHORT_FOR.get(one, ()) or one in _SHORT_FOR.get(other, ())
+
+
+def count_things(text: str) -> list[tuple[str, str]]:
+    r"""
+    The numbers and the words of a list of at least two counted things; nothing if a text is anything else.
+
+    Examples:
+        >>> count_things(r"3\text{ blue},2\text{ red}"), count_things("3,2")
+        ([('3', 'blue'), ('2', 'red')], [])
+    """
+    for pattern in _THINGS:
+        things = list(pattern.finditer(text))
+        if len(things) >= 2 and not pattern.sub("", text):
+            return [
+                (match["number"], _NOT_THE_NAME.sub("", (match["text"] or match["plain"]).lower())) for match in things
+            ]
+    return []
 
 
 def unit_name(text: str) -> str | None:

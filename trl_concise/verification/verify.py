@@ -65,7 +65,7 @@ def verify_answers(
     r"""
     Check, for each completion, whether its final answer equals the reference answer.
 
-    The final answer is looked for after the last `</think>`, in the last `\boxed{}`; without a box, a completion that is nothing but
+        The final answer is looked for after the last `</think>`, in the last `\boxed{}`; without a box, a completion that is nothing but
     an answer is taken whole, and prose is searched as math-verify does. Equality is math-verify's judgment, except for
     answers that are certain without it (the same text, or two plain numerals). math-verify runs in separate processes,
     which start when first needed, so that nothing it is given can stall or crash this one. docs/verification.md describes all
@@ -83,8 +83,8 @@ def verify_answers(
         format (`str`, *optional*, defaults to `"auto"`):
             Where the final answer is: `"auto"`, `"boxed"`, `"answer_tag"` or `"last_number"` (see docs/verification.md).
         final_form (`bool`, *optional*, defaults to `False`):
-            Whether an answer that leaves arithmetic to be done, such as `6 \times 7` for 42, counts as wrong.
-            [`math_accuracy_reward`] and [`evaluate`] ask for it.
+            Whether an answer that leaves arithmetic to be done, such as `6 \times 7` for 42, counts as wrong. By default this
+            function says whether two answers are equal. [`math_accuracy_reward`] and [`evaluate`] set it to `True`.
 
     Returns:
         `list[bool | None]`: `True` if the answer is correct, `False` if it is wrong or missing, `None` if the reference answer is

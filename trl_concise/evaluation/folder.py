@@ -1,0 +1,56 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The folder of an evaluation: its settings and the completions so far."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from ..state.checkpoint import write_atomically
+from .completions import Completion, count_complete, read_completions
+from .summaries import read_json
+
+
+COMPLETIONS_FILE = "completions.jsonl"
+SETTINGS_FILE = "settings.json"
+_NEW_SETTINGS = {"prompt_suffix": None, "answer_format": "auto", "final_form": True}  # missing from older files
+
+
+def read_folder(folder: Path, settings: dict[str, Any]) -> list[Completion]:
+    """Return the completions in the folder, after checking that they have the same model and settings."""
+    if not next(path for path in (folder, *folder.absolute().parents) if path.exists()).is_dir():
+        raise ValueError(f"The results cannot be written into {folder}: it, or a parent of it, is a file.")
+    check_settings(folder, settings)
+    completions = folder / COMPLETIONS_FILE
+    if not completions.exists():
+        return []
+    items = read_completions(completions)
+    end = count_complete(items)
+    lines = completions.read_bytes().split(b"\n")
+    if any(lines[end:]):  # the run ended while it wrote a batch, which is drawn again: its seed is that of the whole
+        write_atomically(completions, b"".join(line + b"\n" for line in lines[:end]))
+    return items[:end]
+
+
+def check_settings(folder: Path, settings: dict[str, Any]) -> None:
+    """Check that the results in a folder have the same settings and weights."""
+    path = folder / SETTINGS_FILE
+    if path.exists():
+        found = read_json(path)
+        if not isinstance(found, dict):
+            raise ValueError(
+                f"{path} does not contain the settings of an evaluation. Choose another output_dir, or delete this one."
+            )
+        found = _NEW_SETTINGS | found
+        other = {key: found[key] for key in settings if key in found and found[key] != settings[key]}
+        if other.keys() == {"weights"}:
+            raise ValueError(
+                f"{folder} contains an evaluation of other weights than {settings['model']!r} has now: the model was trained "
+                "since, or another one has the same name. Choose another output_dir, or delete this one."
+            )
+        if other:
+            other.pop("weights", None)
+            raise ValueError(
+                f"{folder} contains an evaluation with other settings: {other}, now "
+                f"{ {key: settings[key] for key in other} }. Choose another output_dir, or delete this one."
+            )

@@ -65,9 +65,9 @@ def verify_answers(
     r"""
     Check, for each completion, whether its final answer equals the reference answer.
 
-        The final answer is looked for after the last `</think>`, in the last `\boxed{}`; without a box, a completion that is nothing but
+    The final answer is in the last `\boxed{}` after the last `</think>`. Without a box, a completion that is nothing but
     an answer is taken whole, and prose is searched as math-verify does. Equality is math-verify's judgment, except for
-    answers that are certain without it (the same text, or two plain numerals). math-verify runs in separate processes,
+    answers that are certain without it (the same text, two plain numerals, or different brackets). math-verify runs in separate processes,
     which start when first needed, so that nothing it is given can stall or crash this one. docs/verification.md describes all
     steps.
 

@@ -20,6 +20,7 @@ from tests import tiny
 from trl_concise import (
     Advantage,
     Component,
+    GroupFilter,
     GroupReward,
     PromptSelector,
     Rollout,
@@ -227,7 +228,8 @@ class Forced(Counts, Rollout):
         self.trains_prefix = trains_prefix
 
     def generate(self, trainer, rows):
-        assert len({row["prompt_id"] for row in rows}) > 1 and "thinks" not in rows[0]
+        assert len({row["prompt_id"] for row in rows}) > 1 or trainer.group_filter is not None
+        assert "thinks" not in rows[0]
         first = trainer.accelerator.process_index * len(rows)
         thinks = [(first + i + self.seen) % 2 for i in range(len(rows))]
         prefixes = [[20 + (first + i) % 7, 30] if chosen else [] for i, chosen in enumerate(thinks)]
@@ -274,7 +276,54 @@ def rollout_copied() -> dict[str, Any]:
     }
 
 
+class Sieve(Counts, GroupFilter):
+    """Keeps about half of the prompts, others with each batch, and checks that it sees the measures of other components."""
+
+    name = "sieve"
+    needs_correctness = False
+    max_refills = 2
+
+    def keep(self, rollouts):
+        assert rollouts.kept is None
+        if "sampled" in rollouts.measured:
+            assert torch.equal(rollouts.measured["sampled"]["tokens"], rollouts.lengths.float())
+        return torch.tensor([(int(key[:2], 16) + self.seen) % 2 == 0 for key in rollouts.prompt_keys])
+
+    def observe(self, rollouts):
+        super().observe(rollouts)
+        kept = rollouts.by_group(rollouts.kept)
+        assert len(kept) >= 3 and not kept[3:].any()  # the batch first, then what it does not contain
+
+
+class Halves(Counts, GroupFilter):
+    """Keeps the shorter half of each group, and leaves the rest out of the loss."""
+
+    name = "halves"
+    divisor = "kept"
+
+    def keep(self, rollouts):
+        lengths = rollouts.by_group(rollouts.lengths)
+        order = lengths.argsort(dim=1, stable=True)
+        half = rollouts.num_generations // 2
+        return torch.zeros_like(lengths, dtype=torch.bool).scatter(1, order[:, :half], True).flatten()
+
+
+def refill() -> dict[str, Any]:
+    return {"group_filter": Sieve(), "prompt_selector": Sampled(), "token_credit": Weights(), "advantage": Doubles()}
+
+
+def refill_rollout() -> dict[str, Any]:
+    return {**rollout_forced(), "group_filter": Sieve()}
+
+
+def filter_completions() -> dict[str, Any]:
+    return {"group_filter": Halves()}
+
+
 ROWS = {
+    "refill": refill,
+    "refill_rollout": refill_rollout,
+    "filter_completions": filter_completions,
     "rollout_forced": rollout_forced,
     "rollout_copied": rollout_copied,
     "measures": measures,

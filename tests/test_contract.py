@@ -36,6 +36,7 @@ SEAMS = {
     "_load_optimizer_and_scheduler": ["self", "checkpoint"],
 }
 OVERRIDDEN = {  # public methods
+    "get_train_dataloader": ["self"],
     "evaluate": ["self", "eval_dataset", "ignore_keys", "metric_key_prefix"],
     "log": ["self", "logs", "start_time"],
 }

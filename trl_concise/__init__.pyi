@@ -1,7 +1,16 @@
 from . import demo
 from .callbacks import ConciseProgressCallback
 from .cli.script import TrainingScript
-from .components import Advantage, BudgetSchedule, Component, GroupReward, PromptSelector, Rollout, TokenCredit
+from .components import (
+    Advantage,
+    BudgetSchedule,
+    Component,
+    GroupFilter,
+    GroupReward,
+    PromptSelector,
+    Rollout,
+    TokenCredit,
+)
 from .config import ConciseGRPOConfig
 from .data import APITeacher, LocalTeacher, build_critiques, build_redi_pairs, load_problems
 from .evaluation.watch import WatchSet
@@ -10,6 +19,7 @@ from .methods.cft import CFTTrainer
 from .methods.cft_config import CFTConfig
 from .methods.curriculum import AccuracyBand
 from .methods.dler import BatchWhitening
+from .methods.dynamic_sampling import DynamicSampling
 from .methods.efficient_reasoning import EfficientReasoningReward
 from .methods.greso import GRESO, GRESOTrainer
 from .methods.greso_config import GRESOConfig
@@ -49,11 +59,13 @@ __all__ = [
     "ConciseGRPOTrainer",
     "ConciseProgressCallback",
     "DifficultyWeighting",
+    "DynamicSampling",
     "EfficientReasoningReward",
     "GRESO",
     "GRESOConfig",
     "GRESOTrainer",
     "GRPOLEADReward",
+    "GroupFilter",
     "GroupReward",
     "HAPOConfig",
     "HAPOLengthReward",

@@ -15,7 +15,7 @@ from datasets import Dataset, IterableDataset
 from transformers import AutoConfig
 from transformers.trainer_utils import has_length
 
-from .components import BudgetSchedule, Component, PromptSelector, Rollout
+from .components import DIVISORS, BudgetSchedule, Component, GroupFilter, PromptSelector, Rollout
 
 
 if TYPE_CHECKING:
@@ -305,6 +305,27 @@ def _check_prompt_ids(dataset: Dataset) -> None:
                 f"prompt_id={name!r} names different prompts, which would share one history. Make the ids unique, or drop "
                 "the column: prompts are then distinguished by their text."
             )
+
+
+def check_filter(group_filter: GroupFilter | None, tools: Any, environments: Any) -> None:
+    """
+    Check the settings of a filter, and that groups can be replaced in this run.
+
+    Raises:
+        `ValueError`: If `max_refills` or `divisor` is invalid, or groups are replaced whose completions call tools or environments.
+    """
+    if group_filter is None:
+        return
+    name, refills = type(group_filter).__name__, group_filter.max_refills
+    if not isinstance(refills, int) or refills < 0:
+        raise ValueError(f"{name}.max_refills is {refills!r}. Set it to an integer of at least 0.")
+    if group_filter.divisor not in DIVISORS:
+        raise ValueError(f"{name}.divisor is {group_filter.divisor!r}, but must be one of {DIVISORS}.")
+    if refills and (tools or environments is not None):
+        raise ValueError(
+            f"{name} cannot replace groups whose completions call tools or environments. Set max_refills=0, or train without tools "
+            "and environments."
+        )
 
 
 def describe(value: Any) -> str:

@@ -28,8 +28,8 @@ from .batch.generation import ForkedRandomState
 from .batch.loss import ComputesLoss
 from .batch.merging import check_mergeable
 from .batch.reference import make_reference_movable
+from .batch.refilling import RefillsGroups
 from .batch.row_scoring import TrainsOnRows
-from .batch.scoring import ScoresRewards
 from .batch.token_credit import assign_token_credit
 from .batch.warnings import BatchWarnings
 from .checks import (
@@ -37,6 +37,7 @@ from .checks import (
     check_budget,
     check_columns_are_kept,
     check_datasets,
+    check_filter,
     check_output_dir,
     check_rollout,
 )
@@ -44,6 +45,7 @@ from .components import (
     Advantage,
     BudgetSchedule,
     Component,
+    GroupFilter,
     GroupReward,
     PromptSelector,
     Rollout,
@@ -74,7 +76,7 @@ class ConciseGRPOTrainer(
     TrainsOnRows,
     GeneratesBatch,
     ComputesLoss,
-    ScoresRewards,
+    RefillsGroups,
     GeneratesExtra,
     GRPOTrainer,
 ):
@@ -92,6 +94,8 @@ class ConciseGRPOTrainer(
             Chooses which prompts are rolled out. Needs a dataset that can be indexed.
         rollout ([`Rollout`], *optional*):
             Generates the completions of training batches. Cannot be combined with tools, environments and a `rollout_func`.
+        group_filter ([`GroupFilter`], *optional*):
+            Decides which completions are trained on, and has groups that keep none replaced by groups of other prompts.
         advantage ([`Advantage`] or `list[Advantage]`, *optional*):
             Computes one advantage per completion, and may drop completions. Several are applied in order.
         token_credit ([`TokenCredit`] or `list[TokenCredit]`, *optional*):
@@ -138,6 +142,7 @@ class ConciseGRPOTrainer(
         *grpo_args,
         prompt_selector: PromptSelector | None = None,
         rollout: Rollout | None = None,
+        group_filter: GroupFilter | None = None,
         advantage: Advantage | list[Advantage] | None = None,
         token_credit: TokenCredit | list[TokenCredit] | None = None,
         budget_schedule: BudgetSchedule | None = None,
@@ -155,6 +160,7 @@ class ConciseGRPOTrainer(
             {
                 "prompt_selector": prompt_selector,
                 "rollout": rollout,
+                "group_filter": group_filter,
                 "advantage": advantage,
                 "token_credit": token_credit,
                 "budget_schedule": budget_schedule,
@@ -164,6 +170,7 @@ class ConciseGRPOTrainer(
         )
         self.prompt_selector: PromptSelector | None = next(iter(slots["prompt_selector"]), None)
         self.rollout: Rollout | None = next(iter(slots["rollout"]), None)
+        self.group_filter: GroupFilter | None = next(iter(slots["group_filter"]), None)
         self.advantages: list[Advantage] = slots["advantage"]
         self.token_credits: list[TokenCredit] = slots["token_credit"]
         self.budget_schedule: BudgetSchedule | None = next(iter(slots["budget_schedule"]), None)
@@ -208,6 +215,7 @@ class ConciseGRPOTrainer(
             # The engine has seeded this process with its own seed, the rank. Processes that share an engine draw alike.
             set_seed(args.seed + self.accelerator.process_index // args.vllm_tensor_parallel_size)
 
+        check_filter(self.group_filter, self.tools, self.environment_factories)
         if args.merge_adapter_for_generation and not self.use_vllm:
             check_mergeable(self.model, is_sharded=self._dist.is_fsdp or self._dist.is_zero3)
         self._fork = ForkedRandomState(args.seed, self.accelerator.process_index, self.accelerator.device)
@@ -277,14 +285,14 @@ class ConciseGRPOTrainer(
     def _get_train_sampler(self, dataset=None):
         sampler = super()._get_train_sampler(dataset)
         step, accumulation = lambda: self.state.global_step, self.args.gradient_accumulation_steps
-        if self.prompt_selector is None:
+        if self.prompt_selector is None or self._refills:
             return EpochRepeatSampler(sampler, step, accumulation)
         self._prompt_order = SelectingSampler(sampler, self.prompt_selector, step, accumulation)
         return self._prompt_order
 
     # [2] Completions: `GeneratesBatch._generate`
 
-    # [3] Rewards: `ScoresRewards._calculate_rewards`
+    # [3] Rewards: `ScoresRewards._calculate_rewards`. Replaced groups: `RefillsGroups`
 
     def _observes_late(self, component):
         return component in self.token_credits or component in self.advantages
@@ -311,6 +319,7 @@ class ConciseGRPOTrainer(
         try:
             with self._training_budget():
                 batch = super()._generate_and_score_completions(inputs)
+                self._zero_unkept(batch)
                 with self._keeping(None):
                     rows = self._collect_rows(self._batch) if training else None
             if training and self._batch.generated is not None:
@@ -325,6 +334,7 @@ class ConciseGRPOTrainer(
                 for name, value in metrics.items():
                     self._metrics["train"][name].append(value)
                 self._is_ordered = False
+            self._zero_unkept(batch)
             leave_out_dropped(self._batch, batch, self.loss_type)
             if rows is not None:
                 with self._keeping(None):
@@ -356,7 +366,7 @@ class ConciseGRPOTrainer(
     # [6] State: what `SavesState` asks
 
     def _saved_components(self) -> list[Stateful]:
-        return [*self.components, *([self._prompt_order] if self._prompt_order is not None else [])]
+        return [*self.components, *(order for order in (self._prompt_order, self._prompt_queue) if order is not None)]
 
     def _changed_by_a_step(self, between_steps: bool) -> dict[str, Any]:
         names = ["_step", *(["entropy_coef", "_last_world_entropy"] if self.use_adaptive_entropy else [])]

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import random
 
-from trl_concise import BudgetSchedule, PromptSelector, TokenCredit
+from trl_concise import BudgetSchedule, DynamicSampling, PromptSelector, TokenCredit
 
 
 class RandomSelector(PromptSelector):
@@ -54,6 +54,7 @@ class Shrinking(BudgetSchedule):
 
 SLOTS = {
     "selector": ("prompt_selector", RandomSelector),
+    "filter": ("group_filter", lambda: DynamicSampling(max_refills=2)),
     "credit": ("token_credit", HalfOfTheTokens),
     "budget": ("budget_schedule", Shrinking),
 }

@@ -38,7 +38,8 @@ CASES: dict[str, dict[str, Any]] = {
         "per_device_train_batch_size": 4,
     },
     "hapo, lora": {"lora": True},
-    "every slot": {"parts": ("hapo", "selector", "credit", "budget"), "num_iterations": 2},
+    "refill": {"parts": ("hapo", "filter")},
+    "every slot": {"parts": ("hapo", "selector", "filter", "credit", "budget"), "num_iterations": 2},
 }
 
 

@@ -42,6 +42,32 @@ def test_prompt_selection(embedded, mode, tmp_path):
     train(tc.GRESOTrainer, tc.GRESOConfig, embedded, mode, tmp_path, rows=8)
 
 
+class EveryOther(tc.GroupFilter):
+    """Keeps every other group of the run."""
+
+    name = "every_other"
+    max_refills = 2
+
+    def __init__(self):
+        self.rounds = []
+
+    def keep(self, rollouts):
+        groups = torch.arange(len(rollouts)) // rollouts.num_generations
+        self.rounds.append(len(rollouts) // rollouts.num_generations)
+        return groups % 2 == 1
+
+
+def test_groups_are_replaced(embedded, mode, tmp_path):
+    group_filter = EveryOther()
+    trainer, logs = train(
+        tc.ConciseGRPOTrainer, tc.ConciseGRPOConfig, embedded, mode, tmp_path, rows=32, group_filter=group_filter
+    )
+    assert group_filter.rounds == 3 * [4, 2, 1]
+    assert [entry["refill/rounds"] for entry in logs] == [2, 2, 2]
+    assert [entry["refill/missing_fraction"] for entry in logs] == [0.25, 0.25, 0.25]
+    assert_engine_is_policy(trainer)
+
+
 @pytest.mark.parametrize("correction", ["sequence_mask", "token_truncate"])
 def test_token_selection_with_either_correction(correction, embedded, mode, tmp_path):
     train(

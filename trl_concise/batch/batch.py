@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,7 @@ from accelerate.utils import gather
 
 from ..verification.finished import prompt_opens_reasoning
 from .generation import Generated
+from .refill import join_rows
 from .rollouts import CompletionTokens, LocalRollouts, Rollouts, completion_lengths, prompt_digest, prompt_key
 from .token_credit import gather_tokens
 
@@ -45,11 +47,14 @@ class GenerationBatch:
         tokens ([`CompletionTokens`], *optional*): Token ids for the token credits; `None` without them.
         selections (`list[torch.Tensor | None]`): What each token credit has selected.
         own ([`LocalRollouts`], *optional*): This process's completions; `None` without components.
+        correct (`torch.Tensor`, *optional*): `(B,)`, the judgments of all processes' completions, as in [`Rollouts`].
         rollouts ([`Rollouts`], *optional*): The batch of all processes, with every reward; `None` without components.
         dropped (`torch.Tensor`, *optional*): `(B,)` bool, completions of all processes that are left out of the loss; `None` if
             all are kept.
         divisor (`str`): What the loss divides by: `"kept"` completions, or `"all"`.
         dropped_by (`str`): The component that dropped completions.
+        surplus (`int`): Completions at the end of the gathered batch that only give every process the same number of rows.
+        surplus_tokens (`int`): Their tokens.
     """
 
     rows: list[dict[str, Any]]
@@ -69,10 +74,13 @@ class GenerationBatch:
     tokens: CompletionTokens | None = None
     selections: list[torch.Tensor | None] = field(default_factory=list)
     own: LocalRollouts | None = None
+    correct: torch.Tensor | None = None
     rollouts: Rollouts | None = None
     dropped: torch.Tensor | None = None
     divisor: str = "kept"
     dropped_by: str = ""
+    surplus: int = 0
+    surplus_tokens: int = 0
 
     @property
     def local(self) -> slice:
@@ -168,6 +176,22 @@ class GenerationBatch:
             )
         self.dropped = dropped if self.dropped is None else self.dropped | dropped
         self.divisor, self.dropped_by = divisor, by
+
+    def without_surplus(self, rollouts: Rollouts) -> Rollouts:
+        """Return the gathered batch without the surplus, whose tokens are counted."""
+        rows = len(rollouts) - self.surplus
+        self.surplus_tokens = int(rollouts.lengths[rows:].sum())
+        assert self.correct is not None
+        self.correct = self.correct[:rows]
+        own = max(0, min(rows, self.local.stop) - self.local.start)
+        return dataclasses.replace(
+            join_rows([rollouts], range(rows)),
+            local=slice(self.local.start, self.local.start + own),
+            measured_tokens={
+                component: {name: values[:own] for name, values in measures.items()}
+                for component, measures in rollouts.measured_tokens.items()
+            },
+        )
 
     def gather(self, local: LocalRollouts, correct: torch.Tensor, rewards: dict[str, torch.Tensor]) -> Rollouts:
         """

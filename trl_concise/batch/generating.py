@@ -59,14 +59,20 @@ class GeneratesBatch(_Mixed):
         is_used = self.rollout is not None and (self.model.training or self.rollout.in_evaluation)
         return self.rollout if is_used else None
 
-    def _generate(self, prompts):
+    def _generate_as_slotted(self, prompts: list) -> tuple:
+        """Return what TRL's `_generate` returns, for completions of the component in the slot `rollout` if there is one."""
         batch = self._batch
         assert batch is not None  # set by `_generate_and_score_completions`
         own = {}
         if (rollout := self._rollout_in_use()) is not None:
             own["rollout_func"] = lambda prompts, trainer: generate(trainer, rollout, batch, prompts)
         with changed([(self.__dict__, own)]):
-            output = super()._generate(prompts)
+            return super()._generate(prompts)
+
+    def _generate(self, prompts):
+        batch = self._batch
+        assert batch is not None
+        output = self._generate_as_slotted(prompts)
         prompt_ids, completion_ids, tool_mask = output[:3]
         batch.add_completions(prompt_ids, completion_ids, tool_mask, self._tokenizer)
         context = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)

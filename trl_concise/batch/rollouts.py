@@ -256,6 +256,8 @@ class Rollouts:
             of this process's rows, by component name.
         loss_lengths (`torch.Tensor`, *optional*): `(B,)` int64, tokens that the loss may use: those written by the model,
             terminating EOS included; 0 for a truncated completion with `mask_truncated_completions`. Defaults to `lengths`.
+        kept (`torch.Tensor`, *optional*): `(B,)` bool, what a [`GroupFilter`] keeps; `None` without one. In
+            [`~Component.observe`], groups that were replaced are among the others, after the B rows of the batch.
     """
 
     prompt_keys: tuple[str, ...]
@@ -271,6 +273,7 @@ class Rollouts:
     tokens: CompletionTokens | None = None
     measured_tokens: dict[str, dict[str, Tensor]] = field(default_factory=dict)
     loss_lengths: Tensor = cast(Tensor, None)  # filled in below
+    kept: Tensor | None = None
 
     def __post_init__(self):
         if len(self.prompt_keys) % self.num_generations:

@@ -52,6 +52,14 @@ class ScoresRewards(_Mixed):
         raise NotImplementedError
 
     def _calculate_rewards(self, inputs, prompts, completions, completion_ids_list):
+        rewards = self._score(inputs, prompts, completions, completion_ids_list)
+        batch = self._batch
+        assert batch is not None
+        self._finish_scoring(batch.correct, completions, batch.rollouts)
+        return rewards
+
+    def _score(self, inputs, prompts, completions, completion_ids_list) -> torch.Tensor:
+        """Return the gathered rewards `(B, F)`, those of group rewards included. With components, add `rollouts` to the batch."""
         batch = self._batch
         assert batch is not None  # set by `_generate_and_score_completions`
         marked = mark_finished(
@@ -64,22 +72,21 @@ class ScoresRewards(_Mixed):
         )
         rewards = super()._calculate_rewards(marked, prompts, completions, completion_ids_list)  # (B, F), gathered
         check_rewards(rewards, self.reward_func_names)
-        correct = self._judge(rewards)
-        if not batch.training:
-            self._add_to_evaluation(correct, completions, batch)
-        elif self.correctness_column is not None:
-            self._metrics["train"]["accuracy"].append(correct.nanmean().item())
+        batch.correct = self._judge(rewards)
         if self.components:
             names = self.reward_func_names
             plain = {name: rewards[:, i] for i, name in enumerate(names) if i not in self.group_rewards}
             local = batch.local_rollouts(inputs, prompts, completions)
-            rollouts = batch.gather(local, correct, plain)
+            rollouts = batch.gather(local, batch.correct, plain)
             for component in self.components if batch.training else self.group_rewards.values():
                 add_measures(component, local, rollouts)
             if batch.generated is not None and self.rollout is not None:
                 numbers = gather_numbers(batch.generated, batch.device)
                 rollouts.measured.setdefault(self.rollout.name, {}).update(numbers)
-            self._score_groups(rollouts, rewards)
+            if batch.surplus:
+                rewards = rewards[: -batch.surplus]
+                rollouts = batch.without_surplus(rollouts)
+            batch.rollouts = self._score_groups(rollouts, rewards)
         return rewards
 
     def _judge(self, rewards: torch.Tensor) -> torch.Tensor:
@@ -91,8 +98,8 @@ class ScoresRewards(_Mixed):
             self._warnings.check_verdicts(judgments, self.reward_func_names[self.correctness_column])
         return verdicts(judgments)
 
-    def _score_groups(self, rollouts: Rollouts, rewards: torch.Tensor) -> None:
-        """Fill the columns of the group rewards in `rewards`, `(B, F)`, and let every component observe the batch."""
+    def _score_groups(self, rollouts: Rollouts, rewards: torch.Tensor) -> Rollouts:
+        """Fill the columns of the group rewards in `rewards`, `(B, F)`, and return the batch with them."""
         for column, group_reward in self.group_rewards.items():
             scores = group_reward.score(rollouts)
             if not isinstance(scores, torch.Tensor) or scores.shape != (len(rollouts),):
@@ -103,9 +110,26 @@ class ScoresRewards(_Mixed):
             rewards[:, column] = scores.to(rewards)
         check_rewards(rewards, self.reward_func_names)
         by_name = {name: rewards[:, i] for i, name in enumerate(self.reward_func_names)}
-        rollouts = dataclasses.replace(rollouts, rewards=by_name)
-        assert self._batch is not None
-        self._batch.rollouts = rollouts
+        return dataclasses.replace(rollouts, rewards=by_name)
+
+    def _finish_scoring(self, correct: torch.Tensor, completions: list, observed: Rollouts | None) -> None:
+        """
+        Log what is known after the rewards, and let every component observe.
+
+        Args:
+            correct (`torch.Tensor`): `(B,)`, the judgments of the batch.
+            completions (`list`): As reward functions receive them.
+            observed ([`Rollouts`], *optional*): What components observe in training; `None` without components.
+        """
+        batch = self._batch
+        assert batch is not None
+        if not batch.training:
+            self._add_to_evaluation(correct, completions, batch)
+        elif self.correctness_column is not None:
+            self._metrics["train"]["accuracy"].append(correct.nanmean().item())
+        rollouts = batch.rollouts
+        if rollouts is None or observed is None:
+            return
         if self.log_completions:
             for component in self.components:
                 for name, values in component.columns(rollouts).items():
@@ -113,10 +137,10 @@ class ScoresRewards(_Mixed):
                     self._log_completion_extra(f"{component.name}/{name}", own)
         if not rollouts.training:
             return
-        self._warnings.observe(rollouts, needs_correctness(self.components))
+        self._warnings.observe(observed, needs_correctness(self.components))
         # Every component has scored by now: what a component learns here is the past only for the next batch.
         for component in self.components:
-            component.observe(rollouts)
+            component.observe(observed)
             if not self._observes_late(component):
                 for name, value in component.metrics().items():
                     if not math.isnan(value):  # unknown in this batch

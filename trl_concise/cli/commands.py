@@ -24,6 +24,7 @@ TRAINING: dict[str, str] = {  # script in the examples folder -> description in 
     "cft": "learn to critique solutions (SFT)",
     "combined": "combine HAPO, GRESO and S-GRPO in one trainer (GRPO)",
     "curriculum": "train on prompts that are solved sometimes (GRPO)",
+    "dynamic_sampling": "replace groups without a learning signal (GRPO)",
     "greso": "skip prompts whose groups gave no gradient (GRPO)",
     "hapo": "reward completions shorter than the shortest correct one so far (GRPO)",
     "laser": "reward correct completions within a target length (GRPO)",

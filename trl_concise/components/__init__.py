@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from .base import Component, Paper, Stateful, TrainerView
-from .kinds import DIVISORS, Advantage, BudgetSchedule, GroupReward, PromptSelector, Rollout, TokenCredit
+from .kinds import DIVISORS, Advantage, BudgetSchedule, GroupFilter, GroupReward, PromptSelector, Rollout, TokenCredit
 
 
 __all__ = [
@@ -12,6 +12,7 @@ __all__ = [
     "Advantage",
     "BudgetSchedule",
     "Component",
+    "GroupFilter",
     "GroupReward",
     "Paper",
     "PromptSelector",

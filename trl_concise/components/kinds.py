@@ -170,6 +170,38 @@ class Rollout(Component):
         """
 
 
+class GroupFilter(Component):
+    """
+    Decides which completions are trained on, and has groups that keep none replaced by groups of other prompts.
+
+    After a generation batch is judged, each group of which no completion is kept is replaced by the next prompt of the sampling
+    order. This is repeated at most `max_refills` times. Groups that are still missing then stay in the batch with advantage 0,
+    like every completion that is not kept, so the number of trained rows never changes. Evaluation is never filtered.
+
+    Attributes:
+        divisor (`str`): What happens to completions that are not kept: with `"all"` (the default), they have advantage 0, and count
+            in the divisor of the loss and in the KL term; with `"kept"`, they are left out of the loss altogether.
+        max_refills (`int`): How often missing groups are replaced per generation batch; 0 (the default) never replaces any.
+    """
+
+    divisor: str = "all"
+    max_refills: int = 0
+
+    @abstractmethod
+    def keep(self, rollouts: Rollouts) -> Tensor:
+        """
+        Return which completions are worth training on. Called once per completion, after all rewards, before
+        [`~Component.observe`].
+
+        Args:
+            rollouts ([`Rollouts`]): B completions in whole groups: the generation batch at first, then the replacements alone.
+                `rewards` includes the group rewards.
+
+        Returns:
+            `torch.Tensor`: `(B,)` bool. A group without a kept completion is replaced.
+        """
+
+
 class BudgetSchedule(Component):
     """
     Decides how many tokens a training completion may have.

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from .base import Component
-from .kinds import Advantage, BudgetSchedule, PromptSelector, Rollout, TokenCredit
+from .kinds import Advantage, BudgetSchedule, GroupFilter, PromptSelector, Rollout, TokenCredit
 
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
-_RESERVED = {"prompt_order"}  # the entry in `state.json` for the prompts that a selector has chosen
+_RESERVED = {"prompt_order", "prompt_queue"}  # entries in `state.json` for the prompts that were taken
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,7 @@ class Slot:
 SLOTS: dict[str, Slot] = {
     "prompt_selector": Slot(PromptSelector),
     "rollout": Slot(Rollout),
+    "group_filter": Slot(GroupFilter),
     "advantage": Slot(Advantage, several=True),
     "token_credit": Slot(TokenCredit, several=True),
     "budget_schedule": Slot(BudgetSchedule),

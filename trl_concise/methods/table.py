@@ -204,6 +204,17 @@ METHODS: tuple[Method, ...] = (
         "greso.md#results",
     ),
     Method(
+        "Dynamic sampling",
+        "replace groups without a learning signal (DAPO)",
+        "dynamic_sampling",
+        ("group_filter",),
+        ("DynamicSampling",),
+        "2503.14476",
+        "reconstructed",
+        "dynamic_sampling",
+        1,
+    ),
+    Method(
         "Curriculum",
         "train on prompts that are solved sometimes",
         "curriculum",

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 # How many rows a selector may choose from, per row that it must choose.
-_CANDIDATES_PER_PROMPT = 8
+CANDIDATES_PER_PROMPT = 8
 
 
 class EpochRepeatSampler(Sampler[int]):
@@ -61,6 +61,14 @@ class EpochRepeatSampler(Sampler[int]):
     def __iter__(self) -> Iterator[int]:
         self._rewind(self.step() // self.steps_per_epoch)
         return iter(self.sampler)
+
+    def order(self, epoch: int) -> list[int]:
+        """Return every row in the order of an epoch, including those that an incomplete last batch leaves out."""
+        self._rewind(epoch)
+        rows = self.sampler.num_samples
+        if not self.sampler.shuffle:
+            return list(range(rows))
+        return torch.randperm(rows, generator=self.sampler.generator).tolist()
 
     def _rewind(self, epoch: int) -> None:
         if self.sampler.shuffle:
@@ -106,33 +114,21 @@ class SelectingSampler(EpochRepeatSampler):
         if not self._resumed or epoch != self.epoch:
             self.epoch, self.cursor, self.chosen = epoch, 0, []
         self._resumed = False
-        self._rewind(epoch)
-        order = range(len(rows))
-        if self.sampler.shuffle:
-            order = torch.randperm(len(rows), generator=self.sampler.generator).tolist()
-        window = min(_CANDIDATES_PER_PROMPT * count, len(rows))
+        order = self.order(epoch)
+        window = min(CANDIDATES_PER_PROMPT * count, len(rows))
         candidates: list[dict[str, Any]] = []
         for start in range(0, len(rows) // count * count, count):
             if start == len(self.chosen):  # a resumed epoch has chosen some already
                 for place in range(self.cursor + len(candidates), self.cursor + window):
                     row = rows[order[place % len(rows)]]
                     candidates.append({**row, "prompt_key": prompt_key(row)})
-                positions = self._choose(candidates, count)
+                positions = choose_positions(self.selector, candidates, count, self.step())
                 self.chosen += [order[(self.cursor + position) % len(rows)] for position in positions]
                 self.cursor += max(positions) + 1
                 del candidates[: max(positions) + 1]
             for _ in range(self.sampler.repeat_count):
                 for row in self.chosen[start : start + count]:
                     yield from itertools.repeat(row, self.sampler.mini_repeat_count)
-
-    def _choose(self, candidates: list[dict[str, Any]], count: int) -> list[int]:
-        positions = self.selector.choose(candidates, count, self.step())
-        if len(positions) != count or len(set(positions) & set(range(len(candidates)))) != count:
-            raise ValueError(
-                f"{type(self.selector).__name__}.choose returned {positions}; expected {count} distinct positions "
-                f"among {len(candidates)} candidates."
-            )
-        return positions
 
     def state_dict(self) -> dict[str, Any]:
         return {
@@ -156,3 +152,19 @@ class SelectingSampler(EpochRepeatSampler):
         # Another number of processes may use other batches: an incomplete batch is chosen again.
         del self.chosen[len(self.chosen) // self.sampler.batch_size * self.sampler.batch_size :]
         self._resumed = True
+
+
+def choose_positions(selector: PromptSelector, candidates: list[dict[str, Any]], count: int, step: int) -> list[int]:
+    """
+    Ask a selector and check its answer. The arguments are those of [`PromptSelector.choose`].
+
+    Raises:
+        `ValueError`: If the selector did not return `count` distinct positions of candidates.
+    """
+    positions = selector.choose(candidates, count, step)
+    if len(positions) != count or len(set(positions) & set(range(len(candidates)))) != count:
+        raise ValueError(
+            f"{type(selector).__name__}.choose returned {positions}; expected {count} distinct positions "
+            f"among {len(candidates)} candidates."
+        )
+    return positions

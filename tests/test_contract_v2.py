@@ -144,10 +144,10 @@ def test_the_sketch_of_gfpo_has_its_golden_values(rewards, expected):
 @pytest.mark.parametrize("name", ["gfpo", "dler"])
 def test_filters_of_other_methods_can_be_sketched(name, tiny_model, tmp_path):
     def reward(completion_ids, **kwargs):
-        return tiny.even_reward(completion_ids)
+        return [sum(ids) % 7 / 6 for ids in completion_ids]
 
     def length(completion_ids, **kwargs):
-        return [-0.01 * sum(ids[-2:]) for ids in completion_ids]
+        return [-0.01 * len(ids) for ids in completion_ids]
 
     slots = {
         "gfpo": {"group_filter": ShortestK(2), "advantage": BaselineOfKept(), "reward_funcs": [reward]},

@@ -24,8 +24,8 @@ from trl_concise import (
     ConciseGRPOTrainer,
     DynamicSampling,
     GroupFilter,
-    Rollouts,
 )
+from trl_concise.batch.rollouts import Rollouts
 from trl_concise.components import TrainerView
 
 

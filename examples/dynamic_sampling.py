@@ -23,10 +23,10 @@ Time and memory: 54 GiB planned for full fine-tuning on a card of 80 GiB, not me
 from __future__ import annotations
 
 from trl_concise import ConciseGRPOConfig, TrainingScript
-from trl_concise.errors import tell_input_errors
+from trl_concise.errors import report_input_errors
 
 
-@tell_input_errors()
+@report_input_errors()
 def main():
     script = TrainingScript(ConciseGRPOConfig, output_dir="outputs/dynamic-sampling-demo")
 

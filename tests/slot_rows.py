@@ -292,7 +292,8 @@ class Sieve(Counts, GroupFilter):
     def observe(self, rollouts):
         super().observe(rollouts)
         kept = rollouts.by_group(rollouts.kept)
-        assert len(kept) >= 3 and not kept[3:].any()  # the batch first, then what it does not contain
+        batch = 12 // rollouts.num_generations
+        assert len(kept) >= batch and not kept[batch:].any()  # the batch first, then what it does not contain
 
 
 class Halves(Counts, GroupFilter):
@@ -316,6 +317,11 @@ def refill_rollout() -> dict[str, Any]:
     return {**rollout_forced(), "group_filter": Sieve()}
 
 
+def refill_surplus() -> dict[str, Any]:
+    """Groups of three: two processes cannot share one evenly."""
+    return {"group_filter": Sieve(), "token_credit": Weights(), "args": {"num_generations": 3}}
+
+
 def filter_completions() -> dict[str, Any]:
     return {"group_filter": Halves()}
 
@@ -323,6 +329,7 @@ def filter_completions() -> dict[str, Any]:
 ROWS = {
     "refill": refill,
     "refill_rollout": refill_rollout,
+    "refill_surplus": refill_surplus,
     "filter_completions": filter_completions,
     "rollout_forced": rollout_forced,
     "rollout_copied": rollout_copied,

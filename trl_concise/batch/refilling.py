@@ -115,7 +115,8 @@ class RefillsGroups(ScoresRewards):
         logged, self._pending_extra_logs = self._pending_extra_logs, waiting
         rollouts = batch.rollouts
         assert rollouts is not None
-        measures = split_measures(rollouts.measured_tokens, completion_ids)
+        used = rollouts.local.stop - rollouts.local.start  # without the surplus
+        measures = split_measures(rollouts.measured_tokens, completion_ids[:used])
         made = batch.generated
         drawn = [
             Completion(
@@ -129,14 +130,14 @@ class RefillsGroups(ScoresRewards):
                 old_logps=None if made is None or made.old_logps is None else made.old_logps[i],
                 tensors={} if made is None else {name: values[i].cpu() for name, values in made.tensors.items()},
             )
-            for i in range(share)
+            for i in range(used)
         ]
         if not is_batch:  # a replacement may be needed by another process than the one that has generated it
             drawn, start = gather_object(drawn), 0
         return Draw(
             rollouts=rollouts,
             rewards=rewards,
-            completions={start + i: completion for i, completion in enumerate(drawn) if start + i < len(rollouts)},
+            completions={start + i: completion for i, completion in enumerate(drawn)},
             surplus_tokens=batch.surplus_tokens,
         )
 

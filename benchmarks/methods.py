@@ -53,6 +53,7 @@ from trl_concise.evaluation import accuracy_efficiency_score, accuracy_interval,
 from trl_concise.evaluation.completions import read_completions
 from trl_concise.evaluation.evaluator import COMPLETIONS_FILE
 from trl_concise.evaluation.plots import BLACK, RUN_STYLES, new_figure, save_figure, show_as_percent
+from trl_concise.methods.ddca import DDCA
 from trl_concise.state.checkpoint import write_atomically
 
 
@@ -91,6 +92,7 @@ METHODS: dict[str, dict[str, Any]] = {
         "slots": lambda: {"advantage": BatchWhitening()},
         "config": {"scale_rewards": "none", "epsilon_high": 0.28, "max_completion_length": LIMIT // 2},
     },
+    "DDCA": {"slots": lambda: {"advantage": DDCA()}},
 }
 
 

@@ -4,7 +4,7 @@
 # ///
 """
 Train a model with one of the smaller length methods: L1, Kimi k1.5, GRPO-LEAD, Arora and Zanette, DAPO's overlong punishment,
-DLER. docs/length_rewards.md describes each.
+DLER, DDCA. docs/length_rewards.md describes each but the last, which is in docs/ddca.md.
 
 Without arguments: Kimi's length reward, on the embedded model and generated problems, on a CPU, in a few minutes:
 
@@ -28,7 +28,17 @@ from trl_concise import ConciseGRPOConfig, TrainingScript
 from trl_concise.errors import report_input_errors
 
 
-METHODS = ["kimi", "l1-exact", "l1-max", "grpo-lead", "grpo-lead-released", "efficient-reasoning", "overlong", "dler"]
+METHODS = [
+    "kimi",
+    "l1-exact",
+    "l1-max",
+    "grpo-lead",
+    "grpo-lead-released",
+    "efficient-reasoning",
+    "overlong",
+    "dler",
+    "ddca",
+]
 
 
 @dataclass
@@ -54,6 +64,7 @@ def main():
         L1Reward,
         TruncationPenalty,
     )
+    from trl_concise.methods.ddca import DDCA
     from trl_concise.methods.l1 import with_target_length
 
     if args.method in ("efficient-reasoning", "dler"):
@@ -83,6 +94,8 @@ def main():
         args.epsilon_high = 0.28
         rewards.append(TruncationPenalty())
         advantage = BatchWhitening()  # and a small --max_completion_length: the limit is the penalty
+    elif args.method == "ddca":
+        advantage = DDCA()
     script.train(ConciseGRPOTrainer(reward_funcs=rewards, advantage=advantage, **arguments))
 
 

@@ -103,8 +103,9 @@ def test_the_version_is_the_newest_one_in_the_changelog_and_in_the_citation():
     assert f"\nversion: {version}\n" in (ROOT / "CITATION.cff").read_text(encoding="utf-8")
 
 
-# Methods that share a page and an example with others.
+# Methods that share an example with others, and those of them that share its page too.
 PAGES = dict.fromkeys(["dler", "efficient_reasoning", "grpo_lead", "kimi", "l1"], "length_rewards")
+EXAMPLES = {**PAGES, "ddca": "length_rewards"}
 
 
 PARTS_OF_A_METHOD = {"laser_d_monitor", "table", "tspmo_prefix_tree", "tspmo_replay"}
@@ -117,8 +118,8 @@ METHOD_FILES = [
 
 @pytest.mark.parametrize("path", METHOD_FILES, ids=lambda path: path.stem)
 def test_every_method_has_its_page_test_example_and_changelog_entry(path):
-    example = PAGES.get(path.stem, path.stem)
-    page = {"laser_d": "laser"}.get(path.stem, example)
+    example = EXAMPLES.get(path.stem, path.stem)
+    page = {**PAGES, "laser_d": "laser"}.get(path.stem, path.stem)
     for file in [f"docs/{page}.md", f"tests/methods/test_{path.stem}.py", f"examples/{example}.py"]:
         assert (ROOT / file).is_file(), file
     letters = "".join(filter(str.isalnum, (ROOT / "CHANGELOG.md").read_text(encoding="utf-8").upper()))

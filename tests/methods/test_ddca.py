@@ -38,7 +38,11 @@ GOLDEN = [
 
 def batch_of(correct: list, lengths: list, **fields) -> Rollouts:
     return Rollouts(
-        ("a",) * len(correct), torch.tensor(lengths), torch.tensor(correct, dtype=torch.float32), len(correct), **fields
+        ("a",) * len(correct),
+        torch.tensor(lengths),
+        torch.tensor(correct, dtype=torch.float32),
+        len(correct),
+        **fields,
     )
 
 

@@ -178,6 +178,17 @@ METHODS: tuple[Method, ...] = (
         evidence="length_rewards.md#results",
     ),
     Method(
+        "DDCA",
+        "a second advantage for length, among the correct completions of a group",
+        "ddca",
+        ("advantage",),
+        ("DDCA",),
+        "2602.02099",
+        "code",
+        "ddca",
+        0,
+    ),
+    Method(
         "SIRI",
         "the generation limit shrinks and grows",
         "siri",

@@ -276,6 +276,10 @@ def rollout_copied() -> dict[str, Any]:
     }
 
 
+def reference_without_kl() -> dict[str, Any]:
+    return {"reward_funcs": [FollowsPolicy()], "args": {"beta": 0.0}}
+
+
 class Sieve(Counts, GroupFilter):
     """Keeps about half of the prompts, others with each batch, and checks that it sees the measures of other components."""
 
@@ -327,6 +331,7 @@ def filter_completions() -> dict[str, Any]:
 
 
 ROWS = {
+    "reference_without_kl": reference_without_kl,
     "refill": refill,
     "refill_rollout": refill_rollout,
     "refill_surplus": refill_surplus,

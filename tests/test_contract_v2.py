@@ -15,7 +15,7 @@ from peft import LoraConfig
 from transformers import TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
 
-from tests import slot_rows, tiny
+from tests import sketches, slot_rows, tiny
 from tests.distributed import contract
 from trl_concise import (
     Advantage,
@@ -41,13 +41,15 @@ class StopAt(TrainerCallback):
 def test_resumes_at_every_step_of_two_epochs_with_an_adapter_and_a_kl_term(row, tiny_model, tmp_path):
     changes = {
         "peft_config": LoraConfig(r=2, target_modules=["q_proj", "v_proj"], init_lora_weights="gaussian"),
-        "beta": 0.1,
         "per_device_train_batch_size": 6,
         "steps_per_generation": 2,  # three prompts per generation, which two steps train on: groups straddle micro-batches
         "max_steps": 8,  # two epochs of six prompts
         "save_strategy": "steps",
         "save_steps": 1,
     }
+
+    if row != "reference_without_kl":
+        changes["beta"] = 0.1
 
     def build(folder):
         return slot_rows.build(ConciseGRPOTrainer, ConciseGRPOConfig, tiny_model, folder, row, **changes)
@@ -330,3 +332,15 @@ def test_one_component_generates(tiny_model, tmp_path):
             rollout=slot_rows.Forced(),
             rollout_func=slot_rows.rollout,
         )
+
+
+@pytest.mark.parametrize("name", sketches.SKETCHES)
+def test_methods_are_sketched_in_a_few_lines(name, tiny_model, tmp_path):
+    given = {"reward_funcs": [slot_rows.correct_if_even], "trainer": ConciseGRPOTrainer, **sketches.SKETCHES[name]()}
+    if "rollout" not in given:
+        given["rollout_func"] = slot_rows.rollout
+    args = ConciseGRPOConfig(**tiny.settings(tmp_path, **given.pop("args", {})))
+    trainer = given.pop("trainer")(tiny_model, args=args, train_dataset=slot_rows.problems(), **given)
+    trainer.train()
+    assert trainer.state.global_step == 2
+    assert any(entry["grad_norm"] > 0 for entry in slot_rows.logged(trainer))

@@ -27,7 +27,7 @@ from .batch.generating import GeneratesBatch
 from .batch.generation import ForkedRandomState
 from .batch.loss import ComputesLoss
 from .batch.merging import check_mergeable
-from .batch.reference import make_reference_movable
+from .batch.reference import make_reference_movable, reference_loaded
 from .batch.refilling import RefillsGroups
 from .batch.row_scoring import TrainsOnRows
 from .batch.token_credit import assign_token_credit
@@ -210,7 +210,11 @@ class ConciseGRPOTrainer(
         check_best_metric(args.metric_for_best_model, args.greater_is_better)
         if args.should_save:
             check_output_dir(args.output_dir)
-        super().__init__(**given)
+        moving = [component.name for component in self.components if component.moves_reference]
+        needs_reference = bool(moving) or any(component.needs_reference for component in self.components)
+        with reference_loaded(args, needs_reference):
+            super().__init__(**given)
+        self.beta = args.beta
         if self.use_vllm and self.vllm_mode == "colocate":
             # The engine has seeded this process with its own seed, the rank. Processes that share an engine draw alike.
             set_seed(args.seed + self.accelerator.process_index // args.vllm_tensor_parallel_size)
@@ -237,7 +241,6 @@ class ConciseGRPOTrainer(
                 "cannot be resumed from them.",
                 names,
             )
-        moving = [component.name for component in self.components if component.moves_reference]
         moves_reference = args.sync_ref_model or bool(moving)
         self._keeps_reference = moves_reference and not (self.is_deepspeed_enabled or self.is_fsdp_enabled)
         if moves_reference and not self._keeps_reference:

@@ -43,7 +43,7 @@ def train(
     rows=16,
     resume=None,
     watch_dataset=None,
-    group_filter=None,
+    slots=None,
     **changes,
 ):
     """Train, check the logs, and return the trainer and its logs."""
@@ -54,7 +54,7 @@ def train(
         train_dataset=demo.train_dataset(rows),
         peft_config=peft_config,
         watch_dataset=watch_dataset,
-        **({} if group_filter is None else {"group_filter": group_filter}),
+        **(slots or {}),
     )
     trainer.train(resume_from_checkpoint=resume)
     logs = [entry for entry in trainer.state.log_history if "loss" in entry]

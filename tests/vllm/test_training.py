@@ -3,11 +3,14 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from peft import LoraConfig
 
 import trl_concise as tc
+from tests import sketches
 from tests.vllm.engine import COLOCATE
 from tests.vllm.runs import assert_engine_is_policy, train
 
@@ -60,7 +63,13 @@ class EveryOther(tc.GroupFilter):
 def test_groups_are_replaced(embedded, mode, tmp_path):
     group_filter = EveryOther()
     trainer, logs = train(
-        tc.ConciseGRPOTrainer, tc.ConciseGRPOConfig, embedded, mode, tmp_path, rows=32, group_filter=group_filter
+        tc.ConciseGRPOTrainer,
+        tc.ConciseGRPOConfig,
+        embedded,
+        mode,
+        tmp_path,
+        rows=32,
+        slots={"group_filter": group_filter},
     )
     assert group_filter.rounds == 3 * [4, 2, 1]
     assert [entry["refill/rounds"] for entry in logs] == [2, 2, 2]
@@ -80,6 +89,25 @@ def test_token_selection_with_either_correction(correction, embedded, mode, tmp_
         max_tokens=30,
         vllm_importance_sampling_mode=correction,
     )
+
+
+@pytest.mark.parametrize("correction", ["sequence_mask", "token_truncate"])
+def test_a_rollout_forces_the_first_token(correction, embedded, mode, tmp_path):
+    """The engine has not drawn the token, so its score is in no correction (and not in the difference that `train` checks)."""
+    slots = {"rollout": sketches.ForcedModes(), "advantage": sketches.AdaptThink()}
+    trainer, _ = train(
+        tc.ConciseGRPOTrainer,
+        tc.ConciseGRPOConfig,
+        embedded,
+        mode,
+        tmp_path,
+        slots=slots,
+        vllm_importance_sampling_mode=correction,
+    )
+    for batch in trainer._buffered_inputs:
+        assert batch["is_forced"][:, 0].all() and not batch["is_forced"][:, 1:].any()
+        assert batch["old_per_token_logps"][:, 0].tolist() == pytest.approx([math.log(0.5)] * len(batch["is_forced"]))
+        assert batch["sampling_per_token_logps"][:, 0].isnan().all()
 
 
 def test_replay(embedded, mode, tmp_path):

@@ -220,8 +220,8 @@ class GeneratesExtra(_Mixed):
             prompt_ids (`list[list[int]]`): What precedes each completion, at least one token. It may be another prompt than
                 the one that the completion was generated for.
             completion_ids (`list[list[int]]`): The tokens to score.
-            model (`str`, *optional*, defaults to `"policy"`): `"policy"`, or `"reference"`: the model of the KL term, or without
-                one (`beta=0`) the base model of the adapter that is trained.
+            model (`str`, *optional*, defaults to `"policy"`): `"policy"`, or `"reference"`: the model of the KL term,
+                the one that a component with `needs_reference` asks for, or the base model of the adapter that is trained.
 
         Returns:
             `torch.Tensor`: `(b, T)`, the log-probability of each completion token; T is the longest completion, and

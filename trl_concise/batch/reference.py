@@ -7,13 +7,25 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
-from trl import GRPOTrainer
+from trl import GRPOConfig, GRPOTrainer
 from trl.trainer.callbacks import SyncRefModelCallback
 from trl.trainer.utils import use_adapter
 
 
 MODELS = ("policy", "reference")
 _ADAPTER = "ref"  # TRL's name for a reference that is an adapter
+
+
+@contextmanager
+def reference_loaded(args: GRPOConfig, is_needed: bool) -> Iterator[None]:
+    """Let the trainer that is built inside load a reference model, which TRL does if `beta > 0`, also without a KL term."""
+    beta = args.beta
+    if is_needed and beta == 0:
+        args.beta = 1.0
+    try:
+        yield
+    finally:
+        args.beta = beta
 
 
 @contextmanager
@@ -34,8 +46,8 @@ def scoring_model(trainer: GRPOTrainer, model: str) -> Iterator[torch.nn.Module]
     unwrapped = trainer.accelerator.unwrap_model(trainer.model)
     if model == "reference" and not hasattr(unwrapped, "peft_config"):
         raise ValueError(
-            "This run has no reference model: TRL loads one if beta > 0, and an adapter's base model is one. Set beta > 0, or train "
-            "an adapter."
+            "This run has no reference model. Set beta > 0, or `needs_reference = True` in the class of a component, or train an "
+            "adapter, whose base model is the reference."
         )
     training = trainer.model.training
     trainer.model.eval()
@@ -50,16 +62,7 @@ def scoring_model(trainer: GRPOTrainer, model: str) -> Iterator[torch.nn.Module]
 
 
 def make_reference_movable(trainer: GRPOTrainer) -> None:
-    """
-    Check that the reference can be moved. That of an adapter becomes an adapter of its own, which starts as a copy.
-
-    Raises:
-        `ValueError`: If the run has no reference.
-    """
-    if trainer.beta == 0:
-        raise ValueError(
-            "A component moves the reference model, but with beta=0 there is none. Set beta > 0, or remove the component."
-        )
+    """Make an adapter of its own of the reference of an adapter, a copy of the one that is trained."""
     if trainer.ref_model is None:
         model = trainer.accelerator.unwrap_model(trainer.model)
         if _ADAPTER not in model.peft_config:

@@ -154,14 +154,19 @@ class Component(ABC):
         needs_correctness (`bool`):
             Whether the component reads which completions are correct. A trainer whose components all set it to `False` needs no
             reward function that says so. Default: `True`.
+        needs_reference (`bool`):
+            Whether the component calls `trainer.score_logps(model="reference")`: the reference model is then loaded without a KL
+            term (`beta=0`) too. Default: `False`.
         moves_reference (`bool`):
-            Whether the component calls `trainer.update_reference`: checkpoints then hold the reference model. Default: `False`.
+            Whether the component calls `trainer.update_reference`: checkpoints then hold the reference model, which is loaded as for
+            `needs_reference`. Default: `False`.
     """
 
     name: ClassVar[str]
     paper: ClassVar[Paper | None] = None
     card_settings: ClassVar[tuple[str, ...]] = ()
     needs_correctness: bool = True
+    needs_reference: bool = False
     moves_reference: bool = False
     _metrics: Mapping[str, float] = MappingProxyType({})
 

@@ -251,14 +251,9 @@ _GroupTable = tuple[Sequence[int | None], Sequence[Sequence[int]], PrefixTable]
 
 
 def _tables(tokens: CompletionTokens, rewards: list[float], baseline: str = "weighted") -> Iterator[_GroupTable]:
-    size, own = tokens.num_generations, range(len(tokens.own()))
-    for first in range(0, len(tokens.ids), size):
-        places = [tokens.start - (tokens.local.start or 0) + first + i for i in range(size)]
-        rows = [place if place in own else None for place in places]
-        if any(row is not None for row in rows):
-            group = slice(first, first + size)
-            masks = tokens.mask[group]
-            yield rows, masks, prefix_advantages(tokens.ids[group], rewards[group], masks, baseline=baseline)
+    for group in tokens.groups():
+        own = rewards[group.gathered.start - tokens.start : group.gathered.stop - tokens.start]
+        yield group.rows, group.mask, prefix_advantages(group.ids, own, group.mask, baseline=baseline)
 
 
 class TSPMOTrainer(ConciseGRPOTrainer):

@@ -26,6 +26,7 @@ MODULES = {
     "watch": [],
     "rows": [],
     "contract": [],
+    "components": [],
 }
 
 if __name__ == "__main__":

@@ -1,0 +1,206 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+One row per component, for `tests/test_component_contract.py` and `tests/distributed/components.py`.
+
+A row has arguments for every setting of its component, none of them a default. To add a component, add a row.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from datasets import Dataset
+
+from tests import slot_rows, tiny
+from trl_concise import ConciseGRPOConfig, ConciseGRPOTrainer, GroupReward
+from trl_concise.components import Component
+from trl_concise.methods.curriculum import AccuracyBand
+from trl_concise.methods.dler import BatchWhitening
+from trl_concise.methods.efficient_reasoning import EfficientReasoningReward
+from trl_concise.methods.greso import GRESO
+from trl_concise.methods.grpo_lead import DifficultyWeighting, GRPOLEADReward
+from trl_concise.methods.hapo import HAPOLengthReward
+from trl_concise.methods.kimi import KimiLengthReward
+from trl_concise.methods.l1 import L1Reward
+from trl_concise.methods.laser import LASERReward
+from trl_concise.methods.laser_d import LASERDReward
+from trl_concise.methods.sgrpo import StochasticTokens
+from trl_concise.methods.shorter_better import ShorterBetterReward
+from trl_concise.methods.siri import SIRISchedule, TruncationPenalty
+from trl_concise.methods.tspmo import PrefixMatching
+
+
+LIMIT = 12  # tokens, with EOS: more than any completion of `slot_rows.rollout` has
+
+
+def length_in_hundreds(length: float) -> float:
+    return length / 100
+
+
+class Careless(GroupReward):
+    """
+    A component as a user may write it: an unusual name, a function as argument, scores in float64 with NaN, metrics and a state with NaN
+    and infinity, and optionally a fault.
+    """
+
+    name = "0-My--Own_reward"
+    needs_correctness = False
+    card_settings = ("judge", "scale", "fault")
+
+    def __init__(self, judge: Callable[[float], float], scale: float = 1.0, fault: str | None = None):
+        self.judge = judge
+        self.scale = scale
+        self.fault = fault
+        self.seen = 0
+        self.shortest = math.inf
+        self.last = math.nan
+
+    def measure(self, local):
+        wide = torch.ones(len(local.lengths), max(map(len, local.completion_ids)))
+        return {"ones": wide[:, :1] if self.fault == "measure" else wide[:, 0], "wide": wide}
+
+    def score(self, rollouts):
+        scores = torch.tensor([self.judge(length) for length in rollouts.lengths.tolist()]) * self.scale
+        scores = scores.double() * (1 + self.seen)  # of another type than the rewards
+        scores[:: rollouts.num_generations] = math.nan
+        if self.fault == "infinite":
+            scores[-1] = -math.inf
+        faults = {"matrix": scores[:, None], "short": scores[:-1], "list": scores.tolist(), "none": None}
+        return faults.get(self.fault, scores)
+
+    def observe(self, rollouts):
+        self.seen += 1
+        self.shortest = min(self.shortest, rollouts.lengths.min().item())
+
+    def metrics(self):
+        return {"last": self.last, "shortest": self.shortest}
+
+    def state_dict(self):
+        return {"seen": self.seen, "numbers": {"shortest": self.shortest, "last": self.last}}
+
+    def load_state_dict(self, state):
+        self.seen, self.shortest, self.last = state["seen"], state["numbers"]["shortest"], state["numbers"]["last"]
+
+
+@dataclass(frozen=True)
+class Row:
+    """
+    A component and the settings that it is tested with.
+
+    Attributes:
+        component (`type[Component]`): The class.
+        arguments (`dict[str, Any]`): All arguments of its constructor, different from their defaults.
+        slot (`str`): Argument of the trainer.
+        args (`dict[str, Any]`): Settings of the trainer that it needs.
+        neutral (`dict[str, Any]`, *optional*): Changes to `arguments` that make it neutral; `None` if there are none. The weight 0
+            makes every group reward neutral.
+        samples (`bool`): Whether the model generates the completions; otherwise `slot_rows.rollout` does.
+        on_processes (`dict[str, Any]`): Changes to `arguments` without which the number of processes determines what is sampled.
+    """
+
+    component: type[Component]
+    arguments: dict[str, Any] = field(default_factory=dict)
+    slot: str = "reward_funcs"
+    args: dict[str, Any] = field(default_factory=dict)
+    neutral: dict[str, Any] | None = field(default_factory=dict)
+    samples: bool = False
+    on_processes: dict[str, Any] = field(default_factory=dict)
+
+    def make(self, **changes: Any) -> Component:
+        return self.component(**{**self.arguments, **changes})
+
+
+_ROWS = [
+    Row(HAPOLengthReward, {"shape": "linear", "floor": -0.5, "aggregate": "mean", "tolerance": 0.2}),
+    Row(LASERReward, {"target_length": 5, "alpha": 0.25}, neutral={"alpha": 0.0}),
+    Row(
+        LASERDReward,
+        {
+            "shortest_target": 2,
+            "longest_target": 10,
+            "interval": 2,
+            "alpha": 0.25,
+            "explore": True,
+            "monitor_prompts": 3,
+            "monitor_generations": 2,
+            "monitor_every": 5,
+            "rounding": "ceil",
+        },
+        on_processes={"shortest_target": 5, "longest_target": 5},  # one target, whatever the monitor samples
+    ),
+    Row(ShorterBetterReward, {"alpha": 1.5, "beta": 0.01}),
+    Row(L1Reward, {"form": "max-released", "alpha": 0.01, "delta": 0.25}),
+    Row(KimiLengthReward, {"warmup_steps": 1}, neutral={"warmup_steps": 100}),
+    Row(EfficientReasoningReward, {"alpha": 0.2}, args={"scale_rewards": "none"}),
+    Row(GRPOLEADReward, {"alpha": 0.1, "min_length": 1.5, "unanswered_reward": -0.25, "repetition_reward": -0.5}),
+    Row(TruncationPenalty, samples=True),
+    Row(DifficultyWeighting, {"skip_unsolved": True}, "advantage", neutral=None),
+    Row(
+        BatchWhitening,
+        {"token_weighted": False, "skip_zero_variance": False},
+        "advantage",
+        args={"scale_rewards": "none"},
+        neutral=None,
+    ),
+    Row(
+        SIRISchedule,
+        {"longest": LIMIT, "shortest": 4, "cycle": 3, "shape": "stair"},
+        "budget_schedule",
+        neutral={"shortest": LIMIT},
+        samples=True,
+    ),
+    Row(GRESO, {"exploration": 0.3, "zero_variance_target": 0.5, "seed": 7}, "prompt_selector"),
+    Row(
+        AccuracyBand,
+        {"low": 0.3, "high": 0.7, "visits": 2, "exploration": 0.3, "seed": 7},
+        "prompt_selector",
+        neutral={"low": 0.0, "high": 1.0},
+    ),
+    Row(
+        StochasticTokens,
+        {"cutoff": 1, "max_tokens": 4, "probability": 0.75, "count_forced": False, "seed": 7, "cap": "random"},
+        "token_credit",
+        neutral={"cutoff": 100},
+    ),
+    Row(
+        PrefixMatching,
+        {"replay_per_prompt": 1, "replay_group_size": 3, "baseline": "unweighted"},
+        "token_credit",
+        neutral=None,
+        on_processes={"replay_per_prompt": 0, "replay_group_size": 4},
+    ),
+    Row(Careless, {"judge": length_in_hundreds, "scale": 0.5, "fault": "of no kind"}),
+]
+ROWS = {row.component.__name__: row for row in _ROWS}
+
+
+def problems(count: int) -> Dataset:
+    return Dataset.from_list([{**row, "target_length": 2 + i} for i, row in enumerate(slot_rows.PROBLEMS[:count])])
+
+
+def correct_if_even(completion_ids, **kwargs):
+    """Return 1 if the last token before EOS has an even id."""
+    return [float(ids[-2] % 2 == 0) if len(ids) > 1 else 0.0 for ids in completion_ids]
+
+
+def build(model: str, folder, row: str, correct: Callable = correct_if_even, **changes: Any) -> ConciseGRPOTrainer:
+    """Return the trainer of a row: groups of four, two of the four prompts per step."""
+    given = ROWS[row]
+    component = given.make(**changes.pop("arguments", {}))
+    dataset = changes.pop("dataset", problems(4))
+    samples = changes.pop("samples", given.samples)
+    slots = {} if given.slot == "reward_funcs" else {given.slot: component}
+    settings = {"max_steps": 4, "max_completion_length": LIMIT, "learning_rate": 1e-2, **given.args}
+    settings |= {} if slots else {"reward_weights": [1.0, 0.5]}
+    return ConciseGRPOTrainer(
+        model,
+        [correct] if slots else [correct, component],
+        ConciseGRPOConfig(**tiny.settings(folder, **{**settings, **changes})),
+        dataset,
+        rollout_func=None if samples else slot_rows.rollout,
+        **slots,
+    )

@@ -1,0 +1,185 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+Short runs of every drop-in trainer, whose figures are committed in tests/trajectories, so that a review shows what a change changes.
+
+    python -m tests.tools.trajectories           # compares, and names what differs
+    python -m tests.tools.trajectories --update  # rewrites the files
+
+Completions are a function of the step and the row, and the optimizer is SGD, so that the figures do not depend on the processor beyond
+the tolerance.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset
+
+import trl_concise
+from tests import tiny
+from tests.distributed import critiques, redi
+from trl_concise.batch.generation import GeneratedRollouts
+from trl_concise.methods.table import METHODS
+
+
+FOLDER = Path(__file__).parents[1] / "trajectories"
+STEPS = 8
+RELATIVE, ABSOLUTE = 1e-3, 1e-5  # tolerances
+LIMIT = 10  # tokens, with EOS
+SETTINGS: dict[str, dict[str, Any]] = {  # of the methods whose defaults are for longer completions or longer runs
+    "LASERTrainer": {"target_length": 5},
+    "LASERDTrainer": {
+        "shortest_target": 2,
+        "target_interval": 2,
+        "monitor_prompts": 4,
+        "monitor_generations": 4,
+        "monitor_every": 3,
+    },
+    "ShorterBetterTrainer": {"length_penalty": 0.05},
+    "SIRITrainer": {"min_completion_length": 4, "budget_cycle": 4},
+    "SGRPOTrainer": {"cutoff": 2, "max_tokens": 4},
+}
+FIGURES = ("loss", "grad_norm", "num_tokens", "completions/mean_length", "reward", "reward_std")
+
+
+def token_ids(step: int, row: int, limit: int) -> list[int]:
+    """Return a completion of 1 to 11 tokens and EOS, or as many as the limit allows. The rows of a group diverge one after another."""
+    length = 1 + (5 * row + 3 * step) % 11
+    return [*(10 + 2 * i + ((row >> max(2 - i, 0)) + step) % 2 for i in range(length)), 2][:limit]
+
+
+def rollout(prompts: list[str], trainer) -> dict[str, Any]:
+    step, limit = trainer.state.global_step, trainer.max_completion_length
+    return {
+        "prompt_ids": [trainer.processing_class(prompt)["input_ids"] for prompt in prompts],
+        "completion_ids": [token_ids(step, row, limit) for row in range(len(prompts))],
+        "logprobs": None,
+    }
+
+
+def correct(completion_ids: list[list[int]], prompt_id: list[str], **kwargs) -> list[float]:
+    """Return 1 for even lengths; the first problem is always solved, the second never."""
+    fixed = {"p0": 1.0, "p1": 0.0}
+    return [fixed.get(key, float(len(ids) % 2)) for key, ids in zip(prompt_id, completion_ids, strict=True)]
+
+
+def with_fixed_monitor(trainer_class: type) -> type:
+    """Return a trainer whose components receive completions of `token_ids` too."""
+
+    class Fixed(trainer_class):
+        def generate_rollouts(self, rows, n, **kwargs):
+            ids = [token_ids(self.state.global_step, row, LIMIT) for row in range(len(rows) * n)]
+            prompts = [self.processing_class(row["prompt"])["input_ids"] for row in rows for _ in range(n)]
+            return GeneratedRollouts(
+                prompt_ids=prompts,
+                prefix_ids=[[] for _ in ids],
+                completion_ids=ids,
+                completions=self.processing_class.batch_decode(ids, skip_special_tokens=True),
+                lengths=torch.tensor([len(row) - (row[-1] == 2) for row in ids]),
+                truncated=torch.tensor([row[-1] != 2 for row in ids]),
+            )
+
+    return Fixed
+
+
+def build(name: str, model: str, folder: str | Path):
+    """Return a drop-in trainer of eight steps."""
+    trainer_class = getattr(trl_concise, name)
+    config_class = getattr(trl_concise, name.replace("Trainer", "Config"))
+    common: dict[str, Any] = {"max_steps": STEPS, "optim": "sgd", "learning_rate": 0.1}
+    if name == "REDITrainer":
+        args = config_class(**redi.settings(folder, **common))
+        return trainer_class(model, args=args, train_dataset=redi.pairs())
+    if name == "CFTTrainer":
+        settings = redi.settings(folder, **common)
+        args = config_class(**settings, max_length=400)
+        return trainer_class(model, args, train_dataset=Dataset.from_list(critiques.ROWS))
+    settings = tiny.settings(folder, **common, max_completion_length=LIMIT, **SETTINGS.get(name, {}))
+    dataset = Dataset.from_list([{"prompt": f"{i}?", "prompt_id": f"p{i}"} for i in range(6)])
+    return with_fixed_monitor(trainer_class)(model, [correct], config_class(**settings), dataset, rollout_func=rollout)
+
+
+def figures(trainer) -> dict[str, list[float | None]]:
+    """Return what a run logged, by name, one number per step: losses, rewards, lengths and the metrics of its method."""
+    entries = [entry for entry in trainer.state.log_history if "loss" in entry]
+    own = tuple(f"{component.name}/" for component in getattr(trainer, "components", ()))
+    names = sorted({name for entry in entries for name in entry})
+    chosen = [name for name in names if name in FIGURES or name.startswith(("rewards/", *own))]
+    return {name: [rounded(entry.get(name)) for entry in entries] for name in chosen}
+
+
+def rounded(value: float | None) -> float | None:
+    if value is None or math.isnan(value):
+        return None
+    return (
+        float(f"{value:.6g}") if abs(value) > ABSOLUTE / 10 else 0.0
+    )  # what is left of sums that cancel differs by processor
+
+
+def run(name: str, model: str, folder: str | Path) -> dict[str, list[float | None]]:
+    """Train one drop-in trainer and return its figures."""
+    trainer = build(name, model, folder)
+    trainer.train()
+    return figures(trainer)
+
+
+def differences(found: dict, expected: dict) -> Iterator[str]:
+    """Name each figure of a run that is not the committed one."""
+    if found.keys() != expected.keys():
+        yield f"figures: {sorted(found.keys() ^ expected.keys())} are in one of the runs only"
+    for name in found.keys() & expected.keys():
+        for step, (one, other) in enumerate(zip(found[name], expected[name], strict=True), start=1):
+            if one is None or other is None:
+                same = one is other
+            else:
+                same = math.isclose(one, other, rel_tol=RELATIVE, abs_tol=ABSOLUTE)
+            if not same:
+                yield f"{name} at step {step}: {one}, committed: {other}"
+                break
+
+
+def path_of(name: str) -> Path:
+    return FOLDER / f"{name}.json"
+
+
+def trainers() -> list[str]:
+    """Return the names of the drop-in trainers."""
+    return [method.trainer for method in METHODS if method.trainer is not None]
+
+
+def as_json(found: dict[str, list[float | None]]) -> str:
+    """Return the text of a file: one line per figure."""
+    lines = [f'  "{name}": {json.dumps(values)}' for name, values in sorted(found.items())]
+    return "{\n" + ",\n".join(lines) + "\n}\n"
+
+
+def main(argv: list[str]) -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.tools.trajectories", description=__doc__.split("\n\n")[0])
+    parser.add_argument("--update", action="store_true", help="rewrite the committed files")
+    update = parser.parse_args(argv).update
+    torch.set_num_threads(1)
+    failed = False
+    with tempfile.TemporaryDirectory() as folder:
+        model = tiny.make_model(f"{folder}/model")
+        for name in trainers():
+            found = run(name, model, f"{folder}/{name}")
+            if update:
+                path_of(name).write_text(as_json(found), encoding="utf-8")
+                continue
+            expected = json.loads(path_of(name).read_text(encoding="utf-8"))
+            for difference in differences(found, expected):
+                failed = True
+                print(f"{name}: {difference}")
+    return int(failed)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -54,6 +54,7 @@ from trl_concise.evaluation.completions import read_completions
 from trl_concise.evaluation.evaluator import COMPLETIONS_FILE
 from trl_concise.evaluation.plots import BLACK, RUN_STYLES, new_figure, save_figure, show_as_percent
 from trl_concise.methods.ddca import DDCA
+from trl_concise.methods.drpo import DRPO
 from trl_concise.state.checkpoint import write_atomically
 
 
@@ -93,6 +94,7 @@ METHODS: dict[str, dict[str, Any]] = {
         "config": {"scale_rewards": "none", "epsilon_high": 0.28, "max_completion_length": LIMIT // 2},
     },
     "DDCA": {"slots": lambda: {"advantage": DDCA()}},
+    "DRPO": {"slots": lambda: {"advantage": DRPO()}, "config": {"loss_type": "grpo"}},
 }
 
 

@@ -4,7 +4,7 @@
 # ///
 """
 Train a model with one of the smaller length methods: L1, Kimi k1.5, GRPO-LEAD, Arora and Zanette, DAPO's overlong punishment,
-DLER, DDCA. docs/length_rewards.md describes each but the last, which is in docs/ddca.md.
+DLER, DDCA, DRPO. docs/length_rewards.md describes each but the last two, which are in docs/ddca.md and docs/drpo.md.
 
 Without arguments: Kimi's length reward, on the embedded model and generated problems, on a CPU, in a few minutes:
 
@@ -38,6 +38,7 @@ METHODS = [
     "overlong",
     "dler",
     "ddca",
+    "drpo",
 ]
 
 
@@ -65,6 +66,7 @@ def main():
         TruncationPenalty,
     )
     from trl_concise.methods.ddca import DDCA
+    from trl_concise.methods.drpo import DRPO
     from trl_concise.methods.l1 import with_target_length
 
     if args.method in ("efficient-reasoning", "dler"):
@@ -96,6 +98,9 @@ def main():
         advantage = BatchWhitening()  # and a small --max_completion_length: the limit is the penalty
     elif args.method == "ddca":
         advantage = DDCA()
+    elif args.method == "drpo":
+        args.loss_type = "grpo"  # the mean over the tokens of each completion, which DRPO weights
+        advantage = DRPO()
     script.train(ConciseGRPOTrainer(reward_funcs=rewards, advantage=advantage, **arguments))
 
 

@@ -189,6 +189,17 @@ METHODS: tuple[Method, ...] = (
         0,
     ),
     Method(
+        "DRPO",
+        "short correct completions are raised most, long ones never pushed down",
+        "drpo",
+        ("advantage",),
+        ("DRPO",),
+        "2510.04474",
+        "reconstructed",
+        "drpo",
+        0,
+    ),
+    Method(
         "SIRI",
         "the generation limit shrinks and grows",
         "siri",

@@ -19,7 +19,9 @@ from tests import slot_rows, tiny
 from trl_concise import ConciseGRPOConfig, ConciseGRPOTrainer, GroupReward
 from trl_concise.components import Component
 from trl_concise.methods.curriculum import AccuracyBand
+from trl_concise.methods.ddca import DDCA
 from trl_concise.methods.dler import BatchWhitening
+from trl_concise.methods.dynamic_sampling import DynamicSampling
 from trl_concise.methods.efficient_reasoning import EfficientReasoningReward
 from trl_concise.methods.greso import GRESO
 from trl_concise.methods.grpo_lead import DifficultyWeighting, GRPOLEADReward
@@ -99,7 +101,7 @@ class Row:
         neutral (`dict[str, Any]`, *optional*): Changes to `arguments` that make it neutral; `None` if there are none. The weight 0
             makes every group reward neutral.
         samples (`bool`): Whether the model generates the completions; otherwise `slot_rows.rollout` does.
-        on_processes (`dict[str, Any]`): Changes to `arguments` without which the number of processes determines what is sampled.
+        on_processes (`dict[str, Any]`): Changes to `arguments` without which completions depend on the number of processes.
     """
 
     component: type[Component]
@@ -139,6 +141,7 @@ _ROWS = [
     Row(GRPOLEADReward, {"alpha": 0.1, "min_length": 1.5, "unanswered_reward": -0.25, "repetition_reward": -0.5}),
     Row(TruncationPenalty, samples=True),
     Row(DifficultyWeighting, {"skip_unsolved": True}, "advantage", neutral=None),
+    Row(DDCA, {"beta": 0.5, "baseline": "rloo", "use_pass_rate": False, "min_std": 0.5}, "advantage", neutral=None),
     Row(
         BatchWhitening,
         {"token_weighted": False, "skip_zero_variance": False},
@@ -154,6 +157,13 @@ _ROWS = [
         samples=True,
     ),
     Row(GRESO, {"exploration": 0.3, "zero_variance_target": 0.5, "seed": 7}, "prompt_selector"),
+    Row(
+        DynamicSampling,
+        {"max_refills": 2, "score": "reward", "tolerance": 0.01},
+        "group_filter",
+        neutral={"max_refills": 0},  # groups without a signal have advantage 0 anyway
+        on_processes={"max_refills": 0},
+    ),
     Row(
         AccuracyBand,
         {"low": 0.3, "high": 0.7, "visits": 2, "exploration": 0.3, "seed": 7},

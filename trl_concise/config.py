@@ -54,7 +54,7 @@ class ConfigMixin(_Mixed):
         Return the fields for trackers. As transformers does with tokens, text in fields that a subclass adds is replaced by
         the field's name, unless `card_settings` names it: TensorBoard's files are part of the output folder.
         """
-        from .hub.facts import own_fields
+        from .hub.settings import own_fields
 
         known = own_fields(type(self)) | set(self.card_settings)
         return {
@@ -64,7 +64,7 @@ class ConfigMixin(_Mixed):
 
     def __reduce_ex__(self, protocol):
         if vars(self).get(_PUBLISHED):
-            from .hub.facts import changed_settings
+            from .hub.settings import changed_settings
 
             return OrderedDict, (changed_settings(self),)  # torch.load(weights_only=True) reads it
         return super().__reduce_ex__(protocol)

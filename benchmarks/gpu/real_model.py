@@ -46,8 +46,8 @@ from trl_concise.evaluation import (
     summarize,
 )
 from trl_concise.evaluation.completions import truncate_at
-from trl_concise.evaluation.logs import read_log_history
 from trl_concise.evaluation.plots import can_plot
+from trl_concise.evaluation.runs import read_log_history
 from trl_concise.hub.card import write_card
 from trl_concise.state.adapters import merge
 from trl_concise.state.checkpoint import write_atomically

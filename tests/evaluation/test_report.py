@@ -8,8 +8,8 @@ import pytest
 
 from tests.evaluation.runs import LOG, a_run, evaluated, record
 from trl_concise.cli.commands import main
-from trl_concise.evaluation.measurements import IN_TRAINING, read_measurements
 from trl_concise.evaluation.report import markdown_table, report, training_curves
+from trl_concise.evaluation.runs import IN_TRAINING, read_measurements
 
 
 @pytest.fixture
@@ -44,8 +44,7 @@ def test_curves():
 def test_files(run, tmp_path):
     written = report([run])
     in_files = {name.partition(".")[0] for name in written} - {"report"}
-    in_training = f"frontier_{IN_TRAINING.replace(' ', '_')}"
-    assert in_files == {"frontier", "frontier_gsm8k", f"{in_training}_hard", "curves"}
+    assert in_files == {"frontier", "frontier_gsm8k", "frontier_hard_evaluated_in_training", "curves"}
     assert all(path.is_file() and path.parent == run / "plots" for path in written.values())
     assert (run / "plots" / "frontier.png").read_bytes().startswith(b"\x89PNG")
     assert str(tmp_path) not in (run / "plots" / "report.md").read_text()

@@ -35,7 +35,7 @@ from trl_concise import (
 )
 from trl_concise.evaluation.report import report, training_curves
 from trl_concise.evaluation.watch import BEST_FOLDER, measure_change
-from trl_concise.hub.sender import PRIVATE_FILES
+from trl_concise.hub.outbox import PRIVATE_FILES
 
 
 WATCHED = Dataset.from_list([{"prompt": f"Add {i} to {i}.", "solution": str(2 * i)} for i in range(11)])

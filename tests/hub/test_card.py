@@ -16,8 +16,8 @@ from tests import tiny
 from tests.hub_server import card_errors, eval_result_errors
 from trl_concise import HAPOConfig, HAPOTrainer, LASERDConfig, LASERDTrainer
 from trl_concise.evaluation.report import report
+from trl_concise.evaluation.runs import FACTS_FILE, read_facts
 from trl_concise.hub.card import write_card
-from trl_concise.hub.facts import FACTS_FILE, read_facts
 
 
 FACTS = {

@@ -15,11 +15,11 @@ from trl_concise.hub.facts import (
     _adapter_settings,
     _hardware,
     _peak_memory,
-    changed_settings,
     hub_id,
     pushed_checkpoint,
     training_seconds,
 )
+from trl_concise.hub.settings import changed_settings
 
 
 def test_settings_are_those_that_were_changed_the_methods_first(tmp_path):

@@ -13,15 +13,15 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from transformers import TrainerControl, TrainerState, TrainingArguments
 
 from tests import tiny
-from tests.hub.test_outbox import checkpoint, unsent
+from tests.hub.test_outbox import checkpoint, mark_sent, unsent
 from tests.hub_server import HubServer
 from tests.test_hub_server import run_client
 from trl_concise import HAPOConfig, HAPOTrainer, HubFrontierCallback
-from trl_concise.hub.frontier import best_trade_off, evaluated_names, evaluated_points, frontier_steps, measured_here
-from trl_concise.hub.outbox import FOLDER, Revision
-from trl_concise.hub.sender import Sender
+from trl_concise.hub.frontier import best_trade_off, frontier_steps, measured_here
+from trl_concise.hub.outbox import FOLDER, Outbox, Revision
 
 
 ROOT = Path(__file__).parents[2]
@@ -70,25 +70,22 @@ def test_revisions_of_an_earlier_run_in_the_folder_are_neither_dropped_nor_ranke
     points = {0: (0.8, 90.0), 2: (0.7, 70.0), 3: (0.7, 60.0), 4: (0.8, 50.0)}
     assert measured_here(points, [earlier, beaten, own]) == [beaten, own]
     callback = HubFrontierCallback("tester/model")
-    callback.sender = Sender(tmp_path, "tester/model")
-    with closing(callback.sender) as sender:
+    with closing(Outbox(tmp_path, "tester/model")) as outbox:
         for revision in (earlier, beaten, own):
-            sender.outbox.add(revision, checkpoint(tmp_path, revision.step))
-        callback._prune(sender.outbox, points, {4})
-        assert sender.outbox.kept() == [earlier, own]
+            outbox.add(revision, checkpoint(tmp_path, revision.step), {})
+        callback._prune(outbox, points, {4})
+        assert outbox.kept() == [earlier, own]
 
 
 def test_waiting_revisions_are_dropped_before_sent_ones(tmp_path):
     revisions = [Revision(step, 0.5, 10.0 - step) for step in (1, 2, 3)]
     callback = HubFrontierCallback("tester/model", max_revisions=2)
-    callback.sender = Sender(tmp_path, "tester/model")
-    with closing(callback.sender) as sender:
+    with closing(Outbox(tmp_path, "tester/model")) as outbox:
         for revision in revisions:
-            sender.outbox.add(revision, checkpoint(tmp_path, revision.step))
-        sender.outbox.begin(revisions[0])
-        sender.outbox.mark_sent(revisions[0], "a" * 40)
-        callback._prune(sender.outbox, {revision.step: (0.5, revision.tokens) for revision in revisions}, {3})
-        assert [revision.step for revision in sender.outbox.kept()] == [1, 3]
+            outbox.add(revision, checkpoint(tmp_path, revision.step), {})
+        mark_sent(outbox, "step-000001")
+        callback._prune(outbox, {revision.step: (0.5, revision.tokens) for revision in revisions}, {3})
+        assert [revision.step for revision in outbox.kept()] == [1, 3]
 
 
 A_PUSH_IN_BETWEEN = """
@@ -122,16 +119,32 @@ def test_a_push_from_the_process_that_trains(tmp_path):
     assert unsent(tmp_path) == []
 
 
-def test_points_of_one_of_several_evaluation_datasets():
-    logs = [
-        {"step": 1, "loss": 0.1},
+def test_one_of_several_evaluation_datasets_counts(tmp_path, caplog):
+    log = [
         {"step": 1, "eval_easy_accuracy": 0.9, "eval_easy_tokens_mean": 20.0},
         {"step": 1, "eval_hard_accuracy": 0.5, "eval_hard_tokens_mean": 90.0},
         {"step": 2, "eval_hard_accuracy": None, "eval_hard_tokens_mean": 80.0},
     ]
-    assert evaluated_points(logs, "hard") == {1: (0.5, 90.0)}
-    assert evaluated_points(logs) == {}
-    assert evaluated_names(logs) == ["easy", "hard"]
+    args = TrainingArguments(tmp_path, eval_strategy="steps", eval_steps=1, save_strategy="steps", save_steps=1)
+    checkpoint(tmp_path, 1)
+    for eval_name, step, warning in (
+        (
+            None,
+            1,
+            "was not evaluated and is not pushed: choose one of the evaluation datasets, eval_name=['easy', 'hard']",
+        ),
+        ("hard", 2, "was not evaluated on 'hard' and is not pushed: set eval_steps so that it divides save_steps"),
+        ("hard", 1, ""),
+    ):
+        callback = HubFrontierCallback("tester/model", eval_name=eval_name)
+        state = TrainerState(log_history=log, global_step=step)
+        callback.on_train_begin(args, state, TrainerControl())
+        with closing(callback.outbox) as outbox:
+            callback.on_save(args, state, TrainerControl())
+            assert [(revision.accuracy, revision.tokens) for revision in outbox.kept()] == [(0.5, 90.0)] * (
+                not warning
+            )
+        assert warning in caplog.text
 
 
 def test_settings_that_cannot_work_are_refused(tiny_model, problems, tmp_path):

@@ -20,7 +20,7 @@ from tests.hub.test_frontier import ROOT
 from tests.hub_server import HubServer, card_errors
 from trl_concise import CFTTrainer, REDITrainer
 from trl_concise.cli.commands import main
-from trl_concise.hub.facts import FACTS_FILE, read_facts
+from trl_concise.evaluation.runs import FACTS_FILE, read_facts
 
 
 CRITIQUES = Dataset.from_list(

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is to be sent stays on disk, whole, until the Hub has it."""
+"""What waits for the Hub stays on disk, whole, until the Hub has it."""
 
 from __future__ import annotations
 
@@ -28,10 +28,17 @@ def fill(run: Path, steps: range, best: str | None = None, **settings) -> list[s
     """Leave what a killed run would, and return what waits."""
     with closing(Outbox(run, "tester/model", **settings)) as box:
         for step in steps:
-            box.add(Revision(step, 0.5, 100.0 - step), checkpoint(run, step))
+            box.add(Revision(step, 0.5, 100.0 - step), checkpoint(run, step), {})
         if best is not None:
             box.set_best(best)
         return box.unsent()
+
+
+def mark_sent(box: Outbox, name: str, commit: str = "a" * 40) -> None:
+    """Leave the record as if the Hub had taken a revision."""
+    with box._change():
+        revision = box.revisions[name]
+        revision.staged, revision.commit, revision.on_hub = None, commit, True
 
 
 def unsent(run: Path) -> list[str]:
@@ -65,10 +72,9 @@ def test_staging_files_of_a_dead_process_are_removed(tmp_path):
 def test_another_repository_is_refused_while_something_waits(what, tmp_path):
     (tmp_path / "README.md").write_text("# Card\n")
     with closing(Outbox(tmp_path, "tester/model", tag="top")) as box:
-        box.add(Revision(1, 0.5, 99.0), checkpoint(tmp_path, 1))
+        box.add(Revision(1, 0.5, 99.0), checkpoint(tmp_path, 1), {})
         if what != "revision":
-            box.begin(box.revisions["step-000001"])
-            box.mark_sent(box.revisions["step-000001"], "a" * 40)
+            mark_sent(box, "step-000001")
         if what == "tag":
             box.set_best("step-000001")
         elif what == "card":
@@ -100,49 +106,21 @@ def test_a_revision_that_is_dropped_is_no_longer_the_best(state, tmp_path):
     fill(tmp_path, range(1, 3), "step-000001")
     with closing(Outbox(tmp_path)) as box:
         if state == "sent":
-            box.begin(box.revisions["step-000001"])
-            box.mark_sent(box.revisions["step-000001"], "a" * 40)
+            mark_sent(box, "step-000001")
         box.drop("step-000001")  # and the process dies before another is the best
     with closing(Outbox(tmp_path)) as box:
         assert box.best is None
         assert not [what for what in box.unsent() if what.startswith("tag")]
 
 
-def test_a_possibly_sent_branch_is_deleted_after_a_kill(tmp_path):
-    fill(tmp_path, range(1, 2))
-    with closing(Outbox(tmp_path)) as box:
-        box.begin(box.revisions["step-000001"])  # killed here
-    with closing(Outbox(tmp_path)) as box:
-        box.add(Revision(1, 0.6, 90.0), checkpoint(tmp_path, 1))  # the run, started again, is there again
-        box.drop("step-000001")
-        assert box.unsent() == ["deletion of step-000001"]
-
-
-def test_an_answer_about_a_replaced_revision_changes_nothing(tmp_path):
-    fill(tmp_path, range(1, 3))
-    with closing(Outbox(tmp_path)) as box:
-        first, second = box.in_state("waiting")
-        assert box.begin(first) is not None
-        box.add(again := Revision(1, 0.6, 90.0), checkpoint(tmp_path, 1, content=9))
-        box.mark_sent(first, "a" * 40)
-        box.mark_deleted(first)
-        assert box.revisions == {second.name: second, again.name: again} and again.state == "waiting"
-        assert (box.begin(again) / "model.safetensors").read_bytes() == bytes([9]) * 4000
-        assert box.begin(first) is None
-        box.add_card({})
-        card = box.card
-        box.add_card({})
-        box.mark_card_sent(card)
-        assert "model card" in box.unsent()
-
-
 def test_a_folder_is_open_once(tmp_path):
     code = "import sys\nfrom trl_concise.hub.outbox import Outbox\nOutbox(sys.argv[1], 'tester/model')"
+    earlier = Outbox(tmp_path, "tester/model")
     with closing(Outbox(tmp_path, "tester/model")) as box:
-        with pytest.raises(RuntimeError, match="is being sent to the Hub by another process"):
-            Outbox(tmp_path)
+        with pytest.raises(RuntimeError, match="this outbox is closed"):
+            earlier.add(Revision(1, 0.5, 99.0), checkpoint(tmp_path, 1), {})
         done = subprocess.run([sys.executable, "-c", code, tmp_path], capture_output=True, text=True)
         assert "is being sent to the Hub by another process" in done.stderr
     with pytest.raises(RuntimeError, match="this outbox is closed"):
-        box.add(Revision(1, 0.5, 99.0), checkpoint(tmp_path, 1))
+        box.add(Revision(1, 0.5, 99.0), checkpoint(tmp_path, 1), {})
     Outbox(tmp_path, "tester/model").close()

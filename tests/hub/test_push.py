@@ -12,7 +12,7 @@ from contextlib import closing
 import pytest
 
 from tests.hub.test_card import a_run
-from tests.hub.test_outbox import checkpoint, fill, unsent
+from tests.hub.test_outbox import checkpoint, fill, mark_sent, unsent
 from tests.hub_server import HubServer
 from trl_concise.hub.card import card_files, write_card
 from trl_concise.hub.outbox import Outbox, Revision
@@ -82,9 +82,8 @@ def test_a_run_is_pushed_to_the_same_repository_as_before(push, tmp_path):
 def test_a_push_to_another_repository_keeps_the_record_of_revisions(hub, push, tmp_path):
     run = a_run(tmp_path)
     with closing(Outbox(run, "tester/model")) as outbox:
-        outbox.add(revision := Revision(1, 0.5, 99.0), checkpoint(run, 1))
-        outbox.begin(revision)
-        outbox.mark_sent(revision, "a" * 40)
+        outbox.add(Revision(1, 0.5, 99.0), checkpoint(run, 1), {})
+        mark_sent(outbox, "step-000001")
     push(run, "tester/away")
     assert set(hub.repos["tester/away"].branches) == {"main"}
     with closing(Outbox(run)) as outbox:

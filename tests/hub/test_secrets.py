@@ -20,7 +20,8 @@ from tests import tiny
 from tests.hub.test_frontier import ROOT
 from tests.hub_server import TOKEN, HubServer
 from trl_concise import ConciseGRPOConfig, ConciseGRPOTrainer, GroupReward, REDIConfig
-from trl_concise.hub.facts import FACTS_FILE, changed_settings, own_fields, read_facts
+from trl_concise.evaluation.runs import FACTS_FILE, read_facts
+from trl_concise.hub.settings import changed_settings, own_fields
 
 
 IN_CODE = {

@@ -1,42 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Measurements of runs, read from their folders, and the base that each is compared with."""
+"""Compares the measurements of several runs: the base of each, and names that distinguish them."""
 
 from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-from .logs import read_log_history, watch_measurements
-from .plots import FrontierPoint, PointKind
-from .summaries import CONTROL, read_summary, records_of_run
+from .runs import Measurement, of_record, read_measurements
+from .summaries import read_summary
 
 
 logger = logging.getLogger(__name__)
-
-IN_TRAINING = "evaluation set of the training"
-WATCH_SET = "watch set"
-
-
-@dataclass(frozen=True)
-class Measurement:
-    """
-    One line of the table, one point of the plot.
-
-    Args:
-        dataset (`str`): Name of the problem set.
-        point ([`FrontierPoint`]): Accuracy and tokens.
-        details (`dict`): The record it comes from.
-        run (`str`, *optional*): Name of the run it was read from; `None` of the base model that all are compared with.
-    """
-
-    dataset: str
-    point: FrontierPoint
-    details: Mapping[str, Any]
-    run: str | None = None
 
 
 def gather_measurements(runs: Sequence[Path], base: str | Path | None = None) -> list[Measurement]:
@@ -51,33 +28,9 @@ def gather_measurements(runs: Sequence[Path], base: str | Path | None = None) ->
     Returns:
         `list[Measurement]`: First that base, then run by run.
     """
-    of_base = [] if base is None else [_of_record(record, "base", None) for record in read_summary(base)]
+    of_base = [] if base is None else [of_record(record, None, is_base=True) for record in read_summary(base)]
     of_runs = [item for run, name in zip(runs, run_names(runs), strict=True) for item in read_measurements(run, name)]
     return of_base + _with_distinct_names(_without_other_bases(of_runs, of_base))
-
-
-def read_measurements(run: Path, name: str | None = None) -> list[Measurement]:
-    """
-    Read the measurements of one run.
-
-    Args:
-        run (`Path`): The run's folder.
-        name (`str`, *optional*): Name of the run. Defaults to that of the folder.
-
-    Returns:
-        `list[Measurement]`: Base first, then checkpoints in order, then the run's model.
-    """
-    own = run.resolve().name
-    name = name or own
-    log = read_log_history(run)
-    trained = bool(log)
-    found = list(_from_log(log, name))
-    for record in records_of_run(run):
-        is_own = record["model"].partition("/checkpoint-")[0] == own
-        is_base = trained and not is_own and CONTROL not in record
-        found.append(_of_record(record, "base" if is_base else "model", name, own=is_own))
-    order = {"base": 0, "cut": 1, "checkpoint": 2, "model": 3}
-    return sorted(found, key=lambda item: (order[item.point.kind], item.details.get("step", 0)))
 
 
 def find_bases(measured: Sequence[Measurement]) -> dict[tuple[str, str | None], Measurement]:
@@ -153,68 +106,3 @@ def _with_distinct_names(measured: list[Measurement]) -> list[Measurement]:
 
 def _identity(item: Measurement) -> tuple[str, str | None, str | None]:
     return item.dataset, item.run, item.details.get("model")
-
-
-def _from_log(log: list[dict[str, Any]], run: str) -> Iterable[Measurement]:
-    """The evaluations in training and the measurements of the watch set: those before the first step are the base."""
-    for step, figures in watch_measurements(log).items():
-        point = FrontierPoint(
-            label="base" if step == 0 else f"step {step}",
-            accuracy=figures["accuracy"],
-            tokens=figures["tokens_mean"],
-            kind="base" if step == 0 else "checkpoint",
-            series="" if step == 0 else run,
-            accuracy_interval=tuple(figures["accuracy_interval"]),
-            tokens_interval=tuple(figures["tokens_interval"]),
-        )
-        yield Measurement(WATCH_SET, point, {**figures, "step": step}, run)
-    for entry in log:
-        for prefix in [key.removesuffix("_tokens_mean") for key in entry if key.endswith("_tokens_mean")]:
-            details = {key.removeprefix(f"{prefix}_"): value for key, value in entry.items()}
-            if details.get("accuracy") is None:
-                continue
-            is_base = entry["step"] == 0
-            yield Measurement(
-                IN_TRAINING if prefix == "eval" else f"{IN_TRAINING}, {prefix.removeprefix('eval_')}",
-                FrontierPoint(
-                    label="base" if is_base else f"step {entry['step']}",
-                    accuracy=details["accuracy"],
-                    tokens=details["tokens_mean"],
-                    kind="base" if is_base else "checkpoint",
-                    series="" if is_base else run,
-                ),
-                details,
-                run,
-            )
-
-
-def _of_record(record: Mapping[str, Any], kind: PointKind, run: str | None, *, own: bool = False) -> Measurement:
-    """Convert a record of `summary.json`; the budgets of a base model are the control."""
-    model, checkpoint, step = record["model"].partition("/checkpoint-")
-    short = model.rpartition("/")[2]
-    if own and run is not None:
-        model = short = run
-    budget = record.get("budget")
-    if budget is not None:
-        kind, label = "cut", f"{budget:,}"
-    elif kind == "base":
-        label = "base"
-    elif checkpoint:
-        kind, label = "checkpoint", f"step {step}"
-    else:
-        label = short
-    all_series = {"base": "", "cut": f"{model}{checkpoint}{step}, truncated at a budget"}
-    return Measurement(
-        record["dataset"],
-        FrontierPoint(
-            label=label,
-            accuracy=record["accuracy"],
-            tokens=record["tokens_mean"],
-            kind=kind,
-            series=all_series.get(kind, model),
-            accuracy_interval=tuple(record["accuracy_interval"]),
-            tokens_interval=tuple(record["tokens_interval"]),
-        ),
-        {**record, "step": (int(step) if step.isdigit() else 0) if budget is None else budget},
-        run,
-    )

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import Parser
-from .logs import read_log_history
-from .measurements import Measurement, find_bases, gather_measurements, run_names
+from .measurements import find_bases, gather_measurements, run_names
 from .metrics import accuracy_efficiency_score
 from .plots import FrontierPoint, can_plot, plot_curves, plot_frontier
+from .runs import Measurement, read_log_history
 from .summaries import SUMMARY_FILE, differing_settings
 
 

@@ -1,22 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Read `summary.json`, find it in a run's folder, and check whether two of its records can be compared."""
+"""Reads `summary.json`, and checks whether two of its records can be compared."""
 
 from __future__ import annotations
 
 import json
-import logging
-import re
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 
-logger = logging.getLogger(__name__)
-
 SUMMARY_FILE = "summary.json"
 KEYS = {"dataset", "model", "accuracy", "accuracy_interval", "tokens_mean", "tokens_interval"}
-CONTROL = "control"
 COMPARED = (
     *("dataset_id", "dataset_config", "dataset_split", "limit", "problems"),
     *("max_new_tokens", "temperature", "top_p", "system_prompt_sha256", "prompt_suffix_sha256"),
@@ -43,26 +38,8 @@ def read_summary(path: str | Path) -> list[dict[str, Any]]:
             f"The file {path} does not exist. Give the output folder of an evaluation: {written_by}"
         )
     records = read_json(path)
-    if not isinstance(records, list) or not all(_is_mapping_with(KEYS, record) for record in records):
+    if not isinstance(records, list) or not all(isinstance(one, dict) and KEYS <= one.keys() for one in records):
         raise ValueError(f"{path} is not a summary of an evaluation: expected a list of records.")
-    return records
-
-
-def records_of_run(run: Path) -> list[dict[str, Any]]:
-    """
-    Read every `summary.json` in a folder or one folder deeper. Other files of that name are left out with a warning.
-
-    Records from a folder named `control`, `control-NAME` or `control_NAME` get `"control": True`: a model that is neither the
-    run's own nor its base.
-    """
-    records = []
-    for path in [run / SUMMARY_FILE, *sorted(run.glob(f"*/{SUMMARY_FILE}"))]:
-        if path.is_file():
-            is_control = path.parent != run and re.split("[-_]", path.parent.name)[0] == CONTROL
-            try:
-                records += [{**record, CONTROL: True} if is_control else record for record in read_summary(path)]
-            except ValueError as error:
-                logger.warning("%s It is left out.", error)
     return records
 
 
@@ -89,7 +66,3 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except ValueError:  # not JSON, or not text
         return None
-
-
-def _is_mapping_with(keys: set[str], value: Any) -> bool:
-    return isinstance(value, dict) and keys <= value.keys()

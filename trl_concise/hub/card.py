@@ -22,11 +22,10 @@ from jinja2 import Environment
 
 from ..errors import Parser
 from ..evaluation import plot_frontier
-from ..evaluation.logs import read_log_history
 from ..evaluation.plots import can_plot
+from ..evaluation.runs import FACTS_FILE, Measurement, read_facts
 from ..state.checkpoint import write_atomically
-from .facts import FACTS_FILE, read_facts
-from .results import Comparison, Figures, read_results
+from .results import Comparison, read_results
 
 
 if TYPE_CHECKING:
@@ -67,8 +66,7 @@ def write_card(
     run = Path(run)
     folder = run if folder is None else Path(folder)
     facts = read_facts(run)
-    log_history = read_log_history(run) if state is None else state.log_history
-    results = read_results(run, facts.get("base_model"), facts.get("repo_id"), log_history)
+    results = read_results(run, None if state is None else state.log_history)
     if repo_id is not None:
         facts |= {"repo_id": repo_id, "resume": resume}
     if state is not None:
@@ -177,7 +175,7 @@ def table(set_: Comparison) -> dict[str, Any]:
     """Return the rows of one set of problems."""
     rows = [("base model", set_.base), ("**this model**", set_.model), *set_.controls.items()]
     rows += [(f"base model, truncated at {budget} tokens", figures) for budget, figures in set_.cuts.items()]
-    cells = [_row(name, figures, set_.base) for name, figures in rows if figures]
+    cells = [_row(name, figures, set_) for name, figures in rows if figures]
     return {"title": _title(set_), "rows": cells, "note": set_.note}
 
 
@@ -185,9 +183,9 @@ def results_note(results: list[Comparison]) -> str:
     """Return the notes that explain the tables, and the comparisons that are missing."""
     figures = [one for set_ in results for one in (set_.model, set_.base) if one is not None]
     notes = []
-    if any(one.accuracy_interval or one.tokens_interval for one in figures):
+    if any(one.point.accuracy_interval or one.point.tokens_interval for one in figures):
         notes.append("In brackets: 95 % interval, bootstrap over problems.")
-    if any(set_.efficiency is not None for set_ in results):
+    if any(set_.efficiency() is not None for set_ in results):
         notes.append(
             "AES: accuracy-efficiency score against the base model, "
             "[defined with O1-Pruner](https://huggingface.co/papers/2501.12570), weights 1 (tokens), 3 (accuracy gained) "
@@ -205,18 +203,16 @@ def results_note(results: list[Comparison]) -> str:
 
 def max_new_tokens(results: list[Comparison], facts: dict[str, Any]) -> tuple[int, str] | None:
     """Return the limit under which the model was measured, and how many completions it truncated."""
-    limits = [(limit, set_.model) for set_ in results if (limit := set_.model.max_new_tokens)]
+    limits = [(limit, set_.model) for set_ in results if (limit := set_.model.details.get("max_new_tokens"))]
     if limits:
         largest, figures = max(limits, key=lambda limited: limited[0])
         return largest, f"The figures were measured with it; {_truncation(figures)}."
     limit = facts.get("max_completion_length")
     if limit is None:
         return None
-    evaluated = next((set_.model for set_ in results if set_.model.truncated is not None), None)
-    return (
-        limit,
-        f"The limit in training{f'; {_truncation(evaluated)}' if evaluated and not results[0].controls else ''}.",
-    )
+    evaluated = next((set_.model for set_ in results if _fraction(set_.model, "truncated") is not None), None)
+    truncation = f"; {_truncation(evaluated)}" if evaluated and not results[0].controls else ""
+    return limit, f"The limit in training{truncation}."
 
 
 def known_failures(results: list[Comparison]) -> list[str]:
@@ -226,10 +222,9 @@ def known_failures(results: list[Comparison]) -> list[str]:
         model, base = set_.model, set_.base
         on = f" on {set_.dataset}" if set_.source or len(results) > 1 else ""
         failures.append(f"Wrong answers: {1 - model.accuracy:.1%} of completions{on}{_before(base, 'wrong')}.")
-        if model.truncated is not None:
-            failures.append(f"Truncated: {model.truncated:.1%} of completions{on}{_before(base, 'truncated')}.")
-        if model.empty is not None:
-            failures.append(f"Empty: {model.empty:.1%} of completions{on}{_before(base, 'empty')}.")
+        for what, title in (("truncated", "Truncated"), ("empty", "Empty")):
+            if (fraction := _fraction(model, what)) is not None:
+                failures.append(f"{title}: {fraction:.1%} of completions{on}{_before(base, what)}.")
     return failures
 
 
@@ -280,9 +275,9 @@ def run_table(facts: dict[str, Any]) -> dict[str, str]:
 def model_index(results: list[Comparison]) -> list[EvalResult]:
     """Return accuracy and mean tokens of each set, for the `model-index` in the card's metadata."""
     entries: dict[tuple, list[EvalResult]] = {}
-    for set_ in sorted(results, key=_is_benchmark, reverse=True):
+    for set_ in sorted(results, key=lambda set_: set_.is_benchmark, reverse=True):
         model, source = set_.model, set_.source
-        some = f", {model.problems:,} problems" if source and not source.whole else ""
+        some = f", {model.details['problems']:,} problems" if source and not source.whole else ""
         about = {
             "task_type": "text-generation",
             "task_name": "Reasoning",
@@ -309,8 +304,7 @@ def write_eval_results(run: Path, results: list[Comparison]) -> None:
     """
     Write `.eval_results/*.yaml`, which the Hub shows on the page of the model and of the benchmark.
 
-    A set with only some of the benchmark's problems, or with other problems, is not a benchmark result and gets no
-    file.
+    A set with only some of the benchmark's problems, or with other problems, is not a benchmark result and gets no file.
     """
     try:
         from huggingface_hub import EvalResultEntry, eval_result_entries_to_yaml
@@ -323,20 +317,16 @@ def write_eval_results(run: Path, results: list[Comparison]) -> None:
         source, model = set_.source, set_.model
         if source is None or not source.whole:
             continue
-        n = model.completions or 1
+        figures, n = model.details, model.details.get("completions_per_problem") or 1
         entry = EvalResultEntry(
             dataset_id=source.hub_id,
             task_id="default",
             value=round(100 * model.accuracy, 2),
-            notes=f"{model.tokens:.1f} tokens per completion; {_MEASURED_BY}, {model.problems:,} problems, "
-            f"{n} completion{'s' * (n > 1)} per problem, truncated at {model.max_new_tokens:,} tokens",
+            notes=f"{model.tokens:.1f} tokens per completion; {_MEASURED_BY}, {figures['problems']:,} problems, "
+            f"{n} completion{'s' * (n > 1)} per problem, truncated at {figures['max_new_tokens']:,} tokens",
         )
         text = yaml.safe_dump(eval_result_entries_to_yaml([entry]), sort_keys=False, width=1000)
         write_atomically(run / EVAL_RESULTS / f"{source.hub_id.replace('/', '_')}.yaml", text.encode())
-
-
-def _is_benchmark(set_: Comparison) -> bool:
-    return set_.source is not None and set_.source.whole
 
 
 def main(argv: list[str]) -> int:
@@ -354,28 +344,29 @@ def main(argv: list[str]) -> int:
 # How numbers are written
 
 
-def _row(name: str, figures: Figures, base: Figures | None) -> dict[str, str]:
+def _row(name: str, figures: Measurement, set_: Comparison) -> dict[str, str]:
     saved = score = ""
+    base, point = set_.base, figures.point
     if base is not None and figures is not base:
         saved = f"{1 - figures.tokens / base.tokens:.0%}".replace("-", "−") if base.tokens else ""
-        one = Comparison("", figures, base).efficiency
+        one = set_.efficiency(figures)
         score = "" if one is None else f"{one:+.2f}".replace("-", "−")
     strong = "**" if name.startswith("**") else ""
     return {
         "name": name,
-        "accuracy": f"{strong}{figures.accuracy:.1%}{strong}{_interval(figures.accuracy_interval, 100)}",
-        "tokens": f"{strong}{figures.tokens:.1f}{strong}{_interval(figures.tokens_interval)}",
+        "accuracy": f"{strong}{figures.accuracy:.1%}{strong}{_interval(point.accuracy_interval, 100)}",
+        "tokens": f"{strong}{figures.tokens:.1f}{strong}{_interval(point.tokens_interval)}",
         "saved": saved,
         "score": score,
     }
 
 
 def _title(set_: Comparison) -> str:
-    model = set_.model
-    if model.problems is None:
+    problems, completions = map(set_.model.details.get, ("problems", "completions_per_problem"))
+    if problems is None:
         return f"**{set_.dataset}**"
-    each = f", {model.completions} completions each" if (model.completions or 1) > 1 else ""
-    return f"**{set_.dataset}** ({model.problems:,} problems{each})"
+    each = f", {completions} completions each" if (completions or 1) > 1 else ""
+    return f"**{set_.dataset}** ({problems:,} problems{each})"
 
 
 def _interval(interval: Sequence[float] | None, scale: float = 1) -> str:
@@ -386,19 +377,18 @@ def _signed(share: float) -> str:
     return f"{share:+.0%}".replace("-", "−")
 
 
-def _truncation(figures: Figures) -> str:
-    return (
-        "no completion was truncated"
-        if not figures.truncated
-        else f"{figures.truncated:.1%} of completions were truncated"
-    )
+def _truncation(figures: Measurement) -> str:
+    fraction = _fraction(figures, "truncated")
+    return f"{fraction:.1%} of completions were truncated" if fraction else "no completion was truncated"
 
 
-def _before(base: Figures | None, what: str) -> str:
-    if base is None:
-        return ""
-    value = 1 - base.accuracy if what == "wrong" else getattr(base, what)
-    return "" if value is None else f" (base model: {value:.1%})"
+def _before(base: Measurement | None, what: str) -> str:
+    fraction = None if base is None else _fraction(base, what)
+    return "" if fraction is None else f" (base model: {fraction:.1%})"
+
+
+def _fraction(figures: Measurement, what: str) -> float | None:
+    return 1 - figures.accuracy if what == "wrong" else figures.details.get(f"{what}_fraction")
 
 
 def _setting(value: Any) -> str:

@@ -2,66 +2,63 @@
 """
 The facts about a run that its model card shows, written to `run.json` so that the card can be made again later.
 
-The file is published with the model, so it contains only values that are known to be safe: numbers, switches and choices of fields
-that TRL, transformers and this package define, and the settings of built-in components. A config or a component of the
-user's own names in `card_settings` what else to publish. The command line and the environment are not recorded.
+The file is published with the model. `settings.py` decides which settings it contains. The command line and the environment
+are not recorded.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import inspect
 import json
-import math
 import os
 import platform
 import re
 import sys
 from collections.abc import Mapping, Sequence
-from enum import Enum
 from importlib.metadata import version
-from pathlib import Path, PurePath
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from huggingface_hub import ModelCard
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
+from ..evaluation.runs import FACTS_FILE, LAST_CHECKPOINT
 from ..state.checkpoint import write_atomically
+from .settings import as_text, changed_settings, is_number, is_word
 
 
 if TYPE_CHECKING:
-    from transformers import TrainingArguments
+    from transformers import PreTrainedModel, TrainerState, TrainingArguments
 
     from ..components import Component
     from ..state.history import PromptHistory
-    from .mixin import WritesCard
 
-FACTS_FILE = "run.json"
-LAST_CHECKPOINT = "last-checkpoint"  # transformers' name for the folder in the repository
 _FORMAT = 1
 _PACKAGES = ["trl-concise", "trl", "transformers", "accelerate", "datasets", "tokenizers", "torch"]
-_PUBLISHERS = {"transformers", "trl", "trl_concise"}  # packages whose config fields are published
-# Switches and numbers that have no effect on what the model learns.
-_WITHOUT_EFFECT = re.compile(
-    r"^(ddp|dataloader|disable_tqdm|hub|ignore|load_best|log|push|save|skip|use_cpu|vllm_group|vllm_server)"
-    r"|checkpointing|eval|print|remove"
-)
-# Derived from other settings by their config when they are not given.
-_DERIVED = {"steps_per_generation", "generation_batch_size", "num_generations_eval", "bf16", "warmup_steps"}
-# The only fields whose value may be text, besides those that declare their `choices` and those that hold an enumeration:
-# TRL and this package accept one of a few words here.
-_WORDS = {
-    *("correctness", "f_divergence_type", "importance_sampling_level", "loss_type", "lr_scheduler_type"),
-    *("multi_objective_aggregation", "optim", "packing_strategy", "scale_rewards", "truncation_mode"),
-    *("vllm_importance_sampling_mode", "vllm_mode"),
-}
 _DATA_FILES = (".json", ".jsonl", ".csv", ".parquet", ".arrow", ".txt")
 _TRL_PART = re.compile(r"^(?:## Citations)\n(.*)", flags=re.DOTALL | re.MULTILINE)
 
 
-def write_facts(trainer: WritesCard) -> None:
+class Described(Protocol):
+    """What the facts are read from: a trainer with [`WritesCard`]."""
+
+    args: TrainingArguments
+    state: TrainerState
+    model: PreTrainedModel
+    accelerator: Any
+    hub_model_id: str | None
+    components: Sequence[Component]
+    _name: str
+    _paper: Mapping[str, str]
+
+    @property
+    def history(self) -> PromptHistory | None:
+        """Lengths and visits per prompt."""
+
+
+def write_facts(trainer: Described) -> None:
     """
     Write `run.json` into the trainer's output folder. TRL must have written its card there, whose badges, metadata and
     citations are kept.
@@ -70,23 +67,7 @@ def write_facts(trainer: WritesCard) -> None:
     write_atomically(folder / FACTS_FILE, json.dumps(run_facts(trainer), indent=2, allow_nan=False).encode())
 
 
-def read_facts(folder: str | Path) -> dict[str, Any]:
-    """
-    Read what [`write_facts`] wrote.
-
-    Raises:
-        `FileNotFoundError`: If the folder is not one of a run.
-    """
-    path = Path(folder, FACTS_FILE)
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"{path} does not exist. A trainer of trl_concise writes it into its output folder at each checkpoint and in "
-            "create_model_card()."
-        )
-    return json.loads(path.read_text(encoding="utf-8"))
-
-
-def run_facts(trainer: WritesCard) -> dict[str, Any]:
+def run_facts(trainer: Described) -> dict[str, Any]:
     """Return the facts about a run, as JSON values. A fact that is not known is absent."""
     args = trainer.args
     card = ModelCard.load(Path(args.output_dir, "README.md"), ignore_metadata_errors=True)
@@ -121,7 +102,7 @@ def run_facts(trainer: WritesCard) -> dict[str, Any]:
     return {name: value for name, value in facts.items() if value not in (None, [], {})}
 
 
-def _is_embedded(trainer: WritesCard) -> bool:
+def _is_embedded(trainer: Described) -> bool:
     return Path(trainer.model.config._name_or_path or "/").resolve().is_relative_to(Path(__file__).parents[1])
 
 
@@ -172,17 +153,17 @@ def pushed_checkpoint(args: TrainingArguments) -> str | None:
     return LAST_CHECKPOINT if get_last_checkpoint(args.output_dir) else None
 
 
-def adapter_types(trainer: WritesCard) -> list[str]:
+def adapter_types(trainer: Described) -> list[str]:
     """Return `"peft"` and the kinds of adapter of a trainer's model, e.g. `["peft", "lora"]`; empty for a full model."""
     configs = _adapters(trainer)
     return ["peft", *sorted({str(config.peft_type.value).lower() for config in configs})] if configs else []
 
 
-def _adapters(trainer: WritesCard) -> list[Any]:
+def _adapters(trainer: Described) -> list[Any]:
     return list(getattr(trainer.accelerator.unwrap_model(trainer.model), "peft_config", {}).values())
 
 
-def _adapter_settings(trainer: WritesCard) -> dict[str, Any]:
+def _adapter_settings(trainer: Described) -> dict[str, Any]:
     """Return rank, scale and target modules of LoRA adapters, under the names of the TRL flags."""
     settings = {}
     for config in _adapters(trainer):
@@ -190,120 +171,21 @@ def _adapter_settings(trainer: WritesCard) -> dict[str, Any]:
             value = getattr(config, name, None)
             if isinstance(value, (set, list, tuple)):  # a pattern is text
                 value = sorted(value)
-            if _is_number(value) or isinstance(value, list) and all(map(_is_word, value)):
+            if is_number(value) or isinstance(value, list) and all(map(is_word, value)):
                 settings[flag] = value
     return settings
 
 
-def _rewards(trainer: WritesCard) -> dict[str, Any]:
-    names = [name if _is_word(name.strip("<>")) else "..." for name in getattr(trainer, "reward_func_names", [])]
+def _rewards(trainer: Described) -> dict[str, Any]:
+    names = [name if is_word(name.strip("<>")) else "..." for name in getattr(trainer, "reward_func_names", [])]
     return {"reward_funcs": names} if names else {}
-
-
-def changed_settings(args: TrainingArguments) -> dict[str, Any]:
-    """
-    Return the settings of a config that may be published and differ from their defaults, the method's own first.
-
-    A setting may be published if TRL, transformers or this package defines its field, and its value is a number, a switch,
-    one of the field's choices, or a list of these. Fields that a subclass adds are published if its attribute
-    `card_settings` names them.
-
-    Args:
-        args ([`~transformers.TrainingArguments`]): Any config.
-
-    Returns:
-        `dict[str, Any]`: JSON values.
-    """
-    changed = {}
-    kinds = list(type(args).__mro__)
-    owner = {name: kind for kind in reversed(kinds) for name in getattr(kind, "__annotations__", {})}
-    known = own_fields(type(args))
-    for item in sorted(dataclasses.fields(args), key=lambda item: kinds.index(owner.get(item.name, kinds[-1]))):
-        value = getattr(args, item.name)
-        default = item.default if item.default_factory is dataclasses.MISSING else item.default_factory()
-        if value is None or value == default:
-            continue
-        if item.name not in known:
-            if item.name in getattr(args, "card_settings", ()):
-                changed[item.name] = as_text(value)
-            continue
-        if _WITHOUT_EFFECT.search(item.name) or item.name in _DERIVED:
-            continue
-        if item.name == "reward_weights" and set(value) == {1.0}:
-            continue  # TRL's default
-        if isinstance(value, Enum):
-            value = value.value
-            if value != default and _is_word(value):
-                changed[item.name] = value
-            continue
-        values = value if isinstance(value, list) else [value]
-        if values and all(_is_number(one) or _is_choice(one, item) for one in values):
-            changed[item.name] = as_text(value)
-    return changed
-
-
-def own_fields(config_class: type) -> set[str]:
-    """Return the fields of a config that TRL, transformers or this package defines."""
-    return {
-        name
-        for kind in config_class.__mro__
-        if kind.__module__.split(".")[0] in _PUBLISHERS
-        for name in getattr(kind, "__dataclass_fields__", ())
-    }
-
-
-def as_text(value: Any) -> Any:
-    """
-    Return a value as JSON that is safe to publish: of an object only its kind, of a function only its name.
-
-    Args:
-        value (`Any`): A value that the user chose to publish, or a number.
-
-    Returns:
-        `Any`: Numbers, switches and text as they are; lists, tuples, sets and dicts as JSON; infinite numbers and everything
-        else as text, without addresses and folders.
-    """
-    if value is None or isinstance(value, (bool, int, str)):
-        return value
-    if isinstance(value, float):
-        return value if math.isfinite(value) else str(value)
-    if isinstance(value, Enum):
-        return as_text(value.value)
-    if isinstance(value, Mapping):
-        return {str(name): as_text(item) for name, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [as_text(item) for item in value]
-    if isinstance(value, (set, frozenset)):
-        return sorted((as_text(item) for item in value), key=str)
-    if isinstance(value, torch.Tensor):
-        return f"tensor of shape {tuple(value.shape)}"
-    if isinstance(value, PurePath):
-        return value.name
-    if callable(value) and hasattr(value, "__qualname__"):
-        return value.__qualname__
-    return type(value).__qualname__
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (bool, int, float))
-
-
-def _is_choice(value: Any, item: dataclasses.Field) -> bool:
-    if not isinstance(value, str):
-        return False
-    choices = item.metadata.get("choices")
-    return value in choices if choices else item.name in _WORDS and _is_word(value)
-
-
-def _is_word(text: str) -> bool:
-    return re.fullmatch(r"[\w.+-]{1,60}", text) is not None
 
 
 def _listed(value: Any) -> list:
     return value if isinstance(value, list) else [] if value is None else [value]
 
 
-def _method(component: Component, trainer: WritesCard) -> dict[str, Any]:
+def _method(component: Component, trainer: Described) -> dict[str, Any]:
     defaults = {
         name: as_text(parameter.default)
         for kind in reversed(type(component).__mro__)
@@ -325,7 +207,7 @@ def _method(component: Component, trainer: WritesCard) -> dict[str, Any]:
     return method | ({"settings": settings} if settings else {})
 
 
-def _own_paper(trainer: WritesCard) -> list[dict[str, Any]]:
+def _own_paper(trainer: Described) -> list[dict[str, Any]]:
     paper = trainer._paper
     about = {key: paper[key] for key in ("title", "id", "reconstructed") if paper.get(key)}
     return [{"name": trainer._name, **about}] if about else []

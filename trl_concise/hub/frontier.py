@@ -1,29 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Push the checkpoints on the frontier: those that no other one beats in both accuracy and tokens."""
+"""Callback that pushes the checkpoints that no other beats in accuracy and tokens at once."""
 
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
 
 from transformers import TrainerCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, IntervalStrategy
 
 from ..evaluation import accuracy_efficiency_score, on_frontier
+from ..evaluation.runs import FACTS_FILE, evaluations
 from .card import card_files, write_card
-from .facts import FACTS_FILE
 from .outbox import Outbox, Revision
-from .sender import Sender
-
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from transformers import TrainerState
 
 
 logger = logging.getLogger(__name__)
@@ -93,14 +85,10 @@ class HubFrontierCallback(TrainerCallback):
     ):
         if max_revisions < 1 or max_waiting < 1:
             raise ValueError(f"max_revisions and max_waiting are at least 1, got {max_revisions} and {max_waiting}.")
-        self.max_revisions = max_revisions
-        self.max_waiting = max_waiting
-        self.eval_name = eval_name
-        self.timeout = timeout
-        self._make_sender: Callable[[str], Sender] = lambda run: Sender(
-            run, repo_id, token=token, private=private, tag=tag, patience=patience
-        )
-        self.sender: Sender | None = None  # of the main process, in training
+        self.max_revisions, self.max_waiting = max_revisions, max_waiting
+        self.eval_name, self.timeout = eval_name, timeout
+        self._open = partial(Outbox, repo_id=repo_id, token=token, private=private, tag=tag, patience=patience)
+        self.outbox: Outbox | None = None  # of the main process, in training
 
     def on_train_begin(self, args, state, control, **kwargs):
         if args.eval_strategy == IntervalStrategy.NO or args.save_strategy == "no":
@@ -110,15 +98,19 @@ class HubFrontierCallback(TrainerCallback):
                 "Set both to 'steps', with equal eval_steps and save_steps."
             )
         if state.is_world_process_zero:
-            self._start(args.output_dir).wake()  # for what an earlier run has left
+            self._start(args.output_dir)  # for what an earlier run has left
 
     def on_save(self, args, state, control, **kwargs):
-        if self.sender is None:
+        if self.outbox is None:
             return
-        points = evaluated_points(state.log_history, self.eval_name)
-        step = state.global_step
+        evaluated = evaluations(state.log_history)
+        points = {
+            step: (figures["accuracy"], figures["tokens_mean"])
+            for step, figures in evaluated.get(self.eval_name, {}).items()
+        }
+        step, run = state.global_step, Path(args.output_dir)
         if step not in points:
-            names = evaluated_names(state.log_history)
+            names = sorted(name for name in evaluated if name is not None)
             logger.warning(
                 "The checkpoint at step %d was not evaluated%s and is not pushed: %s.",
                 step,
@@ -128,75 +120,50 @@ class HubFrontierCallback(TrainerCallback):
                 else "set eval_steps so that it divides save_steps",
             )
             return
-        sender = self._open(self.sender, args.output_dir)
-        outbox = sender.outbox
+        outbox = self._start(args.output_dir)
         frontier = frontier_steps(points)
-        run = Path(args.output_dir)
         if step in frontier:
             with TemporaryDirectory() as folder:
-                card = card_files(self._write_card(outbox, run, Path(folder), state))
-                outbox.add(Revision(step, *points[step]), run / f"{PREFIX_CHECKPOINT_DIR}-{step}", card)
-                outbox.add_card(card)
+                card = run  # of a trainer of TRL's
+                if (run / FACTS_FILE).exists():  # for this repository, which need not be the trainer's
+                    card = write_card(run, outbox.repo_id, folder=folder, state=state).parent
+                outbox.add(Revision(step, *points[step]), run / f"{PREFIX_CHECKPOINT_DIR}-{step}", card_files(card))
+                outbox.add_card(card_files(card))
         self._prune(outbox, points, frontier)
         best = best_trade_off(points, measured_here(points, outbox.kept()))
         if best is not None:
             outbox.set_best(best)
-        sender.wake()
+        outbox.wake()
 
     def on_train_end(self, args, state, control, **kwargs):
-        if self.sender is None:
+        if self.outbox is None:
             return
-        sender = self._open(self.sender, args.output_dir)
-        timeout = self.timeout if args.world_size == 1 else min(self.timeout, args.ddp_timeout / 2)
-        unsent = sender.finish(timeout)
+        outbox, self.outbox = self._start(args.output_dir), None
+        unsent = outbox.finish(self.timeout if args.world_size == 1 else min(self.timeout, args.ddp_timeout / 2))
         if unsent:
             logger.warning(
                 "Not sent to %s: %s. Nothing is lost; send it with\n    trl-concise push %s",
-                sender.outbox.repo_id,
+                outbox.repo_id,
                 ", ".join(unsent),
                 args.output_dir,
             )
-        self.sender = None
 
-    def _start(self, run: str) -> Sender:
-        self.sender = self._make_sender(run)
-        self.sender.start(self.max_waiting)
-        return self.sender
-
-    def _open(self, sender: Sender, run: str) -> Sender:
-        """Return the sender, or a new one if `push_run` in this process has closed its outbox and sent what it held."""
-        return self._start(run) if sender.outbox.closed else sender
-
-    def _write_card(self, outbox: Outbox, run: Path, folder: Path, state: TrainerState) -> Path:
-        """Write the card for this repository, which need not be the trainer's, and return where it is."""
-        if not (run / FACTS_FILE).exists():  # a plain TRL trainer
-            return run
-        return write_card(run, outbox.repo_id, folder=folder, state=state).parent
+    def _start(self, run: str) -> Outbox:
+        """Open the outbox, unless it is open: `push_run` in this process closes it after it has sent what it held."""
+        if self.outbox is None or self.outbox.closed:
+            self.outbox = self._open(run)
+            self.outbox.start(self.max_waiting)
+        return self.outbox
 
     def _prune(self, outbox: Outbox, points: dict[int, tuple[float, float]], frontier: set[int]) -> None:
-        """Drop revisions off the frontier: at once where they still wait, beyond the limit where they were sent."""
+        """Drop revisions off the frontier: at once if they still wait, beyond the limit if they were sent."""
         kept = measured_here(points, outbox.kept())
         off = sorted((revision for revision in kept if revision.step not in frontier), key=lambda item: item.step)
-        waiting = [revision for revision in off if revision.state == "waiting"]
+        waiting = [revision for revision in off if revision.staged]
         sent = [revision for revision in off if revision not in waiting]
         surplus = max(0, len(kept) - len(waiting) - self.max_revisions)
         for revision in [*waiting, *sent[:surplus]]:
             outbox.drop(revision.name)
-
-
-def evaluated_points(log_history: list[dict[str, Any]], name: str | None = None) -> dict[int, tuple[float, float]]:
-    """Return accuracy and mean tokens of every step evaluated on a dataset, in order; the first is the base."""
-    prefix = "eval" if name is None else f"eval_{name}"
-    points = ((log["step"], log.get(f"{prefix}_accuracy"), log.get(f"{prefix}_tokens_mean")) for log in log_history)
-    return {
-        step: (accuracy, tokens) for step, accuracy, tokens in points if accuracy is not None and tokens is not None
-    }
-
-
-def evaluated_names(log_history: list[dict[str, Any]]) -> list[str]:
-    """Return the names of the evaluation datasets, where there are several."""
-    found = (re.fullmatch(r"eval_(.+)_tokens_mean", key) for log in log_history for key in log)
-    return sorted({match[1] for match in found if match})
 
 
 def frontier_steps(points: dict[int, tuple[float, float]]) -> set[int]:
@@ -209,7 +176,7 @@ def frontier_steps(points: dict[int, tuple[float, float]]) -> set[int]:
 
 
 def measured_here(points: dict[int, tuple[float, float]], revisions: Iterable[Revision]) -> list[Revision]:
-    """Return the revisions that the points tell of. Others come from an earlier run in the same folder."""
+    """Return the revisions that the points contain. Others are of an earlier run in the same folder."""
     return [revision for revision in revisions if points.get(revision.step) == (revision.accuracy, revision.tokens)]
 
 

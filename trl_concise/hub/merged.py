@@ -9,10 +9,10 @@ from typing import Any
 
 from huggingface_hub import ModelCardData, snapshot_download
 
-from ..evaluation.logs import read_log_history
+from ..evaluation.runs import FACTS_FILE, read_facts
 from ..state.checkpoint import write_atomically
 from .card import draw_frontier, render_card
-from .facts import FACTS_FILE, hub_id, read_facts
+from .facts import hub_id
 from .results import read_results
 
 
@@ -40,7 +40,7 @@ def write_merged_card(adapter: str, config: dict[str, Any], output_dir: Path, re
         write_atomically(output_dir / "README.md", text.encode())
         return
     facts = read_facts(run)
-    results = read_results(run, facts.get("base_model"), facts.get("repo_id"), read_log_history(run))
+    results = read_results(run)
     adapter_tags = {"peft", config["peft_type"].lower()}
     facts |= {
         "model_name": output_dir.resolve().name,

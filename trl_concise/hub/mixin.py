@@ -13,9 +13,10 @@ from transformers import TrainerCallback
 from transformers.trainer import TRAINER_STATE_NAME
 
 from ..config import pickled_as_settings
+from ..evaluation.runs import FACTS_FILE
 from ..state.checkpoint import save_components, write_atomically
 from .card import copy_card, write_card
-from .facts import FACTS_FILE, write_facts
+from .facts import write_facts
 
 
 if TYPE_CHECKING:

@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-What is on its way to the Hub, on disk.
+Keeps what a run sends to the Hub on disk until the Hub has it, and sends it.
 
-What is to be sent is written down and kept in `_hub/` of the run's folder before anything is sent, and stays there until
-the Hub has taken it: a run that ends, or dies, while the Hub is down loses nothing, and `trl-concise push` sends the
-rest later. (TRL's and transformers' own pushes skip files that begin with an underscore.)
+Revisions are staged in `_hub/` of the run's folder before anything is sent. A run that ends, or dies, while the Hub is down
+loses nothing; `trl-concise push` sends the rest later. (TRL and transformers do not push files that begin with an underscore.)
+`huggingface_hub` transfers the files. This module adds the record on disk, the retries, and a thread that does not outlive the
+run.
 """
 
 from __future__ import annotations
@@ -15,44 +16,45 @@ import os
 import shutil
 import tempfile
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock, Timeout
+from huggingface_hub import HfApi
+from huggingface_hub.errors import HfHubHTTPError
 
 from ..state.checkpoint import write_atomically
+from .retries import FAILURES, Retries, first_line, retry_delay
 
 
 logger = logging.getLogger(__name__)
 
-FOLDER = "_hub"
-_RECORD_FILE = "outbox.json"
-_FORMAT = 1
+FOLDER, RECORD_FILE = "_hub", "outbox.json"
+# A pickle with local paths, and the token if one was given as an argument; tokens of prompts. Resuming does without them.
+# In a subfolder, other names that begin with an underscore belong to checkpoints.
+PRIVATE_FILES = (
+    *("training_args.bin", "*/training_args.bin", "*/rollouts-*.safetensors"),
+    *(".cache/*", "*/.cache/*", "_*", "*/_hub/*", "*/_watch_best*"),
+)
+_FORMAT = 2
+_SAVED = ("repo_id", "private", "tag", "best", "tagged", "card")
+_outboxes: dict[Path, Outbox] = {}  # the last one of each folder, in this process
 
 
 @dataclass
 class Revision:
-    """
-    A checkpoint that is, or is to be, a branch of the repository.
-
-    Args:
-        step (`int`): Training step.
-        accuracy (`float`): Evaluated accuracy, in [0, 1].
-        tokens (`float`): Evaluated mean completion length, in tokens.
-        state (`str`): `"waiting"`, `"sent"` or `"off"` (to be deleted).
-        staged (`str`, *optional*): Folder in `_hub/` with its files, while it waits.
-        on_hub (`bool`): Whether the Hub may hold a branch of this name.
-        commit (`str`, *optional*): Commit on the Hub, once it is sent.
-    """
+    """A checkpoint that is, or is to be, a branch of the repository. If it neither waits nor is sent, it is to be deleted."""
 
     step: int
-    accuracy: float
-    tokens: float
-    state: str = "waiting"
-    staged: str | None = None
-    on_hub: bool = False
-    commit: str | None = None
+    accuracy: float  # in [0, 1]
+    tokens: float  # mean completion length
+    staged: str | None = None  # folder in `_hub/` with its files, while it waits
+    commit: str | None = None  # on the Hub, once it is sent
+    on_hub: bool = False  # whether the Hub may hold a branch of this name
 
     @property
     def name(self) -> str:
@@ -62,38 +64,54 @@ class Revision:
 
 class Outbox:
     """
-    The record of what a run has sent and has yet to send, and the files that wait.
+    The revisions of a run: those that the Hub holds, and those that wait for it.
 
-    A folder has one open outbox at a time, in whatever process. Whatever is added gets a staging folder of its own, so
-    that what is being sent never changes: if it is replaced or dropped meanwhile, its files are gone, and `mark_*` of
-    it, when the Hub has answered, does nothing.
+    One process at a time has a folder's outbox open. In that process, a new one closes the earlier one, of training that was
+    interrupted in a notebook; the request that it is making ends before the new one makes its first. Each revision has a
+    staging folder of its own, so that what is being sent never changes. If the revision is replaced or dropped meanwhile, its
+    folder is removed and the Hub's response is ignored.
 
     Args:
         run (`str` or `Path`): The run's folder.
-        repo_id (`str`, *optional*): Repository on the Hub; defaults to the one in the record.
-        private (`bool`, *optional*): Whether a new repository is private; defaults to what the record says.
-        tag (`str`, *optional*): Tag of the best trade-off; defaults to the one in the record, else `"best"`.
+        repo_id, private, tag (*optional*): As for [`HubFrontierCallback`]. Default to the recorded values.
+        token (`str`, *optional*): Token. Never written to disk.
+        patience (`float`, *optional*, defaults to `120.0`): Seconds after which to give up on a request that keeps failing.
+            In training it is repeated forever.
 
     Raises:
-        `ValueError`: If something waits for another repository, or no repository is named.
-        `RuntimeError`: If the folder is in use.
+        `ValueError`: If something waits for another repository, or no repository is known.
+        `RuntimeError`: If another process has the folder open.
     """
 
     def __init__(
-        self, run: str | Path, repo_id: str | None = None, *, private: bool | None = None, tag: str | None = None
+        self,
+        run: str | Path,
+        repo_id: str | None = None,
+        *,
+        token: str | None = None,
+        private: bool | None = None,
+        tag: str | None = None,
+        patience: float = 120.0,
     ):
-        self.folder = Path(run) / FOLDER
-        self.repo_id = repo_id
-        self.private = private
-        self.tag = tag
+        self.folder = Path(run, FOLDER)
+        self.repo_id, self.private, self.tag = repo_id, private, tag
         self.revisions: dict[str, Revision] = {}
         self.best: str | None = None  # revision that carries the tag, or is to
         self.tagged: str | None = None  # commit that carries it on the Hub
-        self.card: str | None = None  # folder with the card that waits
+        self.card: str | None = None  # staged folder of the card that waits for the main branch
         self.closed = False
-        self._keeps_record = True
-        self._lock = threading.RLock()  # between training and the thread that sends
+        self._api = HfApi(token=token)
+        self._full_repo_id: str | None = None
+        self._of_another_repository = False  # what is recorded
+        self._lock = threading.RLock()  # between training and the thread
+        self._try = Retries(patience, self._check_open)
+        self._wake = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._earlier: threading.Thread | None = None
         self.folder.mkdir(parents=True, exist_ok=True)
+        if (earlier := _outboxes.get(self.folder.resolve())) is not None:
+            earlier.close()
+            self._earlier = earlier._thread or earlier._earlier
         self._folder_lock = FileLock(self.folder / "lock", thread_local=False)
         try:
             self._folder_lock.acquire(blocking=False)
@@ -103,250 +121,274 @@ class Outbox:
             ) from None
         try:
             self._read_record()
-            if self.repo_id is None:
-                raise ValueError(
-                    f"No repository is known for {run}: name one with repo_id (--repo_id), e.g. user/model."
-                )
-            self.tag = self.tag or "best"
-            self._sweep()
         except BaseException:
             self.close()
             raise
+        _outboxes[self.folder.resolve()] = self
 
     def close(self) -> None:
-        """Release the folder. This object does not write any more."""
+        """Free the folder without sending the rest. A request that is being made goes on, but its response is ignored."""
         with self._lock:
             self.closed = True
             self._folder_lock.release()
+        self._try.end()
+        self._wake.set()
 
     # What is to be sent
 
-    def add(self, revision: Revision, checkpoint: str | Path, card: Mapping[str, Path] | None = None) -> None:
+    def add(self, revision: Revision, checkpoint: str | Path, card: Mapping[str, Path]) -> None:
         """
-        Keep a checkpoint for sending, in no time: its files are linked, not copied, and survive its deletion.
-
-        Args:
-            revision ([`Revision`]): What it is. Takes the place of one of the same step.
-            checkpoint (`str` or `Path`): The checkpoint's folder.
-            card (`Mapping[str, Path]`, *optional*): Files that make up its card, by their place in the repository.
+        Keep a checkpoint for sending, with its card (path in the repository -> file), in place of one of the same step. Its
+        files are linked, not copied, and survive its deletion.
         """
-        staged = self._stage(revision.name)
-        link_files(Path(checkpoint), staged)
-        self._copy_card(card or {}, staged)
-        with self._lock:
-            revision.staged = staged.name
+        with self._change():
+            revision.staged = self._stage(revision.name, card, Path(checkpoint))
             replaced = self.revisions.pop(revision.name, None)
             if replaced is not None:
-                revision.on_hub = replaced.on_hub
+                replaced.staged, revision.on_hub = None, replaced.on_hub
             self.revisions[revision.name] = revision
-            self._write_record()
-            self._unstage(replaced)
 
     def add_card(self, card: Mapping[str, Path]) -> None:
-        """Keep a copy of the card's files (see [`~Outbox.add`]) for the main branch, in place of one that still waits."""
-        staged = self._stage("card")
-        self._copy_card(card, staged)
-        with self._lock:
-            self._replace_card(staged.name)
-
-    def drop_card(self) -> None:
-        """Take the card that waits out."""
-        with self._lock:
-            if self.card is not None:
-                self._replace_card(None)
+        """Keep a copy of a card for the main branch, in place of one that still waits."""
+        with self._change():
+            self.card = self._stage("card", card)
 
     def drop(self, name: str) -> None:
-        """Remove a revision, also from the Hub. If it was the best, no revision is the best for now."""
-        with self._lock:
+        """Take a revision out. What was sent of it is deleted from the Hub. If it was the best, none is the best for now."""
+        with self._change():
             if self.best == name:
                 self.best = None
             revision = self.revisions.get(name)
-            if revision is not None and revision.on_hub:
-                revision.state = "off"
-            else:
-                self.revisions.pop(name, None)
-            self._write_record()
-            self._unstage(revision)
+            if revision is not None:
+                revision.staged = revision.commit = None
+                if not revision.on_hub:
+                    del self.revisions[name]
 
     def set_best(self, name: str) -> None:
-        """Say which revision is the best trade-off."""
-        with self._lock:
+        """Set the revision that is the best trade-off."""
+        with self._change():
             self.best = name
-            self._write_record()
 
-    def remember_repository(self) -> None:
-        """Write down where the run was sent to, unless the record is that of revisions in another repository."""
-        with self._lock:
-            if self._keeps_record:
-                self._write_record()
+    def note_push(self) -> None:
+        """Record the repository after a push of the whole run, whose card is newer than one that waits."""
+        if not self._of_another_repository:
+            with self._change():
+                self.card = None
 
     def kept(self) -> list[Revision]:
         """Return the revisions that the repository holds or is to hold."""
-        with self._lock:
-            return [revision for revision in self.revisions.values() if revision.state != "off"]
+        return [revision for revision in list(self.revisions.values()) if revision.staged or revision.commit]
 
     def unsent(self) -> list[str]:
-        """Return what the Hub has not taken yet, in words."""
-        with self._lock:
-            names = [revision.name for revision in self.in_state("waiting")]
-            best = self._best_revision()
-            if best is not None and (best.state == "waiting" or best.commit != self.tagged):
-                names.append(f"tag {self.tag!r} on {self.best}")
-            if self.card is not None:
-                names.append("model card")
-            names += [f"deletion of {revision.name}" for revision in self.in_state("off")]
-        return names
+        """Describe what the Hub has not taken yet."""
+        revisions = list(self.revisions.values())
+        names = [revision.name for revision in revisions if revision.staged]
+        best = self.revisions.get(self.best or "")
+        if best is not None and (best.commit is None or best.commit != self.tagged):
+            names.append(f"tag {self.tag!r} on {self.best}")
+        names += ["model card"] if self.card is not None else []
+        return names + [f"deletion of {revision.name}" for revision in revisions if revision not in self.kept()]
 
-    def _best_revision(self) -> Revision | None:
-        return None if self.best is None else self.revisions.get(self.best)
+    # Sending
 
-    # For the sender
+    def send(self, newest: int | None = None) -> None:
+        """
+        Send everything, in an order that leaves the repository whole wherever it stops; of the waiting revisions only the
+        `newest`, if given. Raises one of `FAILURES`, the last refusal, after everything that could be sent.
+        """
+        refused = None
+        waiting = [revision for revision in list(self.revisions.values()) if revision.staged]
+        jobs: list[Callable[[], None]] = [
+            partial(self._send_revision, revision) for revision in waiting[-(newest or len(waiting)) :]
+        ]
+        for job in [*jobs, self._move_tag, self._send_card, self._delete_revisions]:
+            try:
+                job()
+            except FAILURES as error:
+                refused = error
+                if self.closed or retry_delay(error, 1) is not None:
+                    break  # the Hub is down: the next job would fail too
+        if refused is not None:
+            raise refused
 
-    def in_state(self, state: str) -> list[Revision]:
-        """Return the revisions in a state, in the order in which they were added."""
-        with self._lock:
-            return [revision for revision in self.revisions.values() if revision.state == state]
+    @property
+    def repository(self) -> str:
+        """Full name of the repository, which is created if it does not exist."""
+        if self._earlier is not None:
+            self._earlier.join()
+        if self._full_repo_id is None:  # not a cached_property: before Python 3.12, its lock is shared by all outboxes
+            made = self._try(self._api.create_repo, self.repo_id, private=self.private, exist_ok=True)
+            self._full_repo_id = made.repo_id
+        return self._full_repo_id
 
-    def waits(self, revision: Revision) -> bool:
-        """Whether a revision is still to be sent: it may have been dropped, or replaced by another of the same step."""
-        with self._lock:
-            return not self.closed and self.revisions.get(revision.name) is revision and revision.state == "waiting"
+    def upload(self, folder: Path, message: str, **options: Any) -> str | None:
+        """
+        Upload a folder, `options` as for [`~huggingface_hub.HfApi.upload_folder`]. Returns the commit, or `None` if the folder
+        was removed meanwhile.
+        """
+        options |= {"repo_id": self.repository, "folder_path": folder, "commit_message": message}
+        try:
+            return self._try(self._api.upload_folder, **options).oid
+        except FAILURES:
+            if folder.is_dir():
+                raise
+            return None
 
-    def begin(self, revision: Revision) -> Path | None:
-        """Return the folder to send as a revision, once it is written down that the Hub may hold it; `None` if it is off."""
-        with self._lock:
-            if revision.staged is None or not self.waits(revision):
-                return None
-            staged = self.folder / revision.staged
-            if not staged.is_dir():
-                logger.warning("%s is gone, so %s cannot be sent.", staged, revision.name)
+    def start(self, newest: int) -> None:
+        """Send in the background from now on; `newest` as for [`~Outbox.send`]."""
+        # Not `HfApi.run_as_future`: the process would not end before an upload that its thread is making.
+        self._try.endless = True
+        self._thread = threading.Thread(target=self._work, args=(newest,), name="hub-outbox", daemon=True)
+        self._thread.start()
+        self.wake()
+
+    def wake(self) -> None:
+        """Tell the thread that there is something to send."""
+        self._wake.set()
+
+    def finish(self, timeout: float) -> list[str]:
+        """Let the thread send what is left, for at most `timeout` seconds. Returns what stays on disk."""
+        self._try.end()
+        self._wake.set()
+        if self._thread is not None:
+            self._thread.join(timeout)
+        return self.unsent()
+
+    def _work(self, newest: int) -> None:
+        ending = False
+        try:
+            while not ending:
+                self._wake.wait()
+                self._wake.clear()
+                ending = self._try.ending.is_set()
+                try:
+                    self.send(None if ending else newest)
+                except FAILURES as error:
+                    if not self.closed:
+                        logger.warning("The Hub did not take everything: %s", first_line(error))
+        finally:
+            self.close()
+
+    def _send_revision(self, revision: Revision) -> None:
+        repository = self.repository
+        with self._change():
+            if revision.staged is None:
+                return  # dropped meanwhile
+            folder = self.folder / revision.staged
+            revision.on_hub = True  # recorded before the request: its response may be lost
+        message = f"Step {revision.step}: accuracy {revision.accuracy:.1%}, {revision.tokens:.1f} tokens"
+        whole = {"delete_patterns": "*", "ignore_patterns": [*PRIVATE_FILES]}  # nothing else, say of the main branch
+        self._try(self._api.create_branch, repository, branch=revision.name, exist_ok=True)
+        commit = self.upload(folder, message, revision=revision.name, **whole)
+        with self._change():
+            if revision.staged is None:
+                return  # replaced or dropped meanwhile
+            if commit is None:
+                logger.warning("%s is missing, so %s cannot be sent.", folder, revision.name)
                 self.drop(revision.name)
-                return None
-            revision.on_hub = True
-            self._write_record()
-            return staged
+            revision.staged, revision.commit = None, commit
 
-    def mark_sent(self, revision: Revision, commit: str) -> None:
-        """Note that the Hub holds a revision."""
+    def _move_tag(self) -> None:
+        best = self.revisions.get(self.best or "")
+        if best is None or best.commit in (None, self.tagged):
+            return
+        commit = best.commit
+        with self._change():
+            self.tagged = None
+        self._delete(self._api.delete_tag, tag=self.tag)
+        self._try(self._api.create_tag, self.repository, tag=self.tag, revision=commit, exist_ok=True)
+        with self._change():
+            self.tagged = commit
+
+    def _send_card(self) -> None:
+        card = self.card
+        if card is not None:
+            self.upload(self.folder / card, "Update the card")
+            with self._change():
+                self.card = self.card if self.card != card else None
+
+    def _delete_revisions(self) -> None:
+        for name, revision in list(self.revisions.items()):
+            if revision not in self.kept():
+                self._delete(self._api.delete_branch, branch=name)
+                with self._change():
+                    if self.revisions.get(name) is revision:
+                        del self.revisions[name]
+
+    def _delete(self, request: Callable[..., Any], **name: str | None) -> None:
+        try:
+            self._try(request, self.repository, **name)
+        except HfHubHTTPError as error:
+            if error.response.status_code != 404:  # it did not exist, or the response to an earlier deletion was lost
+                raise
+
+    # On disk
+
+    @contextmanager
+    def _change(self) -> Iterator[None]:
+        """Change what is recorded. Files that it does not name any more are removed."""
         with self._lock:
-            if self.waits(revision):
-                revision.state, revision.commit = "sent", commit
-                self._write_record()
-                self._unstage(revision)
+            self._check_open()
+            yield
+            record = {"format": _FORMAT, **{name: getattr(self, name) for name in _SAVED}}
+            record["revisions"] = {name: asdict(revision) for name, revision in self.revisions.items()}
+            write_atomically(self.folder / RECORD_FILE, json.dumps(record, indent=2).encode())
+            self._remove_unnamed()
 
-    def mark_deleted(self, revision: Revision) -> None:
-        """Note that the Hub does not hold a revision any more."""
-        with self._lock:
-            if not self.closed and self.revisions.get(revision.name) is revision:
-                del self.revisions[revision.name]
-                self._write_record()
+    def _check_open(self) -> None:
+        if self.closed:
+            raise RuntimeError(f"{self.folder} was opened anew, and this outbox is closed.")
 
-    def to_tag(self) -> str | None:
-        """Return the commit that the tag is to be moved to, if it is on the Hub."""
-        with self._lock:
-            best = self._best_revision()
-            return best.commit if best is not None and best.state == "sent" and best.commit != self.tagged else None
+    def _read_record(self) -> None:
+        path = self.folder / RECORD_FILE
+        given = {name: value for name in ("repo_id", "private", "tag") if (value := getattr(self, name)) is not None}
+        if path.exists():
+            record = json.loads(path.read_text(encoding="utf-8"))
+            if record["format"] != _FORMAT:
+                raise ValueError(f"{path} has format {record['format']}; this version reads format {_FORMAT}.")
+            vars(self).update({name: record[name] for name in _SAVED})
+            self.revisions = {name: Revision(**revision) for name, revision in record["revisions"].items()}
+            if given.get("repo_id", self.repo_id) != self.repo_id:
+                if left := self.unsent():
+                    raise ValueError(
+                        f"{self.folder} holds what waits for {self.repo_id}, but repo_id is {given['repo_id']!r}: "
+                        f"{', '.join(left)}. Send it with `trl-concise push {self.folder.parent}`, or delete {self.folder}."
+                    )
+                self._of_another_repository = bool(self.revisions)
+                self.private, self.revisions, self.best = None, {}, None
+            if (self.repo_id, self.tag) != (given.get("repo_id", self.repo_id), given.get("tag", self.tag)):
+                self.tagged = None
+        vars(self).update({"tag": self.tag or "best", **given})
+        if self.repo_id is None:
+            raise ValueError(
+                f"No repository is known for {self.folder.parent}. Name one with repo_id (--repo_id), for example user/model."
+            )
+        self._remove_unnamed()
 
-    def mark_tagged(self, commit: str | None) -> None:
-        """Note which commit carries the tag."""
-        with self._lock:
-            if not self.closed:
-                self.tagged = commit
-                self._write_record()
+    def _stage(self, name: str, card: Mapping[str, Path], checkpoint: Path | None = None) -> str:
+        staged = Path(tempfile.mkdtemp(prefix=f"{name}-", dir=self.folder))
+        if checkpoint is not None:
+            shutil.copytree(checkpoint, staged, copy_function=_link, dirs_exist_ok=True)
+        for path, file in card.items():  # copied, not linked: the next card is written into the same file
+            (staged / path).parent.mkdir(parents=True, exist_ok=True)
+            (staged / path).unlink(missing_ok=True)
+            shutil.copyfile(file, staged / path)
+        return staged.name
 
-    def mark_card_sent(self, card: str) -> None:
-        """Note that the Hub holds a card."""
-        with self._lock:
-            if not self.closed and self.card == card:
-                self._replace_card(None)
-
-    # Files that wait
-
-    def _stage(self, name: str) -> Path:
-        return Path(tempfile.mkdtemp(prefix=f"{name}-", dir=self.folder))
-
-    def _unstage(self, revision: Revision | None) -> None:
-        if revision is not None and revision.staged is not None:
-            shutil.rmtree(self.folder / revision.staged, ignore_errors=True)
-
-    def _replace_card(self, card: str | None) -> None:
-        old, self.card = self.card, card
-        self._write_record()
-        if old is not None:
-            shutil.rmtree(self.folder / old, ignore_errors=True)
-
-    def _copy_card(self, card: Mapping[str, Path], target: Path) -> None:
-        # Copied, not linked: the next card is written into the same file.
-        for name, file in card.items():
-            place = target / name
-            place.parent.mkdir(parents=True, exist_ok=True)
-            place.unlink(missing_ok=True)
-            shutil.copyfile(file, place)
-
-    def _sweep(self) -> None:
-        """Remove what a process left that died between writing files and writing the record."""
-        named = {self.card, *(revision.staged for revision in self.in_state("waiting"))}
+    def _remove_unnamed(self) -> None:
+        named = {self.card, *(revision.staged for revision in self.revisions.values())}
         for folder in self.folder.iterdir():
             if folder.is_dir() and folder.name not in named:
                 shutil.rmtree(folder, ignore_errors=True)
 
-    # The record
-
-    def _read_record(self) -> None:
-        path = self.folder / _RECORD_FILE
-        if not path.exists():
-            return
-        record = json.loads(path.read_text(encoding="utf-8"))
-        if record.get("format") != _FORMAT:
-            raise ValueError(f"{path} has format {record.get('format')}; this version reads format {_FORMAT}.")
-        asked, tag = self.repo_id, self.tag
-        self.repo_id, self.tag = record["repo_id"], record["tag"]
-        self.revisions = {name: Revision(**revision) for name, revision in record["revisions"].items()}
-        self.best, self.tagged = record["best"], record["tagged"]
-        if record["card"] is not None and (self.folder / record["card"]).is_dir():
-            self.card = record["card"]
-        if asked in (None, self.repo_id):
-            self.private = record["private"] if self.private is None else self.private
-            if tag not in (None, self.tag):
-                self.tag, self.tagged = tag, None
-            return
-        if left := self.unsent():
-            raise ValueError(
-                f"{self.folder} holds what waits for {self.repo_id}, but repo_id is {asked!r}: {', '.join(left)}. Send it "
-                f"with `trl-concise push {self.folder.parent}`, or delete {self.folder}."
-            )
-        self._keeps_record = not self.revisions
-        self.repo_id, self.tag, self.revisions, self.best, self.tagged = asked, tag, {}, None, None
-
-    def _write_record(self) -> None:
-        if self.closed:
-            raise RuntimeError(f"{self.folder} was opened anew, and this outbox is closed.")
-        record = {
-            "format": _FORMAT,
-            "repo_id": self.repo_id,
-            "private": self.private,
-            "tag": self.tag,
-            "best": self.best,
-            "tagged": self.tagged,
-            "card": self.card,
-            "revisions": {name: asdict(revision) for name, revision in self.revisions.items()},
-        }
-        write_atomically(self.folder / _RECORD_FILE, json.dumps(record, indent=2).encode())
-
 
 def is_recorded(run: str | Path) -> bool:
-    """Whether a run's folder says which repository it was sent to."""
-    return Path(run, FOLDER, _RECORD_FILE).exists()
+    """Whether a run's folder records the repository that it was sent to."""
+    return Path(run, FOLDER, RECORD_FILE).exists()
 
 
-def link_files(source: Path, target: Path) -> None:
-    """Hard-link a folder's files into another, or copy them where the file system has no links."""
-    for file in sorted(source.rglob("*")):
-        if not file.is_file():
-            continue
-        place = target / file.relative_to(source)
-        place.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            os.link(file, place)
-        except OSError:
-            shutil.copyfile(file, place)
+def _link(source: str, target: str) -> None:
+    try:
+        os.link(source, target)
+    except OSError:  # the file system has no links
+        shutil.copyfile(source, target)

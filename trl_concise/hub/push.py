@@ -12,14 +12,14 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from ..errors import Parser
 from ..evaluation.folder import SETTINGS_FILE
+from ..evaluation.runs import FACTS_FILE, LAST_CHECKPOINT, read_facts
 from ..state.resume import checkpoints, missing_from_checkpoint
 from .card import write_card
-from .facts import FACTS_FILE, LAST_CHECKPOINT, read_facts
-from .outbox import is_recorded
-from .sender import FAILURES, PRIVATE_FILES, Sender
+from .outbox import PRIVATE_FILES, Outbox, is_recorded
+from .retries import FAILURES
 
 
-# Completions and prompts are not uploaded: `settings.json` of an evaluation contains the system prompt.
+# Completions and prompts are not uploaded. The `settings.json` of an evaluation contains the system prompt.
 TEXT_FILES = [
     *("completions/*", "*/completions/*", "*.jsonl", "*.parquet"),
     *(SETTINGS_FILE, f"*/{SETTINGS_FILE}"),
@@ -69,24 +69,17 @@ def push_run(
     has_facts = (run / FACTS_FILE).exists()
     if repo_id is None and not is_recorded(run) and has_facts:
         repo_id = read_facts(run).get("repo_id")
-    with closing(Sender(run, repo_id, token=token, private=private, patience=patience)) as sender:
-        repo_id = sender.make_repository()
+    with closing(Outbox(run, repo_id, token=token, private=private, patience=patience)) as outbox:
+        repo_id = outbox.repository
         whole = [folder for _, folder in sorted(checkpoints(run)) if missing_from_checkpoint(folder) is None]
         if has_facts:
             write_card(run, repo_id, LAST_CHECKPOINT if whole else None)
-        sender.send_folder(run, "Upload the run", ignore_patterns=[*PRIVATE_FILES, *TEXT_FILES, *CHECKPOINTS])
-        sender.outbox.drop_card()  # older than the one that has just been sent
-        sender.outbox.remember_repository()
+        outbox.upload(run, "Upload the run", ignore_patterns=[*PRIVATE_FILES, *TEXT_FILES, *CHECKPOINTS])
+        outbox.note_push()
         if whole:
-            last = whole[-1]
-            sender.send_folder(
-                last,
-                f"Upload {last.name}",
-                ignore_patterns=PRIVATE_FILES,
-                path_in_repo=LAST_CHECKPOINT,
-                delete_patterns="*",
-            )
-        sender.send()
+            target = {"path_in_repo": LAST_CHECKPOINT, "delete_patterns": "*"}
+            outbox.upload(whole[-1], f"Upload {whole[-1].name}", ignore_patterns=[*PRIVATE_FILES], **target)
+        outbox.send()
     return repo_id
 
 

@@ -21,6 +21,7 @@ from trl_concise.components import Component
 from trl_concise.methods.curriculum import AccuracyBand
 from trl_concise.methods.ddca import DDCA
 from trl_concise.methods.dler import BatchWhitening
+from trl_concise.methods.drpo import DRPO
 from trl_concise.methods.dynamic_sampling import DynamicSampling
 from trl_concise.methods.efficient_reasoning import EfficientReasoningReward
 from trl_concise.methods.greso import GRESO
@@ -142,6 +143,13 @@ _ROWS = [
     Row(TruncationPenalty, samples=True),
     Row(DifficultyWeighting, {"skip_unsolved": True}, "advantage", neutral=None),
     Row(DDCA, {"beta": 0.5, "baseline": "rloo", "use_pass_rate": False, "min_std": 0.5}, "advantage", neutral=None),
+    Row(
+        DRPO,
+        {"length_temperature": 0.2, "temperature": 5.0, "max_length": 20},
+        "advantage",
+        args={"loss_type": "grpo"},
+        neutral=None,
+    ),
     Row(
         BatchWhitening,
         {"token_weighted": False, "skip_zero_variance": False},

@@ -31,6 +31,7 @@ from trl_concise.methods.kimi import KimiLengthReward
 from trl_concise.methods.l1 import L1Reward
 from trl_concise.methods.laser import LASERReward
 from trl_concise.methods.laser_d import LASERDReward
+from trl_concise.methods.mgpo import MGPO
 from trl_concise.methods.sgrpo import StochasticTokens
 from trl_concise.methods.shorter_better import ShorterBetterReward
 from trl_concise.methods.siri import SIRISchedule, TruncationPenalty
@@ -157,6 +158,14 @@ _ROWS = [
         args={"scale_rewards": "none"},
         neutral=None,
     ),
+    Row(
+        DRPO,
+        {"length_temperature": 0.5, "temperature": 1.0, "max_length": 20},
+        "advantage",
+        args={"loss_type": "grpo"},
+        neutral=None,
+    ),
+    Row(MGPO, {"strength": 2.0}, "advantage", neutral={"strength": 0.0}),
     Row(
         SIRISchedule,
         {"longest": LIMIT, "shortest": 4, "cycle": 3, "shape": "stair"},

@@ -187,6 +187,7 @@ METHODS: tuple[Method, ...] = (
         "code",
         "ddca",
         0,
+        evidence="ddca.md#results",
     ),
     Method(
         "DRPO",
@@ -245,6 +246,17 @@ METHODS: tuple[Method, ...] = (
         None,
         "common",
         "curriculum",
+        1,
+    ),
+    Method(
+        "MGPO",
+        "larger advantages on prompts that are solved half of the time (VibeThinker)",
+        "mgpo",
+        ("advantage",),
+        ("MGPO",),
+        "2511.06221",
+        "reconstructed",
+        "mgpo",
         1,
     ),
     Method(

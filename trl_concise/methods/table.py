@@ -199,6 +199,7 @@ METHODS: tuple[Method, ...] = (
         "reconstructed",
         "drpo",
         0,
+        evidence="drpo.md#results",
     ),
     Method(
         "SIRI",

@@ -20,6 +20,7 @@ from trl_concise import HAPOConfig, TrainingScript
 from trl_concise.cli.commands import main
 from trl_concise.cli.launch import examples_folder
 from trl_concise.cli.quiet import hide_messages
+from trl_concise.demo.report import DESCRIPTIONS
 
 
 QUICK = (
@@ -47,12 +48,15 @@ def test_a_short_run_prints_these_lines(tmp_path, monkeypatch):
     command = [sys.executable, "-m", "trl_concise", "hapo", *QUICK.split(), "--output_dir", str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert done.stderr == ""
-    table = r"( *2 problems that training never saw *\n)([┏┃┡│└].*\n)+( *AES: accuracy-efficiency score.*\n)"
+    evaluation = "".join(rf"{name} +━+ 2/2 [\d: ]+ accuracy [\d.]+%, \d+ tokens *\n" for name in DESCRIPTIONS)
+    table = r" *2 problems of \d operations, [\w ]+\n([┏┃┡│└].*\n)+"
     expected = (
-        r"Before training ━+ 2/2 [\d:]+ *\n"
-        r"step 1/2: accuracy \d+%, \d+ tokens, history \d+%, \S+ left\n"
-        r"step 2/2: accuracy \d+%, \d+ tokens, history \d+%, \S+ left\n"
-        r"After training ━+ 2/2 [\d:]+ *\n" + table + r"Training and both evaluations took \d+ s \(seed 42\)\.\n"
+        evaluation
+        + r"step 1/2: accuracy \d+%, \d+ tokens, history \d+%, \S+ left\n"
+        + r"step 2/2: accuracy \d+%, \d+ tokens, history \d+%, \S+ left\n"
+        + evaluation
+        + rf"({table}){{3}}"
+        + r"None of these problems was trained on\.[^┃]*Tokens generated in training: this run \d+\.\n(.*\n)*"
     )
     assert re.fullmatch(expected, done.stdout), done.stdout
 

@@ -213,7 +213,7 @@ class RefilledBatch:
         Return every completion that was generated, once: the batch first, then the dropped ones.
 
         Args:
-            rollouts ([`Rollouts`]): The batch, with what was added to it since.
+            rollouts ([`Rollouts`]): The batch, with everything added to it since.
         """
         if self.dropped is None:
             return rollouts

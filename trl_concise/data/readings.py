@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the rows of a dataset hold: problem, context, options and reference answer."""
+"""The contents of dataset rows: problem, context, options and reference answer."""
 
 from __future__ import annotations
 

@@ -64,7 +64,7 @@ def read_measurements(
     run: Path, name: str | None = None, log_history: Sequence[Mapping[str, Any]] | None = None
 ) -> list[Measurement]:
     """
-    Read what was measured of a run: every `summary.json` in its folder or one folder deeper, and the log of its training. In a
+    Read the measurements of a run: every `summary.json` in its folder or one folder deeper, and the log of its training. In a
     folder `control`, `control-NAME` or `control_NAME`, any model is a control: neither the run's own nor its base.
 
     Args:

@@ -124,7 +124,7 @@ class HubFrontierCallback(TrainerCallback):
         frontier = frontier_steps(points)
         if step in frontier:
             with TemporaryDirectory() as folder:
-                card = run  # of a trainer of TRL's
+                card = run  # of a plain TRL trainer
                 if (run / FACTS_FILE).exists():  # for this repository, which need not be the trainer's
                     card = write_card(run, outbox.repo_id, folder=folder, state=state).parent
                 outbox.add(Revision(step, *points[step]), run / f"{PREFIX_CHECKPOINT_DIR}-{step}", card_files(card))

@@ -154,7 +154,7 @@ class Outbox:
             self.card = self._stage("card", card)
 
     def drop(self, name: str) -> None:
-        """Take a revision out. What was sent of it is deleted from the Hub. If it was the best, none is the best for now."""
+        """Remove a revision, from the Hub too. If it was the best, there is no best revision until the next one."""
         with self._change():
             if self.best == name:
                 self.best = None

@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 
 # Errors of the HTTP library that huggingface_hub is built on, of its storage client, of a response that is not JSON.
 FAILURES = (*HfHubHTTPError.__bases__, OSError, RuntimeError, ValueError)
-_LONGEST_PAUSE, _LONGEST_PAUSE_AT_THE_END = 300.0, 8.0  # seconds; in training nobody waits
+_LONGEST_PAUSE, _LONGEST_PAUSE_AT_THE_END = 300.0, 8.0  # seconds; training does not wait
 _dice = random.Random()  # the run's own random state is part of its checkpoints
 
 
@@ -57,7 +57,7 @@ class Retries:
     def __init__(self, patience: float, check: Callable[[], None]):
         self.patience = patience
         self.check = check
-        self.endless = False  # in training nobody waits
+        self.endless = False  # training does not wait
         self.ending = threading.Event()
         self._failing_since: float | None = None
 

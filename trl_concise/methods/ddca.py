@@ -10,7 +10,7 @@ are the trainer's. The full text of the paper was not available to us.
 
 Differences from the authors' code:
   1. The set of correct completions comes from the correctness function, not from rewards above 0.5. The first advantage uses the
-     weighted sum of all rewards, which is the correctness if there is no other reward function.
+     weighted sum of all rewards, which is the correctness without other reward functions.
   2. A completion of unknown correctness is left out of the pass rate and has no length term.
   3. `min_std` is ours, and off by default: without it, 1,000 and 1,001 tokens differ as much as 100 and 10,000.
 """

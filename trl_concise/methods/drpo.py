@@ -177,7 +177,7 @@ class DRPO(Advantage):
             $C$, the length in tokens by which lengths are divided. Default: `max_completion_length` of the trainer.
 
     Raises:
-        `ValueError`: If a setting is out of range, the loss is another one, or there is no limit.
+        `ValueError`: If a setting is out of range, the loss is another one, or completions are not limited.
     """
 
     name = "drpo"

@@ -40,7 +40,7 @@ class Method:
         what (`str`): What it does, in a few words.
         module (`str`): Module in `trl_concise.methods`.
         slots (`tuple[str, ...]`): Arguments of the trainer that its components fill; `reward_funcs` for a group reward,
-            the name of TRL's trainer for an offline method.
+            the TRL trainer of an offline method.
         components (`tuple[str, ...]`): Classes for a [`ConciseGRPOTrainer`], or functions of a method without one.
         trainer (`str`, *optional*): The drop-in trainer.
         paper (`str`, *optional*): arXiv identifier.

@@ -31,7 +31,7 @@ logger = logging.getLogger(__name__)
 
 class PromptQueue:
     """
-    The rows of a dataset, pass after pass, in the order of TRL's sampler.
+    The rows of a dataset, pass after pass, in the order of the sampler of TRL.
 
     Pass p has the order of epoch p in a run without a queue. All state is one number: how many rows were taken or skipped.
 

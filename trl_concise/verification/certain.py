@@ -247,7 +247,7 @@ def _settle(gold: str, answer: str) -> bool | None:
 
 
 def _may_be_rounded(one: Numeral, other: Numeral) -> bool:
-    """Whether one is a decimal and the other a number without an exact decimal, such as 1/3, that it may stand for."""
+    """Whether one is a decimal and the other a number without an exact decimal, such as 1/3, that it may approximate."""
     if (one.step is None) == (other.step is None):
         return False
     (decimal, step), exact = (

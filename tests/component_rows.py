@@ -158,13 +158,6 @@ _ROWS = [
         args={"scale_rewards": "none"},
         neutral=None,
     ),
-    Row(
-        DRPO,
-        {"length_temperature": 0.5, "temperature": 1.0, "max_length": 20},
-        "advantage",
-        args={"loss_type": "grpo"},
-        neutral=None,
-    ),
     Row(MGPO, {"strength": 2.0}, "advantage", neutral={"strength": 0.0}),
     Row(
         SIRISchedule,

@@ -5,8 +5,10 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -17,6 +19,7 @@ from tests.hub_server import HubServer
 from trl_concise.cli.commands import main
 
 
+SVAMP = Path(__file__).parents[3] / "shared" / "data" / "svamp_test.jsonl"
 COMMON = [
     "--use_cpu",
     "--bf16",
@@ -101,3 +104,27 @@ def test_measure_describe_and_push(run, problems):
     assert {"README.md", "adapter_model.safetensors", "adapter_config.json", "tokenizer.json"} <= set(files)
     card = (run / "README.md").read_text()
     assert "HAPO" in card and f"{record['tokens_mean']:.1f}" in card
+
+
+@pytest.mark.skipif(not SVAMP.is_file(), reason=f"the SVAMP problems are not at {SVAMP}")
+def test_evaluate_on_svamp(smollm2, tmp_path):
+    """Greedy completions of 32 problems. Where one says what its final answer is, the verdict is checked against it."""
+    argv = ["eval", smollm2, str(SVAMP), "--limit", "32", "--output_dir", str(tmp_path), "--temperature", "0"]
+    argv += ["--max_new_tokens", "256", "--budgets", "128", "--prompt_suffix", r" Put the final answer in \boxed{}."]
+    assert main(argv) == 0
+    rows = [json.loads(line) for line in (tmp_path / "completions.jsonl").read_text().splitlines()]
+    problems = [json.loads(line) for line in SVAMP.read_text().splitlines()[:32]]
+    assert [row["gold"] for row in rows] == [problem["answer"] for problem in problems]
+    stated = [(row, re.search(r"answer is:? (\d+)\.?$", row["text"])) for row in rows]
+    verdicts = [(row["correct"], found[1] == row["gold"]) for row, found in stated if found]
+    assert len(verdicts) >= 8 and all(given == expected for given, expected in verdicts)
+    assert all(row["tokens"] == len(row["completion_ids"]) for row in rows)
+
+    whole, short = json.loads((tmp_path / "summary.json").read_text())
+    assert whole["problems"] == short["problems"] == 32 and short["budget"] == 128
+    assert whole["accuracy"] == sum(row["correct"] for row in rows) / 32
+    assert whole["tokens_mean"] == sum(row["tokens"] for row in rows) / 32
+    assert short["tokens_mean"] == sum(min(row["tokens"], 128) for row in rows) / 32
+    for record in (whole, short):
+        low, high = record["accuracy_interval"]
+        assert low <= record["accuracy"] <= high

@@ -105,7 +105,7 @@ def test_metrics():
 
 
 def test_a_reward_for_distance_is_refused():
-    with pytest.raises(ValueError, match="beta must be at least 0, got -1"):
+    with pytest.raises(ValueError, match="beta must be at least 0 and finite, got -1"):
         ShorterBetterReward(beta=-1)
 
 

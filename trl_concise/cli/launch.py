@@ -13,6 +13,7 @@ import io
 import logging
 import os
 import random
+import re
 import runpy
 import shlex
 import signal
@@ -68,9 +69,16 @@ def train(method: str, argv: Sequence[str]) -> int:
     set_master_port()
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # the script reports its errors itself
     command = f"trl-concise {method}"
+    launcher = _with_defaults(launcher)
+    given = dict(zip(launcher[::2], launcher[1::2], strict=True))
+    rank, machines = given.get("--machine_rank", "0"), given.get("--num_machines")
+    if machines is not None and int(rank) >= int(machines):
+        raise ValueError(
+            f"--machine_rank must be below the number of machines, {machines}; got {rank}. Change it, or --num_machines."
+        )
     try:
         with redirect_stderr(io.StringIO()) as errors:
-            options = launch_command_parser().parse_args([*_with_defaults(launcher), str(script), *rest])
+            options = launch_command_parser().parse_args([*launcher, str(script), *rest])
     except SystemExit:
         fail(errors.getvalue().rpartition("error: ")[2], command)
     os.environ |= {COMMAND: command} if is_verbose else {COMMAND: command, QUIET: "1"}  # of the processes launched
@@ -121,7 +129,7 @@ def split_launcher_flags(argv: Sequence[str]) -> tuple[list[str], list[str]]:
         `tuple[list[str], list[str]]`: The flags of each, in their order.
 
     Raises:
-        `ValueError`: If a flag lacks its value, or `--accelerate_config` does not name a configuration.
+        `ValueError`: If a flag lacks its value, or the value is not allowed.
 
     Examples:
         >>> split_launcher_flags(["--learning_rate", "1e-6", "--num_processes=2"])
@@ -140,8 +148,24 @@ def split_launcher_flags(argv: Sequence[str]) -> tuple[list[str], list[str]]:
             value = remaining.pop(0)
         if name == "--accelerate_config":
             name, value = "--config_file", _accelerate_config(value)
+        _check_launcher_flag(name, value)
         launcher += [name, value]
     return launcher, rest
+
+
+def _check_launcher_flag(name: str, value: str) -> None:
+    """Check values that accelerate ignores, or refuses without naming the flag."""
+    lowest = {"--num_processes": 1, "--num_machines": 1, "--machine_rank": 0, "--main_process_port": 0}.get(name)
+    if lowest is not None and not (value.isdecimal() and int(value) >= lowest):
+        raise ValueError(f"{name} must be an integer of at least {lowest}, got {value!r}.")
+    if name == "--main_process_port" and int(value) > 65535:
+        raise ValueError(f"--main_process_port must be at most 65535, got {value}.")
+    if (
+        name == "--gpu_ids"
+        and value != "all"
+        and not re.fullmatch(r"(\d+|(GPU|MIG)-[^,]+)(, *(\d+|(GPU|MIG)-[^,]+))*", value)
+    ):
+        raise ValueError(f"--gpu_ids takes the numbers or UUIDs of GPUs, such as 0,1, or all; got {value!r}.")
 
 
 def _with_defaults(launcher: list[str]) -> list[str]:
@@ -166,6 +190,10 @@ def _with_defaults(launcher: list[str]) -> list[str]:
 
 def _accelerate_config(name: str) -> str:
     if Path(name).is_file():
+        import yaml
+
+        if not isinstance(yaml.safe_load(Path(name).read_text(encoding="utf-8")), dict):  # or JSON, which is YAML
+            raise ValueError(f"--accelerate_config {name} must contain a mapping, as `accelerate config` writes it.")
         return name
     shipped = {Path(str(file)).stem: str(file) for file in resources.files("trl.accelerate_configs").iterdir()}
     shipped = {stem: path for stem, path in shipped.items() if path.endswith(".yaml")}

@@ -82,18 +82,18 @@ def parse_arguments(
     parser.group_options("options of this script and its method", _own_options(*classes), "options of TRL")
     if not {"model_name_or_path", "config"} & given_options(arguments):
         parser.set_defaults_with_config(**demo_settings)
-    given = parser.parse_known_args(arguments)[0]
+    given, unknown = parser.parse_known_args(arguments)
     if not given.verbose:
         hide_messages()
         hide_weight_bars()
     # A recipe for a GPU can also be read on a machine without one: on a CPU, bf16 is not refused.
     on_cpu = ["--use_cpu"] if given.dry_run else []
     with report_input_errors():
-        run_args, training_args, model_args, unknown = parser.parse_args_and_config(
-            [*arguments, *on_cpu], return_remaining_strings=True
-        )
-    if unknown:
-        parser.error(_report_unknown_options(unknown, classes))
+        parser.read_recipe(arguments)
+        unknown += [f"--{name}" for name in parser.unknown_keys]
+        if unknown:
+            parser.error(_report_unknown_options(unknown, classes))
+        run_args, training_args, model_args = parser.parse_args_and_config([*arguments, *on_cpu])
     if model_args.model_name_or_path is None:
         parser.error("--model_name_or_path is needed with --config")
     _check_given(parser, run_args, training_args, model_args)

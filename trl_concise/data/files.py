@@ -61,9 +61,12 @@ def read_rows(name_or_path: str, config_name: str | None = None, split: str = "t
         `FileNotFoundError`: If a local file does not exist.
         `ValueError`: If a file cannot be read.
     """
+    _check_split(split)
     path = local_file(name_or_path)
     if path is None or path.suffix.lower() not in (".jsonl", ".json", ".csv"):
         dataset = load_rows(name_or_path, config_name, split)
+        if not len(dataset):
+            raise ValueError(_no_rows(name_or_path, split))
         return Rows(dataset, dataset.column_names, range(1, len(dataset) + 1))
     _refuse_empty(path, name_or_path)
     try:
@@ -80,6 +83,8 @@ def read_rows(name_or_path: str, config_name: str | None = None, split: str = "t
     slices = ReadInstruction.from_spec(split).to_absolute({name: len(rows)})
     places = [place for part in slices for place in range(part.from_, part.to)]
     columns = list(dict.fromkeys(column for row in rows for column in row))
+    if not places:
+        raise ValueError(_no_rows(name_or_path, split))
     return Rows([rows[place] for place in places], columns, [place + 1 for place in places])
 
 
@@ -91,12 +96,15 @@ def load_rows(name_or_path: str, config_name: str | None = None, split: str = "t
         `FileNotFoundError`: If the name has the ending of a data file, and the file does not exist.
         `ValueError`: If a file cannot be read.
     """
+    _check_split(split)
     path = local_file(name_or_path)
     if path is None:
         return load_dataset(name_or_path, config_name, split=split)
     loader = LOADERS.get(path.suffix.lower())
     if loader is None:
-        raise ValueError(f"Cannot read {name_or_path}: a local file must be one of {', '.join(LOADERS)}.")
+        raise ValueError(
+            f"Cannot read {name_or_path}: the name of a local file must end in {', '.join(LOADERS)}. Convert the file."
+        )
     _refuse_empty(path, name_or_path)
     split_name = split.partition("[")[0]  # "train[:100]" -> "train"
     try:
@@ -120,6 +128,23 @@ def local_file(name_or_path: str) -> Path | None:
     if path.suffix.lower() in LOADERS:
         raise FileNotFoundError(f"No file {name_or_path} (looked in {Path.cwd()}).")
     return None
+
+
+def _check_split(split: str) -> None:
+    try:
+        ReadInstruction.from_spec(split)
+    except (AssertionError, ValueError):
+        raise ValueError(
+            f"The split {split!r} is not valid. Name a split, such as train, or a slice of one, such as train[:90%], with "
+            "split (--dataset_train_split and --dataset_test_split in training, --dataset_split in other commands)."
+        ) from None
+
+
+def _no_rows(name: str, split: str) -> str:
+    return (
+        f"The split {split!r} of {name} has no rows. Choose another one with split (--dataset_train_split and "
+        "--dataset_test_split in training, --dataset_split in other commands)."
+    )
 
 
 def _refuse_empty(path: Path, name: str) -> None:

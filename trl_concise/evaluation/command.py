@@ -37,6 +37,8 @@ def main(argv: Sequence[str]) -> int:
     if batch_size is None:
         batch_size = 10_000 if options.use_vllm else 64
     columns = dataset_options(options)
+    if options.show < 0:
+        parser.error(f"argument --show: must be at least 0, got {options.show}")
     if options.output_dir is None and not options.show:
         parser.error("the following arguments are required: --output_dir")
     try:

@@ -159,6 +159,8 @@ def main(argv: Sequence[str]) -> int:
     from ..data.problems import show_problems
 
     problem_options = {**dataset_options(options), "system_prompt": options.system_prompt}
+    if options.show < 0:
+        parser.error(f"argument --show: must be at least 0, got {options.show}")
     if options.show:
         from datasets import Dataset
 

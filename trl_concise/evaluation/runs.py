@@ -122,6 +122,7 @@ def read_facts(folder: str | Path) -> dict[str, Any]:
 
     Raises:
         `FileNotFoundError`: If the folder is not one of a run.
+        `ValueError`: If the file is damaged.
     """
     path = Path(folder, FACTS_FILE)
     if not path.is_file():
@@ -129,7 +130,15 @@ def read_facts(folder: str | Path) -> dict[str, Any]:
             f"{path} does not exist. A trainer of trl_concise writes it into its output folder at each checkpoint and in "
             "create_model_card()."
         )
-    return json.loads(path.read_text(encoding="utf-8"))
+    try:
+        facts = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        facts = None
+    if not isinstance(facts, dict):
+        raise ValueError(
+            f"{path} is damaged: expected a JSON object. Copy it from a checkpoint of the run, or train again."
+        )
+    return facts
 
 
 def read_log_history(run: Path) -> list[dict[str, Any]]:

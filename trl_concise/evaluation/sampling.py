@@ -6,6 +6,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -44,7 +45,7 @@ class SamplingSettings:
     seed: int = 0
 
     def __post_init__(self):
-        if self.max_new_tokens < 1 or self.temperature < 0 or not 0 < self.top_p <= 1 or self.seed < 0:
+        if self.max_new_tokens < 1 or not 0 <= self.temperature < math.inf or not 0 < self.top_p <= 1 or self.seed < 0:
             raise ValueError(
                 "Sampling needs max_new_tokens >= 1, temperature >= 0, 0 < top_p <= 1 and seed >= 0; got "
                 f"{self.max_new_tokens}, {self.temperature}, {self.top_p} and {self.seed}."

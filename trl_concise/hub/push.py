@@ -95,6 +95,8 @@ def main(argv: list[str]) -> int:
         "--patience", type=float, default=120.0, help="seconds without success after which to give up (default: 120)"
     )
     options = parser.parse_args(argv)
+    if not options.patience >= 0:
+        parser.error(f"argument --patience: must be at least 0 seconds, got {options.patience}")
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:
         repo_id = push_run(options.run, options.repo_id, private=options.private, patience=options.patience)

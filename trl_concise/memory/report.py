@@ -130,6 +130,8 @@ def main(argv: list[str]) -> int:
         made = plan(settings, shape)
     except (OSError, ValueError, yaml.YAMLError) as error:
         parser.error(str(error))
+    if output.write_config is not None and Path(output.write_config).is_dir():
+        parser.error(f"argument --write_config: {output.write_config} is a folder. Name a file to write.")
     text = report(made, shape)
     print(text)
     if output.write_config is None:

@@ -96,9 +96,14 @@ class ShorterBetterReward(GroupReward):
     paper = SHORTER_BETTER_PAPER
 
     def __init__(self, alpha: float = 2.0, beta: float = 0.001):
-        if beta < 0:
+        if not 0 < alpha < math.inf:
             raise ValueError(
-                f"beta must be at least 0, got {beta}: a negative value would reward distance. In ShorterBetterConfig it is "
+                f"alpha must be above 0 and finite, got {alpha}: it rewards a correct completion. In ShorterBetterConfig it is "
+                "correct_reward."
+            )
+        if not 0 <= beta < math.inf:
+            raise ValueError(
+                f"beta must be at least 0 and finite, got {beta}: a negative value would reward distance. In ShorterBetterConfig it is "
                 "length_penalty."
             )
         self.alpha = alpha

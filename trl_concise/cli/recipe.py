@@ -195,7 +195,7 @@ class RecipeParser(Parser, TrlParser):
             ) from None
         if not isinstance(recipe, dict):
             raise ValueError(f"{path} must contain a YAML mapping: one `option: value` per line.")
-        keys = [key.value for key, _ in tree.value]
+        keys = [key.value for key, _ in cast(yaml.MappingNode, tree).value]
         repeated = sorted({key for key in keys if keys.count(key) > 1})
         if repeated:
             self.error(f"{path} sets {', '.join(repeated)} more than once. Keep one line for each option.")

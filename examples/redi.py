@@ -163,7 +163,7 @@ def keep_traces(tokenizer, examples: Dataset):
     """The tokenizer; where its chat template drops the reasoning of a reply, with TRL's variant for training."""
     from trl.chat_template_utils import get_training_chat_template
 
-    from trl_concise.methods.redi import check_template_keeps_traces
+    from trl_concise.methods.redi_rows import check_template_keeps_traces
 
     try:
         for index, row in enumerate(examples):

@@ -108,7 +108,7 @@ PAGES = dict.fromkeys(["dler", "efficient_reasoning", "grpo_lead", "kimi", "l1"]
 EXAMPLES = {**PAGES, "ddca": "length_rewards", "drpo": "length_rewards"}
 
 
-PARTS_OF_A_METHOD = {"laser_d_monitor", "table", "tspmo_prefix_tree", "tspmo_replay"}
+PARTS_OF_A_METHOD = {"laser_d_monitor", "redi_rows", "table", "tspmo_prefix_tree", "tspmo_replay"}
 METHOD_FILES = [
     path
     for path in sorted((ROOT / "trl_concise" / "methods").glob("[!_]*.py"))

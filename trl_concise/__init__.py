@@ -54,7 +54,7 @@ _MODULES = {  # of the names that version 0.1.0 exported here
     "historical_variance": "methods.one_shot_rlvr",
     "rank_by_historical_variance": "methods.one_shot_rlvr",
     "repeat_example": "methods.one_shot_rlvr",
-    "DataCollatorForREDI": "methods.redi",
+    "DataCollatorForREDI": "methods.redi_rows",
     "redi_loss": "methods.redi",
     "stochastic_token_mask": "methods.sgrpo",
     "shorter_better_reward": "methods.shorter_better",

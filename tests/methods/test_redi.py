@@ -35,7 +35,8 @@ from tests import tiny
 from tests.distributed import redi as distributed
 from trl_concise import REDIConfig, REDITrainer
 from trl_concise.callbacks import CollapseCallback
-from trl_concise.methods.redi import DataCollatorForREDI, redi_loss, redi_loss_of_rows
+from trl_concise.methods.redi import redi_loss, redi_loss_of_rows
+from trl_concise.methods.redi_rows import DataCollatorForREDI
 
 
 # Log-probabilities of the tokens of two pairs: correct completions of 3 and 4 tokens, incorrect ones of 2 and 3.

@@ -256,3 +256,12 @@ def test_megabytes():
         "word " * 200_000,
     ]
     assert verify_answers(["42"] * 5, completions) == [False] * 5
+
+
+@given(st.integers(-20, 20), st.integers(2, 20))
+@settings(max_examples=20, deadline=None)
+def test_complex_numbers_are_read_alike_in_boxes_and_in_prose(real, imaginary):
+    number = f"{real}+{imaginary}i"
+    right = [rf"\boxed{{{number}}}", f"The final answer is ${number}$.", f"${number}$", rf"So ${imaginary}i + {real}$"]
+    wrong = [f"The final answer is ${real}+{imaginary + 1}i$.", f"The answer is ${real}-{imaginary}i$."]
+    assert verify_answers([number] * 6, right + wrong) == [True] * 4 + [False] * 2

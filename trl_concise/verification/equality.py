@@ -28,7 +28,8 @@ def read(text: str, is_bare: bool, keeps_case: bool = True) -> tuple[Any, ...]:
     from math_verify.parser import get_last_eq
 
     if not is_bare:
-        return tuple(parse(text, parsing_timeout=None))
+        found = parse(text, parsing_timeout=None)
+        return (with_imaginary_unit(found[0]), *found[1:]) if found else ()
     normalize, convert = _latex_reader(keeps_case)
     latex = normalize(text)
     for part in dict.fromkeys(

@@ -17,6 +17,7 @@ from trl import GRPOConfig, GRPOTrainer
 
 from tests import sketches, slot_rows, tiny
 from tests.distributed import contract
+from tests.distributed.rows import Verify
 from trl_concise import (
     Advantage,
     BatchWhitening,
@@ -218,6 +219,41 @@ def test_dropped_completions_are_divided_by_as_stated_however_the_batch_is_split
     kept_tokens, all_tokens = kept_and_all()
     expected = all_tokens / kept_tokens if loss_type in ("dapo", "cispo", "vespo") else 2.0
     assert ratio == pytest.approx(expected if divisor == "kept" else 1 / expected, rel=1e-3)
+
+
+@pytest.mark.parametrize("loss_type", ["grpo", "dr_grpo"])
+def test_added_rows_share_the_divisor_of_the_kept_completions(loss_type, tiny_model, tmp_path):
+    """With half of the completions dropped, both terms of the loss double, for the batch and for the rows of a component."""
+
+    def gradients(drops: str):
+        args = ConciseGRPOConfig(
+            **tiny.settings(
+                tmp_path,
+                max_steps=1,
+                beta=0.1,
+                loss_type=loss_type,
+                per_device_train_batch_size=12,
+                max_grad_norm=1e9,
+            )
+        )
+        trainer = tiny.spy(ConciseGRPOTrainer)(
+            tiny_model,
+            [slot_rows.correct_if_even, Verify()],
+            args,
+            slot_rows.problems(),
+            rollout_func=slot_rows.rollout,
+            advantage=slot_rows.ShortestHalf(drops),
+        )
+        seen: list[torch.Tensor] = []
+        trainer.add_callback(Gradients(seen))
+        trainer.train()
+        added = trainer.seen[0][0]["prompt_mask"].sum(dim=1) > 3  # prompts of the batch have three tokens
+        advantages = trainer.seen[0][0]["advantages"][added]
+        assert 0 < added.sum() < len(added) and advantages.any()
+        return torch.cat([gradient.flatten() for gradient in seen])
+
+    kept, every = gradients("kept"), gradients("all")
+    assert kept.abs().max() > 1e-4 and torch.allclose(kept, 2 * every, atol=1e-6)
 
 
 def kept_and_all() -> tuple[int, int]:

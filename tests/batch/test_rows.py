@@ -65,7 +65,7 @@ def test_joined_and_padded_rows_keep_what_each_component_gave(first, second):
         assert joined.advantages[row, :length].tolist() == [1.0] * length
     torch.testing.assert_close(joined.advantages[len(first) :, :width], per_token)
     padded = joined.padded(count + 3, filler=9)
-    assert len(padded) == count + 3 and padded.is_padding == [False] * count + [True] * 3
+    assert len(padded) == count + 3
     assert padded.loss_mask[count:] == [[0]] * 3 and not padded.advantages[count:].any()
     assert len(set(padded.group)) == len(set(joined.group)) + 3
 

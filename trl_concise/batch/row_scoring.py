@@ -101,7 +101,8 @@ class TrainsOnRows(_Mixed):
         with changed([(self.__dict__, {**unlogged, "num_generations": 1, "_rows_to_score": rows})]):
             added = super()._generate_and_score_completions([{"prompt": ""} for _ in range(len(rows))])
         assert rows.advantages is not None  # see `_collect_rows`
-        advantages = rows.advantages.to(batch["advantages"])
+        # Where dropped completions change the divisor of the loss, they do so for the added rows too.
+        advantages = rows.advantages.to(batch["advantages"]) * batch.get("loss_scale", 1.0)
         if advantages.ndim == 2:
             advantages = F.pad(advantages, (0, added["completion_ids"].size(1) - advantages.size(1)))
         added["advantages"] = advantages

@@ -8,7 +8,7 @@ Rows that components add to a generation batch: other prompts, other completions
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -46,12 +46,9 @@ class Rows:
     advantages: Tensor | None = None
     mask: list[list[int]] | None = None
     logps: list[list[float]] | None = None
-    is_padding: list[bool] = field(default_factory=list)
 
     def __post_init__(self):
         count = len(self.completion_ids)
-        if not self.is_padding:
-            object.__setattr__(self, "is_padding", [False] * count)
         if len(self.prompt_ids) != count or len(self.group) != count:
             raise ValueError(
                 f"Rows needs one prompt and one group for each of {count} completions, but got {len(self.prompt_ids)} "
@@ -113,9 +110,7 @@ class Rows:
             if scale != "none":
                 deviations = deviations / ((spread if spread is not None else _std(known)) + 1e-4)
             advantages[members] = deviations
-        return Rows(
-            self.prompt_ids, self.completion_ids, self.group, None, advantages, self.mask, self.logps, self.is_padding
-        )
+        return replace(self, rewards=None, advantages=advantages)
 
     def padded(self, count: int, filler: int) -> Rows:
         """Return `count` rows: these, and rows of one token that the loss does not use."""
@@ -134,7 +129,6 @@ class Rows:
             advantages=rows,
             mask=[*self.loss_mask, *[[0]] * missing],
             logps=[*self.logps, *[[0.0]] * missing] if self.logps is not None else None,
-            is_padding=[*self.is_padding, *[True] * missing],
         )
 
     @classmethod
@@ -168,7 +162,6 @@ class Rows:
             advantages=torch.cat(blocks),
             mask=[row for part in parts for row in part.loss_mask],
             logps=logps,
-            is_padding=[flag for part in parts for flag in part.is_padding],
         )
 
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import random
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -154,8 +155,16 @@ class APITeacher:
         with DefaultHttpxClient() as http, ThreadPool(self.concurrency) as pool:
             client = self._client.with_options(http_client=http)
 
+            is_refused = threading.Event()
+
             def ask(item: tuple[int, Conversation]) -> tuple[int, Reply]:
-                return item[0], self._ask(client, item[1])
+                if is_refused.is_set():  # not read: the error comes before it
+                    return item[0], Reply(error="not sent")
+                try:
+                    return item[0], self._ask(client, item[1])
+                except ValueError:
+                    is_refused.set()
+                    raise
 
             yield from pool.imap_unordered(ask, enumerate(conversations))
 

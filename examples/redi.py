@@ -233,7 +233,7 @@ def main(arguments: list[str] | None = None):
         trainer.save_model()
         trainer.create_model_card(dataset_name=script_args.dataset_name)
 
-    is_demo = script_args.dataset_name is None and script_args.report_problems and not is_finished
+    is_demo = script_args.report_problems and not is_finished and script_args.dataset_name is None
     if is_demo and trainer.accelerator.is_main_process:
         held_out = demo.problem_dataset(script_args.report_problems, operations=demo.OPERATIONS)
         record = demo.evaluate_model(trainer.model, trainer.processing_class, held_out)

@@ -94,7 +94,7 @@ class ConciseProgressCallback(TrainerCallback):
             self._progress.update(self._training, completed=state.global_step)
 
     def on_log(self, args, state, control, logs=None, **kwargs):
-        if self._progress is None or "train_runtime" in (logs or {}):  # the summary at the end
+        if "train_runtime" in (logs or {}) or self._progress is None:  # the summary at the end
             return
         texts = [text.format(logs[name]) for name, text in self.shown.items() if logs.get(name) is not None]
         if not texts:
@@ -109,7 +109,7 @@ class ConciseProgressCallback(TrainerCallback):
             )
 
     def on_prediction_step(self, args, state, control, eval_dataloader=None, **kwargs):
-        if self._progress is None or not has_length(eval_dataloader):
+        if not has_length(eval_dataloader) or self._progress is None:
             return
         if self._evaluating is None:
             self._evaluating = self._progress.add_task("Evaluation", total=len(eval_dataloader), figures="")

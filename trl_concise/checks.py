@@ -98,7 +98,7 @@ def check_budget(schedule: BudgetSchedule, args: GRPOConfig, model: str | PreTra
     Raises:
         `ValueError`: If a later, larger limit would not fit.
     """
-    if schedule.longest is None or not args.use_vllm or args.vllm_mode != "colocate":
+    if not args.use_vllm or args.vllm_mode != "colocate" or schedule.longest is None:
         return
     context = args.vllm_max_model_length
     if context is None:

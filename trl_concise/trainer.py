@@ -288,7 +288,7 @@ class ConciseGRPOTrainer(
     def _get_train_sampler(self, dataset=None):
         sampler = super()._get_train_sampler(dataset)
         step, accumulation = lambda: self.state.global_step, self.args.gradient_accumulation_steps
-        if self.prompt_selector is None or self._refills:
+        if self._refills or self.prompt_selector is None:
             return EpochRepeatSampler(sampler, step, accumulation)
         self._prompt_order = SelectingSampler(sampler, self.prompt_selector, step, accumulation)
         return self._prompt_order

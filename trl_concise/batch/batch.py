@@ -174,7 +174,7 @@ class GenerationBatch:
                 f"{self.dropped_by} divides the loss by {self.divisor} completions, {by} by {divisor}. Set `divisor` of both to the "
                 "same value."
             )
-        self.dropped = dropped if self.dropped is None else self.dropped | dropped
+        self.dropped = self.dropped | dropped if self.dropped is not None else dropped
         self.divisor, self.dropped_by = divisor, by
 
     def without_surplus(self, rollouts: Rollouts) -> Rollouts:

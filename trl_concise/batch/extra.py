@@ -125,7 +125,9 @@ class GeneratesExtra(_Mixed):
             ],
             lengths=torch.tensor(completion_lengths(completion_ids, None, ends), device=device),
             truncated=torch.tensor([ids[-1] not in ends for ids in completion_ids], device=device),
-            logps=None if logps is None else [row[: len(ids)] for row, ids in zip(logps, completion_ids, strict=True)],
+            logps=[row[: len(ids)] for row, ids in zip(logps, completion_ids, strict=True)]
+            if logps is not None
+            else None,
         )
 
     def reward_rollouts(self, rows: Sequence[Mapping[str, Any]], rollouts: GeneratedRollouts) -> torch.Tensor:

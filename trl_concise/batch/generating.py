@@ -42,7 +42,7 @@ class GeneratesBatch(_Mixed):
     @contextmanager
     def _training_budget(self):
         """Set the generation limit for one training batch."""
-        if self.budget_schedule is None or not self.model.training:
+        if not self.model.training or self.budget_schedule is None:
             yield
             return
         budget = self.budget_schedule.max_completion_length(self.state.global_step)

@@ -167,7 +167,7 @@ class _Merged(nn.Module):
                 if layer.lora_bias[name]:
                     bias = bias + layer.lora_B[name].bias * layer.scaling[name]
         self.weight = nn.Parameter(weight.to(dtype), requires_grad=False)
-        self.bias = None if bias is None else nn.Parameter(bias.detach().to(dtype), requires_grad=False)
+        self.bias = nn.Parameter(bias.detach().to(dtype), requires_grad=False) if bias is not None else None
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return nn.functional.linear(x.to(self.weight.dtype), self.weight, self.bias).to(x.dtype)

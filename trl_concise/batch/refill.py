@@ -243,7 +243,7 @@ class RefilledBatch:
             old_logps=None
             if all(row is None for row in old_logps)
             else [
-                [math.nan] * len(one.completion_ids) if one.old_logps is None else one.old_logps
+                one.old_logps if one.old_logps is not None else [math.nan] * len(one.completion_ids)
                 for one in self.completions
             ],
             tensors={

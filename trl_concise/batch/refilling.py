@@ -123,12 +123,12 @@ class RefillsGroups(ScoresRewards):
                 row=batch.rows[i],
                 prompt_ids=prompt_ids[i],
                 completion_ids=completion_ids[i],
-                tool_mask=None if tool_mask is None else tool_mask[i],
-                logps=None if logps is None else logps[i],
+                tool_mask=tool_mask[i] if tool_mask is not None else None,
+                logps=logps[i] if logps is not None else None,
                 logged={column: values[i] for column, values in logged.items() if i < len(values)},
                 measured=measures[i],
                 old_logps=None if made is None or made.old_logps is None else made.old_logps[i],
-                tensors={} if made is None else {name: values[i].cpu() for name, values in made.tensors.items()},
+                tensors={name: values[i].cpu() for name, values in made.tensors.items()} if made is not None else {},
             )
             for i in range(used)
         ]
@@ -194,7 +194,7 @@ class RefillsGroups(ScoresRewards):
         """Set the advantages of completions that the filter does not keep to 0. Does nothing in evaluation."""
         batch = self._batch
         assert batch is not None
-        if self.group_filter is None or not batch.training:
+        if not batch.training or self.group_filter is None:
             return
         assert batch.rollouts is not None and batch.rollouts.kept is not None
         if self.group_filter.divisor == "kept":

@@ -105,7 +105,7 @@ def completion_lengths(
         end = len(ids)
         while end and ids[end - 1] in end_token_ids:
             end -= 1
-        lengths.append(end if tool_mask is None else sum(tool_mask[row][:end]))
+        lengths.append(sum(tool_mask[row][:end]) if tool_mask is not None else end)
     return lengths
 
 
@@ -225,7 +225,7 @@ class CompletionTokens:
 
     def own(self) -> list[tuple[list[int], list[int]]]:
         """Return ids and mask of this process's completions."""
-        end = None if self.local.stop is None else self.local.stop - self.start
+        end = self.local.stop - self.start if self.local.stop is not None else None
         return list(zip(self.ids, self.mask, strict=True))[self.local.start - self.start : end]
 
 

@@ -76,7 +76,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Raises:
         `SystemExit`: With status 2, after one line on stderr, if the input is invalid.
     """
-    argv = list(sys.argv[1:] if argv is None else argv)
+    argv = list(argv if argv is not None else sys.argv[1:])
     if argv and (argv[0] in {*TRAINING, *COMMANDS} or argv[0].endswith(".py")):
         with report_input_errors(f"trl-concise {argv[0]}"):
             if argv[0] not in COMMANDS:

@@ -269,7 +269,7 @@ class _Range:
         rule = f"must be {'above' if self.interval[0] == '(' else 'at least'} {low:g}"
         if self.interval[-1] == ")" and self.__name__ == "float":
             rule += " and finite"
-        return rule if self.other is None else f"{rule}, or {self.other}"
+        return f"{rule}, or {self.other}" if self.other is not None else rule
 
 
 def _json_object(text: str) -> str:

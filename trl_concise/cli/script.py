@@ -132,7 +132,7 @@ def resolved_settings(*parts: Any) -> dict[str, Any]:
         for item in dataclasses.fields(part):
             value = getattr(part, item.name)
             value = value.value if isinstance(value, Enum) else value
-            is_unset = value is None and item.init and item.default not in (None, "auto", dataclasses.MISSING)
+            is_unset = item.init and item.default not in (None, "auto", dataclasses.MISSING) and value is None
             if (
                 is_unset
                 or isinstance(value, bool | int | float | str | list | dict)
@@ -328,7 +328,7 @@ class TrainingScript:
         args, dataset_name = self.training_args, self.problem_args.dataset_name
         show_progress(trainer)
         checkpoint = trainer.find_checkpoint()
-        is_demo = dataset_name is None and self.problem_args.report_problems
+        is_demo = self.problem_args.report_problems and dataset_name is None
         reports = is_demo and not trainer.is_finished(checkpoint)
         problems, control = self.problem_args.report_problems, self.problem_args.control
         with demo.Report(trainer, problems, control=control) if reports else nullcontext():

@@ -104,7 +104,7 @@ def find_correctness(
             f"{needing} build on correctness: put a reward "
             "function that says whether a completion is correct into `reward_funcs`, e.g. math_accuracy_reward."
         )
-    if name is None and len(names) > 1 and needs_correctness(components):
+    if len(names) > 1 and needs_correctness(components) and name is None:
         logger.warning(
             "The first of the reward functions %s, %r, says what is correct. Set correctness= to name it, or another.",
             names,

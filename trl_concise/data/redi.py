@@ -150,10 +150,10 @@ class REDIPairs:
             return
         correct = generations[verdicts.index(True)] if True in verdicts else None
         incorrect = generations[verdicts.index(False)] if False in verdicts else None
-        if correct is None and self.output != "single":
+        if self.output != "single" and correct is None:
             drop["no correct trace"] += 1
             return
-        if incorrect is None and self.output == "pairs":
+        if self.output == "pairs" and incorrect is None:
             drop["no incorrect trace"] += 1
             return
         if self.output == "positives":

@@ -206,7 +206,7 @@ def _read_completion(completion) -> Reply | None:
         text, finish_reason = choice.message.content, choice.finish_reason
     except (AttributeError, IndexError, TypeError):
         return None
-    if text is None and finish_reason in _CUT:
+    if finish_reason in _CUT and text is None:
         text = ""  # truncated before the answer began; another attempt would end in the same way, at the same price
     if not isinstance(text, str):
         return None

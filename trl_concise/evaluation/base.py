@@ -50,7 +50,7 @@ def efficiency(record: dict[str, Any], base_records: Sequence[Mapping[str, Any]]
             record["accuracy"], record["tokens_mean"], base["accuracy"], base["tokens_mean"], **WEIGHTS
         )
     return {
-        "base_model": None if base is None else base["model"],
+        "base_model": base["model"] if base is not None else None,
         "accuracy_efficiency_score": score,
         "accuracy_efficiency_weights": WEIGHTS,
     }

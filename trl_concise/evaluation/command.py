@@ -39,7 +39,7 @@ def main(argv: Sequence[str]) -> int:
     columns = dataset_options(options)
     if options.show < 0:
         parser.error(f"argument --show: must be at least 0, got {options.show}")
-    if options.output_dir is None and not options.show:
+    if not options.show and options.output_dir is None:
         parser.error("the following arguments are required: --output_dir")
     try:
         if options.show:

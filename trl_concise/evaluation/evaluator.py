@@ -171,7 +171,7 @@ def evaluate(
     common = {**asdict(settings), **digests, **judging}
     how = {key: {**sources.get(key, {}), **common, "limit": limits[key]} for key in whole}
     name = model_name or name_of(model)
-    folder = None if output_dir is None else Path(output_dir)
+    folder = Path(output_dir) if output_dir is not None else None
     if engine_options and not use_vllm:
         raise ValueError(
             f"The engine options {sorted(engine_options)} are for vLLM. Set use_vllm=True, or leave them out."
@@ -184,7 +184,7 @@ def evaluate(
         **judging,
         "engine": "vllm" if use_vllm else "transformers",
     }
-    done = [] if folder is None else read_folder(folder, written)
+    done = read_folder(folder, written) if folder is not None else []
     unreadable = {set_name: _find_unreadable(set_name, dataset["solution"]) for set_name, dataset in sets.items()}
     for set_name, dataset in sets.items():  # before anything is generated
         record = {**how[set_name], "problems": len(dataset) - len(unreadable[set_name])}
@@ -233,10 +233,10 @@ def evaluate(
                 bar,
             )
             for budget in [None, *budgets]:
-                items = completions if budget is None else truncate_at(completions, budget, sampler.tokenizer)
+                items = truncate_at(completions, budget, sampler.tokenizer) if budget is not None else completions
                 record = {"dataset": set_name, **summarize(items), "budget": budget, "model": name}
                 record |= how[set_name]
-                records.append(record if base_records is None else record | efficiency(record, base_records))
+                records.append(record | efficiency(record, base_records) if base_records is not None else record)
     records.sort(key=lambda record: record["budget"] or 0)  # stable: whole completions first
     if folder is not None:
         write_atomically(folder / SUMMARY_FILE, (json.dumps(records, indent=2, allow_nan=False) + "\n").encode())

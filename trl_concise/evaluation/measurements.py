@@ -28,7 +28,7 @@ def gather_measurements(runs: Sequence[Path], base: str | Path | None = None) ->
     Returns:
         `list[Measurement]`: First that base, then run by run.
     """
-    of_base = [] if base is None else [of_record(record, None, is_base=True) for record in read_summary(base)]
+    of_base = [of_record(record, None, is_base=True) for record in read_summary(base)] if base is not None else []
     of_runs = [item for run, name in zip(runs, run_names(runs), strict=True) for item in read_measurements(run, name)]
     return of_base + _with_distinct_names(_without_other_bases(of_runs, of_base))
 

@@ -205,8 +205,8 @@ def _title(item: Measurement) -> str:
 
 
 def _interval(interval: tuple[float, float] | None, factor: float) -> str:
-    return "" if interval is None else f" [{factor * interval[0]:,.1f}, {factor * interval[1]:,.1f}]"
+    return f" [{factor * interval[0]:,.1f}, {factor * interval[1]:,.1f}]" if interval is not None else ""
 
 
 def _percent(value: float | None) -> str:
-    return "" if value is None else f"{value:.1%}"
+    return f"{value:.1%}" if value is not None else ""

@@ -76,10 +76,10 @@ def read_measurements(
         `list[Measurement]`: On each problem set, bases first, then truncations, checkpoints in order, and models.
     """
     name = name or run.resolve().name
-    log = read_log_history(run) if log_history is None else log_history
+    log = log_history if log_history is not None else read_log_history(run)
     facts = read_facts(run) if (run / FACTS_FILE).is_file() else {}
     base = facts.get("base_model")
-    bases = None if base is None else {base, base.rpartition("/")[2]}
+    bases = {base, base.rpartition("/")[2]} if base is not None else None
     found = [*_in_training(log, name), *_of_watch_set(log, name)]
     for record in _records(run):
         model, _ = _split_checkpoint(record["model"])
@@ -104,7 +104,7 @@ def of_record(record: Mapping[str, Any], run: str | None, *, own: bool = False, 
     series = (run or model) if own else model
     budget = record.get("budget")
     if budget is not None:
-        name = series if step is None else f"{series}/checkpoint-{step}"
+        name = f"{series}/checkpoint-{step}" if step is not None else series
         kind, label, series = "cut", f"{budget:,}", f"{name}, truncated at a budget"
     elif is_base:
         kind, label, series = "base", "base", ""
@@ -211,7 +211,7 @@ def watch_measurements(log_history: Sequence[Mapping[str, Any]]) -> dict[int, di
 
 def _in_training(log: Sequence[Mapping[str, Any]], run: str) -> Iterator[Measurement]:
     for name, evaluated in evaluations(log).items():
-        dataset = IN_TRAINING if name is None else f"{name}, evaluated in training"
+        dataset = f"{name}, evaluated in training" if name is not None else IN_TRAINING
         for step, figures in evaluated.items():
             yield _of_step(dataset, step, figures, run, "training")
 
@@ -262,7 +262,7 @@ def _records(run: Path) -> list[dict[str, Any]]:
 def _split_checkpoint(model: str) -> tuple[str, int | None]:
     """Split the name of a checkpoint into that of its run and the step. Any other name has no step."""
     match = re.fullmatch(r"(.*)/checkpoint-(\d+)", model)
-    return (model, None) if match is None else (match[1], int(match[2]))
+    return (match[1], int(match[2])) if match is not None else (model, None)
 
 
 def _is_finite(value: Any) -> bool:

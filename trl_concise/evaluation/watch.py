@@ -177,7 +177,7 @@ class WatchSet(TrainerCallback):
 
     def _measure_if_due(self, state: TrainerState) -> None:
         step = state.global_step
-        is_due = self._start is None or step % self.every == 0 or step >= state.max_steps
+        is_due = step % self.every == 0 or step >= state.max_steps or self._start is None
         if is_due and step != self._last_step:
             random_state = RandomState.capture(self.trainer.accelerator.device)
             try:

@@ -64,9 +64,9 @@ def write_card(
         `FileNotFoundError`: If the folder holds no `run.json`.
     """
     run = Path(run)
-    folder = run if folder is None else Path(folder)
+    folder = Path(folder) if folder is not None else run
     facts = read_facts(run)
-    results = read_results(run, None if state is None else state.log_history)
+    results = read_results(run, state.log_history if state is not None else None)
     if repo_id is not None:
         facts |= {"repo_id": repo_id, "resume": resume}
     if state is not None:
@@ -350,7 +350,7 @@ def _row(name: str, figures: Measurement, set_: Comparison) -> dict[str, str]:
     if base is not None and figures is not base:
         saved = f"{1 - figures.tokens / base.tokens:.0%}".replace("-", "−") if base.tokens else ""
         one = set_.efficiency(figures)
-        score = "" if one is None else f"{one:+.2f}".replace("-", "−")
+        score = f"{one:+.2f}".replace("-", "−") if one is not None else ""
     strong = "**" if name.startswith("**") else ""
     return {
         "name": name,
@@ -383,8 +383,8 @@ def _truncation(figures: Measurement) -> str:
 
 
 def _before(base: Measurement | None, what: str) -> str:
-    fraction = None if base is None else _fraction(base, what)
-    return "" if fraction is None else f" (base model: {fraction:.1%})"
+    fraction = _fraction(base, what) if base is not None else None
+    return f" (base model: {fraction:.1%})" if fraction is not None else ""
 
 
 def _fraction(figures: Measurement, what: str) -> float | None:

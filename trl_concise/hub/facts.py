@@ -182,7 +182,7 @@ def _rewards(trainer: Described) -> dict[str, Any]:
 
 
 def _listed(value: Any) -> list:
-    return value if isinstance(value, list) else [] if value is None else [value]
+    return value if isinstance(value, list) else [value] if value is not None else []
 
 
 def _method(component: Component, trainer: Described) -> dict[str, Any]:

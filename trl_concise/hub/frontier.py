@@ -197,4 +197,4 @@ def best_trade_off(points: dict[int, tuple[float, float]], revisions: Iterable[R
         )
 
     best = max(revisions, key=score, default=None)
-    return None if best is None else best.name
+    return best.name if best is not None else None

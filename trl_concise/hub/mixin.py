@@ -72,7 +72,7 @@ class WritesCard(_Mixed):
 
     def save_model(self, output_dir=None, _internal_call=False):
         run = Path(self.args.output_dir)
-        folder = run if output_dir is None else Path(output_dir)
+        folder = Path(output_dir) if output_dir is not None else run
         card = folder / "README.md"
         in_run = folder.resolve().is_relative_to(run.resolve())
         is_ours = in_run or not card.exists() or (folder / FACTS_FILE).exists()  # else the user's

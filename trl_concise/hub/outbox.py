@@ -154,7 +154,7 @@ class Outbox:
             self.card = self._stage("card", card)
 
     def drop(self, name: str) -> None:
-        """Remove a revision, from the Hub too. If it was the best, there is no best revision until the next one."""
+        """Remove a revision, from the Hub too. If it was the best, the best one is unknown until the next revision."""
         with self._change():
             if self.best == name:
                 self.best = None

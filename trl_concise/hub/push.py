@@ -67,7 +67,7 @@ def push_run(
     if not run.is_dir():
         raise FileNotFoundError(f"{run} is not a folder. Name the output folder of a run.")
     has_facts = (run / FACTS_FILE).exists()
-    if repo_id is None and not is_recorded(run) and has_facts:
+    if has_facts and not is_recorded(run) and repo_id is None:
         repo_id = read_facts(run).get("repo_id")
     with closing(Outbox(run, repo_id, token=token, private=private, patience=patience)) as outbox:
         repo_id = outbox.repository

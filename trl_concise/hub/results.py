@@ -50,7 +50,7 @@ class Source:
         if dataset_id is None:
             return None
         config, split = record.get("dataset_config"), record.get("dataset_split")
-        whole = record.get("limit", 0) is None and is_benchmark(dataset_id, config, split)
+        whole = is_benchmark(dataset_id, config, split) and record.get("limit", 0) is None
         return cls(dataset_id, config, split, whole)
 
 
@@ -142,7 +142,9 @@ def _compare(items: list[Measurement]) -> Comparison | None:
             dataset,
             differing_settings(last.details, bases[0].details),
         )
-    of_base = [] if base is None else [item for item in same if item.details.get("model") == base.details.get("model")]
+    of_base = (
+        [item for item in same if item.details.get("model") == base.details.get("model")] if base is not None else []
+    )
     return Comparison(
         TITLES.get(dataset, Path(dataset).name if os.path.isabs(dataset) else dataset),
         last,

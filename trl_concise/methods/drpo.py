@@ -224,7 +224,7 @@ class DRPO(Advantage):
         logps = self._trainer.score_logps(local.prompt_ids, local.completion_ids)  # (b, T), 0 after the end
         written = torch.zeros_like(logps)
         for row, ids in enumerate(local.completion_ids):
-            mask = [1] * len(ids) if local.tool_mask is None else local.tool_mask[row]
+            mask = local.tool_mask[row] if local.tool_mask is not None else [1] * len(ids)
             written[row, : len(ids)] = torch.tensor(mask).to(logps)
         return {"score": (logps * written).sum(dim=1) / written.sum(dim=1).clamp(min=1)}
 

@@ -172,7 +172,7 @@ class REDITrainer(ResumesTraining, WritesCard, DPOTrainer):
                 f"All rows are too long: their prompts have at least max_length={args.max_length} tokens. Raise max_length."
             )
         self.ref_model = None
-        if data_collator is None and not self._is_vision_dataset:
+        if not self._is_vision_dataset and data_collator is None:
             self.data_collator: Any = DataCollatorForREDI(**vars(self.data_collator))
         if args.collapse_slope is not None:
             self.add_callback(CollapseCallback(args.collapse_slope, args.alpha))

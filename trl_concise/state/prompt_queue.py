@@ -67,7 +67,7 @@ class PromptQueue:
         rows = self.sampler.sampler.data_source
         if is_batch and self.selector is None and self.position % len(rows) + count > len(rows):
             self.position += -self.position % len(rows)
-        window = count if self.selector is None else min(CANDIDATES_PER_PROMPT * count, len(rows))
+        window = min(CANDIDATES_PER_PROMPT * count, len(rows)) if self.selector is not None else count
         places: dict[int, int] = {}  # row -> its position; distinct, also where a pass ends
         for position in itertools.count(self.position):
             if len(places) == window:

@@ -91,7 +91,7 @@ def align(reference: str, answer: str) -> tuple[str, str] | None:
     """
     one, other = several(reference), several(answer)
     if one is None or other is None:
-        known, text = (other, reference) if one is None else (one, answer)
+        known, text = (one, answer) if one is not None else (other, reference)
         is_ordered = known is not None and known.kind in ("tuple", "interval")
         return None if is_ordered and _SIGNS.search(text) else (reference, answer)
     if one.kind == "set" and len(one.members) == 1 and other.kind != "set":
@@ -110,7 +110,8 @@ def align(reference: str, answer: str) -> tuple[str, str] | None:
     named = [_values_of_names(item) for item in (one, other)]
     if "list" in kinds and (named[0] is None) != (named[1] is None):
         values = [
-            item.members if of_names is None else of_names for item, of_names in zip((one, other), named, strict=True)
+            of_names if of_names is not None else item.members
+            for item, of_names in zip((one, other), named, strict=True)
         ]
         if kinds <= {"list", "tuple"}:
             return _as_point(values[0]), _as_point(values[1])

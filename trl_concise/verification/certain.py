@@ -197,8 +197,7 @@ def _compare_choices(reference: Reading, answer: Reading) -> bool | None:
     if reference.choice != answer.choice:
         return False
     if reference.value and answer.value:
-        verdict = settle(reference.value, answer.value)
-        return None if verdict is None else verdict
+        return settle(reference.value, answer.value)
     return True
 
 
@@ -251,7 +250,7 @@ def _may_be_rounded(one: Numeral, other: Numeral) -> bool:
     if (one.step is None) == (other.step is None):
         return False
     (decimal, step), exact = (
-        ((one.value, one.step), other.value) if other.step is None else ((other.value, other.step), one.value)
+        ((other.value, other.step), one.value) if other.step is not None else ((one.value, one.step), other.value)
     )
     if step is None or _is_decimal(exact):
         return False
@@ -284,7 +283,7 @@ def _is_same_percentage(one: Numeral, other: Numeral) -> bool | None:
     percent, plain = (one, other) if one.is_percent else (other, one)
     if plain.value == percent.value / 100 or (plain.value == percent.value and abs(plain.value) >= 1):
         return True
-    share = percent._replace(value=percent.value / 100, step=None if percent.step is None else percent.step / 100)
+    share = percent._replace(value=percent.value / 100, step=percent.step / 100 if percent.step is not None else None)
     return None if _may_be_rounded(share, plain) else False
 
 
@@ -292,7 +291,7 @@ def _letters(text: str) -> str:
     """The letters of a word or words, in lower case; nothing for a product of variables."""
     match = _WORD.fullmatch(text.strip("()"))
     letters = re.sub(r"[\W\d_]", "", text)
-    if match is None or len(letters) < 3:
+    if len(letters) < 3 or match is None:
         return ""
     is_product = letters.islower() and not re.search("[aeiou]", letters) and letters.isascii()
     return "" if is_product else letters.casefold()

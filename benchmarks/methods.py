@@ -3,12 +3,12 @@
 Compare the length methods with each other and with GRPO without a length reward: same model, same problems, same number of generated
 tokens.
 
-    python benchmarks/methods.py
-    python benchmarks/methods.py --operations 2 --methods GRPO HAPO LASER ShorterBetter SIRI --output_dir outputs/methods-short
+    python benchmarks/methods.py --seeds 0
+    python benchmarks/methods.py --methods GRPO HAPO LASER ShorterBetter SIRI  # three seeds
 
 Every run starts from the embedded model and generates until its token budget is used up, including the tokens of a monitor. Then
-the model is evaluated on three problem sets that training never saw: problems like those in training, and harder ones with one and
-with two operations more than any of them. Each run has a folder with the files of `trl-concise eval` and with `training.json`. A run
+the model is evaluated on three problem sets that training never saw: problems like those in training (two operations), and harder ones
+with one and with two operations more. Before training, the model solves those with one more, and hardly any with two more. Each run has a folder with the files of `trl-concise eval` and with `training.json`. A run
 whose `training.json` exists is not repeated, so the command can be interrupted, and run again for the tables and the plot alone.
 
 The settings are the papers', with lengths scaled to the limit of this task: 128 tokens here correspond to 16,384 there. None was
@@ -108,10 +108,15 @@ def problem_sets(options: argparse.Namespace) -> dict[str, list[int]]:
     return {set_name(lengths): lengths for lengths in (options.operations, [longest + 1], [longest + 2])}
 
 
+def settings(options: argparse.Namespace) -> dict[str, Any]:
+    """Return what all runs of one table have in common."""
+    return {"operations": options.operations, "tokens": options.tokens, "problems": options.problems}
+
+
 def train(method: str, seed: int, options: argparse.Namespace) -> tuple[ConciseGRPOTrainer, demo.TokenBudget]:
     recipe, spending = METHODS[method], demo.TokenBudget(options.tokens)
     with tempfile.TemporaryDirectory() as output_dir:
-        settings = {name: value for name, value in demo.SETTINGS.items() if name != "model_name_or_path"}
+        defaults = {name: value for name, value in demo.SETTINGS.items() if name != "model_name_or_path"}
         changes = {
             "output_dir": output_dir,
             "max_steps": 10**6,
@@ -123,7 +128,7 @@ def train(method: str, seed: int, options: argparse.Namespace) -> tuple[ConciseG
         trainer = ConciseGRPOTrainer(
             model=str(demo.model_path()),
             reward_funcs=[spending.accuracy_reward, *recipe.get("rewards", list)()],
-            args=ConciseGRPOConfig(**{**settings, **changes, **recipe.get("config", {})}),
+            args=ConciseGRPOConfig(**{**defaults, **changes, **recipe.get("config", {})}),
             train_dataset=demo.train_dataset(seed=seed, operations=options.operations),
             callbacks=[spending],
             **recipe.get("slots", dict)(),
@@ -136,7 +141,7 @@ def train(method: str, seed: int, options: argparse.Namespace) -> tuple[ConciseG
 def carry_out(method: str, seed: int, folder: Path, options: argparse.Namespace) -> None:
     """Train, unless the method is `BASE`, and evaluate."""
     start = time.perf_counter()
-    facts: dict[str, Any] = {"method": method, "seed": seed}
+    facts: dict[str, Any] = {"method": method, "seed": seed, "settings": settings(options)}
     if method == BASE:
         model = AutoModelForCausalLM.from_pretrained(demo.model_path())
         tokenizer = AutoTokenizer.from_pretrained(demo.model_path())
@@ -208,7 +213,13 @@ def run_all(options: argparse.Namespace) -> dict[str, list[Run]]:
                 options.at_most -= 1
                 shutil.rmtree(folder, ignore_errors=True)  # an evaluation that was interrupted
                 carry_out(method, seed, folder, options)
-            runs.setdefault(method, []).append(read_run(folder))
+            run = read_run(folder)
+            if run.facts["settings"] != settings(options):
+                raise SystemExit(
+                    f"{folder} has a run with {run.facts['settings']}, but this command has {settings(options)}. Use the same "
+                    "options, or another --output_dir."
+                )
+            runs.setdefault(method, []).append(run)
     return runs
 
 
@@ -235,8 +246,8 @@ def change_points(own: list[Run], other: list[Run], name: str) -> str:
 def table(runs: dict[str, list[Run]], name: str) -> str:
     """Return the table of one problem set, in Markdown."""
     lines = [
-        "| Method | Accuracy (seeds) | Change, points | Against GRPO, points | Tokens (seeds) | AES | Truncated | Rollouts |",
-        "|---|---|---|---|---|---|---|---|",
+        "| Method | Accuracy (seeds) | Change, points | Against GRPO, points | Tokens (seeds) | AES | Truncated | Generated | Rollouts |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     bases = runs[BASE]
     for method, own in runs.items():
@@ -258,7 +269,10 @@ def table(runs: dict[str, list[Run]], name: str) -> str:
             f"{fmean(tokens):.1f}{seed_range(tokens, one_decimal)}",
             f"{fmean(scores):+.2f}" if scores and method != BASE else "",
             f"{percent(fmean(run.truncated[name] for run in own))} %",
-            f"{fmean(run.facts['rollouts'] for run in own):,.0f}" if method != BASE else "",
+            *(
+                f"{fmean(run.facts[of] for run in own):,.0f}" if method != BASE else ""
+                for of in ("generated_tokens", "rollouts")
+            ),
         ]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
@@ -304,7 +318,7 @@ def main() -> None:
     parser.add_argument("--methods", nargs="+", choices=list(METHODS), default=list(METHODS), help="default: all")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument(
-        "--operations", type=int, nargs="+", default=[2, 3], help="numbers of operations of the training problems"
+        "--operations", type=int, nargs="+", default=[2], help="numbers of operations of the training problems"
     )
     parser.add_argument("--tokens", type=int, default=120_000, help="tokens that a run may generate")
     parser.add_argument("--problems", type=int, default=512, help="problems of each set in the evaluation")

@@ -101,6 +101,10 @@ def main(arguments: list[str] | None = None):
     source, args, model_args = parse_arguments((CritiqueArguments, CFTConfig, ModelConfig), arguments, DEMO)
     if (source.candidates is None) != (source.teacher is None):
         raise ValueError("--candidates and --teacher go together: give both, or none of them.")
+    if source.dataset_name is not None and source.candidates is not None:
+        raise ValueError(
+            "--dataset_name names finished critiques and --candidates what a teacher is to critique. Give one of them."
+        )
 
     # After the command line: --help does not wait for them.
     from trl_concise import CFTTrainer

@@ -42,6 +42,14 @@ METHODS = [
 ]
 
 
+SETTINGS = {  # what a method needs, whatever the default
+    "efficient-reasoning": {"scale_rewards": "none"},  # no division by the deviation of a group
+    "dler": {"scale_rewards": "none"},  # the same; it divides by that of the batch
+    "drpo": {"loss_type": "grpo"},  # the mean over the tokens of each completion, which DRPO weights
+}
+OWN_ADVANTAGES = ("ddca", "drpo")  # replace TRL's
+
+
 @dataclass
 class LengthRewardConfig(ConciseGRPOConfig):
     method: str = field(default="kimi", metadata={"help": "Which length method.", "choices": METHODS})
@@ -69,15 +77,28 @@ def main():
     from trl_concise.methods.drpo import DRPO
     from trl_concise.methods.l1 import with_target_length
 
-    if args.method in ("efficient-reasoning", "dler"):
-        args.scale_rewards = "none"  # both make no sense with a division by the group's standard deviation
+    for name, value in SETTINGS.get(args.method, {}).items():
+        if name in script.given and getattr(args, name) != value:
+            raise ValueError(
+                f"--method {args.method} needs --{name} {value}, but {getattr(args, name)} was given. Leave --{name} out."
+            )
+        setattr(args, name, value)
+    if args.method in OWN_ADVANTAGES and "scale_rewards" in script.given:
+        raise ValueError(
+            f"--scale_rewards has no effect with --method {args.method}, which computes its own advantages. Leave it out."
+        )
+    if args.method == "dler" and args.mask_truncated_completions:
+        raise ValueError(
+            "--mask_truncated_completions removes truncated completions from the loss, but DLER shortens completions only "
+            "through them. Leave it out."
+        )
     arguments = script.trainer_arguments()
     limit, rewards, advantage = args.max_completion_length, [script.accuracy_reward()], None
     if args.method == "kimi":
         rewards.append(KimiLengthReward())
     elif args.method in ("l1-exact", "l1-max"):
         form = args.method.removeprefix("l1-")
-        lengths = {"low": limit // 8, "high": limit, "mode": form}
+        lengths = {"low": max(limit // 8, 1), "high": limit, "mode": form}
         for name in ("train_dataset", "eval_dataset", "watch_dataset"):
             if arguments[name] is not None:
                 arguments[name] = arguments[name].map(with_target_length, fn_kwargs=lengths)
@@ -93,13 +114,13 @@ def main():
     elif args.method == "overlong":
         rewards.append(get_soft_overlong_punishment(limit, limit // 5))  # the paper's cache: 4,096 of 20,480
     elif args.method == "dler":
-        args.epsilon_high = 0.28
+        if "epsilon_high" not in script.given:
+            args.epsilon_high = 0.28
         rewards.append(TruncationPenalty())
         advantage = BatchWhitening()  # and a small --max_completion_length: the limit is the penalty
     elif args.method == "ddca":
         advantage = DDCA()
     elif args.method == "drpo":
-        args.loss_type = "grpo"  # the mean over the tokens of each completion, which DRPO weights
         advantage = DRPO()
     script.train(ConciseGRPOTrainer(reward_funcs=rewards, advantage=advantage, **arguments))
 

@@ -79,6 +79,20 @@ def test_code_fits_into_the_column_of_the_site(page):
             assert not [line for line in code.splitlines() if len(line) > 88]
 
 
+def test_vllm_is_started_as_trl_asks():
+    """`trl vllm-serve` is deprecated in TRL 1.16: vLLM's own server receives the weights by `--weight-transfer-config`."""
+    commands = [
+        command
+        for page in PAGES
+        for code in re.findall(r"^```bash\n(.*?)^```$", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+        for command in code.replace("\\\n", " ").splitlines()
+        if "vllm serve" in command or "vllm-serve" in command
+    ]
+    assert len(commands) >= 2
+    for command in commands:
+        assert "vllm serve" in command and "--weight-transfer-config" in command, command
+
+
 def test_every_method_page_with_results_has_a_picture():
     for page in {f"{method.page}.md" for method in METHODS}:
         _, _, results = (ROOT / "docs" / page).read_text(encoding="utf-8").partition("\n## Results\n")

@@ -215,6 +215,11 @@ class ConciseGRPOTrainer(
         with reference_loaded(args, needs_reference):
             super().__init__(**given)
         self.beta = args.beta
+        if not self.reward_weights.any() and not self.advantages and not self.token_credits:
+            raise ValueError(
+                f"reward_weights are all 0: {args.reward_weights}. Every advantage would be 0, so nothing would be learned. Give a "
+                "reward function a weight other than 0."
+            )
         if self.use_vllm and self.vllm_mode == "colocate":
             # The engine has seeded this process with its own seed, the rank. Processes that share an engine draw alike.
             set_seed(args.seed + self.accelerator.process_index // args.vllm_tensor_parallel_size)

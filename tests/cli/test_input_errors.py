@@ -21,6 +21,7 @@ from trl_concise.cli.launch import examples_folder
 from trl_concise.errors import report_input_errors
 
 
+NORMALIZED = "--multi_objective_aggregation normalize_then_sum"
 GROUPS = "--num_generations 4 --max_completion_length 16 --steps_per_generation 1"
 QUICK = "--max_steps 1 --per_device_train_batch_size 8 --report_problems 0"
 FILES = {
@@ -50,6 +51,7 @@ FILES = {
     "epochs.yaml": "num_train_epochs: 0\n",
     "not_a_number.yaml": "entropy_coef: .nan\n",
     "loss.yaml": "loss_type: gpo\n",
+    "scaled.yaml": "scale_rewards: batch\nmodel_name_or_path: mine\nuse_cpu: true\nbf16: false\n",
     "logical.yaml": "num_generations: true\n",
     "problems.txt": "1 + 1?",
     "critiques.jsonl": '{"question": "1 + 1?", "solution": "3", "critique": "Wrong. Conclusion: wrong"}\n' * 4,
@@ -177,6 +179,20 @@ ROWS = [
     ("hapo", f"{QUICK} --resume_from_checkpoint a_file", "a_file"),
     ("hapo", f"{QUICK} --resume_from_checkpoint a_folder", "a_folder is not a complete checkpoint"),
     ("hapo", "--watch_dataset nowhere.jsonl", "nowhere.jsonl"),
+    ("hapo", "--watch_every 0", "--watch_every"),
+    ("hapo", "--watch_problems 0", "--watch_problems"),
+    ("hapo", "--max_accuracy_loss 1", "must lie in [0, 1), got 1"),
+    ("hapo", "--max_accuracy_loss=-0.1", "--max_accuracy_loss"),
+    ("hapo", "--watch_every 5", "--watch_every has no effect without --watch_dataset"),
+    ("hapo", "--watch_problems 5", "--watch_problems has no effect without --watch_dataset"),
+    ("hapo", "--on_loss best", "--on_loss has no effect without --watch_dataset"),
+    ("hapo", "--max_accuracy_loss 0.1", "--max_accuracy_loss has no effect without --watch_dataset"),
+    ("hapo", "--problem_column question", "--problem_column has no effect without --dataset_name"),
+    ("hapo", "--dataset_config main", "--dataset_config has no effect without --dataset_name"),
+    ("hapo", "--dataset_train_split test", "--dataset_train_split has no effect without --dataset_name"),
+    ("hapo", "--system_prompt Think.", "--system_prompt has no effect without --dataset_name"),
+    ("hapo", "--control --dataset_name problems.jsonl", "--control"),
+    ("hapo", "--control --report_problems 0", "--report_problems 0"),
     ("hapo", "--prompt_suffix x", "--dataset_name"),
     ("hapo", "--config top_p.yaml", "top_p in top_p.yaml: must lie in (0, 1], got 1.5"),
     ("hapo", "--show=-1", "--show"),
@@ -197,6 +213,24 @@ ROWS = [
     ("hapo", f"{QUICK} --dataset_name problems.jsonl {GROUPS} --scale_rewards none_at_all", "scale_rewards"),
     ("hapo", "--report_to nothing", "nothing is not supported"),
     ("sgrpo", "--probability 2", "probability"),
+    ("sgrpo", "--max_tokens 0", "--max_tokens"),
+    ("sgrpo", "--cutoff 0 --probability 0", "cutoff=0 with probability=0 keeps no token"),
+    ("combined", "--max_tokens 0", "--max_tokens"),
+    ("plan", "--method sgrpo --max_tokens 0", "--max_tokens"),
+    ("length_rewards", "--method dler --scale_rewards group", "--method dler needs --scale_rewards none"),
+    ("length_rewards", "--method dler --config scaled.yaml", "--method dler needs --scale_rewards none"),
+    ("length_rewards", "--method dler --mask_truncated_completions True", "--mask_truncated_completions"),
+    ("length_rewards", "--method efficient-reasoning --scale_rewards batch", "--scale_rewards none"),
+    ("length_rewards", "--method drpo --loss_type dapo", "--method drpo needs --loss_type grpo"),
+    ("length_rewards", "--method drpo --scale_rewards none", "--scale_rewards has no effect with --method drpo"),
+    ("length_rewards", "--method ddca --scale_rewards none", "--scale_rewards has no effect with --method ddca"),
+    ("length_rewards", f"--method ddca {NORMALIZED}", "multi_objective_aggregation"),
+    ("length_rewards", f"--method dler {NORMALIZED}", "multi_objective_aggregation"),
+    ("dynamic_sampling", "--reward_weights 0", "reward_weights are all 0"),
+    ("dynamic_sampling", "--num_generations 1", "at least 2 generations"),
+    ("mgpo", "--strength=-1", "strength must be at least 0"),
+    ("mgpo", "--strength inf", "--strength"),
+    ("siri", "--mask_truncated_completions True", "mask_truncated_completions"),
     ("greso", "--exploration 2", "exploration"),
     ("sgrpo", "--cutoff=-1", "cutoff"),
     ("greso", "--zero_variance_target 2", "zero_variance_target"),
@@ -219,6 +253,11 @@ ROWS = [
     ("cft", "--output_dir a_file", "output_dir"),
     ("cft", "--candidates problems.jsonl --teacher gpt", "OPENAI_API_KEY"),
     ("cft", "--loss_type dpo", "'nll', 'dft'"),
+    ("cft", "--concurrency 0", "--concurrency"),
+    ("cft", "--concurrency 4", "--concurrency has no effect without --teacher"),
+    ("cft", "--teacher_base_url http://localhost", "--teacher_base_url has no effect without --teacher"),
+    ("cft", "--dataset_train_split test", "--dataset_train_split has no effect without --dataset_name"),
+    ("cft", "--dataset_name critiques.jsonl --candidates problems.jsonl --teacher gpt", "Give one of them"),
     ("cft", "--candidates nowhere.jsonl --teacher gpt", "nowhere.jsonl"),
     ("redi", "--alpha 2", "alpha"),
     ("redi", "--sft_num_train_epochs 0", "--sft_num_train_epochs"),
@@ -234,6 +273,7 @@ ROWS = [
     ("redi", "--dataset_name pairs.jsonl --system_prompt Think.", "--system_prompt"),
     ("redi", "--resume_from_checkpoint True", "--stage"),
     ("redi", "--stage dpo", "--stage"),
+    ("redi", "--dataset_config main", "--dataset_config has no effect without --dataset_name"),
     ("redi", "--stage redi --dataset_name pairs.jsonl --loss_type ipo", "loss_type"),
     ("redi", "--stage redi --dataset_name pairs.jsonl --output_dir a_file", "output_dir"),
     # every other command
@@ -264,11 +304,18 @@ ROWS = [
     ("card", "nowhere", "nowhere"),
     ("card", "a_folder", "a_folder"),
     ("card", "damaged_run", "run.json is damaged"),
+    ("card", "foreign_run", "run.json is damaged"),
     ("push", "", "run"),
     ("push", "a_folder --patience=-1", "--patience"),
     ("push", "nowhere", "nowhere"),
     ("push", "a_file", "a_file"),
-    ("push", "a_folder", "repo_id"),
+    ("push", "a_folder", "a_folder contains neither run.json"),
+    ("push", "a_folder --repo_id user/model", "a_folder contains neither run.json"),
+    ("push", "a_merged_model", "repo_id"),
+    ("push", "damaged_run --repo_id user/model", "run.json is damaged"),
+    ("push", "foreign_run --repo_id user/model", "run.json is damaged: expected a JSON object with model_name"),
+    ("push", "damaged_outbox --repo_id user/model", "outbox.json is damaged"),
+    ("push", "old_outbox --repo_id user/model", "outbox.json has format 1"),
     ("push", "a_folder --patience long", "--patience"),
     ("merge", "a_folder", "OUTPUT_DIR"),
     ("merge", "a_folder merged", "a_folder is not an adapter"),
@@ -315,6 +362,13 @@ def folder(tmp_path_factory):
     (folder / "a_run").mkdir()
     (folder / "damaged_run").mkdir()
     (folder / "damaged_run" / "run.json").write_text("[]")
+    (folder / "foreign_run").mkdir()
+    (folder / "foreign_run" / "run.json").write_text('{"model_name": "mine"}')
+    (folder / "a_merged_model").mkdir()
+    (folder / "a_merged_model" / "config.json").write_text("{}")
+    for name, record in {"damaged_outbox": "[]", "old_outbox": '{"format": 1}'}.items():
+        (folder / name / "_hub").mkdir(parents=True)
+        (folder / name / "_hub" / "outbox.json").write_text(record)
     state = {"log_history": [{"step": 1, "loss": 1.0, "accuracy": 0.5}]}
     (folder / "a_run" / "trainer_state.json").write_text(json.dumps(state))
     disable_progress_bars()

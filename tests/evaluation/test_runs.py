@@ -9,7 +9,9 @@ import pytest
 
 from tests.evaluation.runs import a_run, evaluated, record
 from tests.evaluation.test_summaries import FOREIGN
+from tests.hub.test_card import FACTS
 from trl_concise.evaluation.measurements import find_bases
+from trl_concise.evaluation.report import main
 from trl_concise.evaluation.runs import (
     FACTS_FILE,
     IN_TRAINING,
@@ -32,12 +34,17 @@ def test_the_log_is_the_folders_else_that_of_the_latest_checkpoint(tmp_path):
         assert read_log_history(tmp_path) == [{"step": step}]
 
 
-def test_a_truncated_log_is_skipped(tmp_path, caplog):
+@pytest.mark.parametrize(
+    "content", ['{"log_history": [{"st', "[]", "{}", '{"log_history": 3}', '{"log_history": [3]}']
+)
+def test_a_damaged_log_is_skipped_with_one_warning(content, tmp_path, caplog):
     (tmp_path / "checkpoint-1").mkdir()
-    (tmp_path / TRAINER_STATE).write_text('{"log_history": [{"st')
-    (tmp_path / "checkpoint-1" / TRAINER_STATE).write_text('{"log_history": [{"step": 1}]}')
-    assert read_log_history(tmp_path) == [{"step": 1}]
-    assert "trainer_state.json is damaged" in caplog.text
+    (tmp_path / TRAINER_STATE).write_text(content)
+    (tmp_path / "checkpoint-1" / TRAINER_STATE).write_text('{"log_history": [{"step": 1, "accuracy": 0.5}]}')
+    assert read_log_history(tmp_path) == [{"step": 1, "accuracy": 0.5}]
+    caplog.clear()
+    assert main([str(tmp_path)]) == 0  # `trl-concise report`
+    assert caplog.text.count("trainer_state.json is damaged") == 1
 
 
 def test_evaluations_of_one_set_and_of_several():
@@ -106,7 +113,7 @@ def test_the_base_is_the_one_that_the_run_started_from(tmp_path):
     )
     kinds = {item.details["model"]: item.point.kind for item in read_measurements(run) if item.source == "eval"}
     assert kinds == {"org/grpo": "base", "base": "base", "mine": "model"}  # unknown which
-    (run / FACTS_FILE).write_text(json.dumps({"base_model": "org/base", "repo_id": "org/mine"}))
+    (run / FACTS_FILE).write_text(json.dumps({**FACTS, "base_model": "org/base", "repo_id": "org/mine"}))
     (run / "eval" / "summary.json").write_text(
         json.dumps([record("org/grpo", 0.8, 80), record("base", 0.7, 90), record("org/mine", 0.7, 50)])
     )

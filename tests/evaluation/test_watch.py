@@ -365,7 +365,10 @@ def test_the_options_of_the_commands(tmp_path, capsys):
     assert all(prompt[-1]["content"].endswith("Use a box.") for prompt in prompts)
     for wrong, message in [
         (["--watch_dataset", str(tmp_path / "none.jsonl")], "none.jsonl"),
-        (["--watch_dataset", str(file), "--watch_problems", "0"], "--watch_problems is 0, but must be at least 1"),
+        (
+            ["--watch_dataset", str(file), "--watch_problems", "0"],
+            "--watch_problems/--watch-problems: must be at least 1, got 0",
+        ),
         (["--on_loss", "halt"], "invalid choice: 'halt'"),
     ]:
         with pytest.raises(SystemExit):

@@ -103,6 +103,7 @@ def test_bad_settings():
     for settings, message in [
         ({"cutoff": -1}, "at least 0, got -1"),
         ({"probability": 1.5}, r"probability must lie in \[0, 1\], got 1.5"),
+        ({"max_tokens": 0}, "max_tokens must be at least 1, got 0"),
         ({"cutoff": 0, "probability": 0}, "keeps no token at all"),
     ]:
         with pytest.raises(ValueError, match=message):

@@ -26,6 +26,8 @@ _RANGES = {
     "beta": "[0, inf)",
     "branch_tokens": "[1, inf)",
     "card_gib": "(0, inf)",
+    "concurrency": "[1, inf)",
+    "cutoff": "[0, inf)",
     "data_seed": "[0, inf)",
     "dataloader_num_workers": "[0, inf)",
     "dataloader_prefetch_factor": "[1, inf)",
@@ -48,11 +50,13 @@ _RANGES = {
     "lora_alpha": "(0, inf)",
     "lora_dropout": "[0, 1)",
     "lora_r": "[1, inf)",
+    "max_accuracy_loss": "[0, 1)",
     "max_completion_length": "[1, inf)",
     "max_grad_norm": "[0, inf]",
     "max_length": "[1, inf)",
     "max_prompt_length": "[1, inf)",
     "max_steps": "[1, inf) or -1",  # -1: as many as num_train_epochs takes
+    "max_tokens": "[1, inf)",
     "min_p": "[0, 1]",
     "neftune_noise_alpha": "[0, inf)",
     "num_generations": "[1, inf)",
@@ -62,6 +66,7 @@ _RANGES = {
     "per_device_eval_batch_size": "[1, inf)",
     "per_device_train_batch_size": "[1, inf)",
     "precompute_ref_batch_size": "[1, inf)",
+    "probability": "[0, 1]",
     "ref_model_mixup_alpha": "[0, 1]",
     "ref_model_sync_steps": "[1, inf)",
     "repetition_penalty": "(0, inf)",
@@ -87,6 +92,8 @@ _RANGES = {
     "vllm_server_timeout": "(0, inf)",
     "vllm_tensor_parallel_size": "[1, inf)",
     "warmup_steps": "[0, inf)",
+    "watch_every": "[1, inf)",
+    "watch_problems": "[1, inf)",
     "weight_decay": "[0, inf)",
 }
 # Options whose values TRL lists in their help, in quotes, and checks late, or not at all.
@@ -113,7 +120,8 @@ class RecipeParser(Parser, TrlParser):
 
     Attributes:
         recipe (`str`, *optional*): The file that `--config` has named.
-        unknown_keys (`list[str]`): Keys of this file that are not options.
+        keys (`set[str]`): Keys of this file.
+        unknown_keys (`list[str]`): Those that are not options.
     """
 
     def __init__(self, dataclass_types: Sequence[type], **kwargs: Any):
@@ -123,6 +131,7 @@ class RecipeParser(Parser, TrlParser):
         self.recipe: str | None = None
         help = "YAML file of options, such as those of examples/configs; options on the command line take precedence."
         self.add_argument("--config", metavar="RECIPE", default=argparse.SUPPRESS, help=help)
+        self.keys: set[str] = set()
         self.unknown_keys: list[str] = []
         hints = {name: hint for part in dataclass_types for name, hint in get_type_hints(part).items()}
         self._texts = {name for name, hint in hints.items() if hint in (str, str | None)}
@@ -160,7 +169,7 @@ class RecipeParser(Parser, TrlParser):
 
     def read_recipe(self, args: Sequence[str]) -> list[str]:
         """
-        Check the file that `--config` names, and set `recipe` and `unknown_keys`.
+        Check the file that `--config` names, and set `recipe`, `keys` and `unknown_keys`.
 
         Args:
             args (`Sequence[str]`): Command line.
@@ -199,7 +208,8 @@ class RecipeParser(Parser, TrlParser):
         repeated = sorted({key for key in keys if keys.count(key) > 1})
         if repeated:
             self.error(f"{path} sets {', '.join(repeated)} more than once. Keep one line for each option.")
-        self.unknown_keys = sorted(set(map(str, recipe)) - {action.dest for action in self._actions} - {"env"})
+        self.keys = set(map(str, recipe))
+        self.unknown_keys = sorted(self.keys - {action.dest for action in self._actions} - {"env"})
         options = {action.dest: action for action in self._actions if action.type is not None}  # without `--no_...`
         for name, value in recipe.items():
             option = options.get(name)

@@ -37,6 +37,16 @@ if TYPE_CHECKING:
     from ..trainer import ConciseGRPOTrainer
 
 
+# Options that have no effect unless one of the options before the colon is given.
+_NEEDED_FOR = {
+    ("dataset_name", "candidates"): ("dataset_config", "dataset_train_split"),
+    ("watch_dataset",): ("watch_every", "watch_problems", "max_accuracy_loss", "on_loss"),
+    ("teacher",): ("teacher_base_url", "concurrency"),
+}
+_NEEDED_FOR_PROBLEMS = {
+    ("dataset_name",): ("problem_column", "answer_column", "context_column", "choices_column"),
+    ("dataset_name", "watch_dataset"): ("system_prompt",),
+}
 _RESUMING = {"true": True, "false": None, "auto": "auto"}  # other values of --resume_from_checkpoint are folders
 
 
@@ -55,6 +65,9 @@ class RunArguments:
         default=False,
         metadata={"help": "Show library messages and the progress of loading weights, which are hidden otherwise."},
     )
+    given: set[str] = field(
+        default_factory=set, init=False
+    )  # names of the options on the command line and in the recipe
 
 
 def parse_arguments(
@@ -96,7 +109,9 @@ def parse_arguments(
         run_args, training_args, model_args = parser.parse_args_and_config([*arguments, *on_cpu])
     if model_args.model_name_or_path is None:
         parser.error("--model_name_or_path is needed with --config")
+    run_args.given = given_options(arguments) | parser.keys
     _check_given(parser, run_args, training_args, model_args)
+    _check_effect(parser, given_options(arguments), run_args)
     _check_adapter(parser, model_args)
     if run_args.dry_run:
         from ..data.problems import local_file
@@ -258,6 +273,7 @@ class TrainingScript:
         problem_args (`ProblemArguments`): Which problems to train on.
         training_args ([`ConciseGRPOConfig`]): The method's configuration.
         model_args ([`~trl.ModelConfig`]): Model, LoRA, quantization.
+        given (`set[str]`): Names of the options that the command line or the recipe sets.
 
     Example:
 
@@ -277,6 +293,7 @@ class TrainingScript:
         self.problem_args, self.training_args, self.model_args = parse_arguments(
             (ProblemArguments, config_class, ModelConfig), arguments, {**demo.SETTINGS, **demo_settings}
         )
+        self.given: set[str] = self.problem_args.given
 
     def load_datasets(self) -> tuple[Dataset, Dataset | None]:
         """
@@ -364,8 +381,6 @@ class TrainingScript:
         if name is None:
             return None
         with report_input_errors():
-            if count < 1:
-                raise ValueError(f"--watch_problems is {count}, but must be at least 1.")
             (problems,) = load_problem_sets([name], system_prompt=self.problem_args.system_prompt).values()
         return self._with_suffix(problems.shuffle(seed=0).select(range(min(count, len(problems)))))
 
@@ -437,12 +452,28 @@ def _check_given(parser: RecipeParser, *parsed: Any) -> None:
         parser.error(f"--{option} has no effect: this command takes no dataset to evaluate on; leave the option out")
 
 
+def _check_effect(parser: RecipeParser, given: set[str], run_args: Any) -> None:
+    """Report options of the command line that have no effect without another one. A recipe may contain them."""
+    needed_for = _NEEDED_FOR | (_NEEDED_FOR_PROBLEMS if isinstance(run_args, ProblemArguments) else {})
+    for needed, names in needed_for.items():
+        if all(getattr(run_args, name, None) is None for name in needed):
+            for name in given.intersection(names):
+                parser.error(
+                    f"--{name} has no effect without --{needed[0]}. Add --{needed[0]}, or leave --{name} out."
+                )
+    if getattr(run_args, "control", False) and (run_args.dataset_name is not None or not run_args.report_problems):
+        option = "--dataset_name" if run_args.dataset_name is not None else "--report_problems 0"
+        parser.error(
+            f"--control adds to the report on the generated problems, and {option} leaves that out. Leave one out."
+        )
+
+
 def _report_unknown_options(unknown: Sequence[str], classes: Sequence[type]) -> str:
     """Name the options, or keys of a `--config` file, that do not exist, each with the closest one."""
     options = [
         "--config",
         *LAUNCHER_FLAGS,
-        *(f"--{item.name}" for part in classes for item in dataclasses.fields(part)),
+        *(f"--{item.name}" for part in classes for item in dataclasses.fields(part) if item.init),
     ]
     found = []
     for name in (word.partition("=")[0] for word in unknown if word.startswith("--")):
@@ -454,8 +485,8 @@ def _report_unknown_options(unknown: Sequence[str], classes: Sequence[type]) -> 
 def _own_options(script_class: type, config_class: type, model_class: type) -> list[str]:
     """Return the names of the options that are not TRL's."""
     inherited = {item.name for item in dataclasses.fields(_trl_config(config_class))}
-    names = [item.name for item in (*dataclasses.fields(script_class), *dataclasses.fields(config_class))]
-    return [name for name in names if name not in inherited]
+    fields = (*dataclasses.fields(script_class), *dataclasses.fields(config_class))
+    return [item.name for item in fields if item.init and item.name not in inherited]
 
 
 def _trl_config(config_class: type) -> type:

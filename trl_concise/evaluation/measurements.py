@@ -5,9 +5,10 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from .runs import Measurement, of_record, read_measurements
 from .summaries import read_summary
@@ -16,12 +17,15 @@ from .summaries import read_summary
 logger = logging.getLogger(__name__)
 
 
-def gather_measurements(runs: Sequence[Path], base: str | Path | None = None) -> list[Measurement]:
+def gather_measurements(
+    runs: Sequence[Path], logs: Mapping[str, Sequence[Mapping[str, Any]]], base: str | Path | None = None
+) -> list[Measurement]:
     """
     Read the measurements of several runs.
 
     Args:
         runs (`Sequence[Path]`): Their folders.
+        logs (`Mapping[str, Sequence[Mapping]]`): Name of each run, as [`run_names`] gives it -> its `log_history`.
         base (`str` or `Path`, *optional*): Folder or `summary.json` of a base model that replaces the runs' bases on
             the sets that it contains. A warning names any other model that is left out with them.
 
@@ -29,7 +33,8 @@ def gather_measurements(runs: Sequence[Path], base: str | Path | None = None) ->
         `list[Measurement]`: First that base, then run by run.
     """
     of_base = [of_record(record, None, is_base=True) for record in read_summary(base)] if base is not None else []
-    of_runs = [item for run, name in zip(runs, run_names(runs), strict=True) for item in read_measurements(run, name)]
+    names = zip(runs, run_names(runs), strict=True)
+    of_runs = [item for run, name in names for item in read_measurements(run, name, logs[name])]
     return of_base + _with_distinct_names(_without_other_bases(of_runs, of_base))
 
 

@@ -53,13 +53,9 @@ def report(
             raise FileNotFoundError(
                 f"The folder {folder} does not exist. Name the output folder of a training or an evaluation."
             )
-    measured = gather_measurements(folders, base)
-    logs = {
-        name: log
-        for folder, name in zip(folders, run_names(folders), strict=True)
-        if (log := read_log_history(folder))
-    }
-    if not measured and not logs:
+    logs = {name: read_log_history(folder) for folder, name in zip(folders, run_names(folders), strict=True)}
+    measured = gather_measurements(folders, logs, base)
+    if not measured and not any(logs.values()):
         raise ValueError(
             f"Nothing has been measured in {', '.join(map(str, folders))}: they contain neither {SUMMARY_FILE} (written by "
             "`trl-concise eval`) nor trainer_state.json."

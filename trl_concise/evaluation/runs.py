@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import re
@@ -13,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from .plots import FrontierPoint, PointKind
-from .summaries import SUMMARY_FILE, read_summary
+from .summaries import SUMMARY_FILE, read_json, read_summary
 
 
 logger = logging.getLogger(__name__)
@@ -24,6 +23,7 @@ LAST_CHECKPOINT = "last-checkpoint"  # transformers' name for the folder in the 
 IN_TRAINING = "evaluation set of the training"
 WATCH_SET = "watch set"
 CONTROL = "control"
+_FACTS = ("model_name", "tags", "versions")  # in every run.json
 _ORDER: dict[PointKind, int] = {"base": 0, "cut": 1, "checkpoint": 2, "model": 3}
 
 
@@ -130,21 +130,19 @@ def read_facts(folder: str | Path) -> dict[str, Any]:
             f"{path} does not exist. A trainer of trl_concise writes it into its output folder at each checkpoint and in "
             "create_model_card()."
         )
-    try:
-        facts = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError:
-        facts = None
-    if not isinstance(facts, dict):
+    facts = read_json(path)
+    if not isinstance(facts, dict) or not facts.keys() >= {*_FACTS}:
         raise ValueError(
-            f"{path} is damaged: expected a JSON object. Copy it from a checkpoint of the run, or train again."
+            f"{path} is damaged: expected a JSON object with {', '.join(_FACTS)}. Copy it from a checkpoint of the run, or "
+            "train again."
         )
     return facts
 
 
 def read_log_history(run: Path) -> list[dict[str, Any]]:
     """
-    Return the log of a run: of its folder, else of its latest checkpoint, else nothing. A truncated file, of a run that was
-    killed while it wrote, is skipped with a warning.
+    Return the log of a run: of its folder, else of its latest checkpoint, else nothing. A damaged file, for example of a run
+    that was killed while it wrote, is skipped with a warning.
     """
     checkpoints = (
         (_split_checkpoint(str(path.parent))[1], path) for path in run.glob(f"checkpoint-*/{TRAINER_STATE}")
@@ -153,10 +151,11 @@ def read_log_history(run: Path) -> list[dict[str, Any]]:
     for path in [run / TRAINER_STATE, *(path for _, path in latest_first)]:
         if not path.is_file():
             continue
-        try:
-            return json.loads(path.read_text(encoding="utf-8"))["log_history"]
-        except ValueError:
-            logger.warning("%s is damaged: expected JSON. It is skipped.", path)
+        state = read_json(path)
+        log = state.get("log_history") if isinstance(state, dict) else None
+        if isinstance(log, list) and all(isinstance(entry, dict) for entry in log):
+            return log
+        logger.warning("%s is damaged: expected a JSON object with a log_history. It is skipped.", path)
     return []
 
 

@@ -27,6 +27,7 @@ from filelock import FileLock, Timeout
 from huggingface_hub import HfApi
 from huggingface_hub.errors import HfHubHTTPError
 
+from ..evaluation.summaries import read_json
 from ..state.checkpoint import write_atomically
 from .retries import FAILURES, Retries, first_line, retry_delay
 
@@ -343,7 +344,11 @@ class Outbox:
         path = self.folder / RECORD_FILE
         given = {name: value for name in ("repo_id", "private", "tag") if (value := getattr(self, name)) is not None}
         if path.exists():
-            record = json.loads(path.read_text(encoding="utf-8"))
+            record = read_json(path)
+            if not isinstance(record, dict) or "format" not in record:
+                raise ValueError(
+                    f"{path} is damaged: expected a JSON object with format. Delete {self.folder} to send the run as it is now."
+                )
             if record["format"] != _FORMAT:
                 raise ValueError(f"{path} has format {record['format']}; this version reads format {_FORMAT}.")
             vars(self).update({name: record[name] for name in _SAVED})

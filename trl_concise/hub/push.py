@@ -9,6 +9,7 @@ from contextlib import closing
 from pathlib import Path
 
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+from transformers.utils import ADAPTER_CONFIG_NAME, CONFIG_NAME
 
 from ..errors import Parser
 from ..evaluation.folder import SETTINGS_FILE
@@ -24,6 +25,7 @@ TEXT_FILES = [
     *("completions/*", "*/completions/*", "*.jsonl", "*.parquet"),
     *(SETTINGS_FILE, f"*/{SETTINGS_FILE}"),
 ]
+MODELS = (CONFIG_NAME, ADAPTER_CONFIG_NAME)  # of a model, of an adapter
 # Of this run, and of one in a subfolder: the training that came before, say.
 CHECKPOINTS = [f"{PREFIX_CHECKPOINT_DIR}-*/*", f"*/{PREFIX_CHECKPOINT_DIR}-*/*"]
 
@@ -59,16 +61,22 @@ def push_run(
         `str`: The repository's id.
 
     Raises:
-        `FileNotFoundError`: If the folder does not exist.
-        `ValueError`: If no repository is known, or something waits for another one.
+        `FileNotFoundError`: If the folder does not exist, or contains neither a run nor a model.
+        `ValueError`: If no repository is known, something waits for another one, or `run.json` is damaged.
         `RuntimeError`: If the run is still being sent: by its training, in another process.
     """
     run = Path(run)
     if not run.is_dir():
         raise FileNotFoundError(f"{run} is not a folder. Name the output folder of a run.")
     has_facts = (run / FACTS_FILE).exists()
-    if has_facts and not is_recorded(run) and repo_id is None:
-        repo_id = read_facts(run).get("repo_id")
+    facts = read_facts(run) if has_facts else {}  # before the Hub is contacted, because the card needs them
+    if not has_facts and not is_recorded(run) and not any((run / name).is_file() for name in MODELS):
+        raise FileNotFoundError(
+            f"{run} contains neither {FACTS_FILE}, which a trainer of trl_concise writes at each checkpoint, nor a model. Name "
+            "the output folder of a run."
+        )
+    if repo_id is None and not is_recorded(run):
+        repo_id = facts.get("repo_id")
     with closing(Outbox(run, repo_id, token=token, private=private, patience=patience)) as outbox:
         repo_id = outbox.repository
         whole = [folder for _, folder in sorted(checkpoints(run)) if missing_from_checkpoint(folder) is None]

@@ -162,10 +162,13 @@ class StochasticTokens(TokenCredit):
         cap: str = "left",
     ):
         _check(cutoff, max_tokens, probability, cap)
-        if cutoff == 0 and (max_tokens == 0 or probability == 0):
+        if max_tokens == 0:
             raise ValueError(
-                f"cutoff=0 with max_tokens={max_tokens} and probability={probability} keeps no token at all. Raise one."
+                "max_tokens must be at least 1, got 0, which is not a way to keep all tokens. For no cap, set it to the completion "
+                "length; for the first `cutoff` tokens only, set probability to 0."
             )
+        if cutoff == 0 and probability == 0:
+            raise ValueError("cutoff=0 with probability=0 keeps no token at all. Raise one.")
         self.cutoff = cutoff
         self.max_tokens = max_tokens
         self.probability = probability

@@ -136,7 +136,7 @@ class StochasticTokens(TokenCredit):
         cutoff (`int`, *optional*, defaults to `50`):
             $\alpha$, how many tokens at the beginning are always kept.
         max_tokens (`int`, *optional*, defaults to `100`):
-            $k$, no random token is kept once this many are.
+            $k$, at least 1: no random token is kept once this many are.
         probability (`float`, *optional*, defaults to `0.5`):
             $P$, probability of keeping a token after the first `cutoff`.
         count_forced (`bool`, *optional*, defaults to `True`):

@@ -28,7 +28,7 @@ class SGRPOConfig(ConciseGRPOConfig):
         cutoff (`int`, *optional*, defaults to `50`):
             How many tokens at the beginning of a completion are always in the loss.
         max_tokens (`int`, *optional*, defaults to `100`):
-            No random token is selected once this many tokens are.
+            No random token is selected once this many tokens are, at least 1.
         probability (`float`, *optional*, defaults to `0.5`):
             Probability of taking a token after the first `cutoff`.
         count_forced (`bool`, *optional*, defaults to `True`):

@@ -55,6 +55,7 @@ from trl_concise.evaluation.evaluator import COMPLETIONS_FILE
 from trl_concise.evaluation.plots import BLACK, RUN_STYLES, new_figure, save_figure, show_as_percent
 from trl_concise.methods.ddca import DDCA
 from trl_concise.methods.drpo import DRPO
+from trl_concise.methods.ktae import KTAE
 from trl_concise.state.checkpoint import write_atomically
 
 
@@ -95,6 +96,7 @@ METHODS: dict[str, dict[str, Any]] = {
     },
     "DDCA": {"slots": lambda: {"advantage": DDCA()}},
     "DRPO": {"slots": lambda: {"advantage": DRPO()}, "config": {"loss_type": "grpo"}},
+    "KTAE": {"slots": lambda: {"token_credit": KTAE()}},
 }
 
 

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-Savings of S-GRPO and T-SPMO in a training step, and the cost of building the prefix tree.
+Savings of S-GRPO and T-SPMO in a training step, the cost of building the prefix tree, and the cost of KTAE.
 
     python benchmarks/token_credit.py
 
@@ -18,12 +18,15 @@ import statistics
 import tempfile
 import time
 
+import numpy as np
 import torch
 from datasets import Dataset
 from transformers import AutoTokenizer, PrinterCallback, Qwen2Config, Qwen2ForCausalLM, set_seed
 from trl import GRPOConfig, GRPOTrainer
 
 from trl_concise import SGRPOConfig, SGRPOTrainer, TSPMOConfig, TSPMOTrainer, demo
+from trl_concise.batch.rollouts import Rollouts
+from trl_concise.methods.ktae import KTAE
 from trl_concise.methods.tspmo_prefix_tree import prefix_advantages
 
 
@@ -178,6 +181,8 @@ def compare(options) -> None:
                 f"| {contender.name} | {last} | {limit:.3f} | {statistics.median(ratios):.3f} "
                 f"({min(ratios):.3f} to {max(ratios):.3f}) | {contender.activation_bytes() / memory:.3f} |"
             )
+        ktae = time_ktae(options.generations, options.completion)
+        print(f"\nKTAE, on a CPU: {1e3 * ktae:.1f} ms, {100 * ktae / seconds:.2f} % of GRPOTrainer's step")
 
 
 def time_tree(count: int, length: int, repeats: int = 5) -> float:
@@ -188,6 +193,21 @@ def time_tree(count: int, length: int, repeats: int = 5) -> float:
     for _ in range(repeats):
         start = time.perf_counter()
         prefix_advantages(completions, rewards)
+        seconds.append(time.perf_counter() - start)
+    return statistics.median(seconds)
+
+
+def time_ktae(count: int, length: int, repeats: int = 5) -> float:
+    """Return the median seconds of `KTAE.assign` for a group whose token ids occur as often as words in a text (Zipf's law)."""
+    rng = np.random.default_rng(0)
+    ids = torch.from_numpy(rng.zipf(1.3, (count, length)).clip(max=150_000))
+    batch = {"completion_ids": ids, "completion_mask": torch.ones_like(ids)}
+    lengths, correct = torch.full((count,), length), torch.arange(count) % 2.0
+    rollouts = Rollouts(("prompt",) * count, lengths, correct, count)
+    seconds = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        KTAE().assign(rollouts, batch, torch.zeros(count))
         seconds.append(time.perf_counter() - start)
     return statistics.median(seconds)
 

@@ -28,6 +28,7 @@ from trl_concise.methods.greso import GRESO
 from trl_concise.methods.grpo_lead import DifficultyWeighting, GRPOLEADReward
 from trl_concise.methods.hapo import HAPOLengthReward
 from trl_concise.methods.kimi import KimiLengthReward
+from trl_concise.methods.ktae import KTAE
 from trl_concise.methods.l1 import L1Reward
 from trl_concise.methods.laser import LASERReward
 from trl_concise.methods.laser_d import LASERDReward
@@ -192,6 +193,12 @@ _ROWS = [
         "token_credit",
         neutral=None,
         on_processes={"replay_per_prompt": 0, "replay_group_size": 4},
+    ),
+    Row(
+        KTAE,
+        {"weight": 0.5, "fisher_weight": 0.5, "gain_weight": 2.0, "term_frequency": False},
+        "token_credit",
+        neutral={"weight": 0.0},
     ),
     Row(Careless, {"judge": length_in_hundreds, "scale": 0.5, "fault": "of no kind"}),
 ]

@@ -27,6 +27,7 @@ TRAINING: dict[str, str] = {  # script in the examples folder -> description in 
     "dynamic_sampling": "replace groups without a learning signal (GRPO)",
     "greso": "skip prompts whose groups gave no gradient (GRPO)",
     "hapo": "reward completions shorter than the shortest correct one so far (GRPO)",
+    "ktae": "give more advantage to the tokens of correct completions (GRPO)",
     "laser": "reward correct completions within a target length (GRPO)",
     "laser_d": "the same, with targets that adapt to difficulty and policy (GRPO)",
     "length_rewards": "train with L1, Kimi k1.5, GRPO-LEAD, DLER, DDCA, DRPO and other length methods (GRPO)",

@@ -21,6 +21,7 @@ ONLINE_METHODS = (
     "curriculum",
     "dynamic_sampling",
     "greso",
+    "ktae",
     "laser",
     "laser_d",
     "length_rewards",

@@ -299,6 +299,18 @@ METHODS: tuple[Method, ...] = (
         "tspmo.md#results",
     ),
     Method(
+        "KTAE",
+        "more advantage for tokens that occur in correct completions, less for those in wrong ones",
+        "ktae",
+        ("token_credit",),
+        ("KTAE",),
+        "2505.16826",
+        "code",
+        "ktae",
+        2,
+        evidence="ktae.md#results",
+    ),
+    Method(
         "REDI",
         "offline, from a teacher's correct and incorrect traces",
         "redi",

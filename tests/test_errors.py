@@ -92,7 +92,7 @@ def test_no_chat_template(tiny_model, tmp_path):
     tokenizer = AutoTokenizer.from_pretrained(tiny_model)
     tokenizer.chat_template = None
     rows = [{"prompt": [{"role": "user", "content": f"{i}?"}]} for i in range(8)]
-    with pytest.raises(ValueError, match="the tokenizer has no chat template"):
+    with pytest.raises(ValueError, match="the tokenizer has no chat template. Pass a processing_class"):
         build(tiny_model, tmp_path, rows, trainer_kwargs={"processing_class": tokenizer})
 
 

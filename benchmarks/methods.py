@@ -56,6 +56,7 @@ from trl_concise.evaluation.plots import BLACK, RUN_STYLES, new_figure, save_fig
 from trl_concise.methods.ddca import DDCA
 from trl_concise.methods.drpo import DRPO
 from trl_concise.methods.ktae import KTAE
+from trl_concise.methods.on_policy_sft import OnPolicySFT
 from trl_concise.state.checkpoint import write_atomically
 
 
@@ -97,6 +98,10 @@ METHODS: dict[str, dict[str, Any]] = {
     "DDCA": {"slots": lambda: {"advantage": DDCA()}},
     "DRPO": {"slots": lambda: {"advantage": DRPO()}, "config": {"loss_type": "grpo"}},
     "KTAE": {"slots": lambda: {"token_credit": KTAE()}},
+    "On-Policy SFT": {
+        "slots": lambda: {"advantage": OnPolicySFT()},
+        "config": {"beta": 0.0, "max_completion_length": LIMIT * 3500 // 16384},  # the limit of the paper's 1.5B model
+    },
 }
 
 

@@ -33,6 +33,7 @@ from trl_concise.methods.l1 import L1Reward
 from trl_concise.methods.laser import LASERReward
 from trl_concise.methods.laser_d import LASERDReward
 from trl_concise.methods.mgpo import MGPO
+from trl_concise.methods.on_policy_sft import OnPolicySFT, OnPolicySFTFilter
 from trl_concise.methods.sgrpo import StochasticTokens
 from trl_concise.methods.shorter_better import ShorterBetterReward
 from trl_concise.methods.siri import SIRISchedule, TruncationPenalty
@@ -158,6 +159,14 @@ _ROWS = [
         "advantage",
         args={"scale_rewards": "none"},
         neutral=None,
+    ),
+    Row(OnPolicySFT, {"max_length": 8, "normalization": "longest"}, "advantage", neutral=None),
+    Row(
+        OnPolicySFTFilter,
+        {"max_length": 8, "max_refills": 2},
+        "group_filter",
+        neutral=None,
+        on_processes={"max_refills": 0},
     ),
     Row(MGPO, {"strength": 2.0}, "advantage", neutral={"strength": 0.0}),
     Row(

@@ -32,6 +32,7 @@ TRAINING: dict[str, str] = {  # script in the examples folder -> description in 
     "laser_d": "the same, with targets that adapt to difficulty and policy (GRPO)",
     "length_rewards": "train with L1, Kimi k1.5, GRPO-LEAD, DLER, DDCA, DRPO and other length methods (GRPO)",
     "mgpo": "weight groups by how close their success rate is to one half (GRPO)",
+    "on_policy_sft": "supervised fine-tuning on correct completions within the limit (GRPO)",
     "one_shot_rlvr": "train on a single problem (GRPO)",
     "redi": "distill correct and incorrect traces of a teacher (DPO)",
     "sgrpo": "compute the loss on a random subset of the tokens (GRPO)",

@@ -26,6 +26,7 @@ ONLINE_METHODS = (
     "laser_d",
     "length_rewards",
     "mgpo",
+    "on_policy_sft",
     "one_shot_rlvr",
     "shorter_better",
     "siri",

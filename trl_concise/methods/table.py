@@ -202,6 +202,18 @@ METHODS: tuple[Method, ...] = (
         evidence="drpo.md#results",
     ),
     Method(
+        "On-policy SFT",
+        "cross-entropy on the correct completions within the limit",
+        "on_policy_sft",
+        ("advantage", "group_filter"),
+        ("OnPolicySFT", "OnPolicySFTFilter"),
+        "2602.13407",
+        "reconstructed",
+        "on_policy_sft",
+        0,
+        evidence="on_policy_sft.md#results",
+    ),
+    Method(
         "SIRI",
         "the generation limit shrinks and grows",
         "siri",

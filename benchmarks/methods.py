@@ -53,6 +53,7 @@ from trl_concise.evaluation import accuracy_efficiency_score, accuracy_interval,
 from trl_concise.evaluation.completions import read_completions
 from trl_concise.evaluation.evaluator import COMPLETIONS_FILE
 from trl_concise.evaluation.plots import BLACK, RUN_STYLES, new_figure, save_figure, show_as_percent
+from trl_concise.methods.crisp import CRISP
 from trl_concise.methods.ddca import DDCA
 from trl_concise.methods.drpo import DRPO
 from trl_concise.methods.ktae import KTAE
@@ -65,6 +66,12 @@ TRAINING = "training.json"
 LIMIT = demo.SETTINGS["max_completion_length"]  # 128 tokens
 QUARTER = {"shortest_target": LIMIT // 4, "longest_target": LIMIT, "interval": LIMIT // 16}
 MONITOR = {"monitor_prompts": 32, "monitor_generations": 4}
+
+
+def ask_to_be_brief(prompt: list[dict[str, str]]) -> list[dict[str, str]]:
+    """Return the prompt of CRISP's teacher: of those that were tried, the one that costs the embedded model the least accuracy."""
+    return [{"role": "system", "content": "Be brief."}, *prompt]
+
 
 # Per method: components in `reward_funcs`, components in slots, and what its config sets differently.
 METHODS: dict[str, dict[str, Any]] = {
@@ -98,6 +105,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "DDCA": {"slots": lambda: {"advantage": DDCA()}},
     "DRPO": {"slots": lambda: {"advantage": DRPO()}, "config": {"loss_type": "grpo"}},
     "KTAE": {"slots": lambda: {"token_credit": KTAE()}},
+    "CRISP": {"slots": lambda: {"token_credit": CRISP(ask_to_be_brief)}, "config": {"beta": 0.0}},
     "On-Policy SFT": {
         "slots": lambda: {"advantage": OnPolicySFT()},
         "config": {"beta": 0.0, "max_completion_length": LIMIT * 3500 // 16384},  # the limit of the paper's 1.5B model

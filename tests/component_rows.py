@@ -18,6 +18,7 @@ from datasets import Dataset
 from tests import slot_rows, tiny
 from trl_concise import ConciseGRPOConfig, ConciseGRPOTrainer, GroupReward
 from trl_concise.components import Component
+from trl_concise.methods.crisp import CRISP
 from trl_concise.methods.curriculum import AccuracyBand
 from trl_concise.methods.ddca import DDCA
 from trl_concise.methods.dler import BatchWhitening
@@ -209,6 +210,7 @@ _ROWS = [
         "token_credit",
         neutral={"weight": 0.0},
     ),
+    Row(CRISP, {"instruction": "Short. ", "refresh_every": 3}, "token_credit", neutral=None),
     Row(Careless, {"judge": length_in_hundreds, "scale": 0.5, "fault": "of no kind"}),
 ]
 ROWS = {row.component.__name__: row for row in _ROWS}

@@ -52,7 +52,7 @@ from .components import (
     Stateful,
     TokenCredit,
 )
-from .components.reward_functions import add_own_rewards, find_correctness, hold_column
+from .components.reward_functions import add_own_rewards, find_correctness, hold_column, needs_correctness
 from .components.slots import check_names, fill_slots
 from .config import ConciseGRPOConfig, own_config
 from .evaluation.training import EvaluationLog, measure_completions
@@ -88,7 +88,8 @@ class ConciseGRPOTrainer(
 
     Args:
         model, reward_funcs, args, ...:
-            As for [`~trl.GRPOTrainer`]. `reward_funcs` may contain [`GroupReward`]s. `args` may be a plain
+            As for [`~trl.GRPOTrainer`]. `reward_funcs` may contain [`GroupReward`]s, and may be left out if the components need no
+            rewards. `args` may be a plain
             [`~trl.GRPOConfig`], and is never changed.
         prompt_selector ([`PromptSelector`], *optional*):
             Chooses which prompts are rolled out. Needs a dataset that can be indexed.
@@ -187,6 +188,11 @@ class ConciseGRPOTrainer(
             *self.group_rewards.values(),
             *(component for filled in slots.values() for component in filled),
         ]
+        if (
+            not (reward_funcs or given.get("environment_factory") or needs_correctness(self.components))
+            and self.components
+        ):
+            given["reward_funcs"] = [hold_column("no_reward", is_alone=True)]
         check_names(self.components)
         names = [component.name for component in self.components]
         self._batch: GenerationBatch | None = None  # while it is generated and scored
@@ -229,7 +235,7 @@ class ConciseGRPOTrainer(
             check_mergeable(self.model, is_sharded=self._dist.is_fsdp or self._dist.is_zero3)
         self._fork = ForkedRandomState(args.seed, self.accelerator.process_index, self.accelerator.device)
         self.correctness_column = find_correctness(
-            args.correctness, self.reward_func_names, self.group_rewards, self.components
+            args.correctness, self.reward_func_names if reward_funcs else [], self.group_rewards, self.components
         )
         check_datasets(
             self.train_dataset,

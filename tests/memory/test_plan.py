@@ -82,6 +82,7 @@ def test_full_fine_tuning_keeps_a_reference_and_a_cast():
     made = plan(PlanSettings("grpo", beta=0.1), QWEN)
     assert made.parts["loss"]["reference model"] == made.parts["loss"]["weights"] == 4 * QWEN.parameters
     assert made.parts["loss"]["optimizer"] == 8 * QWEN.parameters
+    assert plan(PlanSettings("crisp"), QWEN).parts["loss"]["reference model"] == 4 * QWEN.parameters  # the teacher
     assert made.activations[False] > formulas.BFLOAT16 * QWEN.linear_parameters
 
 

@@ -207,6 +207,20 @@ class GeneratesExtra(_Mixed):
         content = self._tokenizer.decode(completion_ids, skip_special_tokens=True)
         return [{"role": "assistant", "content": content}]
 
+    def tokenize_prompts(self, prompts: Sequence[Any]) -> list[list[int]]:
+        """
+        Return the token ids of prompts, rendered as those of the training batch: chat template, its arguments and tools included.
+
+        Args:
+            prompts (`Sequence`): Strings or lists of messages, without images.
+
+        Raises:
+            `ValueError`: If an environment renders the prompts.
+        """
+        if self.environment_factories is not None:
+            raise ValueError("tokenize_prompts cannot render an environment's prompts. Train without environments.")
+        return self._tokenize_prompts(copy.deepcopy(list(prompts)))[0]
+
     @torch.no_grad()
     def score_logps(
         self, prompt_ids: list[list[int]], completion_ids: list[list[int]], *, model: str = "policy"

@@ -23,6 +23,7 @@ from .quiet import hide_messages, hide_weight_bars
 TRAINING: dict[str, str] = {  # script in the examples folder -> description in --help
     "cft": "learn to critique solutions (SFT)",
     "combined": "combine HAPO, GRESO and S-GRPO in one trainer (GRPO)",
+    "crisp": "distill the model with a concise instruction into itself, without answers (GRPO)",
     "curriculum": "train on prompts that are solved sometimes (GRPO)",
     "dynamic_sampling": "replace groups without a learning signal (GRPO)",
     "greso": "skip prompts whose groups gave no gradient (GRPO)",

@@ -91,6 +91,9 @@ class TrainerView(Protocol):
     def judge_rollouts(self, rows: Sequence[Mapping[str, Any]], rollouts: GeneratedRollouts) -> Tensor:
         """See [`ConciseGRPOTrainer.judge_rollouts`]."""
 
+    def tokenize_prompts(self, prompts: Sequence[Any]) -> list[list[int]]:
+        """See [`ConciseGRPOTrainer.tokenize_prompts`]."""
+
     def score_logps(
         self, prompt_ids: list[list[int]], completion_ids: list[list[int]], *, model: str = "policy"
     ) -> Tensor:

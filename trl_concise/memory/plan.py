@@ -10,7 +10,7 @@ from typing import Any
 
 from . import formulas
 from .formulas import BFLOAT16, FLOAT32, Architecture
-from .settings import CROPPED_METHODS, PlanSettings
+from .settings import CROPPED_METHODS, REFERENCE_METHODS, PlanSettings
 
 
 GIB = 1024**3
@@ -100,7 +100,7 @@ def plan(settings: PlanSettings, shape: Architecture) -> MemoryPlan:
         trained = formulas.lora_parameters(shape, s.lora_r, targets)
         trained_dtype = BFLOAT16 if s.load_in_4bit else FLOAT32  # TRL's choice, and PEFT's
     weights = formulas.weight_bytes(shape, dtype, nf4=s.load_in_4bit, double_quantization=s.use_bnb_nested_quant)
-    has_reference = s.method == "dpo" or (s.online and s.beta > 0)
+    has_reference = s.method in REFERENCE_METHODS or (s.online and s.beta > 0)
     vllm = s.online and s.use_vllm and s.vllm_mode == "colocate"
     vllm_share = s.vllm_gpu_memory_utilization * s.card_gib * GIB if vllm else 0.0
 

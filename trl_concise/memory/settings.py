@@ -18,6 +18,7 @@ ONLINE_METHODS = (
     "sgrpo",
     "tspmo",
     "combined",
+    "crisp",
     "curriculum",
     "dynamic_sampling",
     "greso",
@@ -34,6 +35,7 @@ ONLINE_METHODS = (
 OFFLINE_METHODS = ("redi", "dpo", "cft", "sft")
 PAIR_METHODS = ("redi", "dpo")  # a row of the dataset is two sequences
 TRL_METHODS = ("grpo", "dpo", "sft")  # TRL's own methods and commands
+REFERENCE_METHODS = ("dpo", "crisp")  # methods that score a reference model without a KL term
 CROPPED_METHODS = ("sgrpo", "combined")  # methods with S-GRPO's token selection
 
 

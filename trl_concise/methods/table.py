@@ -214,6 +214,18 @@ METHODS: tuple[Method, ...] = (
         evidence="on_policy_sft.md#results",
     ),
     Method(
+        "CRISP",
+        "distill the model with a concise instruction into itself",
+        "crisp",
+        ("token_credit",),
+        ("CRISP",),
+        "2603.05433",
+        "reconstructed",
+        "crisp",
+        0,
+        evidence="crisp.md#results",
+    ),
+    Method(
         "SIRI",
         "the generation limit shrinks and grows",
         "siri",

@@ -89,8 +89,7 @@ class ConciseGRPOTrainer(
     Args:
         model, reward_funcs, args, ...:
             As for [`~trl.GRPOTrainer`]. `reward_funcs` may contain [`GroupReward`]s, and may be left out if the components need no
-            rewards. `args` may be a plain
-            [`~trl.GRPOConfig`], and is never changed.
+            rewards. `args` may be a plain [`~trl.GRPOConfig`], and is never changed.
         prompt_selector ([`PromptSelector`], *optional*):
             Chooses which prompts are rolled out. Needs a dataset that can be indexed.
         rollout ([`Rollout`], *optional*):

@@ -43,6 +43,20 @@ _REPLACED_COLUMNS = {"trainer_state", "log_extra", "log_metric", "completion_ids
 _LOWER_IS_BETTER = ("tokens_mean", "tokens_correct_mean", "truncated_fraction", "empty_fraction", "length")
 
 
+def restricted_sampling(args: GRPOConfig) -> dict[str, Any]:
+    """
+    Return the settings with which completions are not drawn from the model's distribution at the given temperature.
+
+    Args:
+        args ([`~trl.GRPOConfig`]): The trainer's settings.
+
+    Returns:
+        `dict[str, Any]`: Those of `top_p`, `top_k`, `min_p` and `repetition_penalty` that are not neutral.
+    """
+    neutral = {"top_p": (1,), "top_k": (0, -1, None), "min_p": (0, None), "repetition_penalty": (1,)}
+    return {name: getattr(args, name) for name, values in neutral.items() if getattr(args, name) not in values}
+
+
 def check_output_dir(output_dir: str | Path) -> None:
     """
     Check that the output folder can be written to, so that this does not fail at the first checkpoint.

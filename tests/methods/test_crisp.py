@@ -275,12 +275,19 @@ def test_without_reward_functions_nothing_is_judged(tiny_model, problems, tmp_pa
     assert not [key for entry in trainer.state.log_history for key in entry if "accuracy" in key]
 
 
-def test_several_steps_per_generation_warn(tiny_model, problems, tmp_path, caplog):
+@pytest.mark.parametrize(
+    ("changes", "warning"),
+    [
+        ({"num_iterations": 2}, "Each generation serves several"),
+        ({"top_k": 20}, "{'top_k': 20} changes which are drawn"),
+    ],
+)
+def test_settings_that_change_the_estimate_warn(changes, warning, tiny_model, problems, tmp_path, caplog):
     with caplog.at_level(logging.WARNING):
-        make_trainer(tiny_model, problems, tmp_path, CRISP(INSTRUCTION))
-        assert "Each generation serves several" not in caplog.text
-        make_trainer(tiny_model, problems, tmp_path, CRISP(INSTRUCTION), num_iterations=2)
-    assert "Each generation serves several" in caplog.text
+        make_trainer(tiny_model, problems, tmp_path, CRISP(INSTRUCTION), temperature=0.7)
+        assert warning not in caplog.text
+        make_trainer(tiny_model, problems, tmp_path, CRISP(INSTRUCTION), **changes)
+    assert warning in caplog.text
 
 
 def test_what_cannot_be_scored_token_by_token_is_refused(tiny_model, problems, tmp_path):

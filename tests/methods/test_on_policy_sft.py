@@ -246,7 +246,8 @@ def test_it_trains_on_sampled_completions(tiny_model, problems, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "warning"),
     [
-        ({"temperature": 0.6}, "Set temperature=1"),
+        ({"temperature": 0.6}, "samples with {'temperature': 0.6}"),
+        ({"top_p": 0.9, "min_p": 0.1}, "samples with {'top_p': 0.9, 'min_p': 0.1}"),
         ({"num_iterations": 2}, "Each generation serves several optimizer steps"),
     ],
 )

@@ -29,6 +29,7 @@ from transformers import TrainerCallback
 
 from ..batch.rollouts import LocalRollouts, Rollouts
 from ..batch.token_credit import check_selection
+from ..checks import restricted_sampling
 from ..components import Paper, TokenCredit, TrainerView
 
 
@@ -175,6 +176,12 @@ class CRISP(TokenCredit):
     def attach(self, trainer: TrainerView) -> None:
         args = trainer.args
         check_selection(self, args)
+        if changed := restricted_sampling(args):
+            logger.warning(
+                "CRISP estimates its gradient from tokens that are drawn from the policy, but %s changes which are drawn. Leave these "
+                "settings out.",
+                changed,
+            )
         if args.steps_per_generation * args.num_iterations > args.gradient_accumulation_steps:
             logger.warning(
                 "Each generation serves several optimizer steps: CRISP's advantages are those of the policy that generated. Set "

@@ -28,6 +28,7 @@ import torch
 from torch import Tensor
 
 from ..batch.rollouts import Rollouts
+from ..checks import restricted_sampling
 from ..components import Advantage, GroupFilter, Paper, TrainerView
 
 
@@ -133,11 +134,12 @@ class OnPolicySFT(Advantage):
                 f'OnPolicySFT(normalization="longest") replaces the divisor of the losses {_DIVIDE_BY_TOKENS}, which divide by tokens, but '
                 f'loss_type={args.loss_type!r}. Set loss_type="dapo", or normalization="tokens".'
             )
-        if args.temperature != 1:
+        changed = {"temperature": args.temperature} if args.temperature != 1 else {}
+        if changed := changed | restricted_sampling(args):
             logger.warning(
-                "OnPolicySFT samples at temperature=%s: the kept completions are then not drawn from the model that is trained. Set "
-                "temperature=1.",
-                args.temperature,
+                "OnPolicySFT samples with %s: the kept completions are then not drawn from the model that is trained. Set "
+                "temperature=1, and leave the other settings out.",
+                changed,
             )
         if args.steps_per_generation * args.num_iterations > args.gradient_accumulation_steps:
             logger.warning(

@@ -51,6 +51,7 @@ LAUNCHER_FLAGS = (  # of `accelerate launch`, which a training command takes as 
     "--accelerate_config",
 )
 COMMANDS: dict[str, tuple[str, str]] = {  # name -> (module:function, description in --help)
+    "accept": ("trl_concise.evaluation.accept:main", "decide whether a model keeps limits on tokens and accuracy"),
     "env": ("trl_concise.cli.launch:env", "print versions for a bug report"),
     "init": ("trl_concise.cli.launch:init", "write a method's training script and recipe, to edit"),
     "eval": ("trl_concise.evaluation.command:main", "measure accuracy against tokens on problem sets"),

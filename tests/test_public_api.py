@@ -216,6 +216,19 @@ except RuntimeError as error:
 """
 
 
+@pytest.mark.skipif(not (ROOT / ".git").exists(), reason="needs a clone with its git data")
+def test_a_clone_contains_no_local_files():
+    """A link to a folder of one machine, for example, keeps `make test-real` from writing the model there."""
+
+    def tracked(*options: str) -> list[str]:
+        return subprocess.run(
+            ["git", "ls-files", *options], cwd=ROOT, check=True, capture_output=True, text=True
+        ).stdout.splitlines()
+
+    assert tracked("--cached", "--ignored", "--exclude-standard") == []
+    assert [line for line in tracked("--stage") if line.startswith("120000")] == []  # symbolic links
+
+
 def test_everything_can_be_imported_on_windows():
     command = [sys.executable, "-c", AS_ON_WINDOWS]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)

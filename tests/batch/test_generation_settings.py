@@ -7,8 +7,7 @@ import pytest
 import torch
 from peft import LoraConfig
 
-import trl_concise as tc
-from tests import tiny
+from tests import every_method, tiny
 
 
 CONTINUOUS = {
@@ -18,26 +17,18 @@ CONTINUOUS = {
 }
 STATIC = {"cache_implementation": "static"}
 LORA = {"r": 4, "target_modules": "all-linear", "lora_dropout": 0.0, "init_lora_weights": False}
-OTHERS = ["ConciseGRPO", "HAPO", "LASER", "ShorterBetter", "SIRI", "GRESO", "SGRPO", "TSPMO"]
-METHODS = [
-    "LASERD",
-    *(pytest.param(method, marks=pytest.mark.slow) for method in OTHERS),
-]  # seconds each; its monitor generates too
+# Two of those that generate more than the batch: the monitor's completions, and groups that replace others.
+QUICK = ("laser_d", "dynamic_sampling")
+METHODS = [pytest.param(name, marks=[] if name in QUICK else pytest.mark.slow) for name in every_method.ONLINE]
 
 
 def run(method, tiny_model, problems, folder, resume=None, **changes):
-    bf16 = changes.pop("bf16", False)
-    changes |= {"monitor_prompts": 2, "monitor_generations": 2} if method == "LASERD" else {}
-    changes |= {"reward_weights": [2.0]} if method == "SIRI" else {}
+    bf16, watched = changes.pop("bf16", False), changes.pop("watch_dataset", None)
     settings = tiny.settings(folder, **{"max_steps": 2, **changes}) | {"bf16": bf16}
     torch.manual_seed(0)
-    trainer = getattr(tc, f"{method}Trainer")(
-        tiny_model,
-        tiny.even_reward,
-        args=getattr(tc, f"{method}Config")(**settings),
-        train_dataset=problems,
-        peft_config=LoraConfig(**LORA),
-    )
+    more = {"peft_config": LoraConfig(**LORA), "watch_dataset": watched}
+    problems = problems.map(lambda row: {"target_length": 4})
+    trainer = every_method.build(method, tiny_model, [tiny.even_reward], settings, problems, **more)
     before = {name: value.dtype for name, value in trainer.model.named_parameters()}
     rotary = trainer.model.get_base_model().model.rotary_emb.inv_freq.clone()
     trainer.train(resume_from_checkpoint=resume)
@@ -70,7 +61,7 @@ def test_every_trainer_with_continuous_batching(method, tiny_model, problems, tm
 def test_greedy_completions_do_not_depend_on_the_setting(tiny_model, problems, tmp_path):
     rows = [problems[0], problems[5], problems[9]]
     found = [
-        run("HAPO", tiny_model, problems, tmp_path, learning_rate=1e-12, **changes).generate_rollouts(
+        run("hapo", tiny_model, problems, tmp_path, learning_rate=1e-12, **changes).generate_rollouts(
             rows, 1, greedy=True
         )
         for changes in ({}, STATIC, CONTINUOUS, CONTINUOUS | {"merge_adapter_for_generation": True})
@@ -78,19 +69,42 @@ def test_greedy_completions_do_not_depend_on_the_setting(tiny_model, problems, t
     assert all(rollouts.completion_ids == found[0].completion_ids for rollouts in found)
 
 
-def test_a_static_cache_changes_nothing(tiny_model, problems, tmp_path):
+@pytest.mark.parametrize("method", METHODS)
+def test_a_static_cache_changes_nothing(method, tiny_model, problems, tmp_path):
     (logs, adapter), (others, other) = (
-        outcome(run("SIRI", tiny_model, problems, tmp_path, **changes)) for changes in ({}, STATIC)
+        outcome(run(method, tiny_model, problems, tmp_path, **changes)) for changes in ({}, STATIC)
     )
     assert logs == others
     torch.testing.assert_close(adapter, other)
 
 
+@pytest.mark.parametrize(
+    "changes", [CONTINUOUS, pytest.param(STATIC, marks=pytest.mark.slow)], ids=["continuous", "static"]
+)
+def test_the_watch_set_does_not_affect_training_and_its_completions_are_those_of_generate(
+    changes, tiny_model, problems, tmp_path
+):
+    watched = problems.select(range(6))
+    changes = {**changes, "watch_every": 2, "merge_adapter_for_generation": True}
+    changes |= {"on_loss": "best", "max_accuracy_loss": 0.99}  # every measurement passes
+    without, with_watch = (
+        run("hapo", tiny_model, problems, tmp_path, watch_dataset=dataset, **changes) for dataset in (None, watched)
+    )
+    (logs, adapter), (others, other) = outcome(without), outcome(with_watch)
+    assert logs == others and torch.equal(adapter, other)
+    measured = [entry for entry in with_watch.state.log_history if "watch/accuracy" in entry]
+    assert [entry["step"] for entry in measured] == [0, 2] and with_watch.watch_set.best is not None
+    plain = run("hapo", tiny_model, problems, tmp_path / "plain", watch_dataset=watched, watch_every=9)
+    # Before the first step, the policies are equal.
+    expected = next(entry for entry in plain.state.log_history if "watch/accuracy" in entry)
+    assert all(measured[0][name] == value for name, value in expected.items() if name.startswith("watch/"))
+
+
 def test_continuous_batching_is_reproducible_and_resumes(tiny_model, problems, tmp_path):
     changes = {"save_strategy": "steps", "save_steps": 1, "max_steps": 3, "max_completion_length": 24, **CONTINUOUS}
-    whole = run("HAPO", tiny_model, problems, tmp_path / "whole", **changes)
+    whole = run("hapo", tiny_model, problems, tmp_path / "whole", **changes)
     resumed = run(
-        "HAPO", tiny_model, problems, tmp_path / "resumed", str(tmp_path / "whole" / "checkpoint-1"), **changes
+        "hapo", tiny_model, problems, tmp_path / "resumed", str(tmp_path / "whole" / "checkpoint-1"), **changes
     )
     (logs, adapter), (others, other) = outcome(whole), outcome(resumed)
     assert logs == others and torch.equal(adapter, other)

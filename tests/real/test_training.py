@@ -12,6 +12,7 @@ from peft import LoraConfig
 from transformers import AutoTokenizer
 
 import trl_concise as tc
+from tests import every_method
 from trl_concise import demo, math_accuracy_reward
 
 
@@ -29,7 +30,6 @@ SETTINGS = {
     "model_init_kwargs": {"dtype": "float32"},
 }
 LORA = {"r": 8, "target_modules": "all-linear", "task_type": "CAUSAL_LM"}
-ONLINE = ["HAPO", "LASER", "LASERD", "ShorterBetter", "SIRI", "GRESO", "SGRPO", "TSPMO"]
 
 
 def problems(rows: int) -> Dataset:
@@ -39,7 +39,7 @@ def problems(rows: int) -> Dataset:
             {
                 "prompt": [{"role": "user", "content": f"{row['problem']} Put the answer in \\boxed{{}}."}],
                 "solution": row["answer"],
-                "problem_number": number,
+                "target_length": 32,
             }
             for number, row in enumerate(demo.generate_problems(rows, seed=0))
         ]
@@ -62,24 +62,11 @@ def check(trainer) -> list[dict]:
     return logs
 
 
-@pytest.mark.parametrize("method", ONLINE)
+@pytest.mark.parametrize("method", every_method.ONLINE)
 def test_online(method, smollm2, tmp_path):
-    trainer_class, config_class = getattr(tc, f"{method}Trainer"), getattr(tc, f"{method}Config")
-    changes = {"monitor_prompts": 2, "monitor_generations": 2} if method == "LASERD" else {}
-    changes |= {"scale_rewards": "none", "loss_type": "dr_grpo"} if method == "TSPMO" else {}
-    trainer = trainer_class(
-        smollm2,
-        [mostly_short, math_accuracy_reward],
-        args=config_class(
-            output_dir=str(tmp_path),
-            num_generations=4,
-            max_completion_length=48,
-            **SETTINGS,
-            **changes,
-        ),
-        train_dataset=problems(8),
-        peft_config=LoraConfig(**LORA),
-    )
+    settings = {"output_dir": str(tmp_path), "num_generations": 4, "max_completion_length": 48, **SETTINGS}
+    functions = [mostly_short, math_accuracy_reward]
+    trainer = every_method.build(method, smollm2, functions, settings, problems(8), peft_config=LoraConfig(**LORA))
     trainer.train()
     logs = check(trainer)
     assert logs[0]["accuracy"] > 0 and logs[0]["completions/mean_length"] > 0
@@ -151,15 +138,24 @@ def test_cft_from_text_critiques(smollm2, tmp_path):
 
 @pytest.mark.slow
 def test_two_steps_with_the_qwen_tokenizer(qwen, tmp_path):
+    """Sums that the model knows, so that whatever is sampled in the first step, the second has a history."""
     settings = {**SETTINGS, "max_steps": 2, "num_train_epochs": 2}
+    sums = [
+        {
+            "prompt": [{"role": "user", "content": f"What is {a} + {b}? Put the answer in \\boxed{{}}."}],
+            "solution": str(a + b),
+        }
+        for a, b in [(3, 4), (20, 30)]
+    ]
     trainer = tc.HAPOTrainer(
         qwen,
         [math_accuracy_reward],
-        args=tc.HAPOConfig(output_dir=str(tmp_path), num_generations=4, max_completion_length=128, **settings),
-        train_dataset=problems(2),
+        args=tc.HAPOConfig(output_dir=str(tmp_path), num_generations=4, max_completion_length=64, **settings),
+        train_dataset=Dataset.from_list(sums),
         peft_config=LoraConfig(**LORA),
     )
     trainer.train()
     logs = [entry for entry in trainer.state.log_history if "loss" in entry]
-    assert logs[1]["hapo/history_coverage"] > 0 and all(math.isfinite(entry["loss"]) for entry in logs)
+    assert logs[0]["accuracy"] > 0 and logs[0]["hapo/history_coverage"] == 0 < logs[1]["hapo/history_coverage"]
+    assert all(math.isfinite(entry["loss"]) for entry in logs)
     assert all(torch.isfinite(value).all() for value in trainer.model.state_dict().values())

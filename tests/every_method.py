@@ -1,0 +1,60 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+Every method of the table that generates, as a user trains with it: its drop-in trainer, or its components in their slots.
+
+The names are those of the methods' modules. A method that is added to the table is tested without a further line.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from datasets import Dataset
+
+import trl_concise as tc
+from tests.component_rows import ROWS
+from trl_concise.methods.one_shot_rlvr import repeat_example
+from trl_concise.methods.table import METHODS
+
+
+OFFLINE = {"redi", "cft"}
+ONLINE = {method.module: method for method in METHODS if method.module not in OFFLINE}
+# What the default settings of a method need, or what makes it act within a few steps.
+SETTINGS: dict[str, dict[str, Any]] = {
+    "laser_d": {"monitor_prompts": 2, "monitor_generations": 2},
+    "tspmo": {"scale_rewards": "none", "loss_type": "dr_grpo"},
+}
+
+
+def build(
+    name: str, model: str, reward_funcs: Sequence[Any], settings: Mapping[str, Any], dataset: Dataset, **more: Any
+):
+    """
+    Return the trainer of a method.
+
+    Args:
+        name (`str`): Key of [`ONLINE`].
+        model (`str`): Folder of the model.
+        reward_funcs (`Sequence`): The reward functions of the user, to which the method adds its own.
+        settings (`Mapping[str, Any]`): Arguments of the config; those that the method needs are added.
+        dataset (`Dataset`): Problems with a `target_length`, which L1 reads.
+        more: Further arguments of the trainer.
+    """
+    method = ONLINE[name]
+    settings = {**settings, **SETTINGS.get(name, {})}
+    if method.trainer is not None:
+        trainer_class = getattr(tc, method.trainer)
+        args = trainer_class.config_class(**settings)
+        return trainer_class(model, [*reward_funcs], args=args, train_dataset=dataset, **more)
+    rewards, slots = [*reward_funcs], {}
+    for row in (ROWS[component] for component in method.components if component in ROWS):
+        settings |= row.args
+        if row.slot == "reward_funcs":
+            rewards.append(row.make())
+        else:
+            slots[row.slot] = row.make()
+    if method.slots == ("train_dataset",):
+        dataset = repeat_example(dataset[0], len(dataset))
+    args = tc.ConciseGRPOConfig(**settings)
+    return tc.ConciseGRPOTrainer(model, rewards, args=args, train_dataset=dataset, **slots, **more)

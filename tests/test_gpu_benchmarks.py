@@ -66,8 +66,9 @@ def test_real_model_smoke(problem_files, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("MASTER_PORT", "29511")  # the script would set one for the rest of the tests
     import real_model
 
-    options = ["--smoke", "--output_dir", str(tmp_path), *problem_files]
-    for arm in real_model.DEFAULT_ARMS:
+    tested = [*real_model.DEFAULT_ARMS, "ddca"]  # one with a component
+    options = ["--smoke", "--output_dir", str(tmp_path), "--arms", *tested, *problem_files]
+    for arm in tested:
         for verb in ("train", "measure") if arm != "base" else ("measure",):
             assert real_model.main([verb, "--arm", arm, *options]) == 0
     trained = json.loads((tmp_path / "hapo" / "trainer_state.json").read_text())
@@ -75,7 +76,7 @@ def test_real_model_smoke(problem_files, tmp_path, monkeypatch, capsys):
     assert real_model.main(["summarize", *options]) == 0
 
     results = json.loads((tmp_path / "results.json").read_text())
-    assert list(results["arms"]) == list(real_model.DEFAULT_ARMS) and list(results["sets"]) == ["test", "harder"]
+    assert list(results["arms"]) == tested and list(results["sets"]) == ["test", "harder"]
     assert results["arms"]["base"]["generated_tokens"] == 0
     lengths = [
         entry["completions/mean_length"] for entry in trained["log_history"] if "completions/mean_length" in entry
@@ -83,7 +84,7 @@ def test_real_model_smoke(problem_files, tmp_path, monkeypatch, capsys):
     assert results["arms"]["hapo"]["generated_tokens"] == round(4 * sum(lengths)) > 0
     for arms in results["sets"].values():
         assert "difference_to_base" not in arms["base"] and "difference_to_grpo" not in arms["grpo"]
-        for arm in ("hapo", "sgrpo", "tspmo", "laser"):
+        for arm in ("hapo", "sgrpo", "tspmo", "laser", "ddca"):
             for other in ("base", "grpo"):
                 for key, mean in (("accuracy", "accuracy"), ("tokens", "tokens_mean")):
                     difference = arms[arm][f"difference_to_{other}"][key]
@@ -97,6 +98,7 @@ def test_real_model_smoke(problem_files, tmp_path, monkeypatch, capsys):
     assert all((tmp_path / f"frontier_{name}.png").is_file() for name in ("test", "harder"))
     card = (tmp_path / "laser" / "README.md").read_text()
     assert "LASER" in card and "harder" in card
+    assert "DDCA" in (tmp_path / "ddca" / "README.md").read_text()
     before = read_completions(tmp_path / "base" / "evaluation" / "completions.jsonl")
     assert real_model.main(["measure", "--arm", "base", *options]) == 0  # a restart repeats nothing
     assert read_completions(tmp_path / "base" / "evaluation" / "completions.jsonl") == before
@@ -110,6 +112,8 @@ def test_an_arm_that_fails_is_started_once_more_on_another_port(tmp_path, monkey
     program = """
 import os, pathlib, sys
 name, failures = sys.argv[1:]
+with open(name + ".started", "a") as starts:
+    starts.write(os.environ["ARM_STARTED"] + "\\n")
 ports = pathlib.Path(name).read_text().split() if pathlib.Path(name).exists() else []
 pathlib.Path(name).write_text(" ".join([*ports, os.environ["MASTER_PORT"]]))
 sys.exit(len(ports) < int(failures))
@@ -121,7 +125,11 @@ sys.exit(len(ports) < int(failures))
     }
     stages["once"][1][-1] = "0"
     assert real_model.supervise(stages, tmp_path / "logs", at_once=2) == {"good": 0, "once": 0, "always": 1}
-    ports = {file.name: file.read_text().split() for file in tmp_path.iterdir() if file.is_file()}
+    started = {file.stem: set(file.read_text().split()) for file in tmp_path.glob("*.started")}
+    # The third arm waited for its turn. A restart, and the second stage, do not begin a new time.
+    assert max(map(float, started["good1"])) < min(map(float, started["always1"]))
+    assert len(started["once1"] | started["once2"]) == len(started["always1"]) == 1
+    ports = {file.name: file.read_text().split() for file in tmp_path.iterdir() if file.is_file() and not file.suffix}
     # The second stage follows the first one's success, and only that.
     assert {name: len(own) for name, own in ports.items()} == {
         "good1": 1,

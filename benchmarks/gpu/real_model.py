@@ -49,19 +49,21 @@ from trl_concise.evaluation.completions import truncate_at
 from trl_concise.evaluation.plots import can_plot
 from trl_concise.evaluation.runs import read_log_history
 from trl_concise.hub.card import write_card
+from trl_concise.methods.ddca import DDCA
 from trl_concise.state.adapters import merge
 from trl_concise.state.checkpoint import write_atomically
 
 
-# Arm: name of its config and trainer in `trl_concise`, and its own options, where {quarter} is a quarter of the generation
-# limit. The arm "base" is not trained.
-ARMS: dict[str, tuple[str, list[str]]] = {
-    "grpo": ("ConciseGRPO", []),
-    "hapo": ("HAPO", []),
-    "sgrpo": ("SGRPO", []),
-    "tspmo": ("TSPMO", []),
-    "laser": ("LASER", ["--target_length", "{quarter}"]),
-    "shorter_better": ("ShorterBetter", []),
+# Arm: name of its config and trainer in `trl_concise`; its own options, where {quarter} is a quarter of the generation limit; and
+# its components by slot. The arm "base" is not trained.
+ARMS: dict[str, tuple[str, list[str], dict[str, Any]]] = {
+    "grpo": ("ConciseGRPO", [], {}),
+    "hapo": ("HAPO", [], {}),
+    "sgrpo": ("SGRPO", [], {}),
+    "tspmo": ("TSPMO", [], {}),
+    "laser": ("LASER", ["--target_length", "{quarter}"], {}),
+    "shorter_better": ("ShorterBetter", [], {}),
+    "ddca": ("ConciseGRPO", [], {"advantage": DDCA}),
 }
 DEFAULT_ARMS = ["base", "grpo", "hapo", "sgrpo", "tspmo", "laser"]
 SYSTEM_PROMPT = "Please reason step by step, and put your final answer within \\boxed{}."
@@ -106,6 +108,7 @@ ENGINE = {
 }
 ENVIRONMENT = {"VLLM_NO_USAGE_STATS": "1", "VLLM_ENABLE_V1_MULTIPROCESSING": "0", "TOKENIZERS_PARALLELISM": "false"}
 EVALUATION, RESULTS, GENERATION = "evaluation", "results.json", "generation.json"
+STARTED = "ARM_STARTED"  # environment variable, a Unix time
 
 
 class Budget(TrainerCallback):
@@ -128,7 +131,7 @@ class Budget(TrainerCallback):
 
 def train(arm: str, options: argparse.Namespace, more: Sequence[str]) -> None:
     """Train an arm, from its latest checkpoint if there is one, into its folder."""
-    name, own = ARMS[arm]
+    name, own, components = ARMS[arm]
     folder = options.output_dir / arm
     settings = {
         "model_name_or_path": options.model,
@@ -154,7 +157,8 @@ def train(arm: str, options: argparse.Namespace, more: Sequence[str]) -> None:
     arguments = [text for key, value in settings.items() for text in (f"--{key}", str(value))]
     script = TrainingScript(getattr(trl_concise, f"{name}Config"), [*arguments, *own, *more])
     trainer_class = getattr(trl_concise, f"{name}Trainer")
-    trainer = trainer_class(reward_funcs=math_accuracy_reward, **script.trainer_arguments())
+    slots = {slot: component() for slot, component in components.items()}
+    trainer = trainer_class(reward_funcs=math_accuracy_reward, **script.trainer_arguments(), **slots)
     trainer.add_callback(Budget(options.deadline, options.max_tokens, folder / GENERATION))
     script.train(trainer)
     trainer.save_state()
@@ -190,7 +194,8 @@ def measure(arm: str, options: argparse.Namespace) -> None:
 
 def supervise(stages: dict[str, list[list[str]]], logs: Path, *, at_once: int, restarts: int = 1) -> dict[str, int]:
     """
-    Run several sequences of commands side by side. Every command has a `MASTER_PORT` of its own.
+    Run several sequences of commands side by side. Every command has a `MASTER_PORT` of its own, and `ARM_STARTED` is the time at which
+    the first command of its name was started first.
 
     Args:
         stages (`dict[str, list[list[str]]]`): Commands by name, each run when the one before it has succeeded.
@@ -204,11 +209,13 @@ def supervise(stages: dict[str, list[list[str]]], logs: Path, *, at_once: int, r
     logs.mkdir(parents=True, exist_ok=True)
     left = {name: list(commands) for name, commands in stages.items()}
     waiting, failures, statuses = list(left), dict.fromkeys(left, 0), {}
+    started: dict[str, str] = {}
     running: dict[str, subprocess.Popen] = {}
     while waiting or running:
         while waiting and len(running) < at_once:
             name = waiting.pop(0)
-            environment = ENVIRONMENT | os.environ | {"MASTER_PORT": str(free_port())}
+            own = {"MASTER_PORT": str(free_port()), STARTED: started.setdefault(name, str(time.time()))}
+            environment = ENVIRONMENT | os.environ | own
             with open(logs / f"{name}.log", "ab") as log:
                 running[name] = subprocess.Popen(
                     left[name][0], env=environment, stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL
@@ -412,7 +419,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--output_dir", type=Path, default=Path("outputs/real_model"))
     parser.add_argument("--arms", nargs="+", choices=["base", *ARMS], default=DEFAULT_ARMS)
     parser.add_argument("--arm", choices=["base", *ARMS], help="of `train` and `measure`")
-    parser.add_argument("--seconds", type=float, default=300.0, help="from the start to the end of the training")
+    parser.add_argument(
+        "--seconds", type=float, default=300.0, help="from the start of an arm to the end of its training"
+    )
     parser.add_argument("--deadline", type=float, help="the same as a Unix time; takes precedence")
     parser.add_argument("--max_tokens", type=int, help="generated tokens after which an arm's training ends")
     parser.add_argument("--at_once", type=int, default=len(DEFAULT_ARMS), help="most arms at a time")
@@ -433,7 +442,8 @@ def main(argv: list[str] | None = None) -> int:
     if missing:
         parser.error(f"{options.verb} needs {', '.join(f'--{name}' for name in missing)}")
     options.sets = [options.test, options.harder]
-    options.deadline = options.deadline or time.time() + options.seconds
+    # A restarted arm has what is left of its own time; one that waited for its turn has all of it.
+    options.deadline = options.deadline or float(os.environ.get(STARTED, time.time())) + options.seconds
 
     if options.verb == "train":
         train(options.arm, options, more)
@@ -442,11 +452,10 @@ def main(argv: list[str] | None = None) -> int:
     else:
         statuses = {}
         if options.verb == "run":
-            same = [*argv[1:], "--deadline", str(options.deadline)]
             stages = {
                 # Two processes, because an engine frees its memory only with its process.
                 arm: [
-                    [sys.executable, __file__, verb, *same, "--arm", arm]
+                    [sys.executable, __file__, verb, *argv[1:], "--arm", arm]
                     for verb in ("train", "measure")
                     if (verb, arm) != ("train", "base")
                 ]

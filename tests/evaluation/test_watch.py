@@ -231,6 +231,13 @@ def test_a_run_resumed_without_a_measurement_compares_with_the_resumed_step(tiny
     assert [(log["step"], log["watch/passed"]) for log in watched(trainer)] == [(1, 1), (2, 1)]
 
 
+@pytest.mark.parametrize(("count", "warned"), [(255, True), (256, False)])
+def test_fewer_than_256_problems_give_a_warning(count, warned, tiny_model, tmp_path, caplog):
+    problems = [{"prompt": f"Add {i} to {i}.", "solution": str(2 * i)} for i in range(count)]
+    build(tiny_model, tmp_path, Correct(), watched=problems)
+    assert (f"watch_dataset has {count} problems. With fewer than 256, only a large loss" in caplog.text) == warned
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

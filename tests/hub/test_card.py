@@ -105,6 +105,15 @@ def test_results_are_listed_with_their_base_and_controls(tmp_path):
     assert "1,319 problems, 4 completions per problem, truncated at 2,048 tokens" in entry["notes"]
 
 
+def test_a_base_that_solves_hardly_anything_gives_no_score(tmp_path):
+    run, base = a_run(tmp_path / "my-run"), "Qwen/Qwen2.5-1.5B-Instruct"
+    records = [record(base, 0.09, 300.0), record("my-run", 0.02, 150.0)]
+    (run / "summary.json").write_text(json.dumps(records))
+    card, plotted = write_card(run).read_text(), report([run], tmp_path / "plots")["report.md"].read_text()
+    assert "| **150.0** [145.0–155.0] | 50% |  |" in card and "AES" not in card.partition("AES |\n")[2]
+    assert re.search(r"my-run.* \| 50.0% \|  \|", plotted)
+
+
 def test_the_card_names_the_harder_set_and_the_comparison_that_is_missing(tmp_path):
     run, base = a_run(tmp_path / "my-run"), "Qwen/Qwen2.5-1.5B-Instruct"
     easy, hard = ({"dataset": name, "dataset_id": None} for name in ("svamp", "gsm8k"))

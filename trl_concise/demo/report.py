@@ -17,6 +17,7 @@ from transformers import PreTrainedModel
 from ..evaluation import accuracy_efficiency_score, evaluate
 from ..evaluation.evaluator import SETTINGS_FILE
 from ..evaluation.identity import name_of
+from ..evaluation.metrics import LEAST_BASE_ACCURACY
 from ..evaluation.plots import can_plot
 from ..evaluation.report import report
 from ..evaluation.summaries import SUMMARY_FILE, differing_settings, read_json, read_summary
@@ -225,7 +226,7 @@ def print_tables(
 
 def _score(record: Mapping[str, Any], base: Mapping[str, Any]) -> str:
     """Return the accuracy-efficiency score; a dash against a base that solves hardly anything, where it has no meaning."""
-    if base["accuracy"] < 0.1:
+    if base["accuracy"] < LEAST_BASE_ACCURACY:
         return "-"
     both = (record["accuracy"], record["tokens_mean"], base["accuracy"], base["tokens_mean"])
     return f"{accuracy_efficiency_score(*both):+.2f}"

@@ -17,6 +17,10 @@ from statistics import NormalDist
 import numpy as np
 
 
+# Tables give no score against a base that solves less: a problem or two would change it by more than the tokens can.
+LEAST_BASE_ACCURACY = 0.1
+
+
 def accuracy_efficiency_score(
     accuracy: float,
     tokens: float,

@@ -11,7 +11,7 @@ from typing import Any
 
 from ..errors import Parser
 from .measurements import find_bases, gather_measurements, run_names
-from .metrics import accuracy_efficiency_score
+from .metrics import LEAST_BASE_ACCURACY, accuracy_efficiency_score
 from .plots import FrontierPoint, can_plot, plot_curves, plot_frontier
 from .runs import Measurement, read_log_history
 from .summaries import SUMMARY_FILE, differing_settings
@@ -118,7 +118,7 @@ def markdown_table(measured: Sequence[Measurement]) -> str:
     Return the measurements as a table in Markdown.
 
     Tokens saved and the score are against the run's base on the same set, or else that of all runs; empty if it was
-    measured with other settings.
+    measured with other settings. The score is also empty if that base solves less than a tenth of the problems.
     """
     if not measured:
         return "No accuracy has been measured yet, only logged in training: `trl-concise eval` measures it."
@@ -137,7 +137,8 @@ def markdown_table(measured: Sequence[Measurement]) -> str:
         elif base is not item and base.point.accuracy > 0:
             saved = f"{1 - point.tokens / base.point.tokens:.1%}"
             of_base = base.point.accuracy, base.point.tokens
-            score = f"{accuracy_efficiency_score(point.accuracy, point.tokens, *of_base):+.3f}"
+            if base.point.accuracy >= LEAST_BASE_ACCURACY:
+                score = f"{accuracy_efficiency_score(point.accuracy, point.tokens, *of_base):+.3f}"
         cells = [
             item.dataset,
             _title(item),

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ..evaluation import FrontierPoint, accuracy_efficiency_score
+from ..evaluation.metrics import LEAST_BASE_ACCURACY
 from ..evaluation.runs import IN_TRAINING, WATCH_SET, Measurement, read_measurements
 from ..evaluation.sets import is_benchmark
 from ..evaluation.summaries import differing_settings
@@ -96,9 +97,9 @@ class Comparison:
     def efficiency(self, other: Measurement | None = None) -> float | None:
         """
         Return the accuracy-efficiency score of the model, or of another one, with weights 1, 3 and 5. `None` without a base
-        that solves anything.
+        that solves a tenth of the problems.
         """
-        if self.base is None or self.base.accuracy <= 0 or self.base.tokens <= 0:
+        if self.base is None or self.base.accuracy < LEAST_BASE_ACCURACY or self.base.tokens <= 0:
             return None
         one = other or self.model
         return accuracy_efficiency_score(one.accuracy, one.tokens, self.base.accuracy, self.base.tokens)

@@ -5,7 +5,7 @@ Draw a run's model card as the Hub would show it, down to a heading.
     trl-concise hapo
     python benchmarks/card_picture.py outputs/hapo-demo
 
-Needs `markdown`, which `make docs` installs, and Chromium (`apt-get install chromium`). The card itself is not changed.
+Needs `markdown`, which `make docs` installs, Pillow and Chromium (`apt-get install chromium`). The card itself is not changed.
 """
 
 from __future__ import annotations
@@ -19,8 +19,10 @@ from pathlib import Path
 
 import markdown
 import yaml
+from PIL import Image, ImageOps
 
 
+HEIGHT = 6000  # CSS pixels, more than a card has
 STYLE = """
 body { font: 16px/1.5 "DejaVu Sans", sans-serif; color: #1f2937; width: 820px; margin: 24px; }
 h1, h2 { line-height: 1.25; } h2 { border-bottom: 1px solid #e5e7eb; padding-bottom: 6px; margin-top: 32px; }
@@ -47,7 +49,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path, help="output folder of the run")
     parser.add_argument("--until", default="Known failures", help="heading before which the picture ends")
-    parser.add_argument("--height", type=int, default=2000, help="of the page, in CSS pixels")
     parser.add_argument("--browser", default="chromium")
     parser.add_argument("--output", type=Path, default=Path("docs/images/model_card.png"))
     options = parser.parse_args()
@@ -61,8 +62,11 @@ def main() -> None:
             "--hide-scrollbars",
             "--force-device-scale-factor=1.3",
         ]
-        command += [f"--window-size=870,{options.height}", f"--screenshot={options.output.resolve()}"]
+        command += [f"--window-size=870,{HEIGHT}", f"--screenshot={options.output.resolve()}"]
         subprocess.run([*command, Path(file.name).resolve().as_uri()], check=True, capture_output=True)
+    picture = Image.open(options.output).convert("RGB")
+    _, _, _, bottom = ImageOps.invert(picture).getbbox()
+    picture.crop((0, 0, picture.width, bottom + 30)).save(options.output, optimize=True)
 
 
 if __name__ == "__main__":

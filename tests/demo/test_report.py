@@ -126,13 +126,14 @@ def test_the_card_says_which_controls_were_measured_elsewhere(tmp_path):
     trainer.train()
     trainer.create_model_card()
     files = {"before": as_base(), "after": [record | {"model": "run"} for record in as_base()]}
-    for folder, records in {**files, "control-grpo": SHIPPED["grpo"]}.items():
+    for folder, records in {**files, "control-grpo": SHIPPED["grpo"], "control-sft": SHIPPED["sft"]}.items():
         (tmp_path / "run" / folder).mkdir()
         (tmp_path / "run" / folder / "summary.json").write_text(json.dumps(records))
     card = write_card(tmp_path / "run").read_text()
     command = SHIPPED["grpo"][0]["measured_by"]
     assert card.count("| base model |") == card.count(f"| control: {CONTROL_NAME} |") == 3
-    assert f"Control {CONTROL_NAME}: not measured with this run, but by `{command}` at" in card
+    other = SHIPPED["sft"][0]["model"]
+    assert card.count(f"Controls {CONTROL_NAME} and {other}: not measured with this run, but by `{command}` at") == 1
 
 
 def test_a_base_without_correct_answers_has_no_score():

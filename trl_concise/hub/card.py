@@ -8,6 +8,7 @@ not measured is not in it: a section without figures is absent.
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 import re
@@ -128,7 +129,7 @@ def render_card(run: Path, facts: dict[str, Any], results: list[Comparison]) -> 
         "card_data": data.to_yaml(),
         "model_name": name,
         "headline": headline(results),
-        "results": [table(set_) for set_ in results],
+        "results": tables(results),
         "results_note": results_note(results),
         "frontier": FRONTIER.as_posix() if results and (run / FRONTIER).is_file() else None,
         "repo_id": facts.get("repo_id") or f"path/to/{name}",
@@ -169,6 +170,15 @@ def _change(set_: Comparison, *, named: bool) -> str:
         f"{on}{model.tokens:.1f} tokens per completion instead of {base.tokens:.1f}{change}, "
         f"accuracy {model.accuracy:.1%} instead of {base.accuracy:.1%}"
     )
+
+
+def tables(results: list[Comparison]) -> list[dict[str, Any]]:
+    """Return the tables. A note that neighboring tables share is below the last of them only."""
+    made = [table(set_) for set_ in results]
+    for one, following in itertools.pairwise(made):
+        if one["note"] == following["note"]:
+            one["note"] = None
+    return made
 
 
 def table(set_: Comparison) -> dict[str, Any]:

@@ -174,11 +174,14 @@ def _watch_note(items: list[Measurement]) -> str:
 
 def _provenance(items: list[Measurement]) -> str | None:
     """Name the controls that were not measured with the run: their records contain `measured_by`, a command, and `commit`."""
+    elsewhere: dict[tuple[str, str], list[str]] = {}
+    for item in items:
+        if item.point.kind == "model" and not item.own and {"measured_by", "commit"} <= item.details.keys():
+            place = item.details["measured_by"], item.details["commit"]
+            elsewhere.setdefault(place, []).append(_short_name(item.point.series))
     notes = [
-        f"Control {_short_name(item.point.series)}: not measured with this run, but by `{item.details['measured_by']}` at "
-        f"{item.details['commit']}."
-        for item in items
-        if item.point.kind == "model" and not item.own and {"measured_by", "commit"} <= item.details.keys()
+        f"Control{'s' * (len(names) > 1)} {' and '.join(names)}: not measured with this run, but by `{command}` at {commit}."
+        for (command, commit), names in elsewhere.items()
     ]
     return " ".join(notes) or None
 

@@ -60,7 +60,6 @@ def main() -> None:
             "--headless",
             "--no-sandbox",
             "--hide-scrollbars",
-            "--force-device-scale-factor=1.3",
         ]
         command += [f"--window-size=870,{HEIGHT}", f"--screenshot={options.output.resolve()}"]
         subprocess.run([*command, Path(file.name).resolve().as_uri()], check=True, capture_output=True)

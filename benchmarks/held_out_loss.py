@@ -29,24 +29,35 @@ PROBLEMS = 300  # the first of each set: the run on the CPU was evaluated on the
 SETS = {"svamp_test": "SVAMP test", "gsm8k_test": "GSM8K test"}
 MODELS = {"base": "base", "grpo": "GRPO, correctness only", "hapo_cpu": "HAPO"}
 AVERAGED = 5  # steps
+Graded = dict[tuple[str, str], tuple[np.ndarray, np.ndarray, np.ndarray]]
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
-def grade(results: Path, data: Path, model: str, problem_set: str) -> tuple[np.ndarray, np.ndarray]:
-    """Return correctness and tokens of the first problems; a truncated completion counts as wrong."""
+def grade(results: Path, data: Path, model: str, problem_set: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """
+    Return correctness, tokens, and correctness as the run judged it, of the first problems; a truncated completion counts as wrong.
+
+    The judge of the run accepted a calculation without its result (`final_form=False`).
+    """
     rows = read_lines(results / f"{model}_{problem_set}.jsonl")[:PROBLEMS]
     references = [row["answer"] for row in read_lines(data / f"{problem_set}.jsonl")[: len(rows)]]
-    rewards = math_accuracy_reward([row["text"] for row in rows], solution=references)
-    correct = [float(bool(reward) and row["finish"] == "stop") for reward, row in zip(rewards, rows, strict=True)]
-    return np.array(correct), np.array([row["tokens"] for row in rows], dtype=float)
+    judged = []
+    for final_form in (True, False):
+        rewards = math_accuracy_reward([row["text"] for row in rows], solution=references, final_form=final_form)
+        correct = [float(bool(reward) and row["finish"] == "stop") for reward, row in zip(rewards, rows, strict=True)]
+        judged.append(np.array(correct))
+    return judged[0], np.array([row["tokens"] for row in rows], dtype=float), judged[1]
 
 
-def table(graded: dict[tuple[str, str], tuple[np.ndarray, np.ndarray]]) -> str:
-    lines = ["| Problems | Model | Accuracy | Change against base, points | Tokens |", "|---|---|---:|---:|---:|"]
-    for (problem_set, model), (correct, tokens) in graded.items():
+def table(graded: Graded) -> str:
+    lines = [
+        "| Problems | Model | Accuracy | Change against base, points | Tokens | As the run judged |",
+        "|---|---|---:|---:|---:|---:|",
+    ]
+    for (problem_set, model), (correct, tokens, as_the_run) in graded.items():
         low, high = (100 * end for end in accuracy_interval(correct[:, None].tolist()))
         change = 100 * (correct - graded[problem_set, "base"][0])
         cells = [SETS[problem_set], MODELS[model], f"{100 * correct.mean():.1f} % [{low:.1f}, {high:.1f}]"]
@@ -55,19 +66,17 @@ def table(graded: dict[tuple[str, str], tuple[np.ndarray, np.ndarray]]) -> str:
         else:
             least, most = bootstrap_interval(change[:, None].tolist())
             cells.append(f"{change.mean():+.1f} [{least:+.1f}, {most:+.1f}]")
-        lines.append(f"| {' | '.join([*cells, f'{tokens.mean():.1f}'])} |")
+        lines.append(f"| {' | '.join([*cells, f'{tokens.mean():.1f}', f'{100 * as_the_run.mean():.1f} %'])} |")
     return "\n".join(lines)
 
 
-def plot(
-    log: list[dict[str, Any]], graded: dict[tuple[str, str], tuple[np.ndarray, np.ndarray]], output: Path
-) -> None:
+def plot(log: list[dict[str, Any]], graded: Graded, output: Path) -> None:
     log = [entry for entry in log if "loss" in entry]
     steps = [entry["step"] for entry in log]
     figure = new_figure(6.8, 5.2)
     rows = figure.subplots(2, sharex=True)
     for axes, label, key, column in [
-        (rows[0], "Accuracy", "accuracy", 0),
+        (rows[0], "Accuracy, as the run judged", "accuracy", 2),
         (rows[1], "Completion tokens", "completions/mean_length", 1),
     ]:
         values = np.array([entry[key] for entry in log])
@@ -85,11 +94,11 @@ def plot(
             )
             shifts = [(6, 6), (9, 2 if marker == "D" else -8)]  # points, from the marker
             for x, value, shift in zip(at, ends, shifts, strict=True):
-                text = f"{value:.1%}" if column == 0 else f"{value:.0f}"
+                text = f"{value:.1%}" if column == 2 else f"{value:.0f}"
                 axes.annotate(text, (x, value), xytext=shift, textcoords="offset points", color=color)
         axes.set_ylabel(label)
         axes.set_ylim(bottom=0)
-        axes.set_xlim(right=1.1 * steps[-1])
+        axes.set_xlim(right=1.14 * steps[-1])
     show_as_percent(rows[0])
     rows[0].legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, 1.45))
     rows[1].set_xlabel("Training step")

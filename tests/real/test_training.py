@@ -47,9 +47,10 @@ def problems(rows: int) -> Dataset:
 
 
 def mostly_short(completion_ids, **kwargs):
-    """1 for the shorter half: verdicts that vary, which a model this small does not give of itself."""
-    middle = sorted(map(len, completion_ids))[len(completion_ids) // 2]
-    return [float(len(ids) < middle) for ids in completion_ids]
+    """1 for the shorter half of each group of four: verdicts that vary, which a model this small does not give of itself."""
+    lengths = [len(ids) for ids in completion_ids]
+    groups = [lengths[first : first + 4] for first in range(0, len(lengths), 4)]
+    return [float(length < sorted(group)[2]) for group in groups for length in group]
 
 
 def check(trainer) -> list[dict]:

@@ -210,7 +210,7 @@ _ROWS = [
         "token_credit",
         neutral={"weight": 0.0},
     ),
-    Row(CRISP, {"instruction": "Short. ", "refresh_every": 3}, "token_credit", neutral=None),
+    Row(CRISP, {"instruction": "Short. ", "refresh_every": 1}, "token_credit", neutral=None),
     Row(Careless, {"judge": length_in_hundreds, "scale": 0.5, "fault": "of no kind"}),
 ]
 ROWS = {row.component.__name__: row for row in _ROWS}

@@ -91,29 +91,84 @@ GOLDS = [
 ]  # fmt: skip
 
 
-def perturbed(gold: str) -> Iterator[str]:
-    """Completions that say the gold answer in another way, or something close to it."""
+# One number, as reference answers write it. It has no unit and no sign of a currency, which a respelling could contradict.
+NUMBER = re.compile(r"-?(?:\d{1,3}(?:,(?:\\!)?\s?\d{3})+|\d+)(?P<decimals>\.\d+)?")
+
+
+def respelled(gold: str) -> Iterator[str]:
+    """Completions that state the reference answer, written in another way."""
     yield gold
     yield f"${gold}$"
     yield rf"\boxed{{{gold}}}"
     yield rf"Adding up, the answer is $\boxed{{{gold}}}$, as was to be shown."
     yield rf"The final answer is ${gold}$."
-    yield rf"\boxed{{{gold.replace('frac', 'dfrac').replace(' ', '')}}}"
+    compact = re.sub(r"\\frac| ", lambda match: match[0].strip().replace("frac", "dfrac"), gold)
+    yield rf"\boxed{{{compact}}}"
     yield rf"\boxed{{{gold.replace('+', ' + ').replace('-', ' - ')}}}"
-    yield rf"\boxed{{-{gold}}}"
-    number = re.search(r"\d+", gold)
+    number = NUMBER.fullmatch(gold)
+    if number is not None:  # a unit that the reference answer lacks is that of the question
+        yield from (
+            rf"\boxed{{{gold}\text{{ m}}}}",
+            rf"\boxed{{x = {gold}}}",
+            rf"\boxed{{\${gold}}}",
+            rf"\boxed{{{gold}^\circ}}",
+        )
+        if not number["decimals"]:
+            yield rf"\boxed{{{gold}.0}}"
+
+
+def perturbed(gold: str) -> Iterator[str]:
+    """
+    Completions that state something else than the reference answer.
+
+    The sign and the first number are changed. A percent sign is not added: after a number without a unit it may be the unit of the
+    question, and `PERCENT` has the rule.
+    """
+    if not re.fullmatch(r"[-+\s]*0|.*\\pm.*|\\text.*", gold):  # the opposite of 0 or of two signs is the same
+        yield rf"\boxed{{-{gold}}}"
+    number = re.search(r"(?<!\.)\b\d+", gold)  # not the zeros that end a decimal
     if number:
-        for other in (int(number.group()) + 1, int(number.group()) * 10):
-            yield rf"\boxed{{{gold[: number.start()]}{other}{gold[number.end() :]}}}"
-        for dressed in (
-            rf"{gold}\%",
-            rf"{gold}.0",
-            rf"{gold}\text{{ m}}",
-            rf"x = {gold}",
-            rf"\${gold}",
-            rf"{gold}^\circ",
-        ):
-            yield rf"\boxed{{{dressed}}}"
+        others = {int(number.group()) + 1, int(number.group()) * 10} - {int(number.group())}
+        yield from (rf"\boxed{{{gold[: number.start()]}{other}{gold[number.end() :]}}}" for other in sorted(others))
+    if NUMBER.fullmatch(gold) or re.fullmatch(r"\d+\^\\circ", gold):
+        yield from (rf"\boxed{{\${gold}^\circ}}", rf"\boxed{{\${gold}\text{{ cents}}}}")  # two units
+        yield rf"\boxed{{\${gold}\%}}"
+
+
+# Reference answer, answer, verdict: a percent sign that only one of the two has
+PERCENT = [
+    ("42", r"42\%", True),  # the unit of the question: "What percentage ...?"
+    ("-12", r"-12\%", True),
+    ("62.5", r"62.50\%", True),
+    ("2,048", r"2,048\%", True),
+    (r"33\frac{1}{3}", r"33\frac13\%", True),
+    ("42", r"0.42\%", False),
+    ("42", r"4200\%", True),  # the same number
+    ("0.5", r"50\%", True),
+    ("0.5", r"0.5\%", False),  # a share; its percentage is another number
+    ("1", r"100\%", True),
+    ("1", r"1\%", False),
+    ("0.05", "The answer is 0.05%.", False),
+    ("1", r"The answer is $1\%$.", False),
+    (r"\frac{14}{3}", r"\frac{14}{3}\%", False),  # a ratio: percentages are written as decimals or mixed numbers
+    (r"\frac{3}{2}", r"150\%", True),
+    (r"\frac{3}{2}", r"1.5\%", False),
+    ("x = 5", r"x = 5\%", False),  # the value of a variable
+    ("x = 5", r"5\%", False),
+    ("x = 0.05", r"x = 5\%", True),
+    (r"50\%", "50", True),  # the reference answer says that the unit is percent
+    (r"50\%", "0.5", True),
+    (r"\frac{200}{3}\%", r"\frac{200}{3}", True),
+    (r"0.5\%", "0.5", False),
+    (r"90^\circ", r"90\%", False),
+    (r"\$36", r"\$36\%", False),
+]
+
+
+def test_percent_signs():
+    golds, answers, expected = map(list, zip(*PERCENT, strict=True))
+    completions = [answer if " is " in answer else rf"\boxed{{{answer}}}" for answer in answers]
+    assert verify_answers(golds, completions, timeout=PATIENT) == expected
 
 
 def compare(golds: list[str], completions: list[str]) -> list[tuple[str, str, bool | None]]:
@@ -126,16 +181,18 @@ def compare(golds: list[str], completions: list[str]) -> list[tuple[str, str, bo
     ]
 
 
+def check_verdicts(golds: list[str]) -> list[tuple[str, str, bool]]:
+    """The respelled answers that are refused and the perturbed ones that are accepted, with the expected verdicts."""
+    cases = [(gold, completion, True) for gold in golds for completion in respelled(gold)]
+    cases += [(gold, completion, False) for gold in golds for completion in perturbed(gold)]
+    references, completions, expected = map(list, zip(*cases, strict=True))
+    verdicts = verify_answers(references, completions, timeout=PATIENT)
+    return [case for case, verdict in zip(cases, verdicts, strict=True) if verdict is not case[2]]
+
+
 def test_usual_answers():
-    cases = [(gold, completion) for gold in GOLDS for completion in perturbed(gold)]
-    cases += [(gold, rf"\boxed{{{other}}}") for gold, other in zip(GOLDS, GOLDS[1:], strict=False)]
-    disagreements = compare(*map(list, zip(*cases, strict=True)))
-    # All are listed above.
-    listed = {("2,048", rf"\boxed{{{answer}}}") for answer in ("x = 2,048", r"2,048^\circ")}
-    percent = {(gold, rf"\boxed{{{gold}\%}}") for gold in ("-12", "2,048", r"2\frac{3}{4}", "x = 9")}
-    two_units = {("60^\\circ", r"\boxed{\$60^\circ}"): False, (r"\$14.50", r"\boxed{\$14.50\%}"): False}
-    for gold, completion, verdict in disagreements:
-        assert verdict == two_units.get((gold, completion), (gold, completion) in listed | percent), (gold, completion)
+    assert check_verdicts(GOLDS) == []
+    assert compare(GOLDS[:-1], [rf"\boxed{{{other}}}" for other in GOLDS[1:]]) == []
 
 
 @pytest.mark.parametrize("dress", DRESSES)
@@ -217,15 +274,8 @@ needs_data = pytest.mark.skipif(not SHARED.is_dir(), reason=f"the benchmark file
 def test_perturbed_reference_answers_of_real_sets(name, count):
     rng = random.Random(0)
     golds = [row["answer"] for row in rows(name)][:count]
-    cases = [
-        (gold, completion) for gold in golds for completion in (*perturbed(gold), rf"\boxed{{{rng.choice(golds)}}}")
-    ]
-    disagreements = compare(*map(list, zip(*cases, strict=True)))
-    # Listed above: what stands around grouped digits.
-    listed = {
-        (gold, rf"\boxed{{{answer}}}") for gold in golds if "," in gold for answer in (rf"{gold}^\circ", f"x = {gold}")
-    }
-    assert all(verdict and (gold, completion) in listed for gold, completion, verdict in disagreements), disagreements
+    assert check_verdicts(golds) == []
+    assert compare(golds, [rf"\boxed{{{rng.choice(golds)}}}" for _ in golds]) == []  # another reference answer
 
 
 @needs_data

@@ -37,6 +37,12 @@ from trl_concise.verification.extraction import PROSE_TAIL, Answer, after_hashes
         ("*42*", "42"),
         ("`x^2 + 1`", "x^2 + 1"),
         ("So x = 42.", "x = 42."),
+        ("x is 42.", "42"),
+        ("2^10 equals 1,024", "1,024"),
+        ("Answer: 42 dollars", r"42\text{ dollars}"),
+        ("The answer is $7$.", "7"),
+        ("#### So the answer is 7", "7"),
+        ("Answer: " + "7" * 300, "7" * 300),
         ("Therefore, **42**.", "42"),
         (r"</think>\n\n#### **42**".replace(r"\n", "\n"), "42"),
         ("3 + 4 = 7\n#### **7**", "7"),
@@ -68,18 +74,12 @@ def test_bare_answers(completion, answer):
         "$42 dollars.",
         "42 (dollars)",
         "x = 42 dollars",
-        "x is 42.",
         r"Exactly \frac{1}{2}",
-        "2^10 equals 1,024",
-        "Answer: 42 dollars",
         "#### 42 dollars",
         "3 + 4 = 7\n#### 7 dollars",
         "$42$ dollars",
-        "The answer is $7$.",
         r"Thus \(x = 7\) and \(y = 8\)",
         "7\n8",
-        "#### So the answer is 7",
-        "Answer: " + "7" * 300,
     ],
 )
 def test_prose_is_left_to_math_verify(completion):
@@ -87,7 +87,9 @@ def test_prose_is_left_to_math_verify(completion):
 
 
 def test_only_the_end_of_long_prose_is_searched():
-    assert final_answer("word " * 10_000 + "is 7") == Answer(("word " * 10_000 + "is 7")[-PROSE_TAIL:], is_bare=False)
+    assert final_answer("word " * 10_000 + "with 7 more") == Answer(
+        ("word " * 10_000 + "with 7 more")[-PROSE_TAIL:], is_bare=False
+    )
 
 
 @pytest.mark.parametrize(

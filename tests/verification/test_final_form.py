@@ -29,7 +29,7 @@ FINAL = {
         r"4\pi(2 - \sqrt{3})",
         r"\frac{2 + \sqrt{3}}{4}",
     ],
-    "scientific notation": [r"3 \times 10^8", r"3.2 \times 10^{-4}", r"1 \cdot 10^{5}"],
+    "scientific notation": [r"3 \times 10^8", r"3.2 \times 10^{-4}", r"1 \cdot 10^{5}", "4.5e33", "2E-7"],
     "powers": ["2^{11}", "10^6", "7^2", "2^{-1}", "2^{1/3}", "e^2", r"(\frac{5}{12})^{\frac{1}{3}}"],
     "roots": [
         r"\sqrt{12}",
@@ -107,6 +107,10 @@ def test_references_to_which_the_rule_applies():
         ("9", r"\boxed{9 = 18 - 9}", 0.0),
         ("10", r"\boxed{18 - 9 = 9}", 0.0),
         ("9", r"\boxed{x = 18 - 9 = 9}", 1.0),
+        ("9", r"\boxed{x = 4 \text{ or } x = 9}", 0.0),
+        ("9", "x = 4 or x = 9", 0.0),
+        (r"4.5 \times 10^{33}", r"\boxed{4.5e33}", 1.0),
+        ("9", "The answer is 4 + 5.", 0.0),
         ("9", "The answer is $4 + 5$.", 0.0),
         ("9", "So she has 4 + 5 = 9 apples.", 1.0),
         ("9", "4 + 5", 0.0),
@@ -145,6 +149,10 @@ def test_results_of_equations():
         "9",
         "3",
     ]
+    several = ["x = 3 or x = 5", r"x = 3 \text{ or } x = 5", "x = 3, x = 5", "x_1 = 3; x_2 = 5"]
+    assert [result_of(text) for text in several] == several  # the last of them is not the result
+    grouped = ["1,003 - 998 = 5", "1{,}003 - 998 = 5", r"1,\!003 - 998 = 5", r"3 \, + 2 = 5"]
+    assert [result_of(text) for text in grouped] == ["5"] * 4
 
 
 def test_work_that_prose_states():

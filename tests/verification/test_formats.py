@@ -37,6 +37,9 @@ PATIENT = 30  # seconds; a busy machine must not turn a correct answer into a wr
         ("Ответ: B.", "B."),
         ("It is not 42.", ""),
         ("So it isn't 42", ""),
+        ("It is not 42, it is 17.", "17"),
+        ("The answer is (A) or (B).", "(A) or (B)"),
+        ("The answers are A and B.", "A and B"),
     ],
 )
 def test_auto(completion, answer):
@@ -46,10 +49,8 @@ def test_auto(completion, answer):
 @pytest.mark.parametrize(
     "completion",
     [
-        "It is not 42, it is 17.",
-        "The answer is (A) or (B).",
         "The answer is A square of side 3.",
-        "The answers are A and B.",
+        "The answers are A, and maybe B.",
     ],
 )
 def test_other_prose_is_left_to_math_verify(completion):
@@ -186,6 +187,8 @@ def test_all_letters_together_are_not_a_choice():
         r"\boxed{C}, \boxed{D}",
         "The answer is (C) or (D).",
         "A. 1 B. 2 C. 3 D. 4",
+        "The answers are C and D.",
+        "I choose option C or D.",
         r"\boxed{ABCD}",
     ]
     assert verify_answers(["C"] * len(texts), texts, timeout=PATIENT) == [False] * len(texts)

@@ -107,6 +107,14 @@ KINDS = {
     "derivatives": (r"\frac{dy}{dx} = 4x", ["4x"], ["5x"]),
     "complex numbers": (r"e^{i\pi/2}", ["i", r"\frac{2i}{2}"], ["-i", "1", "e"]),
     "choices with a label": ("B", [r"\text{Option B}", "Choice (B)"], ["Option C"]),
+    "decimal exponents": (r"\sqrt{2}", ["2^{0.5}", "2^{.50}", "2^{1/2}"], ["2^{0.6}", "2^{5}", "2"]),
+    "decimals after an exponent": ("4t^3", ["4t^{3.0}", "4t^{3}"], ["4t^3.0", "4t^{30}"]),
+    "two currencies or units": (r"\$9.40", [r"\$9.40 \text{ per hour}", r"\$9.4 \text{ dollars}"], [r"\$9.4 \text{ cents}", r"\$9.4^\circ", r"\$9.4\%", r"\$9.4 \text{ kg}"]),
+    "a currency with another unit": ("31", [r"\$31"], [r"\$31^\circ", r"\$31 \text{ cents}", r"\$31\%"]),
+    "multiples of pi": (r"\frac{2\pi}{5}", [r"\frac{2\pi}{5} \text{ radians}"], [r"\frac{2\pi}{5}^\circ", r"72^\circ", r"\frac{2\pi}{5} \text{ degrees}"]),
+    "percent of a ratio": (r"\frac{7}{4}", [r"175\%"], [r"\frac{7}{4}\%", r"1.75\%"]),
+    "percent of a variable": ("r = 8", ["8", "r = 8"], [r"r = 8\%", r"8\%", r"0.08"]),
+    "one": ("1", [r"100\%"], [r"1\%"]),
     "decimal comma": ("3.5", ["3,5"], ["3,6", "35"]),
 }  # fmt: skip
 
@@ -184,7 +192,7 @@ MAKERS: list[Callable[[int], str]] = [
 
 @given(numbers.map(lambda n: int(str(n).translate(str.maketrans("789", "123")))), st.sampled_from(MAKERS), numbers)
 def test_text_around_a_number_changes_nothing(number, make, other):
-    if make.__self__ != r"\bigl({}\bigr)":
+    if make.__self__ != r"\bigl({}\bigr)" and (number > 1 or "%" not in make.__self__):
         assert settle(str(number), make(number)) is True
     if number != other and number != Fraction(other, 100):
         assert settle(str(other), make(number)) is not True

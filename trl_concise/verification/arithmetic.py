@@ -25,9 +25,9 @@ LARGEST_POWER = 64
 _TOKEN = re.compile(
     r"\s*(\d+(?:\.\d+)?|\\(?:frac|sqrt|pi|cdot|times)(?![A-Za-z])|[A-Za-df-hj-z](?:_(?:\w|\{\w+\}))?|[-+/^(){}\[\]])\s*"
 )
-# Two readings, or one that is easily mistaken: 2 3, (2)3, 2\frac12, x3, x^12, 1/2x, 1/\pi x
+# Two readings, or one that is easily mistaken: 2 3, (2)3, 2\frac12, x3, x^12, x^1.5, 1/2x, 1/\pi x
 _AMBIGUOUS = re.compile(
-    r"\d\s+\d|[)}]\s*\d|\d\s*\\frac|[A-Za-z]\d|_\d\d|\^\d\d|\^\s*[-+\\]|/\s*(?:\w|\\pi|\\sqrt\{\w+\})\w*\s*(?:[A-Za-z(\\](?!cdot|times))|/\s*\\(?!pi|sqrt|frac)|//"
+    r"\d\s+\d|[)}]\s*\d|\d\s*\\frac|[A-Za-z]\d|_\d\d|\^\d[\d.]|\^\s*[-+\\]|/\s*(?:\w|\\pi|\\sqrt\{\w+\})\w*\s*(?:[A-Za-z(\\](?!cdot|times))|/\s*\\(?!pi|sqrt|frac)|//"
 )
 _SYMBOL = re.compile(r"\s*-?\s*[A-Za-z](?:_(?:\w|\{\w+\}))?\s*")
 

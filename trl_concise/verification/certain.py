@@ -94,6 +94,8 @@ def compare(reference: str, answer: str) -> Comparison:
     if labels[0] and labels[1] and labels[0][1] not in (labels[1][1], labels[1][1][::-1]):
         return Comparison(False)  # math-verify multiplies the letters of ABC and ACB
     first, second = _values(one, other)
+    if one.name and not first.endswith("%"):
+        second = _without_percent_sign(second)
     if {one.unit, other.unit} & {"am", "pm"}:
         first, second = (_HOUR.sub(r"\1", value) for value in (first, second))
     things = count_things(one.text), count_things(other.text)
@@ -160,10 +162,24 @@ def _without_blanks(text: str) -> str:
 
 
 def _are_compatible(one: Reading, other: Reading) -> bool:
-    """Whether units and bases agree where both answers have them. A unit is not a percent sign."""
+    """
+    Whether units and bases agree where both answers have them.
+
+    A unit is not a percent sign. A missing unit may mean any, but a multiple of pi without one is not in degrees.
+    """
+    if {one.unit, other.unit} == {"", "°"} and r"\pi" in one.value and r"\pi" in other.value:
+        return False
     if (one.unit and other.value.endswith("%")) or (other.unit and one.value.endswith("%")):
         return False
     return are_same_unit(one.unit, other.unit) and (not (one.base and other.base) or one.base == other.base)
+
+
+def _without_percent_sign(value: str) -> str:
+    """The share that a percentage is: where a reference answer names a variable, as in `x = 5`, no percent sign can be missing in it."""
+    number = numeral(value)
+    if number is None or not number.is_percent:
+        return value
+    return _plain_latex(number.value / 100, number.step is not None)
 
 
 def _values(one: Reading, other: Reading) -> tuple[str, str]:
@@ -278,10 +294,15 @@ def _compare_lists_of_numbers(one: str, other: str) -> bool | None:
     return True if sides[0][1] == sides[1][1] else None  # 0 and 0, 0
 
 
-def _is_same_percentage(one: Numeral, other: Numeral) -> bool | None:
-    """9% is 0.09. It is 9 as well, as the unit of the question, but 0.5% is not 0.5."""
-    percent, plain = (one, other) if one.is_percent else (other, one)
-    if plain.value == percent.value / 100 or (plain.value == percent.value and abs(plain.value) >= 1):
+def _is_same_percentage(reference: Numeral, answer: Numeral) -> bool | None:
+    """
+    9% is 0.09. It is 9 as well, as the unit of the question. Not so where the plain number may be a share or a ratio of its own.
+
+    0.5% is not 0.5, and 1% is not 1. A reference answer that is a percentage without its sign is not written as a fraction.
+    """
+    percent, plain = (reference, answer) if reference.is_percent else (answer, reference)
+    is_share = abs(plain.value) <= 1 or (plain is reference and plain.is_fraction)
+    if plain.value == percent.value / 100 or (plain.value == percent.value and not is_share):
         return True
     share = percent._replace(value=percent.value / 100, step=percent.step / 100 if percent.step is not None else None)
     return None if _may_be_rounded(share, plain) else False

@@ -7,6 +7,7 @@ import re
 from typing import Literal, NamedTuple, get_args
 
 from .languages import FOREIGN_LETTER, plain_text
+from .prose import NUMBER, has_no_answer, picks_choice, stated_answer, stated_choice, without_contrast
 
 
 AnswerFormat = Literal["auto", "boxed", "answer_tag", "last_number"]
@@ -41,32 +42,14 @@ _TAG = re.compile(r"<answer>((?:(?!<answer>).)*?)</answer>", re.DOTALL)
 
 _MATHS = "and|or|in|sin|cos|tan|log|ln|exp|sqrt|pi|inf|infinity|mod|plus|minus|times|over|choose"  # words of formulas
 _LATEX_WORDS = re.compile(r"\\(?:text\w*|mbox|mathrm|begin|end)\s*\{[^{}]*\}|\\[A-Za-z]+")
-_WORD = re.compile(rf"(?<![A-Za-z])(?!(?:{_MATHS})\b)[A-Za-z]{{2,}}")
+_WORD = re.compile(rf"(?<![A-Za-z])(?!(?:{_MATHS})\b)[A-Za-z]{{2,}}|(?<!\w)[éè](?!\w)")
 _PLAIN_WORD = rf"(?<![\w\\])(?!(?:{_MATHS})\b)(?:[A-Z][a-z]+|[A-Za-z]{{4,}}|is|are)\b"  # xy and ABC are products
-_NUMBER = r"[-+\u2212]?(?:(?:\\?[$€£][-+]?)?\.?\d[\d,./]*(?:\\?%)?|\\[dt]?frac\{\d+\}\{\d+\})"
 
 # A number next to a word. math-verify's search decides whether it is the answer.
 _REMARK = re.compile(
-    rf"(?:.*\W)?{_PLAIN_WORD}\s+{_NUMBER}"  # x is 5
-    rf"|(?:[^=]*=\s*)*{_NUMBER}\s+\(?{_PLAIN_WORD}\)?\.?"  # 5 dollars, 2 + 3 = 5 dollars
+    rf"(?:.*\W)?{_PLAIN_WORD}\s+{NUMBER}"  # x is 5
+    rf"|(?:[^=]*=\s*)*{NUMBER}\s+\(?{_PLAIN_WORD}\)?\.?"  # 5 dollars, 2 + 3 = 5 dollars
 )
-
-# A number that the text says is not the answer: `It is not 42.`
-_NEGATED = re.compile(
-    rf"(?i)(?:\b(?:not|never|isn't|aren't|wasn't|cannot be|can't be|nicht|niet)|\bno es|\bn'est pas|\bне|不是)\s*"
-    rf"(?:(?:be|equal to|exactly|really|the number|equals?)\s+)*\W{{0,3}}{_NUMBER}[^\d]*"
-)
-
-# "The answer is (C)": a letter that is stated to be the answer
-_ANSWER_WORD = r"(?:\b(?:answer|choice|option|respuesta|r[ée]ponse|antwort|jibu|ответ)\b|答案|选项|正确选项|答え|উত্তর|คำตอบ|సమాధానం)"
-_LETTER = r"(?:\\(?:text|textbf|mathrm|mathbf)\s*\{)?(?:\((?P<inside>[A-J])\)|(?P<letter>[A-J]))\}?"
-_CHOICE = re.compile(
-    rf"(?i:{_ANSWER_WORD}\s*(?:choice|option)?)\W{{0,3}}\s*(?i:is|would be|must be|:|=|ist|es|est|ni|是|は|হল|คือ)?\s*(?i:option|choice)?"
-    rf"[\s*:$]*{_LETTER}[*$]*(?=(?P<after>[^\n]*))"
-)
-_CHOICE_FIRST = re.compile(r"\(?(?P<letter>[A-J])[.):]\s+(?P<after>[^\n]*[a-z][^\n]*)")
-_ANOTHER_LETTER = re.compile(r"\s*(?:[,/&|]|or\b|and\b|oder\b|o\b|ou\b|或|и\b)\s*(?:option\s+)?\(?[A-J]\b")
-_MARKED_LETTER = re.compile(r"(?<![\w'])\(?[A-J][.):](?=\s|\Z)")
 
 _PLAIN_NUMBER = re.compile(
     r"(?:(?<![\w.)\]}])-(?=\d))?(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:[.,]\d+)?(?:\s?/\s?\d+)?(?:\s?\\?%)?"
@@ -135,40 +118,20 @@ def _find(text: str) -> Answer:
     boxed = last_boxed(text)
     if boxed is not None:
         return Answer(boxed, is_bare=True)
+    text = without_contrast(text)
     tail = after_hashes(text)
     for part in (tail, text) if tail else (text,):  # a Markdown heading has the same mark
         plain = _inside(part, _DELIMITERS + _DRESSES)
         if not _DELIMITED.search(plain) and not _is_prose(plain):
             return Answer(plain, is_bare=True)
-    choice = _stated_choice(text[-PROSE_TAIL:])
+    text = text[-PROSE_TAIL:]
+    choice = stated_choice(text)
     if choice is not None:
         return Answer(choice, is_bare=True)
-    sentence = re.split(r"[.;!?]\s|\n", text[-PROSE_TAIL:].rstrip())[-1]
-    if _ends_negated(sentence):
+    if has_no_answer(text):
         return Answer("", is_bare=True)
-    return Answer(text[-PROSE_TAIL:], is_bare=False)
-
-
-def _ends_negated(sentence: str) -> bool:
-    """Whether a sentence says that its last number is not the answer."""
-    matches = list(_NEGATED.finditer(sentence))
-    return bool(matches) and matches[-1].end() == len(sentence)
-
-
-def _stated_choice(text: str) -> str | None:
-    """The letter of "The answer is (C)" or of "C. It cannot be A"; `None` if there is none, or several at once."""
-    stated = None
-    for match in _CHOICE.finditer(text):
-        after = match["after"]
-        if _ANOTHER_LETTER.match(after):
-            stated = None
-        elif match["inside"] or re.match(r"\W*\Z|[.,;:!)]", after):
-            stated = match["inside"] or match["letter"]
-    if stated is None:
-        first = _CHOICE_FIRST.fullmatch(text)
-        if first is not None and not _MARKED_LETTER.search(first["after"]):
-            return first["letter"]
-    return stated
+    stated = stated_answer(text)
+    return Answer(text, is_bare=False) if stated is None else Answer(stated, is_bare=True)
 
 
 def without_reasoning(completion: str) -> str:
@@ -305,7 +268,7 @@ def _inside(text: str, wrappings: tuple[re.Pattern[str], ...]) -> str:
 
 def _is_prose(text: str) -> bool:
     """Whether a text contains more than its answer: two ordinary words, a number and a word, more than one line, or great length."""
-    if len(text) > BARE_LIMIT or "\n" in text:
+    if len(text) > BARE_LIMIT or "\n" in text or picks_choice(text):
         return True
     if FOREIGN_LETTER.search(text) and re.search(r"[\dA-Za-z]", text):
         return True

@@ -36,6 +36,7 @@ _REWRITES = tuple(
         ("[\u2212\u2013\u2012]", "-"),
         ("[×·⋅∙✕✖]|\\\\(?:times|cdot|ast)(?![A-Za-z])|\\*", "*"),
         ("÷|\\\\div(?![A-Za-z])|⁄", "/"),
+        (r"(?<=\d)[eE]([-+]?\d+)(?![\w.])", r"*10^{\1}"),
         (r"√", r"\\sqrt "),
         (r"π", r"\\pi "),
         (
@@ -118,6 +119,11 @@ def leaves_arithmetic(answer: str) -> bool:
     return False
 
 
+_LIST = re.compile(
+    r"(?<!\\)[,;](?!\d{3}(?!\d)|\}|\\!)|(?<![A-Za-z])(?:and|or)(?![A-Za-z])"
+)  # several equations: x = 3 or x = 5
+
+
 def result_of(answer: str) -> str:
     r"""
     The right-hand side of an equation between numbers; any other answer as it is.
@@ -127,7 +133,13 @@ def result_of(answer: str) -> str:
         ('9', '7', 'x = 7', '7')
     """
     left, equals, right = answer.rpartition("=")
-    if not equals or not right.strip() or not re.search(r"\d", left) or re.search(r"[<>\\]\s*\Z", left):
+    if (
+        not equals
+        or not right.strip()
+        or not re.search(r"\d", left)
+        or re.search(r"[<>\\]\s*\Z", left)
+        or _LIST.search(left)
+    ):
         return answer
     return right.strip()
 

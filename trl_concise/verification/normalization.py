@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Callable
+from fractions import Fraction
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -68,6 +69,14 @@ def _mixed_number(match: re.Match[str]) -> str:
     if not 0 < numerator < denominator:
         return match[0]
     return rf"$\frac{{{whole * denominator + numerator}}}{{{denominator}}}$"
+
+
+def _decimal_exponent(match: re.Match[str]) -> str:
+    exponent = Fraction(f"{match[2] or 0}.{match[3]}")
+    written = (
+        str(exponent) if exponent.denominator == 1 else rf"\frac{{{exponent.numerator}}}{{{exponent.denominator}}}"
+    )
+    return f"^{{{match[1]}{written}}}"
 
 
 def _magnitude(match: re.Match[str]) -> str:
@@ -171,6 +180,7 @@ NORMALIZATIONS: tuple[Normalization, ...] = tuple(
         (rf"\^\s*{_PARENTHESES}", r"^{\1}", "x^(n+1)"),
         (r"\*\*\s*(-?\d+)", r"^{\1}", "x**10"),
         (r"\*\*", "^", "x**n"),
+        (r"\^\s*\{\s*(-?)(\d{0,3})\.(\d{1,6})\s*\}", _decimal_exponent, "x^{0.5}"),
         (rf"(?<![\\A-Za-z])(?<!\\text\{{)({_FUNCTIONS}|{_GREEK}|pi|infinity|infty){_END}", r"\\\1 ", "names without backslash"),
         (r"\\infinity", r"\\infty", "infinity"),
         (r"\s*\*\s*", r"\\cdot ", "a product"),

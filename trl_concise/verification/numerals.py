@@ -20,6 +20,7 @@ class Numeral(NamedTuple):
     is_percent: bool  # `value` is the number before the sign
     step: Fraction | None  # the value of the last digit of a decimal; None for other numerals, which are exact
     is_mixed: bool  # 2 1/2 may be a product
+    is_fraction: bool  # 3/4, not 2 3/4
     is_misread: bool  # math-verify reads something else, or nothing
 
 
@@ -85,6 +86,7 @@ def numeral(text: str) -> Numeral | None:
         is_percent="percent" in part,
         step=_step(part),
         is_mixed=mixed is not None,
+        is_fraction=bool(numerator) and mixed is None,
         is_misread="exponent" in part or "repeating" in part or "n3" in part,
     )
 

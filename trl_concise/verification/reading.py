@@ -54,8 +54,8 @@ _LATEX_UNIT = re.compile(rf"(?P<value>.*?[^\s\\]) ?(?P<unit>°?(?:{_UNIT_TEXT}(?
 _PLAIN_UNIT = re.compile(
     rf"(?P<value>[-+]?(?:\\frac|\\sqrt|\\pi ?|\\times ?|\\cdot ?|[\d.,/:{{}}^()])*[\d}})°])(?P<blank> ?)(?P<unit>[A-Za-z][A-Za-z./ ]*[A-Za-z.]{_POWER}?)"
 )
-_SIGN_UNIT = re.compile(r"(?P<value>.*[\d}])(?P<unit>°[CFK]?|¢|€|£|¥|₹|₩|\\?\$)")
-_CURRENCY = re.compile(r"(?P<sign>[-+]?)(?P<unit>(?:US)?\\?\$|€|£|¥|₹|₩|Rs\.?)(?P<value>-?[\d.].*)(?<!%)")
+_SIGN_UNIT = re.compile(r"(?P<value>.*(?:[\d}]|\\pi))(?P<unit>°[CFK]?|¢|€|£|¥|₹|₩|\\?\$)")
+_CURRENCY = re.compile(r"(?P<sign>[-+]?)(?P<unit>(?:US)?\\?\$|€|£|¥|₹|₩|Rs\.?)(?P<value>-?[\d.].*)")
 
 _VARIABLE = (
     r"(?:\\(?:angle|triangle|Delta|partial|overline|vec|hat|bar|overrightarrow) ?)*(?:\{?[A-Za-z]{1,4}\}?|\\[A-Za-z]+)"
@@ -142,9 +142,12 @@ def _split_unit(text: str) -> tuple[str, str]:
     sign = ""
     match = _CURRENCY.fullmatch(text)
     if match is not None:
-        return match["sign"] + _split_unit(match["value"])[0], _UNIT_NAMES.get(
-            match["unit"].lower().lstrip("\\").rstrip("."), "$"
-        )
+        currency = _UNIT_NAMES.get(match["unit"].lower().lstrip("\\").rstrip("."), "$")
+        value, second = _split_unit(match["value"])
+        if value.endswith("%"):
+            second = "%"
+        is_one = second.startswith("/") or are_same_unit(currency, second)  # $5 per hour, $5 dollars; not $5%
+        return match["sign"] + value, currency if is_one else f"{currency} {second}"
     match = _SIGN_UNIT.fullmatch(text)
     if match is not None and (match["unit"].startswith("°") or not has_relation(text)):
         unit = match["unit"].lstrip("\\").lower()
@@ -171,12 +174,14 @@ _SHORT_FOR = {"pound": {"lb", "£"}, "°": {"°c", "°f", "°k"}}
 
 def are_same_unit(one: str, other: str) -> bool:
     r"""
-    Say whether two canonical names may mean the same unit. A missing unit may mean any.
+    Say whether two canonical names may mean the same unit. A missing unit may mean any; "$ cent" contradicts itself and means none.
 
     Examples:
         >>> are_same_unit("cm", "cm"), are_same_unit("cm", ""), are_same_unit("pound", "£"), are_same_unit("lb", "£")
         (True, True, True, False)
     """
+    if " " in one or " " in other:
+        return False
     if not (one and other) or one == other:
         return True
     return other in _SHORT_FOR.get(one, ()) or one in _SHORT_FOR.get(other, ())

@@ -1,0 +1,192 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Answers that a sentence states: formulas, points, times, quantities and letters, and numbers that it rules out."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from trl_concise import verify_answers
+from trl_concise.verification.certain import settle
+from trl_concise.verification.extraction import Answer, final_answer
+from trl_concise.verification.prose import stated_answer, without_contrast
+
+
+PATIENT = 30.0  # seconds
+
+STATED = [
+    ("The answer is 6+9i.", "6+9i"),
+    ("So the result is -3 - 2i", "-3 - 2i"),
+    ("We expand.\nThe value equals x^2 + 3x.", "x^2 + 3x"),
+    ("Hence, it is 2sqrt(3).", "2sqrt(3)"),
+    ("The point is (2, 5).", "(2, 5)"),
+    ("The interval is [1, 4).", "[1, 4)"),
+    ("The roots are 3 and 5.", "3 and 5"),
+    ("The ratio is 2:15.", "2:15"),
+    ("The function is f(x) = x + 4.", "f(x) = x + 4"),
+    ("The answer is **7**.", "7"),
+    ("The answer is $12.5\\%$.", "12.5\\%"),
+    ("The total is $18.50.", "$18.50"),
+    ("The answer is \\(\\frac{1}{2}\\).", "\\frac{1}{2}"),
+    ("The answer isn't 5. It is 6.", "6"),
+    ("The answer is \\text{even}.", "\\text{even}"),
+    # Other languages
+    ("Die Antwort ist 6+9i.", "6+9i"),
+    ("Le résultat est (2, 5).", "(2, 5)"),
+    ("El resultado es 3 - 2i", "3 - 2i"),
+    ("La risposta è -7.", "-7"),
+    ("A resposta é 42.", "42"),
+    ("Итак, ответ равен 6+9i.", "6+9i"),
+    ("答案是6+9i。", "6+9i"),
+    ("答えは(2, 5)です。", "(2, 5)"),
+    ("답은 6+9i입니다.", "6+9i"),
+    ("الجواب هو 6+9i.", "6+9i"),
+    ("उत्तर 6+9i है।", "6+9i"),
+    ("คำตอบคือ 6+9i", "6+9i"),
+    ("答えはBです。", "B"),
+    # Quantities and times
+    ("She walks 12 km.", r"12\text{ km}"),
+    ("The area is 9 m^2.", r"9\text{ m^2}"),
+    ("They need 3 hours.", r"3\text{ hours}"),
+    ("The train leaves at 10:30.", "10:30"),
+    ("They meet at 7:05 p.m.", r"7:05\text{ p.m.}"),
+    ("It departs at 3:30 in the afternoon.", "3:30"),
+    # Choices
+    ("I choose option B.", "B"),
+    ("I would go with (C).", "C"),
+    ("Option B is correct.", "B"),
+    ("Therefore, D is the right answer.", "D"),
+    ("The answer is B because it is larger.", "B"),
+    # What the end rules out
+    ("Answer: 5, not 6.", "5"),
+    ("The total is 5, not 6 or more.", "5"),
+    ("The result is 5 rather than 6.", "5"),
+    ("I doubt that it is 5.", ""),
+    ("5 is wrong.", ""),
+    ("It is between 3 and 7.", ""),
+    ("The answer is 42 or maybe 43.", ""),
+    ("答えは42ではありません。", ""),
+    ("Jibu si 42.", ""),
+    ("La risposta non è 42.", ""),
+    ("उत्तर 42 नहीं है।", ""),
+]
+
+
+@pytest.mark.parametrize(("completion", "answer"), STATED)
+def test_stated_answers(completion, answer):
+    assert final_answer(completion) == Answer(answer, is_bare=True)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "She has 3 + 4 = 7 apples.",
+        "42 dollars",
+        "The answer is 15. I checked 8 cases.",  # an earlier sentence has the answer
+        "The answer is 15, and the remainder is 2.",
+        "The answer is 5!",  # a factorial, or an exclamation
+        "They leave at 10:30 and arrive at 11:45.",
+        "It takes 2 or 3 days.",
+        "The square ABC is large.",
+        "It is good.",
+        "",
+        "is " + "1" * 500,
+    ],
+)
+def test_other_prose_is_left_to_math_verify(text):
+    assert stated_answer(text) is None
+
+
+FRAMES = [
+    "The answer is {}.",
+    "So the final result is {}",
+    "Hence, it equals {}.",
+    "La respuesta es {}.",
+    "答案是{}。",
+    "Ответ равен {}.",
+]
+frames = st.sampled_from(FRAMES)
+numbers = st.integers(2, 400)
+
+
+@given(
+    numbers,
+    numbers,
+    frames,
+    st.sampled_from(["{0}+{1}i", "({0}, {1})", "[{0}, {1})", "{0}x+{1}", "{0}sqrt({1})", "x < {1}"]),
+)
+def test_no_component_of_a_stated_answer_is_the_answer(one, other, frame, form):
+    stated = form.format(one, other)
+    answer = final_answer(frame.format(stated))
+    assert answer == Answer(stated, is_bare=True)
+    assert settle(stated, answer.text) is True
+    for wrong in (form.format(one + 1, other + 1), f"{one}", f"{other}"):
+        assert settle(wrong, answer.text) is not True
+
+
+@given(
+    st.integers(0, 23),
+    st.integers(0, 59),
+    st.sampled_from(["The train leaves at {}.", "They meet at {}", "It is {} now."]),
+)
+def test_times(hour, minute, frame):
+    time = f"{hour}:{minute:02d}"
+    answer = final_answer(frame.format(time)).text
+    assert answer == time
+    assert settle(time, answer) is True and settle(f"{hour}:{(minute + 1) % 60:02d}", answer) is False
+    assert settle(f"{hour}", answer) is not True and settle(f"{minute}", answer) is not True
+
+
+@given(
+    numbers,
+    numbers,
+    st.sampled_from(
+        ["Answer: {}, not {}.", "It is {}, and not {}.", "The result is {} instead of {}.", "We get ${}$, not ${}$."]
+    ),
+)
+def test_the_number_that_the_end_rules_out(number, other, frame):
+    answer = final_answer(frame.format(number, other)).text
+    assert answer == str(number)
+
+
+@given(
+    numbers,
+    st.sampled_from(["cm", "km", "hours", "days", "kg", "square feet"]),
+    st.sampled_from(["cm", "minutes", "pounds", "square feet"]),
+)
+def test_units_of_a_sentence(number, unit, other):
+    answer = final_answer(f"That makes {number} {unit}.").text
+    assert settle(str(number), answer) is True
+    assert settle(rf"{number}\text{{ {other}}}", answer) is (unit == other)
+
+
+def test_no_number_of_prose_is_taken_out_of_its_formula():
+    cases = [
+        ("5", "The point is (2, 5).", False),
+        ("10", "The train leaves at 10:30.", False),
+        ("3", "The answers are 3 and 5.", False),
+        ("2", "The answer is log 2.", False),
+        ("6", "The inequality is x > 6.", False),
+        ("6", "The answer is 6+9i.", False),
+        ("0.05", "The answer is 0.05%.", False),
+        (r"12\text{ cm}", "She walks 12 km.", False),
+        ("6", "Answer: 5, not 6.", False),
+        ("B", "It is not option B.", False),
+        ("B", "I would not choose B.", False),
+        ("B", "I choose A or B.", False),
+        ("5", "The answer isn't 5; it is 6.", False),
+        ("15", "The answer is 15. I checked 8 cases.", True),
+        ("6 + 9i", "The answer is 6+9i.", True),
+        (r"\{3, 5\}", "The roots are 5 and 3.", True),
+        ("50", "The answer is 50.0%.", True),
+        ("7", "The answer is 7, because 3 + 4 is 7.", True),
+    ]
+    golds, texts, expected = map(list, zip(*cases, strict=True))
+    assert verify_answers(golds, texts, final_form=True, timeout=PATIENT) == expected
+
+
+@given(st.text(st.sampled_from(list("The answer is not 5,6:0 $()+x.\n or B答案是不")), max_size=120))
+def test_any_text_is_safe(text):
+    stated_answer(text)
+    assert without_contrast(text) == text or len(without_contrast(text)) < len(text)

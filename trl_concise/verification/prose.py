@@ -1,0 +1,200 @@
+# SPDX-License-Identifier: Apache-2.0
+r"""
+Find the answer that prose states.
+
+math-verify searches prose for a number. It takes the 5 of "The point is (2, 5)." and the 10 of "It leaves at 10:30.", and reads no
+formula. So an answer that a sentence states as a whole is taken from it here. Whatever is not clear is left to math-verify.
+"""
+
+from __future__ import annotations
+
+import re
+
+from .languages import FOREIGN_LETTER
+from .reading import unit_name
+
+
+NUMBER = r"[-+\u2212]?(?:(?:\\?[$€£][-+]?)?\.?\d[\d,./]*(?:\\?%)?|\\[dt]?frac\{\d+\}\{\d+\})"
+LONGEST_SENTENCE = 400  # characters
+
+_SENTENCE_END = re.compile(r"(?<!\\)[.;!?]\s|\n")
+
+# A number that the text says is not the answer: `It is not 42.`, `42 is wrong.`
+_IS_NOT = (
+    r"\b(?:not|never|isn't|aren't|wasn't|cannot be|can't be|nicht|niet|doubt (?:that )?it(?:'s| is))|\bno es|\bn'est pas|\bnon è|\bnão é"
+    r"|\bsi\b|\bне|不是|ไม่ใช่|ليست?"
+)
+_NEGATED = re.compile(
+    rf"(?i)(?:{_IS_NOT})\s*(?:(?:be|equal to|exactly|really|the number|equals?)\s+)*\W{{0,3}}{NUMBER}[^\d]*"
+)
+_NEGATED_AFTER = re.compile(
+    rf"(?i){NUMBER}[\s$*)]*(?:(?:is|are|was|would be|cannot be) (?:wrong|incorrect|false|impossible|not (?:correct|right|the answer))"
+    r"|ist falsch|est faux|es incorrecto|ではありません|ではない|じゃない|নয|\u09a8\u09df|కాదు|नहीं|[이가]?\s*아[니닙])[^\d]*"
+)
+_HEDGED = re.compile(
+    rf"(?i)\d[^.\n]*\bor (?:maybe|perhaps|possibly|probably|else)\b[^.\n]*\d|\bbetween {NUMBER} and {NUMBER}\W*\Z"
+)
+# `Answer: 5, not 6.`
+_CONTRAST = re.compile(
+    rf"(?i)(?<=\w)[)}}$*]*(?:,\s*(?:and |but )?not|,?\s+(?:rather than|instead of))\s+(?:the number )?\W{{0,3}}{NUMBER}[^\d\n]*\Z"
+)
+
+# "The answer is (C)": a letter that is stated to be the answer
+_ANSWER_WORD = r"(?:\b(?:answer|choice|option|respuesta|r[ée]ponse|antwort|jibu|ответ)\b|答案|选项|正确选项|答え|উত্তর|คำตอบ|సమాధానం)"
+_LETTER = r"(?:\\(?:text|textbf|mathrm|mathbf)\s*\{)?(?:\((?P<inside>[A-J])\)|(?P<letter>[A-J]))\}?"
+_CHOICE = re.compile(
+    rf"(?i:{_ANSWER_WORD}\s*(?:choice|option)?)\W{{0,3}}\s*(?i:is|would be|must be|:|=|ist|es|est|ni|是|は|হল|คือ)?\s*(?i:option|choice)?"
+    rf"[\s*:$]*{_LETTER}[*$]*(?=(?P<after>[^\n]*))"
+)
+_AFTER_CHOICE = re.compile(r"\W*\Z|[.,;:!)]|\s+(?:because|since)\b|\s+is (?:the )?(?:correct|right)\b(?! or)")
+_NOT_THE_CHOICE = re.compile(r"(?i)\b(?:not|never|isn't|nor|neither)\s+(?:\w+\s+){0,2}\Z")
+_CHOICE_FIRST = re.compile(r"\(?(?P<letter>[A-J])[.):]\s+(?P<after>[^\n]*[a-z][^\n]*)")
+_CHOICE_PICKED = re.compile(
+    rf"(?:.*\W)?(?:(?i:choose|pick|select|go with)\s+(?i:(?:option|choice|answer)\s+)?{_LETTER}"
+    rf"|(?:(?i:so|thus|hence|therefore),?\s+)?{_LETTER.replace('<inside', '<inside2').replace('<letter', '<letter2')}\s+"
+    r"is (?:the )?(?:correct|right)(?: (?:answer|choice|option|one))?)[\s.!*]*"
+)
+_PICKS = re.compile(r"(?i:\b(?:choose|pick|select|go with)\s+(?:(?:option|choice|answer)\s+)?)\(?[A-J]\b")
+_ANOTHER_LETTER = re.compile(
+    r"\s*(?:[,/&|]|[,;]?\s*(?:or\b|and\b|oder\b|o\b|ou\b|или|и\b|或))\s*(?:option\s+)?\(?[A-J]\b"
+)
+_MARKED_LETTER = re.compile(r"(?<![\w'])\(?[A-J][.):](?=\s|\Z)")
+
+# A formula without delimiters: no words but those of formulas
+_WORDS = "and|or|sin|cos|tan|cot|sec|csc|arcsin|arccos|arctan|log|ln|exp|sqrt|pi|inf|infinity|mod"
+_TOKEN = (
+    r"(?:\\(?:begin|end)\{[a-z]+\}|\\text(?:bf|it|rm)?\{[^{}$\\]*\}|\\\\|\\[{}%,;:!|$ ]|\\(?!text|mbox|math(?!bb)|operatorname|f?box)[A-Za-z]+|\$(?=\d)"
+    rf"|(?<![A-Za-z])(?:{_WORDS}|[A-Za-z])(?![A-Za-z])|[-\d+*/^=<>(){{}}\[\]|,.:!%°'_&~ \u2212\u2013π√∞±×·÷≤≥≠∪∩½⅓⅔¼¾²³€£¥])"
+)
+_COPULA = (
+    r"(?:\b(?:is|are|equals?|be|was|were|becomes|gets?|have|has|gives?|obtain|find|yields?|ist|sind|lautet|beträgt|est|sont|vaut|es|son|sono"
+    r"|são|ni)\b|(?<!\w)[èé](?!\w)|(?<!\d)(?<!\d\s):(?=\s))"
+)
+_FORMULA = rf"(?:\$\$?(?P<dollars>[^$]+)\$\$?|\\\((?P<round>.+?)\\\)|\\\[(?P<square>.+?)\\\]|(?P<plain>{_TOKEN}+))"
+_STATEMENT = re.compile(
+    rf"(?P<subject>.*){_COPULA}\s*:?\s*[*`]*(?i:equal to\s+|(?:das|die|the)\s+\w+\s+)?{_FORMULA}[*`]*[.\s]*", re.DOTALL
+)
+_QUANTITY = re.compile(
+    rf"(?P<subject>.*(?<![A-Za-z])(?!(?:or|and|to|than|of|not|by|per)\b)[A-Za-z]{{2,}}:?)\s+\**(?P<value>{NUMBER})(?P<blank>\s?)"
+    r"(?P<unit>[A-Za-z°][A-Za-z./ ]*(?:\^\{?\d\}?)?)\**[.\s]*",
+    re.DOTALL,
+)
+_TIME = re.compile(r"(?<![\d:])(?P<time>\d{1,2}:[0-5]\d)(?![\d:])(?:\s*(?P<half>[ap]\.?m\b\.?))?", re.IGNORECASE)
+_ANSWER = re.compile(rf"(?i){_ANSWER_WORD}")
+_FOREIGN = re.compile(rf"(?:{FOREIGN_LETTER.pattern})+")
+_PLAIN = re.compile(rf"{_TOKEN}+")
+
+
+def without_contrast(text: str) -> str:
+    """
+    A text without the number that its end rules out.
+
+    Examples:
+        >>> without_contrast("Answer: 5, not 6."), without_contrast("It is not 6.")
+        ('Answer: 5', 'It is not 6.')
+    """
+    end = text[-LONGEST_SENTENCE:]
+    match = _CONTRAST.search(end)
+    if match is None or not re.search(r"\d", _last_sentence(end[: match.start()])):
+        return text
+    return text[: len(text) - len(end) + match.start()] + re.match(r"[)}$*]*", match[0])[0]  # type: ignore[index]
+
+
+def has_no_answer(text: str) -> bool:
+    """Whether the last sentence says that its number is not the answer, or names several that it may be."""
+    sentence = _last_sentence(text)[-LONGEST_SENTENCE:]
+    if _HEDGED.search(sentence):
+        return True
+    for pattern in (_NEGATED, _NEGATED_AFTER):
+        matches = list(pattern.finditer(sentence))
+        if matches and matches[-1].end() == len(sentence):
+            return True
+    return False
+
+
+def picks_choice(text: str) -> bool:
+    """Whether a text chooses a letter: `I choose option B.`, not `5 choose 2`."""
+    return _PICKS.search(text) is not None
+
+
+def stated_choice(text: str) -> str | None:
+    """The letter of "The answer is (C)" or of "C. It cannot be A"; `None` if there is none, or several at once."""
+    stated = None
+    for match in _CHOICE.finditer(text):
+        after = match["after"]
+        if _ANOTHER_LETTER.match(after) or _NOT_THE_CHOICE.search(text[: match.start()]):
+            stated = None
+        elif match["inside"] or _AFTER_CHOICE.match(after):
+            stated = match["inside"] or match["letter"]
+    if stated is not None:
+        return stated
+    first = _CHOICE_FIRST.fullmatch(text)
+    if first is not None and not _MARKED_LETTER.search(first["after"]):
+        return first["letter"]
+    sentence = _last_sentence(text)
+    picked = _CHOICE_PICKED.fullmatch(sentence) if len(sentence) <= LONGEST_SENTENCE else None
+    if picked is not None and not re.search(r"(?i)\b(?:not|n't|never|or|nor)\b|n't\b", sentence):
+        return next(filter(None, picked.group("inside", "letter", "inside2", "letter2")))
+    return None
+
+
+def stated_answer(text: str) -> str | None:
+    r"""
+    The formula, quantity or time that the last sentence states; `None` where it is not clear.
+
+    If an earlier sentence speaks of "the answer" and the last one does not, nothing is clear.
+
+    Examples:
+        >>> stated_answer("We add them. The answer is 6+9i."), stated_answer("They walk 12 cm."), stated_answer("It leaves at 10:30.")
+        ('6+9i', '12\\text{ cm}', '10:30')
+        >>> stated_answer("She has 3 + 4 = 7 apples.") is None
+        True
+    """
+    sentence = _last_sentence(text)
+    if len(sentence) > LONGEST_SENTENCE:
+        return None
+    before = text.rstrip()[: -len(sentence)] if sentence else ""
+    if not _ANSWER.search(sentence) and _states_answer(before):
+        return None
+    match = _QUANTITY.fullmatch(sentence)
+    if match is not None and not _speaks_of_answer(match["subject"]):
+        unit = match["unit"].rstrip(". ")
+        if unit_name(unit) and (match["blank"] or len(unit) > 1):
+            return rf"{match['value']}\text{{ {unit}}}"
+    match = _STATEMENT.fullmatch(sentence)
+    if match is not None:
+        stated = next(
+            group for group in match.group("dollars", "round", "square", "plain") if group is not None
+        ).strip()
+        is_clear = re.search(r"[\dA-Za-z]", stated) and not (match["plain"] and stated.endswith("!"))
+        return stated.rstrip(" .*`") if is_clear and not _speaks_of_answer(match["subject"]) else None
+    times = list(_TIME.finditer(sentence))
+    if len(times) == 1 and not re.search(r"\d", _TIME.sub("", sentence)):
+        return times[0]["time"] + (rf"\text{{ {times[0]['half']}}}" if times[0]["half"] else "")
+    return _stated_in_another_script(sentence)
+
+
+def _states_answer(text: str) -> bool:
+    """Whether a text says what the answer is, and not what it is not."""
+    mentions = list(_ANSWER.finditer(text))
+    return bool(mentions) and not re.search(f"(?i){_IS_NOT}", text[mentions[-1].end() :])
+
+
+def _speaks_of_answer(subject: str) -> bool:
+    """Whether the answer is stated earlier in the sentence: `The answer is 5, and the rest is 2.`"""
+    match = _ANSWER.search(subject)
+    return match is not None and re.search(r"\d", subject[match.end() :]) is not None
+
+
+def _stated_in_another_script(sentence: str) -> str | None:
+    """The only formula between words of a script that formulas do not use."""
+    if not FOREIGN_LETTER.search(sentence):
+        return None
+    pieces = [piece for piece in (part.strip(" .,;:*`\u2014") for part in _FOREIGN.split(sentence)) if piece]
+    if len(pieces) != 1 or not _PLAIN.fullmatch(pieces[0]) or not re.search(r"[\dA-Za-z]", pieces[0]):
+        return None
+    return pieces[0]
+
+
+def _last_sentence(text: str) -> str:
+    return _SENTENCE_END.split(text.rstrip())[-1]

@@ -115,6 +115,10 @@ KINDS = {
     "percent of a ratio": (r"\frac{7}{4}", [r"175\%"], [r"\frac{7}{4}\%", r"1.75\%"]),
     "percent of a variable": ("r = 8", ["8", "r = 8"], [r"r = 8\%", r"8\%", r"0.08"]),
     "one": ("1", [r"100\%"], [r"1\%"]),
+    "conditions of sets": (r"\{x \mid x > 4\}", [r"\{x : x > 4\}", "{x | x > 4}", r"\{ x\,|\,x>4 \}"], [r"\{x \mid x > 5\}", r"\{y : y < 4\}", r"\{x \mid x \ge 4\}", r"\{x : x < 4\}", "4"]),
+    "conditions of sets of points": (r"\{(x, y) \mid x + y = 1\}", [r"\{(x,y) : x+y=1\}"], [r"\{(x,y) : x+y=2\}", r"\{(x,y) \mid x-y=1\}"]),
+    "conditions with a set of numbers": (r"\{x \in \mathbb{R} \mid x \ne 6\}", [r"\{x\in\mathbb{R} : x\neq 6\}"], [r"\{x \in \mathbb{R} : x \ne 7\}", r"\{x \in \mathbb{Z} \mid x \ne 6\}"]),
+    "a choice that is a set": ("C. {x : x > 4}", ["C", r"\{x \mid x > 4\}", "{x : x > 4}"], ["B", r"\{x : x > 5\}", "4"]),
     "decimal comma": ("3.5", ["3,5"], ["3,6", "35"]),
 }  # fmt: skip
 

@@ -37,7 +37,7 @@ _HOUR = re.compile(r"(\d{1,2}):00")
 _DATE = re.compile(r"\d{4}-\d{2}-\d{2}|\d{1,2}/\d{1,2}/\d{4}")
 _WORD = re.compile(r"[^\W\d_]+(?:[ '’-][^\W\d_]+)*\.?")
 _GROUP = re.compile(r",\s?\d{3}(?!\d)")
-_DOTS = r"\ldots"
+_AS_TEXT = re.compile(r"\\ldots|\\\{(?:\([^(){}]*\)|\{[^{}]*\}|[^{}(),])*:")  # 1, 2, \ldots and \{x : x > 1\}
 
 
 def settle(reference: str, answer: str) -> bool | None:
@@ -81,7 +81,7 @@ def compare(reference: str, answer: str) -> Comparison:
         one = read(one.value)
     elif other.choice:  # the reference is the text of a choice
         other = read(other.value) if other.value else other._replace(value=other.text)
-    if _DOTS in one.text or _DOTS in other.text:  # math-verify does not see the dots
+    if _AS_TEXT.search(one.text) or _AS_TEXT.search(other.text):  # math-verify does not see the dots, and reads x : x as x / x
         return Comparison(one.value.replace(" ", "") == other.value.replace(" ", "") and _are_compatible(one, other))
     if not _are_compatible(one, other):
         return Comparison(False)

@@ -175,6 +175,8 @@ NORMALIZATIONS: tuple[Normalization, ...] = tuple(
         (r"(?i)\A\s*(?:\\text\{)?\s*all (?:the )?integers\s*\}?\s*\Z", r"\\mathbb{Z}", "the integers"),
         (r"\\mathbb\s*([A-Z])", r"\\mathbb{\1}", "sets of numbers"),
         (r"(?:\A|(?<=[(\[,]))\s*\+\s*\\infty", r"\\infty", "positive infinity"),
+        (r"\A\{\s*([A-Za-z][^{}]*(?::|\||\\mid(?![A-Za-z]))[^{}]*)\}\s*\Z", r"\\{\1\\}", "{x : x > 1}"),
+        (r"\\\{\s*((?:\([^(){}|]*\)|\{[^{}]*\}|[^{}()|:,])+?)\s*(?:\\mid(?![A-Za-z])|\||:)\s*", r"\\{\1:", r"\{x \mid x > 1\}"),
         # Formulas in ASCII
         (rf"(?<![\\A-Za-z])sqrt\s*{_PARENTHESES}", r"\\sqrt{\1}", "sqrt(3)"),
         (rf"\^\s*{_PARENTHESES}", r"^{\1}", "x^(n+1)"),

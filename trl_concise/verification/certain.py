@@ -81,7 +81,9 @@ def compare(reference: str, answer: str) -> Comparison:
         one = read(one.value)
     elif other.choice:  # the reference is the text of a choice
         other = read(other.value) if other.value else other._replace(value=other.text)
-    if _AS_TEXT.search(one.text) or _AS_TEXT.search(other.text):  # math-verify does not see the dots, and reads x : x as x / x
+    if _AS_TEXT.search(one.text) or _AS_TEXT.search(
+        other.text
+    ):  # math-verify does not see the dots, and reads x : x as x / x
         return Comparison(one.value.replace(" ", "") == other.value.replace(" ", "") and _are_compatible(one, other))
     if not _are_compatible(one, other):
         return Comparison(False)

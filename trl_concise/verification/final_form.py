@@ -37,6 +37,7 @@ _REWRITES = tuple(
         ("[×·⋅∙✕✖]|\\\\(?:times|cdot|ast)(?![A-Za-z])|\\*", "*"),
         ("÷|\\\\div(?![A-Za-z])|⁄", "/"),
         (r"(?<=\d)[eE]([-+]?\d+)(?![\w.])", r"*10^{\1}"),
+        (r"√\s*(\d+)", r"\\sqrt{\1}"),
         (r"√", r"\\sqrt "),
         (r"π", r"\\pi "),
         (
@@ -107,7 +108,7 @@ def leaves_arithmetic(answer: str) -> bool:
     """
     if len(answer) > LONGEST_ANSWER:
         return False
-    prepared = _prepare(answer)
+    prepared = _prepare(_NAME.sub("", answer))
     try:
         Reader(prepared).read()
     except NotFinal:
@@ -119,6 +120,7 @@ def leaves_arithmetic(answer: str) -> bool:
     return False
 
 
+_NAME = re.compile(r"\A\s*(?:\\?[A-Za-z]+)(?:_(?:\w|\{\w+\}))?'?(?:\([^()=]*\))?\s*=(?=[^=]*\Z)")  # x = 3 - 2i
 _LIST = re.compile(
     r"(?<!\\)[,;](?!\d{3}(?!\d)|\}|\\!)|(?<![A-Za-z])(?:and|or)(?![A-Za-z])"
 )  # several equations: x = 3 or x = 5

@@ -11,11 +11,13 @@ from __future__ import annotations
 import re
 
 from .languages import FOREIGN_LETTER
+from .numerals import numeral
 from .reading import unit_name
 
 
 NUMBER = r"[-+\u2212]?(?:(?:\\?[$€£][-+]?)?\.?\d[\d,./]*(?:\\?%)?|\\[dt]?frac\{\d+\}\{\d+\})"
 LONGEST_SENTENCE = 400  # characters
+MOST_REMARKS = 5  # sentences after the answer
 
 _SENTENCE_END = re.compile(r"(?<!\\)[.;!?]\s|\n")
 
@@ -31,12 +33,16 @@ _NEGATED_AFTER = re.compile(
     rf"(?i){NUMBER}[\s$*)]*(?:(?:is|are|was|would be|cannot be) (?:wrong|incorrect|false|impossible|not (?:correct|right|the answer))"
     r"|ist falsch|est faux|es incorrecto|ではありません|ではない|じゃない|নয|\u09a8\u09df|కాదు|नहीं|[이가]?\s*아[니닙])[^\d]*"
 )
+# Several numbers that may be the answer, or a bound of it
 _HEDGED = re.compile(
-    rf"(?i)\d[^.\n]*\bor (?:maybe|perhaps|possibly|probably|else)\b[^.\n]*\d|\bbetween {NUMBER} and {NUMBER}\W*\Z"
+    rf"(?i)\d[^.\n]*\bor (?:maybe|perhaps|possibly|probably|else)\b[^.\n]*\d|{NUMBER}\W{{0,3}} or (?:\w+ )?\W{{0,2}}{NUMBER}"
+    rf"|\bbetween {NUMBER} and {NUMBER}\W*\Z|{NUMBER} (?:in|out of) {NUMBER}\W*\Z|\d[^.\n]*\?\s*\Z"
+    rf"|\banswer (?:is|must be) (?:\w+ )?(?:(?:less|more|greater|fewer|higher|lower|larger|smaller) than|at least|at most|up to) \W?{NUMBER}"
+    rf"|\banswer is \W?{NUMBER}\W?\s*(?:to|through|,? or \w+|[;≈→&]|[-=]>|\\approx|\\to)\s*\W{{0,2}}{NUMBER}"
 )
 # `Answer: 5, not 6.`
 _CONTRAST = re.compile(
-    rf"(?i)(?<=\w)[)}}$*]*(?:,\s*(?:and |but )?not|,?\s+(?:rather than|instead of))\s+(?:the number )?\W{{0,3}}{NUMBER}[^\d\n]*\Z"
+    rf"(?i)(?<=\w)[)}}$*]*(?:,\s*(?:and |but )?not|\s*\(not|,?\s+(?:rather than|instead of|as opposed to))\s+(?:the number )?\W{{0,3}}{NUMBER}[^\d\n]*\Z"
 )
 
 # "The answer is (C)": a letter that is stated to be the answer
@@ -52,7 +58,7 @@ _CHOICE_FIRST = re.compile(r"\(?(?P<letter>[A-J])[.):]\s+(?P<after>[^\n]*[a-z][^
 _CHOICE_PICKED = re.compile(
     rf"(?:.*\W)?(?:(?i:choose|pick|select|go with)\s+(?i:(?:option|choice|answer)\s+)?{_LETTER}"
     rf"|(?:(?i:so|thus|hence|therefore),?\s+)?{_LETTER.replace('<inside', '<inside2').replace('<letter', '<letter2')}\s+"
-    r"is (?:the )?(?:correct|right)(?: (?:answer|choice|option|one))?)[\s.!*]*"
+    r"is (?:the )?(?:correct|right)(?: (?:answer|choice|option|one))?)(?:,?\s+(?:because|since)\b.*)?[\s.!*]*"
 )
 _PICKS = re.compile(r"(?i:\b(?:choose|pick|select|go with)\s+(?:(?:option|choice|answer)\s+)?)\(?[A-J]\b")
 _ANOTHER_LETTER = re.compile(
@@ -79,8 +85,13 @@ _QUANTITY = re.compile(
     r"(?P<unit>[A-Za-z°][A-Za-z./ ]*(?:\^\{?\d\}?)?)\**[.\s]*",
     re.DOTALL,
 )
+_MULTIPLES = {"hundred", "thousand", "million", "billion", "trillion", "dozen", "score"}
+_TAKES_BACK = re.compile(r"(?i)\b(?:not?|wait|wrong|incorrect|mistake|error|instead|actually|but|however)\b|n't\b")
 _TIME = re.compile(r"(?<![\d:])(?P<time>\d{1,2}:[0-5]\d)(?![\d:])(?:\s*(?P<half>[ap]\.?m\b\.?))?", re.IGNORECASE)
 _ANSWER = re.compile(rf"(?i){_ANSWER_WORD}")
+_WORDS_STATED = re.compile(
+    r".*\b(?:answer|it) is:?\s+[*\"]*(?!(?:a|an|the|not|that|as|in|to|of|at|on|for)\b)(?P<words>[A-Za-z]{2,}(?: [A-Za-z]+){0,2})[*\"]*[.!\s]*"
+)
 _FOREIGN = re.compile(rf"(?:{FOREIGN_LETTER.pattern})+")
 _PLAIN = re.compile(rf"{_TOKEN}+")
 
@@ -103,7 +114,8 @@ def without_contrast(text: str) -> str:
 def has_no_answer(text: str) -> bool:
     """Whether the last sentence says that its number is not the answer, or names several that it may be."""
     sentence = _last_sentence(text)[-LONGEST_SENTENCE:]
-    if _HEDGED.search(sentence):
+    line = text.rstrip().rpartition("\n")[2][-LONGEST_SENTENCE:]
+    if _HEDGED.search(line) and not (len(sentence) == len(line) and _STATEMENT.fullmatch(sentence)):
         return True
     for pattern in (_NEGATED, _NEGATED_AFTER):
         matches = list(pattern.finditer(sentence))
@@ -150,6 +162,7 @@ def stated_answer(text: str) -> str | None:
         >>> stated_answer("She has 3 + 4 = 7 apples.") is None
         True
     """
+    text = _without_remarks(text)
     sentence = _last_sentence(text)
     if len(sentence) > LONGEST_SENTENCE:
         return None
@@ -159,6 +172,8 @@ def stated_answer(text: str) -> str | None:
     match = _QUANTITY.fullmatch(sentence)
     if match is not None and not _speaks_of_answer(match["subject"]):
         unit = match["unit"].rstrip(". ")
+        if unit.split()[0].lower() in _MULTIPLES:
+            return f"{match['value']} {unit}"
         if unit_name(unit) and (match["blank"] or len(unit) > 1):
             return rf"{match['value']}\text{{ {unit}}}"
     match = _STATEMENT.fullmatch(sentence)
@@ -166,12 +181,35 @@ def stated_answer(text: str) -> str | None:
         stated = next(
             group for group in match.group("dollars", "round", "square", "plain") if group is not None
         ).strip()
+        stated = _one_of_equals(stated)
         is_clear = re.search(r"[\dA-Za-z]", stated) and not (match["plain"] and stated.endswith("!"))
         return stated.rstrip(" .*`") if is_clear and not _speaks_of_answer(match["subject"]) else None
     times = list(_TIME.finditer(sentence))
     if len(times) == 1 and not re.search(r"\d", _TIME.sub("", sentence)):
         return times[0]["time"] + (rf"\text{{ {times[0]['half']}}}" if times[0]["half"] else "")
-    return _stated_in_another_script(sentence)
+    words = _WORDS_STATED.fullmatch(sentence)
+    return words["words"] if words is not None else _stated_in_another_script(sentence)
+
+
+def _without_remarks(text: str) -> str:
+    """A text without the sentences after the answer that hold no number and take nothing back."""
+    kept = text.rstrip()
+    for _ in range(MOST_REMARKS):
+        sentence = _last_sentence(kept)
+        if not sentence or re.search(r"[\d$\\=]", sentence) or _TAKES_BACK.search(sentence):
+            break
+        if _ANSWER.search(sentence):
+            return kept
+        kept = kept[: len(kept) - len(sentence)].rstrip()
+    return kept if _ANSWER.search(_last_sentence(kept)) and not _TAKES_BACK.search(text[len(kept) :]) else text
+
+
+def _one_of_equals(stated: str) -> str:
+    """`1/2` of `1/2 or 0.5`."""
+    numbers = [numeral(member.strip()) for member in stated.rstrip(" .").split(" or ")]
+    if len(numbers) > 1 and None not in numbers and len({number.value for number in numbers if number}) == 1:
+        return stated.split(" or ")[0]
+    return stated
 
 
 def _states_answer(text: str) -> bool:

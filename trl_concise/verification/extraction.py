@@ -78,8 +78,8 @@ def final_answer(completion: str, format: AnswerFormat = "auto") -> Answer:
         completion (`str`): Text of the completion. What precedes the last `</think>` is ignored.
         format (`str`, *optional*, defaults to `"auto"`): Where to look:
 
-            - `"auto"`: in `<answer>` tags, in the last box, after `####` at the end, after "the answer is" for a choice; else
-              the whole text if it is nothing but an answer, else the prose;
+            - `"auto"`: in `<answer>` tags, in the last box, after `####` at the end, the whole text if it is nothing but an
+              answer, a choice or what the last sentence states; else the prose;
             - `"boxed"`: in the last box only;
             - `"answer_tag"`: in the last pair of `<answer>` tags only;
             - `"last_number"`: the last number of the text.

@@ -66,7 +66,7 @@ def verify_answers(
     Check, for each completion, whether its final answer equals the reference answer.
 
     The final answer is in the last `\boxed{}` after the last `</think>`. Without a box, a completion that is nothing but
-    an answer is taken whole, and prose is searched as math-verify does. Equality is math-verify's judgment, except for
+    an answer is taken whole, as is the answer that the last sentence states. Other prose is searched as math-verify does. Equality is math-verify's judgment, except for
     answers that are certain without it (the same text, two plain numerals, or different brackets). math-verify runs in separate processes,
     which start when first needed, so that nothing it is given can stall or crash this one. docs/verification.md describes all
     steps.

@@ -21,6 +21,8 @@ MOST_REMARKS = 5  # sentences after the answer
 
 _SENTENCE_END = re.compile(r"(?<!\\)[.;!?]\s|\n")
 
+_PERIOD = re.compile(r"(?<!\\)[.!?]\$?\s|\n")  # without the semicolon
+
 # A number that the text says is not the answer: `It is not 42.`, `42 is wrong.`
 _IS_NOT = (
     r"\b(?:not|never|isn't|aren't|wasn't|cannot be|can't be|nicht|niet|doubt (?:that )?it(?:'s| is))|\bno es|\bn'est pas|\bnon è|\bnão é"
@@ -35,7 +37,7 @@ _NEGATED_AFTER = re.compile(
 )
 # Several numbers that may be the answer, or a bound of it
 _HEDGED = re.compile(
-    rf"(?i)\d[^.\n]*\bor (?:maybe|perhaps|possibly|probably|else)\b[^.\n]*\d|{NUMBER}\W{{0,3}} or (?:\w+ )?\W{{0,2}}{NUMBER}"
+    rf"(?i)\d[^.\n]*\bor (?:maybe|perhaps|possibly|probably|else)\b[^.\n]*\d|(?<![\w{{}}\\./^]){NUMBER}\W{{0,3}} or (?:\w+ )?\W{{0,2}}{NUMBER}"
     rf"|\bbetween {NUMBER} and {NUMBER}\W*\Z|{NUMBER} (?:in|out of) {NUMBER}\W*\Z|\d[^.\n]*\?\s*\Z"
     rf"|\banswer (?:is|must be) (?:\w+ )?(?:(?:less|more|greater|fewer|higher|lower|larger|smaller) than|at least|at most|up to) \W?{NUMBER}"
     rf"|\banswer is \W?{NUMBER}\W?\s*(?:to|through|,? or \w+|[;≈→&]|[-=]>|\\approx|\\to)\s*\W{{0,2}}{NUMBER}"
@@ -70,7 +72,7 @@ _MARKED_LETTER = re.compile(r"(?<![\w'])\(?[A-J][.):](?=\s|\Z)")
 _WORDS = "and|or|sin|cos|tan|cot|sec|csc|arcsin|arccos|arctan|log|ln|exp|sqrt|pi|inf|infinity|mod"
 _TOKEN = (
     r"(?:\\(?:begin|end)\{[a-z]+\}|\\text(?:bf|it|rm)?\{[^{}$\\]*\}|\\\\|\\[{}%,;:!|$ ]|\\(?!text|mbox|math(?!bb)|operatorname|f?box)[A-Za-z]+|\$(?=\d)"
-    rf"|(?<![A-Za-z])(?:{_WORDS}|[A-Za-z])(?![A-Za-z])|[-\d+*/^=<>(){{}}\[\]|,.:!%°'_&~ \u2212\u2013π√∞±×·÷≤≥≠∪∩½⅓⅔¼¾²³€£¥])"
+    rf"|(?<![A-Za-z])(?:{_WORDS}|[A-Za-z])(?![A-Za-z])|[-\d+*/^=<>(){{}}\[\]|,.:!%°_&~ \u2212\u2013π√∞±×·÷≤≥≠∪∩½⅓⅔¼¾²³€£¥])"
 )
 _COPULA = (
     r"(?:\b(?:is|are|equals?|be|was|were|becomes|gets?|have|has|gives?|obtain|find|yields?|ist|sind|lautet|beträgt|est|sont|vaut|es|son|sono"
@@ -87,6 +89,9 @@ _QUANTITY = re.compile(
 )
 _MULTIPLES = {"hundred", "thousand", "million", "billion", "trillion", "dozen", "score"}
 _TAKES_BACK = re.compile(r"(?i)\b(?:not?|wait|wrong|incorrect|mistake|error|instead|actually|but|however)\b|n't\b")
+_UNCLEAR = re.compile(
+    r"!\Z|=.*\d\s+[A-Za-z]\Z|\A(?!.*\\begin).*&"
+)  # an exclamation or a factorial, a letter or a unit, an "and"
 _TIME = re.compile(r"(?<![\d:])(?P<time>\d{1,2}:[0-5]\d)(?![\d:])(?:\s*(?P<half>[ap]\.?m\b\.?))?", re.IGNORECASE)
 _ANSWER = re.compile(rf"(?i){_ANSWER_WORD}")
 _WORDS_STATED = re.compile(
@@ -114,8 +119,9 @@ def without_contrast(text: str) -> str:
 def has_no_answer(text: str) -> bool:
     """Whether the last sentence says that its number is not the answer, or names several that it may be."""
     sentence = _last_sentence(text)[-LONGEST_SENTENCE:]
-    line = text.rstrip().rpartition("\n")[2][-LONGEST_SENTENCE:]
-    if _HEDGED.search(line) and not (len(sentence) == len(line) and _STATEMENT.fullmatch(sentence)):
+    period = _PERIOD.split(text.rstrip())[-1][-LONGEST_SENTENCE:]
+    stated = _STATEMENT.fullmatch(sentence) if len(sentence) == len(period) else None
+    if _HEDGED.search(period) and (stated is None or "&" in (stated["plain"] or "")):
         return True
     for pattern in (_NEGATED, _NEGATED_AFTER):
         matches = list(pattern.finditer(sentence))
@@ -182,7 +188,7 @@ def stated_answer(text: str) -> str | None:
             group for group in match.group("dollars", "round", "square", "plain") if group is not None
         ).strip()
         stated = _one_of_equals(stated)
-        is_clear = re.search(r"[\dA-Za-z]", stated) and not (match["plain"] and stated.endswith("!"))
+        is_clear = re.search(r"[\dA-Za-z]", stated) and not (match["plain"] and _UNCLEAR.search(stated))
         return stated.rstrip(" .*`") if is_clear and not _speaks_of_answer(match["subject"]) else None
     times = list(_TIME.finditer(sentence))
     if len(times) == 1 and not re.search(r"\d", _TIME.sub("", sentence)):

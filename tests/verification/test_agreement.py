@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from math_verify import parse, verify
 
 from trl_concise.verification import verify_answers
+from trl_concise.verification.numerals import numeral
 
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
@@ -227,6 +228,13 @@ def test_numerals(pair):
         assert verify_answers([gold], [rf"\boxed{{{answer}}}"], timeout=PATIENT) == [
             False
         ]  # math-verify drops the degrees
+        return
+    if ("%" in gold) != ("%" in answer) and "circ" not in gold + answer:  # as PERCENT says
+        reference, other = numeral(gold), numeral(answer)
+        percent, plain = (reference, other) if reference.is_percent else (other, reference)
+        is_unit = percent.value == plain.value and abs(plain.value) > 1 and not ("frac" in gold or "/" in gold)
+        expected = percent.value == 100 * plain.value or is_unit
+        assert verify_answers([gold], [rf"\boxed{{{answer}}}"], timeout=PATIENT) == [expected]
         return
     assert compare([gold], [rf"\boxed{{{answer}}}"]) == []
 

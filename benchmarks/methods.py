@@ -56,6 +56,7 @@ from trl_concise.evaluation.plots import BLACK, RUN_STYLES, new_figure, save_fig
 from trl_concise.methods.crisp import CRISP
 from trl_concise.methods.ddca import DDCA
 from trl_concise.methods.drpo import DRPO
+from trl_concise.methods.gated_brevity import BrevityReward
 from trl_concise.methods.ktae import KTAE
 from trl_concise.methods.on_policy_sft import OnPolicySFT
 from trl_concise.state.checkpoint import write_atomically
@@ -110,6 +111,11 @@ METHODS: dict[str, dict[str, Any]] = {
         "slots": lambda: {"advantage": OnPolicySFT()},
         "config": {"beta": 0.0, "max_completion_length": LIMIT * 3500 // 16384},  # the limit of the paper's 1.5B model
     },
+    "Gated brevity": {"rewards": lambda: [BrevityReward("gated")], "config": {"scale_rewards": "none"}},
+    "Pass-rate penalty": {"rewards": lambda: [BrevityReward("pass-rate")], "config": {"scale_rewards": "none"}},
+    "GR3": {"rewards": lambda: [BrevityReward("gr3")], "config": {"scale_rewards": "none"}},
+    "Long2Short": {"rewards": lambda: [BrevityReward("long2short")]},
+    "JET": {"rewards": lambda: [BrevityReward("jet")], "config": {"reward_weights": [0.9, 1.0]}},
 }
 
 

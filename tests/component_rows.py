@@ -25,6 +25,7 @@ from trl_concise.methods.dler import BatchWhitening
 from trl_concise.methods.drpo import DRPO
 from trl_concise.methods.dynamic_sampling import DynamicSampling
 from trl_concise.methods.efficient_reasoning import EfficientReasoningReward
+from trl_concise.methods.gated_brevity import BrevityReward
 from trl_concise.methods.greso import GRESO
 from trl_concise.methods.grpo_lead import DifficultyWeighting, GRPOLEADReward
 from trl_concise.methods.hapo import HAPOLengthReward
@@ -144,6 +145,7 @@ _ROWS = [
     Row(KimiLengthReward, {"warmup_steps": 1}, neutral={"warmup_steps": 100}),
     Row(EfficientReasoningReward, {"alpha": 0.2}, args={"scale_rewards": "none"}),
     Row(GRPOLEADReward, {"alpha": 0.1, "min_length": 1.5, "unanswered_reward": -0.25, "repetition_reward": -0.5}),
+    Row(BrevityReward, {"rule": "gr3", "strength": 0.5, "use_rewards": True}, args={"scale_rewards": "none"}),
     Row(TruncationPenalty, samples=True),
     Row(DifficultyWeighting, {"skip_unsolved": True}, "advantage", neutral=None),
     Row(DDCA, {"beta": 0.5, "baseline": "rloo", "use_pass_rate": False, "min_std": 0.5}, "advantage", neutral=None),

@@ -166,7 +166,7 @@ class Component(ABC):
     """
 
     name: ClassVar[str]
-    paper: ClassVar[Paper | None] = None
+    paper: Paper | None = None
     card_settings: ClassVar[tuple[str, ...]] = ()
     needs_correctness: bool = True
     needs_reference: bool = False

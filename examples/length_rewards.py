@@ -4,7 +4,8 @@
 # ///
 """
 Train a model with one of the smaller length methods: L1, Kimi k1.5, GRPO-LEAD, Arora and Zanette, DAPO's overlong punishment,
-DLER, DDCA, DRPO. docs/length_rewards.md describes each but the last two, which are in docs/ddca.md and docs/drpo.md.
+DLER, DDCA, DRPO, prime-rl's gated brevity and pass-rate penalty, GR3, Long2Short, JET. They are described in docs/length_rewards.md;
+DDCA, DRPO and the last five in docs/ddca.md, docs/drpo.md and docs/gated_brevity.md.
 
 Without arguments: Kimi's length reward, on the embedded model and generated problems, on a CPU, in a few minutes:
 
@@ -39,6 +40,11 @@ METHODS = [
     "dler",
     "ddca",
     "drpo",
+    "gated",
+    "pass-rate",
+    "gr3",
+    "long2short",
+    "jet",
 ]
 
 
@@ -75,6 +81,7 @@ def main():
     )
     from trl_concise.methods.ddca import DDCA
     from trl_concise.methods.drpo import DRPO
+    from trl_concise.methods.gated_brevity import RULES, BrevityReward
     from trl_concise.methods.l1 import with_target_length
 
     for name, value in SETTINGS.get(args.method, {}).items():
@@ -92,6 +99,8 @@ def main():
             "--mask_truncated_completions removes truncated completions from the loss, but DLER shortens completions only "
             "through them. Leave it out."
         )
+    if args.method in ("efficient-reasoning", "dler", "gated", "pass-rate", "gr3"):
+        args.scale_rewards = "none"  # they make no sense with a division by the group's standard deviation
     arguments = script.trainer_arguments()
     limit, rewards, advantage = args.max_completion_length, [script.accuracy_reward()], None
     if args.method == "kimi":
@@ -122,6 +131,10 @@ def main():
         advantage = DDCA()
     elif args.method == "drpo":
         advantage = DRPO()
+    elif args.method in RULES:
+        rewards.append(BrevityReward(args.method))
+        if args.method == "jet":
+            args.reward_weights = args.reward_weights or [0.9, 1.0]  # the authors'; the other 0.1 is for the format
     script.train(ConciseGRPOTrainer(reward_funcs=rewards, advantage=advantage, **arguments))
 
 

@@ -31,7 +31,7 @@ TRAINING: dict[str, str] = {  # script in the examples folder -> description in 
     "ktae": "give more advantage to the tokens of correct completions (GRPO)",
     "laser": "reward correct completions within a target length (GRPO)",
     "laser_d": "the same, with targets that adapt to difficulty and policy (GRPO)",
-    "length_rewards": "train with L1, Kimi k1.5, GRPO-LEAD, DLER, DDCA, DRPO and other length methods (GRPO)",
+    "length_rewards": "train with L1, Kimi k1.5, GRPO-LEAD, DLER, DDCA, DRPO, JET and other length methods (GRPO)",
     "mgpo": "weight groups by how close their success rate is to one half (GRPO)",
     "on_policy_sft": "supervised fine-tuning on correct completions within the limit (GRPO)",
     "one_shot_rlvr": "train on a single problem (GRPO)",

@@ -25,6 +25,7 @@ from trl_concise.methods.dler import BatchWhitening
 from trl_concise.methods.drpo import DRPO
 from trl_concise.methods.dynamic_sampling import DynamicSampling
 from trl_concise.methods.efficient_reasoning import EfficientReasoningReward
+from trl_concise.methods.effort import EffortReward, ReasoningAnswerReward
 from trl_concise.methods.gated_brevity import BrevityReward
 from trl_concise.methods.greso import GRESO
 from trl_concise.methods.grpo_lead import DifficultyWeighting, GRPOLEADReward
@@ -146,7 +147,18 @@ _ROWS = [
     Row(EfficientReasoningReward, {"alpha": 0.2}, args={"scale_rewards": "none"}),
     Row(GRPOLEADReward, {"alpha": 0.1, "min_length": 1.5, "unanswered_reward": -0.25, "repetition_reward": -0.5}),
     Row(BrevityReward, {"rule": "gr3", "strength": 0.5, "use_rewards": True}, args={"scale_rewards": "none"}),
-    Row(TruncationPenalty, samples=True),
+    Row(EffortReward, {"bonus": 0.5, "penalty": 2.0}),
+    Row(
+        ReasoningAnswerReward,
+        {
+            "reasoning_weight": 0.25,
+            "answer_weight": 0.125,
+            "reasoning_bonus": 0.75,
+            "answer_bonus": 0.25,
+            "only_correct": False,
+        },
+    ),
+    Row(TruncationPenalty, {"coefficient": 0.25, "spare_boxed": False}, samples=True, neutral={"coefficient": 1.0}),
     Row(DifficultyWeighting, {"skip_unsolved": True}, "advantage", neutral=None),
     Row(DDCA, {"beta": 0.5, "baseline": "rloo", "use_pass_rate": False, "min_std": 0.5}, "advantage", neutral=None),
     Row(
@@ -219,7 +231,12 @@ ROWS = {row.component.__name__: row for row in _ROWS}
 
 
 def problems(count: int) -> Dataset:
-    return Dataset.from_list([{**row, "target_length": 2 + i} for i, row in enumerate(slot_rows.PROBLEMS[:count])])
+    return Dataset.from_list(
+        [
+            {**row, "target_length": 2 + i, "effort_tokens": [4, None][i % 2]}
+            for i, row in enumerate(slot_rows.PROBLEMS[:count])
+        ]
+    )
 
 
 def correct_if_even(completion_ids, **kwargs):

@@ -17,6 +17,7 @@ from trl_concise.demo import generate_problems, model_path
 from trl_concise.evaluation import Completion, evaluate, read_completions, read_summary, summarize
 from trl_concise.evaluation.base import efficiency
 from trl_concise.evaluation.command import print_records
+from trl_concise.evaluation.runs import read_measurements
 from trl_concise.evaluation.sampling import digest_prompt
 
 
@@ -146,6 +147,36 @@ def test_a_suffix_is_put_after_every_problem(model, tokenizer, sets, tmp_path):
         ValueError, match="other settings: {'prompt_suffix': 'Use a box.'}, now {'prompt_suffix': None}"
     ):
         run(model, tokenizer, said, tmp_path, **{**once, "prompt_suffix": None})
+
+
+def test_each_set_is_evaluated_at_each_level_of_effort(model, tokenizer, sets, tmp_path):
+    once = {"num_completions": 1, "max_new_tokens": 8, "prompt_suffix": "Use a box."}
+    records = run(model, tokenizer, sets, tmp_path, effort=["low", "high"], **once)
+    assert [record["dataset"] for record in records] == ["six, low effort", "six, high effort"]
+    assert all(record.keys() == KEYS for record in records)
+    asked = {
+        "six, low effort": sets["six"].map(
+            add_prompt_suffix, fn_kwargs={"suffix": "Use a box. Reasoning effort: low."}
+        )
+    }
+    (same,) = run(model, tokenizer, asked, **{**once, "prompt_suffix": None})
+    assert same["tokens_mean"] == records[0]["tokens_mean"] and same["problems"] == 6
+    with pytest.raises(ValueError, match="with other wording"):
+        run(model, tokenizer, sets, tmp_path, effort=["low"], effort_instruction="[{level}]", **once)
+    with pytest.raises(ValueError, match=r"instruction must contain \{level\}"):
+        run(model, tokenizer, sets, effort=["low"], effort_instruction="low", **once)
+    titles = [item.dataset for item in read_measurements(tmp_path)]
+    assert titles == ["six, low effort", "six, high effort"]  # what the report and the card have
+
+
+def test_the_command_evaluates_and_shows_each_level_of_effort(tmp_path, capsys):
+    words = ["eval", "demo", "demo", "--limit", "2", "--max_new_tokens", "8", "--effort", "low,high"]
+    assert main([*words, "--output_dir", str(tmp_path)]) == 0
+    assert [record["dataset"] for record in read_summary(tmp_path)] == ["demo, low effort", "demo, high effort"]
+    capsys.readouterr()
+    assert main([*words, "--show", "1", "--effort_instruction", "[{level}]"]) == 0
+    shown = capsys.readouterr().out
+    assert "? [low]" in shown and "? [high]" in shown
 
 
 def test_the_answer_format_is_that_of_every_verdict(model, tokenizer, sets, tmp_path):

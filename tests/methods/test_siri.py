@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from tests import tiny
 from trl_concise import SIRIConfig, SIRISchedule, SIRITrainer, TruncationPenalty, math_accuracy_reward
 from trl_concise.batch.rollouts import Rollouts
-from trl_concise.methods.siri import siri_budget
+from trl_concise.methods.siri import siri_budget, truncation_penalty
 
 
 SHAPES = ["cosine", "stair", "stair-cosine"]
@@ -208,6 +208,29 @@ def test_unknown_correctness_stays_unknown_after_truncation():
         measured=measured,
     )
     assert TruncationPenalty().score(rollouts).nan_to_num(-9).tolist() == [-1, -9, 0, 0]
+
+
+@pytest.mark.parametrize(("coefficient", "expected"), [(0, [1, 0, 0, -1]), (0.1, [1, 0.1, 0, -1]), (1, [1, 1, 0, -1])])
+def test_golden_rewards_of_the_stop_properly_coefficient(coefficient, expected):
+    """From NeMo-RL, except that a truncated completion with a negative reward keeps it: theirs has -1 times the coefficient."""
+    rewards, truncated = torch.tensor([1.0, 1, 0, -1]), torch.tensor([False, True, True, True])
+    added = truncation_penalty(rewards, truncated, coefficient=coefficient)
+    assert (rewards + added).tolist() == pytest.approx(expected) and (added <= 0).all()
+
+
+def test_a_share_of_the_reward_is_kept_with_or_without_a_boxed_answer():
+    rollouts = Rollouts(
+        ("a",) * 3,
+        torch.ones(3, dtype=torch.long),
+        torch.ones(3),
+        3,
+        truncated=torch.tensor([True, True, False]),
+        measured={"truncation": {"answered": torch.tensor([0.0, 1, 0])}},
+    )
+    assert TruncationPenalty(0.25).score(rollouts).tolist() == [-0.75, 0, 0]
+    assert TruncationPenalty(0.25, spare_boxed=False).score(rollouts).tolist() == [-0.75, -0.75, 0]
+    with pytest.raises(ValueError, match=r"coefficient must lie in \[0, 1\], got 1.5"):
+        TruncationPenalty(1.5)
 
 
 def test_settings_that_defeat_the_schedule_are_refused(tiny_model, problems, tmp_path):

@@ -1,5 +1,6 @@
 from .critique_builder import CritiqueReport, build_critiques
 from .critiques import TeacherPrompt, critique_example, critique_verdict
+from .effort import with_effort
 from .problems import load_problems
 from .redi import build_redi_pairs
 from .teachers import APITeacher, LocalTeacher
@@ -14,4 +15,5 @@ __all__ = [
     "critique_example",
     "critique_verdict",
     "load_problems",
+    "with_effort",
 ]

@@ -78,7 +78,7 @@ def add_prompt_suffix(row: Mapping[str, Any], suffix: str) -> dict[str, Any]:
 
     Args:
         row (`Mapping[str, Any]`): With a `prompt`: text, or messages, of which the last one of the user is extended.
-        suffix (`str`): For example an instruction on the form of the answer.
+        suffix (`str`): For example an instruction on the form of the answer. Of a message with images, it becomes the last part.
 
     Returns:
         `dict[str, Any]`: The new `prompt`.
@@ -95,5 +95,6 @@ def add_prompt_suffix(row: Mapping[str, Any], suffix: str) -> dict[str, Any]:
         raise ValueError(
             f"The suffix {suffix!r} is appended to the last user message, but this prompt has none: {prompt}."
         )
-    message = {**prompt[last], "content": f"{prompt[last]['content']} {suffix}"}
-    return {"prompt": [*prompt[:last], message, *prompt[last + 1 :]]}
+    content = prompt[last]["content"]
+    content = f"{content} {suffix}" if isinstance(content, str) else [*content, {"type": "text", "text": f" {suffix}"}]
+    return {"prompt": [*prompt[:last], {**prompt[last], "content": content}, *prompt[last + 1 :]]}

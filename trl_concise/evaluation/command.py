@@ -30,7 +30,7 @@ def main(argv: Sequence[str]) -> int:
     options = parser.parse_args(argv)
 
     from ..data.problems import show_problems
-    from .evaluator import add_to_prompts, evaluate
+    from .evaluator import add_to_prompts, at_levels, evaluate
     from .sets import load_problem_sets
 
     batch_size = options.batch_size
@@ -43,8 +43,12 @@ def main(argv: Sequence[str]) -> int:
         parser.error("the following arguments are required: --output_dir")
     try:
         if options.show:
-            for problems in load_problem_sets(options.sets, system_prompt=options.system_prompt, **columns).values():
-                show_problems(add_to_prompts(problems, None, options.prompt_suffix), options.show)
+            shown = load_problem_sets(options.sets, system_prompt=options.system_prompt, **columns)
+            shown = {name: add_to_prompts(problems, None, options.prompt_suffix) for name, problems in shown.items()}
+            if options.effort:
+                shown = at_levels(shown, options.effort, options.effort_instruction)
+            for problems in shown.values():
+                show_problems(problems, options.show)
             return 0
         sets = load_problem_sets(options.sets, **columns)
         records = evaluate(
@@ -60,6 +64,8 @@ def main(argv: Sequence[str]) -> int:
             base=options.base,
             system_prompt=options.system_prompt,
             prompt_suffix=options.prompt_suffix,
+            effort=options.effort,
+            effort_instruction=options.effort_instruction,
             answer_format=options.answer_format,
             final_form=options.final_form,
             limit=options.limit,
@@ -125,6 +131,10 @@ def _budgets(text: str) -> list[int]:
     return [int(part) for part in text.split(",")]
 
 
+def _names(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",")]
+
+
 def _true_or_false(text: str) -> bool:
     if text.lower() not in ("true", "false"):
         raise argparse.ArgumentTypeError(f"must be true or false, got {text!r}")
@@ -159,6 +169,17 @@ def _parser() -> Parser:
         help="score the same completions truncated at each budget",
     )
     add("--base", help="summary.json, or its folder, of the model to compare with: adds accuracy-efficiency scores")
+    add(
+        "--effort",
+        type=_names,
+        default=[],
+        metavar="LEVEL,LEVEL,...",
+        help="evaluate each set at each of these levels of effort, which the prompt asks for",
+    )
+    add(
+        "--effort_instruction",
+        help="text that asks for a level, with {level}; 'Reasoning effort: {level}.' by default",
+    )
     add("--limit", type=int, help="use at most this many problems of each set")
     add("--batch_size", type=int, help="completions generated at a time: 64, with vLLM 10,000")
     add("--use_vllm", action="store_true", help="generate with vLLM")

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from ..data.effort import EFFORT_INSTRUCTION, with_effort
 from ..data.problems import as_messages
 from ..data.rows import add_prompt_suffix
 from ..state.adapters import load_tokenizer
@@ -64,6 +65,8 @@ def evaluate(
     base: str | Path | Sequence[Mapping[str, Any]] | None = None,
     system_prompt: str | None = None,
     prompt_suffix: str | None = None,
+    effort: Sequence[str] = (),
+    effort_instruction: str = EFFORT_INSTRUCTION,
     answer_format: AnswerFormat = "auto",
     final_form: bool = True,
     limit: int | None = None,
@@ -104,6 +107,10 @@ def evaluate(
             becomes a user message after it.
         prompt_suffix (`str`, *optional*):
             Text after every problem, for example an instruction on the form of the answer.
+        effort (`Sequence[str]`, *optional*):
+            Levels of effort, such as `["low", "high"]`. Each set is evaluated at each of them, as `"<set>, <level> effort"`.
+        effort_instruction (`str`, *optional*, defaults to `"Reasoning effort: {level}."`):
+            Text that asks for a level, after the problem and the suffix. See [`~trl_concise.data.with_effort`].
         answer_format (`str`, *optional*, defaults to `"auto"`):
             Where the final answer of a completion is looked for: `"auto"`, `"boxed"`, `"answer_tag"` or `"last_number"` (see
             [`math_accuracy_reward`]).
@@ -163,6 +170,8 @@ def evaluate(
     loaded = _load_sets(datasets)
     sources = loaded.sources if isinstance(loaded, ProblemSets) else {}
     whole = {key: add_to_prompts(dataset, system_prompt, prompt_suffix) for key, dataset in loaded.items()}
+    if effort:
+        whole = at_levels(whole, effort, effort_instruction)
     limits = {key: limit if limit is not None and limit < len(dataset) else None for key, dataset in whole.items()}
     sets = {key: dataset.select(range(limits[key] or len(dataset))) for key, dataset in whole.items()}
     judging: dict[str, Any] = {"answer_format": answer_format, "final_form": final_form}
@@ -260,6 +269,15 @@ def add_to_prompts(dataset: Dataset, system_prompt: str | None, prompt_suffix: s
     if prompt_suffix is not None:
         dataset = dataset.map(add_prompt_suffix, fn_kwargs={"suffix": prompt_suffix})
     return dataset
+
+
+def at_levels(sets: Mapping[str, Dataset], effort: Sequence[str], instruction: str) -> dict[str, Dataset]:
+    """Ask for each level of effort in each set: as many sets as there are pairs, named after both."""
+    return {
+        f"{name}, {level} effort": with_effort(dataset, [level], instruction=instruction)
+        for name, dataset in sets.items()
+        for level in dict.fromkeys(effort)
+    }
 
 
 def _find_unreadable(name: str, golds: Sequence[str]) -> set[int]:

@@ -137,23 +137,65 @@ class SIRISchedule(BudgetSchedule):
         }
 
 
+def truncation_penalty(rewards: Tensor, truncated: Tensor, *, coefficient: float = 0.0) -> Tensor:
+    r"""
+    Return what is added to a reward so that a truncated completion keeps only a share of it.
+
+    $$ (\kappa - 1) \max(R,\, 0) \text{ if truncated}, \quad 0 \text{ otherwise} $$
+
+    Args:
+        rewards (`torch.Tensor`): $R$, of any shape; NaN unknown. A negative one stays as it is.
+        truncated (`torch.Tensor`): Of the same shape, bool.
+        coefficient (`float`, *optional*, defaults to `0.0`): $\kappa$, the share that is kept, in `[0, 1]`.
+
+    Returns:
+        `torch.Tensor`: At most 0; NaN where `rewards` is.
+
+    Examples:
+        >>> import torch
+        >>> rewards, truncated = torch.tensor([1.0, 1.0, -1.0]), torch.tensor([False, True, True])
+        >>> rewards + truncation_penalty(rewards, truncated, coefficient=0.1)
+        tensor([ 1.0000,  0.1000, -1.0000])
+    """
+    return -((1 - coefficient) * rewards.clamp(min=0) * truncated)
+
+
 class TruncationPenalty(GroupReward):
     r"""
-    Cancels the reward of a completion that was truncated before its boxed answer but judged correct.
+    Reduces the reward of a completion that was truncated but judged correct.
 
     Without `\boxed{}`, answer checkers read the last number, and that of an unfinished calculation may happen to be
-    correct. With this component and a correctness of 1 or 0, such a completion earns 0.
+    correct. With this component and a correctness of 1 or 0, a completion that was truncated before its boxed answer earns `coefficient`.
+
+    Args:
+        coefficient (`float`, *optional*, defaults to `0.0`):
+            Share of the correctness that such a completion keeps, in `[0, 1]`: the stop-properly coefficient of NeMo-RL.
+        spare_boxed (`bool`, *optional*, defaults to `True`):
+            Whether a truncated completion with a boxed answer keeps its reward. NeMo-RL reduces every truncated one.
+
+    Raises:
+        `ValueError`: If the coefficient is out of range.
     """
 
     name = "truncation"
 
+    def __init__(self, coefficient: float = 0.0, spare_boxed: bool = True):
+        if not 0 <= coefficient <= 1:
+            raise ValueError(f"coefficient must lie in [0, 1], got {coefficient}.")
+        self.coefficient = coefficient
+        self.spare_boxed = spare_boxed
+
     def measure(self, local: LocalRollouts) -> dict[str, Tensor]:
+        if not self.spare_boxed:
+            return {}
         answered = [has_boxed_answer(completion) for completion in local.completions]
         return {"answered": torch.tensor(answered, device=local.lengths.device)}
 
     def score(self, rollouts: Rollouts) -> Tensor:
-        cut = rollouts.truncated & ~rollouts.measured[self.name]["answered"].bool()
-        return -(rollouts.correct * cut)
+        truncated = rollouts.truncated
+        if self.spare_boxed:
+            truncated = truncated & ~rollouts.measured[self.name]["answered"].bool()
+        return truncation_penalty(rollouts.correct, truncated, coefficient=self.coefficient)
 
 
 class SIRITrainer(ConciseGRPOTrainer):

@@ -26,6 +26,7 @@ TRAINING: dict[str, str] = {  # script in the examples folder -> description in 
     "crisp": "distill the model with a concise instruction into itself, without answers (GRPO)",
     "curriculum": "train on prompts that are solved sometimes (GRPO)",
     "dynamic_sampling": "replace groups without a learning signal (GRPO)",
+    "effort": "keep to the effort that the prompt asks for (GRPO)",
     "greso": "skip prompts whose groups gave no gradient (GRPO)",
     "hapo": "reward completions shorter than the shortest correct one so far (GRPO)",
     "ktae": "give more advantage to the tokens of correct completions (GRPO)",

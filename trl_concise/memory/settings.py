@@ -21,6 +21,7 @@ ONLINE_METHODS = (
     "crisp",
     "curriculum",
     "dynamic_sampling",
+    "effort",
     "greso",
     "ktae",
     "laser",

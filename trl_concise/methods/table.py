@@ -272,6 +272,18 @@ METHODS: tuple[Method, ...] = (
         evidence="gated_brevity.md#results",
     ),
     Method(
+        "Effort",
+        "the prompt asks for a level of effort; separate lengths of reasoning and answer (Nemotron 3)",
+        "effort",
+        ("reward_funcs",),
+        ("EffortReward", "ReasoningAnswerReward"),
+        "2512.20848",
+        "code",
+        "effort",
+        0,
+        evidence="effort.md#results",
+    ),
+    Method(
         "SIRI",
         "the generation limit shrinks and grows",
         "siri",

@@ -12,7 +12,7 @@ with one and with two operations more. Before training, the model solves those w
 whose `training.json` exists is not repeated, so the command can be interrupted, and run again for the tables and the plot alone.
 
 The settings are the papers', with lengths scaled to the limit of this task: 128 tokens here correspond to 16,384 there. None was
-tuned. L1 is left out, because it needs a model that can read a number of tokens in its prompt.
+tuned. L1 and effort levels are left out, because they need a model that can read a request in its prompt.
 """
 
 from __future__ import annotations
@@ -56,6 +56,7 @@ from trl_concise.evaluation.plots import BLACK, RUN_STYLES, new_figure, save_fig
 from trl_concise.methods.crisp import CRISP
 from trl_concise.methods.ddca import DDCA
 from trl_concise.methods.drpo import DRPO
+from trl_concise.methods.effort import ReasoningAnswerReward
 from trl_concise.methods.gated_brevity import BrevityReward
 from trl_concise.methods.ktae import KTAE
 from trl_concise.methods.on_policy_sft import OnPolicySFT
@@ -116,6 +117,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "GR3": {"rewards": lambda: [BrevityReward("gr3")], "config": {"scale_rewards": "none"}},
     "Long2Short": {"rewards": lambda: [BrevityReward("long2short")]},
     "JET": {"rewards": lambda: [BrevityReward("jet")], "config": {"reward_weights": [0.9, 1.0]}},
+    "Reasoning and answer": {"rewards": lambda: [ReasoningAnswerReward()], "config": {"scale_rewards": "none"}},
 }
 
 

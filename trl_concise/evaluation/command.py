@@ -178,7 +178,8 @@ def _parser() -> Parser:
     )
     add(
         "--effort_instruction",
-        help="text that asks for a level, with {level}; 'Reasoning effort: {level}.' by default",
+        default="Reasoning effort: {level}.",
+        help="text that asks for a level, with {level} for its name ('%(default)s')",
     )
     add("--limit", type=int, help="use at most this many problems of each set")
     add("--batch_size", type=int, help="completions generated at a time: 64, with vLLM 10,000")

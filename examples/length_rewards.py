@@ -50,6 +50,9 @@ METHODS = [
 
 SETTINGS = {  # what a method needs, whatever the default
     "efficient-reasoning": {"scale_rewards": "none"},  # no division by the deviation of a group
+    "gated": {"scale_rewards": "none"},
+    "pass-rate": {"scale_rewards": "none"},
+    "gr3": {"scale_rewards": "none"},
     "dler": {"scale_rewards": "none"},  # the same; it divides by that of the batch
     "drpo": {"loss_type": "grpo"},  # the mean over the tokens of each completion, which DRPO weights
 }
@@ -99,8 +102,6 @@ def main():
             "--mask_truncated_completions removes truncated completions from the loss, but DLER shortens completions only "
             "through them. Leave it out."
         )
-    if args.method in ("efficient-reasoning", "dler", "gated", "pass-rate", "gr3"):
-        args.scale_rewards = "none"  # they make no sense with a division by the group's standard deviation
     arguments = script.trainer_arguments()
     limit, rewards, advantage = args.max_completion_length, [script.accuracy_reward()], None
     if args.method == "kimi":

@@ -39,7 +39,8 @@ class EffortConfig(ConciseGRPOConfig):
     effort_bonus: float = field(default=0.1, metadata={"help": "How fast the reward changes with length."})
     effort_penalty: float = field(default=1.0, metadata={"help": "Weight of the part above the tokens of the level."})
     imitate: int = field(
-        default=256, metadata={"help": "Number of problems on whose traces the embedded model is fine-tuned first."}
+        default=256,
+        metadata={"help": "Number of problems on whose traces the embedded model is fine-tuned first; 0: none."},
     )
 
 
@@ -96,6 +97,9 @@ def main():
     from trl_concise.methods.effort import EffortReward
 
     levels = read_levels(args.effort_levels)
+    if script.model_args.model_name_or_path == str(demo.model_path()) and args.imitate:
+        script.model_args.model_name_or_path = f"{args.output_dir}/imitation"
+        imitate_levels(levels, args.imitate, script.model_args.model_name_or_path, args.seed)
     arguments = script.trainer_arguments()
     for name in ("train_dataset", "eval_dataset", "watch_dataset"):
         if arguments[name] is not None:

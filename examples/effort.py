@@ -97,6 +97,9 @@ def main():
     from trl_concise.methods.effort import EffortReward
 
     levels = read_levels(args.effort_levels)
+    rewards = [script.accuracy_reward(), EffortReward(args.effort_bonus, args.effort_penalty)]
+    if args.imitate < 0:
+        raise ValueError(f"--imitate must be at least 0 problems, got {args.imitate}.")
     if script.model_args.model_name_or_path == str(demo.model_path()) and args.imitate:
         script.model_args.model_name_or_path = f"{args.output_dir}/imitation"
         imitate_levels(levels, args.imitate, script.model_args.model_name_or_path, args.seed)
@@ -104,7 +107,6 @@ def main():
     for name in ("train_dataset", "eval_dataset", "watch_dataset"):
         if arguments[name] is not None:
             arguments[name] = with_effort(arguments[name], levels)
-    rewards = [script.accuracy_reward(), EffortReward(args.effort_bonus, args.effort_penalty)]
     trainer = ConciseGRPOTrainer(reward_funcs=rewards, **arguments)
 
     def measure(name: str) -> None:

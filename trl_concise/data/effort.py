@@ -72,7 +72,7 @@ def read_levels(texts: Sequence[str]) -> dict[str, int | None]:
     Read levels from a command line, each `NAME=TOKENS`, or `NAME` for a level without a limit.
 
     Raises:
-        `ValueError`: If a number of tokens cannot be read, or a name occurs twice.
+        `ValueError`: If a level has no name, its tokens are not a number of at least 1, or a name occurs twice.
 
     Examples:
         >>> read_levels(["low=64", "high"])
@@ -81,8 +81,8 @@ def read_levels(texts: Sequence[str]) -> dict[str, int | None]:
     levels: dict[str, int | None] = {}
     for text in texts:
         name, separator, tokens = text.partition("=")
-        if separator and not tokens.isdecimal():
-            raise ValueError(f"A level is NAME=TOKENS, or NAME for no limit; got {text!r}.")
+        if not name.strip() or (separator and not (tokens.isdecimal() and int(tokens))):
+            raise ValueError(f"A level is NAME=TOKENS with at least 1 token, or NAME for no limit; got {text!r}.")
         if name in levels:
             raise ValueError(f"The level {name!r} was given twice.")
         levels[name] = int(tokens) if separator else None

@@ -39,15 +39,15 @@ def main(argv: Sequence[str]) -> int:
     columns = dataset_options(options)
     if options.show < 0:
         parser.error(f"argument --show: must be at least 0, got {options.show}")
+    if options.effort_instruction is not None and not options.effort:
+        parser.error("--effort_instruction has no effect without --effort. Add --effort, or leave it out.")
     if not options.show and options.output_dir is None:
         parser.error("the following arguments are required: --output_dir")
     try:
         if options.show:
-            shown = load_problem_sets(options.sets, system_prompt=options.system_prompt, **columns)
-            shown = {name: add_to_prompts(problems, None, options.prompt_suffix) for name, problems in shown.items()}
-            if options.effort:
-                shown = at_levels(shown, options.effort, options.effort_instruction)
-            for problems in shown.values():
+            loaded = load_problem_sets(options.sets, system_prompt=options.system_prompt, **columns)
+            shown = {name: add_to_prompts(problems, None, options.prompt_suffix) for name, problems in loaded.items()}
+            for problems in at_levels(shown, options.effort, options.effort_instruction).values():
                 show_problems(problems, options.show)
             return 0
         sets = load_problem_sets(options.sets, **columns)
@@ -178,8 +178,7 @@ def _parser() -> Parser:
     )
     add(
         "--effort_instruction",
-        default="Reasoning effort: {level}.",
-        help="text that asks for a level, with {level} for its name ('%(default)s')",
+        help="text that asks for a level of --effort, with {level} for its name; 'Reasoning effort: {level}.' by default",
     )
     add("--limit", type=int, help="use at most this many problems of each set")
     add("--batch_size", type=int, help="completions generated at a time: 64, with vLLM 10,000")

@@ -66,7 +66,7 @@ def evaluate(
     system_prompt: str | None = None,
     prompt_suffix: str | None = None,
     effort: Sequence[str] = (),
-    effort_instruction: str = EFFORT_INSTRUCTION,
+    effort_instruction: str | None = None,
     answer_format: AnswerFormat = "auto",
     final_form: bool = True,
     limit: int | None = None,
@@ -109,8 +109,8 @@ def evaluate(
             Text after every problem, for example an instruction on the form of the answer.
         effort (`Sequence[str]`, *optional*):
             Levels of effort, such as `["low", "high"]`. Each set is evaluated at each of them, as `"<set>, <level> effort"`.
-        effort_instruction (`str`, *optional*, defaults to `"Reasoning effort: {level}."`):
-            Text that asks for a level, after the problem and the suffix. See [`~trl_concise.data.with_effort`].
+        effort_instruction (`str`, *optional*):
+            Text that asks for a level, after the problem and the suffix; `"Reasoning effort: {level}."` by default. See [`~trl_concise.data.with_effort`].
         answer_format (`str`, *optional*, defaults to `"auto"`):
             Where the final answer of a completion is looked for: `"auto"`, `"boxed"`, `"answer_tag"` or `"last_number"` (see
             [`math_accuracy_reward`]).
@@ -170,8 +170,7 @@ def evaluate(
     loaded = _load_sets(datasets)
     sources = loaded.sources if isinstance(loaded, ProblemSets) else {}
     whole = {key: add_to_prompts(dataset, system_prompt, prompt_suffix) for key, dataset in loaded.items()}
-    if effort:
-        whole = at_levels(whole, effort, effort_instruction)
+    whole = at_levels(whole, effort, effort_instruction)
     limits = {key: limit if limit is not None and limit < len(dataset) else None for key, dataset in whole.items()}
     sets = {key: dataset.select(range(limits[key] or len(dataset))) for key, dataset in whole.items()}
     judging: dict[str, Any] = {"answer_format": answer_format, "final_form": final_form}
@@ -271,8 +270,11 @@ def add_to_prompts(dataset: Dataset, system_prompt: str | None, prompt_suffix: s
     return dataset
 
 
-def at_levels(sets: Mapping[str, Dataset], effort: Sequence[str], instruction: str) -> dict[str, Dataset]:
-    """Ask for each level of effort in each set: as many sets as there are pairs, named after both."""
+def at_levels(sets: dict[str, Dataset], effort: Sequence[str], instruction: str | None) -> dict[str, Dataset]:
+    """Ask for each level of effort in each set: as many sets as there are pairs, named after both; `sets` without levels."""
+    if not effort:
+        return sets
+    instruction = instruction if instruction is not None else EFFORT_INSTRUCTION
     return {
         f"{name}, {level} effort": with_effort(dataset, [level], instruction=instruction)
         for name, dataset in sets.items()

@@ -224,6 +224,8 @@ METHODS: tuple[Method, ...] = (
         "crisp",
         0,
         evidence="crisp.md#results",
+    ),
+    Method(
         "Gated brevity, pass-rate penalty",
         "a bonus for correct completions below their mean length, or a penalty in proportion to the pass rate (prime-rl)",
         "gated_brevity",

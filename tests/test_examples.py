@@ -23,7 +23,6 @@ QUICK = "--max_steps 2 --report_problems 0"
 ROLLOUTS = f"{QUICK} --per_device_train_batch_size 8 --num_generations 4 --max_completion_length 24"
 FLAGS = {  # what an example takes beside, or instead of, the flags for a quick run
     "cft": f"{QUICK} --per_device_train_batch_size 2 --report_problems 2",
-    "effort": f"{ROLLOUTS} --imitate 4",
     "hapo": f"{ROLLOUTS} --report_problems 2",
     "laser_d": f"{ROLLOUTS} --monitor_prompts 4",
     "multiplication": "--max_steps 2 --seeds 0 --methods S-GRPO --completions 8 --tokens 4",

@@ -235,7 +235,6 @@ ROWS = [
     ("effort", "--effort_levels low=0", "got 'low=0'"),
     ("effort", "--effort_levels low=9 low", "'low' was given twice"),
     ("effort", "--effort_bonus 0", "bonus must be above 0"),
-    ("effort", "--imitate=-1", "--imitate"),
     ("dynamic_sampling", "--reward_weights 0", "reward_weights are all 0"),
     ("dynamic_sampling", "--num_generations 1", "at least 2 generations"),
     ("mgpo", "--strength=-1", "strength must be at least 0"),

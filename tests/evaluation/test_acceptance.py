@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.hub.test_card import a_run
 from trl_concise.cli.commands import main
 from trl_concise.evaluation.acceptance import ACCEPTANCE_FILE, Limits, accept, read_acceptance
+from trl_concise.evaluation.bounds import problems_needed
 from trl_concise.evaluation.completions import Completion, judge, summarize
 from trl_concise.evaluation.folder import COMPLETIONS_FILE
 from trl_concise.evaluation.summaries import SUMMARY_FILE
@@ -161,6 +163,7 @@ BASES = {  # changes to the base -> what the error says
     "other settings": (lambda items: items, {"temperature": 0.6}, "temperature is 1.0, for the base 0.6"),
     "an unreadable answer": (lambda items: unreadable(items, 3), {}, "problems is 200, for the base 199"),
     "a missing completion": (lambda items: items[:-1] + [replace(items[-1], problem=0, completion=1)], {}, "incomplete"),
+    "only truncations": (lambda items: items, {"budget": 16}, "no evaluation of whole completions"),
     "a repeated problem": (lambda items: [replace(item, prompt_sha256="same") for item in items[:2]] + items[2:], {}, "1 problem twice"),
 }  # fmt: skip
 
@@ -192,6 +195,14 @@ LINES = {
     "--max_tokens 60": "at least one evaluation, or use --plan",
     "--plan --std 0.25": "--plan needs --margin",
     "--plan --std 0.25 --margin 0": "margin positive",
+    "--plan --std 0.25 --margin 0.02 --max_tokens 60": "--max_tokens has no effect with --plan",
+    "--plan --std 0.25 --margin 0.02 {new}": "evaluations have no effect with --plan",
+    "--plan --std 0.25 --margin 0.02 --earlier_candidates -1": "earlier_candidates must be at least 0",
+    "{new} --max_tokens 60 --margin 2": "--margin has no effect without --plan",
+    "{new} --max_tokens 60 --accuracy_bound t": "--accuracy_bound has no effect without a limit on the accuracy",
+    "{new} --min_accuracy 0.5 --token_bound hoeffding": "--token_bound has no effect without a limit on the tokens",
+    "{lost} --min_accuracy 0.5": "completions of 150 problems, expected 200",
+    "{gone} --min_accuracy 0.5": "completions.jsonl does not exist",
 }
 
 
@@ -202,7 +213,12 @@ def test_bad_input_is_one_line(line, tmp_path, capsys, monkeypatch):
         "new": write(tmp_path / "new", {"sums": completions(LENGTHS)}),
         "few": write(tmp_path / "few", {"sums": completions(LENGTHS[:10])}),
         "several": write(tmp_path / "several", {"sums": completions([[5, 6]] * 40)}),
+        "lost": write(tmp_path / "lost", {"sums": completions(LENGTHS)}),
+        "gone": write(tmp_path / "gone", {"sums": completions(LENGTHS)}),
     }
+    kept = (folders["lost"] / COMPLETIONS_FILE).read_text().splitlines(keepends=True)[:150]
+    (folders["lost"] / COMPLETIONS_FILE).write_text("".join(kept))
+    (folders["gone"] / COMPLETIONS_FILE).unlink()
     with pytest.raises(SystemExit, match="2"):
         main(["accept", *line.format(**folders).split()])
     printed = capsys.readouterr()
@@ -221,9 +237,48 @@ def test_the_command_names_the_first_candidate_that_passes(pair, tmp_path, capsy
     assert "rejected: no model meets the constraints" in capsys.readouterr().out
 
 
+def test_the_card_of_a_run_quotes_its_own_test_word_for_word(tmp_path):
+    run = a_run(tmp_path / "hapo")
+    before, after = outcomes(6, 4)
+    base = write(run / "base", {"sums": completions(BASE_LENGTHS, before)}, model="base")
+    own = write(run / "eval", {"sums": completions(LENGTHS, after)}, model="hapo")
+    sentences = []
+    for loss in ("0.1", "0.02"):  # accepted, rejected
+        main(["accept", str(own), "--base", str(base), "--max_accuracy_loss", loss])
+        sentences.append(json.loads((own / ACCEPTANCE_FILE).read_text())["sentence"])
+        for name in ("grpo", "hapo/checkpoint-5"):  # tested later
+            folder = write(run / f"control-{loss}-{name[-1]}", {"sums": completions(LENGTHS, after)}, model=name)
+            main(["accept", str(folder), "--max_tokens", "60"])
+        assert main(["card", str(run)]) in (None, 0)
+        results, _, rest = (run / "README.md").read_text().partition("## Use")
+        assert (
+            sentences[-1] in results.partition("| **this model** |")[2]
+            and "checkpoint-5 is accepted" not in results + rest
+        )
+    assert (
+        "hapo is accepted" in sentences[0] and "hapo is rejected" in sentences[1] and "grpo is accepted" not in results
+    )
+
+
 def test_the_command_says_how_many_problems_are_needed(capsys):
-    assert main(["accept", "--plan", "--std", "0.25", "--margin", "0.02", "--delta", "0.05"]) == 0
+    plan = ["accept", "--plan", "--std", "0.25", "--margin", "0.02"]
+    assert main([*plan, "--delta", "0.05"]) == 0
     assert capsys.readouterr().out.startswith("425 problems: ")
+    assert main([*plan, "--earlier_candidates", "4"]) == 0
+    assert capsys.readouterr().out.startswith(f"{problems_needed(0.25, 0.02, 0.01)} problems: ")
+
+
+def test_a_problem_set_that_is_named_twice_is_tested_once(tmp_path):
+    folder = write(tmp_path / "new", {"sums": completions(LENGTHS)})
+    assert len(accept([folder], Limits(max_tokens=60), datasets=["sums", "sums"])[0].tests) == 1
+
+
+def test_the_sentence_rounds_nothing_and_names_no_folder(tmp_path):
+    name = str(tmp_path / "sums.jsonl")
+    folder = write(tmp_path / "new", {name: completions(LENGTHS, name=name)})
+    sentence = accept([folder], Limits(max_tokens=1234567.5), delta=1e-8)[0].sentence()
+    assert "at 99.999999 % confidence for at most 1,234,567.5 tokens" in sentence
+    assert "on sums.jsonl (200 problems)" in sentence and str(tmp_path) not in sentence
 
 
 def of_real_run(name: str, dataset: str, final_form: bool) -> list[Completion]:

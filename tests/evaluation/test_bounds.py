@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from trl_concise.evaluation import bounds
 from trl_concise.evaluation.bounds import (
+    SMALLEST_T,
     exact_loss_bound,
     problems_needed,
     proportion_lower,
@@ -75,6 +76,23 @@ def test_golden_numbers_of_problems(deviation, margin, expected):
         <= margin
         < t_quantile(0.95, n - 2) * deviation / math.sqrt(n - 1)
     )
+
+
+def test_no_fewer_problems_are_needed_than_the_bound_accepts():
+    assert problems_needed(0.01, 0.5, 0.05) == SMALLEST_T
+
+
+@pytest.mark.parametrize("delta", [0.05, 0.01])
+@pytest.mark.parametrize(("deviation", "margin"), [(0.25, 0.02), (0.3, 0.03)])
+def test_the_exact_bound_needs_two_to_four_times_as_many_problems(deviation, margin, delta):
+    """At the expected counts of a model that is as accurate as its base."""
+
+    def upper(problems: float) -> float:
+        changed = round(deviation**2 / 2 * problems)
+        return exact_loss_bound(changed, changed, round(problems), delta)
+
+    n = problems_needed(deviation, margin, delta)
+    assert upper(2 * n) > margin > upper(4 * n)
 
 
 @given(st.integers(1, 400), st.data(), st.floats(0.001, 0.4))

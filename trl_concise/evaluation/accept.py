@@ -22,15 +22,20 @@ def main(argv: Sequence[str]) -> int:
     from .acceptance import Limits, accept
     from .bounds import problems_needed
 
+    _refuse_options_without_effect(parser, options)
     try:
         if options.plan:
             missing = [name for name in ("std", "margin") if getattr(options, name) is None]
             if missing:
                 parser.error(f"--plan needs {' and '.join(f'--{name}' for name in missing)}")
-            n = problems_needed(options.std, options.margin, options.delta)
+            if options.earlier_candidates < 0:
+                parser.error(f"earlier_candidates must be at least 0, got {options.earlier_candidates}.")
+            delta = options.delta / (1 + options.earlier_candidates)
+            n = problems_needed(options.std, options.margin, delta)
             print(
                 f"{n:,} problems: with a standard deviation of {options.std:g} between problems, a model whose true mean is "
-                f"{options.margin:g} below the limit is then accepted about every second time at delta = {options.delta:g} (bound t)."
+                f"{options.margin:g} below the limit is then accepted about every second time, or more often, at delta = {delta:g}, with "
+                "the bound t. The bound exact, the default for the accuracy, needs two to four times as many."
             )
             return 0
         if not options.evaluations:
@@ -58,6 +63,24 @@ def main(argv: Sequence[str]) -> int:
     print(f"accepted: {accepted.model}" + (f" ({accepted.folder})" if len(results) > 1 else ""))
     print(accepted.sentence())
     return 0
+
+
+def _refuse_options_without_effect(parser: Parser, options: argparse.Namespace) -> None:
+    given = [name for name, value in vars(options).items() if value not in (None, [], parser.get_default(name))]
+    tokens, accuracy = ("max_tokens", "max_token_share"), ("max_accuracy_loss", "min_accuracy")
+    if options.plan:
+        if "evaluations" in given:
+            parser.error("evaluations have no effect with --plan. Leave them out, or leave --plan out.")
+        unused = [name for name in given if name not in ("plan", "std", "margin", "delta", "earlier_candidates")]
+        reason = "with --plan"
+    elif unused := [name for name in ("std", "margin") if name in given]:
+        reason = "without --plan"
+    elif "token_bound" in given and not set(given) & set(tokens):
+        unused, reason = ["token_bound"], "without a limit on the tokens"
+    elif "accuracy_bound" in given and not set(given) & set(accuracy):
+        unused, reason = ["accuracy_bound"], "without a limit on the accuracy"
+    if unused:
+        parser.error(f"--{unused[0]} has no effect {reason}. Leave it out.")
 
 
 def _print(result: Acceptance) -> None:

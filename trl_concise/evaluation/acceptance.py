@@ -13,8 +13,9 @@ import hashlib
 import json
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from decimal import Decimal
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
@@ -29,7 +30,7 @@ from .bounds import (
 )
 from .completions import Completion, read_completions
 from .folder import COMPLETIONS_FILE
-from .summaries import differing_settings, read_summary
+from .summaries import SUMMARY_FILE, differing_settings, read_summary
 
 
 ACCEPTANCE_FILE = "acceptance.json"
@@ -136,31 +137,33 @@ class Acceptance:
 
     def sentence(self) -> str:
         """Return the result in words, for example for a model card: limits, confidence, problems, sampling settings."""
-        limits, sets = self.limits, [(name, self.settings[name]) for name in self.settings]
+        limits, sets = self.limits, [(_short(name), own) for name, own in self.settings.items()]
         promises = []
         if limits.max_tokens is not None:
-            promises.append(f"at most {limits.max_tokens:g} tokens per completion on average")
+            promises.append(f"at most {limits.max_tokens:,.12g} tokens per completion on average")
         if limits.max_token_share is not None:
-            promises.append(f"at most {100 * limits.max_token_share:g} % of the tokens of {self.base}")
+            promises.append(f"at most {_percent(limits.max_token_share)} % of the tokens of {self.base}")
         if limits.max_accuracy_loss is not None:
             promises.append(
-                f"an accuracy at most {100 * limits.max_accuracy_loss:g} points below that of {self.base}"
+                f"an accuracy at most {_percent(limits.max_accuracy_loss)} points below that of {self.base}"
                 if limits.max_accuracy_loss > 0
                 else f"an accuracy not below that of {self.base}"
             )
         if limits.min_accuracy is not None:
-            promises.append(f"an accuracy of at least {100 * limits.min_accuracy:g} %")
+            promises.append(f"an accuracy of at least {_percent(limits.min_accuracy)} %")
         where = " and ".join(f"{name} ({own['problems']:,} problems)" for name, own in sets)
         how = sets[0][1]
         sampling = (
             f"temperature {how['temperature']:g}, top-p {how['top_p']:g}, at most {how['max_new_tokens']:,} tokens"
         )
         verdict = "accepted" if self.accepted else "rejected"
-        confidence = f"{100 * (1 - self.delta):g} %"
+        confidence = f"{_percent(1 - Decimal(str(self.delta)))} %"
         among = f", one of {self.candidates} candidates" if self.candidates > 1 else ""
         failed = [test for test in self.tests if not test.passed]
         because = (
-            "; not shown: " + ", ".join(f"{test.limit_name} on {test.dataset}" for test in failed) if failed else ""
+            "; not shown: " + ", ".join(f"{test.limit_name} on {_short(test.dataset)}" for test in failed)
+            if failed
+            else ""
         )
         return (
             f"{self.model} is {verdict} at {confidence} confidence for {_listed(promises)}, on {where}, with {sampling}"
@@ -238,7 +241,7 @@ def accept(
         )
     evaluations = [Evaluation.read(Path(folder)) for folder in candidates]
     of_base = Evaluation.read(Path(base)) if base is not None and limits.need_base else None
-    names = list(datasets) or list(evaluations[0].sets)
+    names = list(dict.fromkeys(datasets)) or list(evaluations[0].sets)
     count = len(evaluations) + earlier_candidates
     results = []
     for evaluation in evaluations:
@@ -284,8 +287,18 @@ class Evaluation:
     def read(cls, folder: Path) -> Evaluation:
         """Read a folder, and check that each problem of a set has as many completions as the others."""
         sets = {record["dataset"]: record for record in read_summary(folder) if record.get("budget") is None}
+        file = folder / COMPLETIONS_FILE
+        if not sets:
+            raise ValueError(
+                f"{folder / SUMMARY_FILE} has no evaluation of whole completions. Give the output folder of `trl-concise eval`."
+            )
+        if not file.is_file():
+            raise FileNotFoundError(
+                f"{file} does not exist, but the bounds need every completion. Copy it next to {SUMMARY_FILE}, or run the same "
+                "`trl-concise eval` again."
+            )
         completions: dict[str, Problems] = {name: {} for name in sets}
-        for item in read_completions(folder / COMPLETIONS_FILE):
+        for item in read_completions(file):
             if item.dataset in completions:
                 completions[item.dataset].setdefault(item.problem, []).append(item)
         for name, problems in completions.items():
@@ -295,6 +308,12 @@ class Evaluation:
                 raise ValueError(
                     f"{folder} has an incomplete evaluation on {name!r}: problems have {sorted(sizes)} completions, expected "
                     f"{expected}. Run the same `trl-concise eval` again to complete it."
+                )
+            judged, recorded = len(_judged(problems)), sets[name]["problems"]
+            if judged != recorded:
+                raise ValueError(
+                    f"{folder} has an incomplete evaluation on {name!r}: completions of {judged} problems, expected {recorded}. Run the "
+                    "same `trl-concise eval` again to complete it."
                 )
             known = [digest for items in problems.values() if (digest := items[0].prompt_sha256) is not None]
             repeated = sum(count - 1 for count in Counter(known).values())
@@ -352,6 +371,15 @@ class Evaluation:
             "problems_sha256": digest.hexdigest(),
             **{key: record[key] for key in kept if key in record},
         }
+
+
+def _percent(share: float | Decimal) -> str:
+    return f"{(100 * Decimal(str(share))).normalize():f}"
+
+
+def _short(dataset: str) -> str:
+    """Return the name of a problem set; of a local file, without the folders above it."""
+    return Path(dataset).name if Path(dataset).is_absolute() else dataset
 
 
 def _listed(texts: Sequence[str]) -> str:
@@ -439,14 +467,22 @@ def _test(cost: _Cost, dataset: str, delta: float, bound: str | None) -> Test:
     return Test(cost.limit_name, dataset, n, fmean(cost.values), deviation, bound, upper, cost.limit)
 
 
-def read_acceptance(folder: Path) -> Mapping[str, Any] | None:
-    """Return the content of the newest `acceptance.json` in a run's folder or one folder deeper; `None` without one."""
+def read_acceptance(folder: Path, models: Collection[str] | None = None) -> Mapping[str, Any] | None:
+    """
+    Return the content of the newest `acceptance.json` in a run's folder or one folder deeper; `None` without one.
+
+    Args:
+        folder (`Path`): The run's folder.
+        models (`Collection[str]`, *optional*): Names of models. Tests of other models, such as controls, are left out.
+    """
     found = [path for path in (folder / ACCEPTANCE_FILE, *folder.glob(f"*/{ACCEPTANCE_FILE}")) if path.is_file()]
     for path in sorted(found, key=lambda path: path.stat().st_mtime, reverse=True):
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
         except ValueError:  # damaged
             continue
-        if isinstance(content, dict) and isinstance(content.get("sentence"), str):
+        if not isinstance(content, dict) or not isinstance(content.get("sentence"), str):
+            continue
+        if models is None or content.get("model") in models:
             return content
     return None

@@ -153,7 +153,7 @@ def _bisect(is_below: Callable[[float], bool]) -> float:
 
 def problems_needed(deviation: float, margin: float, delta: float, largest: int = 10**7) -> int:
     """
-    Return how many problems `"t"` needs to accept a model whose true mean cost is below the limit by `margin`.
+    Return how many problems `"t"` needs to accept a model whose true mean cost is below the limit by `margin`: at least 30.
 
     Args:
         deviation (`float`): Standard deviation of the cost between problems, at least 0.
@@ -185,4 +185,4 @@ def problems_needed(deviation: float, margin: float, delta: float, largest: int 
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (low, middle) if suffices(middle) else (middle, high)
-    return high
+    return max(high, SMALLEST_T)

@@ -13,7 +13,7 @@ import json
 import logging
 import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +23,7 @@ from jinja2 import Environment
 
 from ..errors import Parser
 from ..evaluation import plot_frontier
+from ..evaluation.acceptance import read_acceptance
 from ..evaluation.plots import can_plot
 from ..evaluation.runs import FACTS_FILE, Measurement, read_facts
 from ..state.checkpoint import write_atomically
@@ -73,7 +74,8 @@ def write_card(
     if state is not None:
         facts["steps"] = state.global_step
     draw_frontier(folder, facts["model_name"], results)
-    content = render_card(folder, facts, results)
+    own = {name for name in (run.resolve().name, facts.get("repo_id")) if name is not None}
+    content = render_card(folder, facts, results, read_acceptance(run, own))
     write_atomically(folder / "README.md", content.encode())
     write_eval_results(folder, results)
     if folder != run:
@@ -108,7 +110,9 @@ def draw_frontier(run: Path, name: str, results: list[Comparison]) -> None:
         plot_frontier(drawn.points(name), run / FRONTIER, title=drawn.dataset if len(results) > 1 else None)
 
 
-def render_card(run: Path, facts: dict[str, Any], results: list[Comparison]) -> str:
+def render_card(
+    run: Path, facts: dict[str, Any], results: list[Comparison], acceptance: Mapping[str, Any] | None = None
+) -> str:
     """Return the card's text; `huggingface_hub` has parsed it."""
     name = facts["model_name"]
     data = ModelCardData(
@@ -131,6 +135,7 @@ def render_card(run: Path, facts: dict[str, Any], results: list[Comparison]) -> 
         "headline": headline(results),
         "results": tables(results),
         "results_note": results_note(results),
+        "acceptance": acceptance["sentence"] if acceptance is not None else None,
         "frontier": FRONTIER.as_posix() if results and (run / FRONTIER).is_file() else None,
         "repo_id": facts.get("repo_id") or f"path/to/{name}",
         "max_new_tokens": limit[0] if limit else None,

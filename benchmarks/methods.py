@@ -38,6 +38,7 @@ from trl_concise import (
     ConciseGRPOConfig,
     ConciseGRPOTrainer,
     DifficultyWeighting,
+    DynamicSampling,
     EfficientReasoningReward,
     GRPOLEADReward,
     HAPOLengthReward,
@@ -53,11 +54,14 @@ from trl_concise.evaluation import accuracy_efficiency_score, accuracy_interval,
 from trl_concise.evaluation.completions import read_completions
 from trl_concise.evaluation.evaluator import COMPLETIONS_FILE
 from trl_concise.evaluation.plots import BLACK, RUN_STYLES, new_figure, save_figure, show_as_percent
+from trl_concise.methods.campo import RepetitionReward, StagedBudget
 from trl_concise.methods.crisp import CRISP
 from trl_concise.methods.ddca import DDCA
+from trl_concise.methods.dler import TruncationFactor
 from trl_concise.methods.drpo import DRPO
 from trl_concise.methods.effort import ReasoningAnswerReward
 from trl_concise.methods.gated_brevity import BrevityReward
+from trl_concise.methods.gfpo import GFPO, KeptBaseline
 from trl_concise.methods.ktae import KTAE
 from trl_concise.methods.on_policy_sft import OnPolicySFT
 from trl_concise.state.checkpoint import write_atomically
@@ -99,9 +103,14 @@ METHODS: dict[str, dict[str, Any]] = {
         "rewards": lambda: [get_soft_overlong_punishment(LIMIT, LIMIT // 5)],
         "config": {"reward_weights": [2.0, 1.0]},  # the paper's correctness is +1 or -1
     },
-    "DLER": {
+    "DLER": {  # as version 0.1.0 had it, and as docs/benchmarks.md has it with three seeds
         "rewards": lambda: [TruncationPenalty()],
         "slots": lambda: {"advantage": BatchWhitening()},
+        "config": {"scale_rewards": "none", "epsilon_high": 0.28, "max_completion_length": LIMIT // 2},
+    },
+    "DLER with refill": {
+        "rewards": lambda: [TruncationFactor()],
+        "slots": lambda: {"advantage": BatchWhitening(), "group_filter": DynamicSampling()},
         "config": {"scale_rewards": "none", "epsilon_high": 0.28, "max_completion_length": LIMIT // 2},
     },
     "DDCA": {"slots": lambda: {"advantage": DDCA()}},
@@ -118,6 +127,18 @@ METHODS: dict[str, dict[str, Any]] = {
     "Long2Short": {"rewards": lambda: [BrevityReward("long2short")]},
     "JET": {"rewards": lambda: [BrevityReward("jet")], "config": {"reward_weights": [0.9, 1.0]}},
     "Reasoning and answer": {"rewards": lambda: [ReasoningAnswerReward()], "config": {"scale_rewards": "none"}},
+    "CAMPO": {  # with the second stage after half of a run
+        "rewards": lambda: [RepetitionReward()],
+        "slots": lambda: {
+            "group_filter": DynamicSampling(),
+            "budget_schedule": StagedBudget([LIMIT // 2, LIMIT], [15]),
+        },
+        "config": {"epsilon_high": 0.28},
+    },
+    "GFPO": {  # the shortest 4 of 16, for as many generated tokens as the others: half of the prompts
+        "slots": lambda: {"group_filter": GFPO(4), "advantage": KeptBaseline()},
+        "config": {"num_generations": 16},
+    },
 }
 
 

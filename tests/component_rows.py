@@ -18,15 +18,17 @@ from datasets import Dataset
 from tests import slot_rows, tiny
 from trl_concise import ConciseGRPOConfig, ConciseGRPOTrainer, GroupReward
 from trl_concise.components import Component
+from trl_concise.methods.campo import RepetitionReward, StagedBudget
 from trl_concise.methods.crisp import CRISP
 from trl_concise.methods.curriculum import AccuracyBand
 from trl_concise.methods.ddca import DDCA
-from trl_concise.methods.dler import BatchWhitening
+from trl_concise.methods.dler import BatchWhitening, DifficultyTruncation, TruncationFactor
 from trl_concise.methods.drpo import DRPO
 from trl_concise.methods.dynamic_sampling import DynamicSampling
 from trl_concise.methods.efficient_reasoning import EfficientReasoningReward
 from trl_concise.methods.effort import EffortReward, ReasoningAnswerReward
 from trl_concise.methods.gated_brevity import BrevityReward
+from trl_concise.methods.gfpo import GFPO, AdaptiveGFPO, KeptBaseline
 from trl_concise.methods.greso import GRESO
 from trl_concise.methods.grpo_lead import DifficultyWeighting, GRPOLEADReward
 from trl_concise.methods.hapo import HAPOLengthReward
@@ -170,7 +172,13 @@ _ROWS = [
     ),
     Row(
         BatchWhitening,
-        {"token_weighted": False, "skip_zero_variance": False},
+        {
+            "token_weighted": False,
+            "skip_zero_variance": False,
+            "unbiased": True,
+            "boost": 0.1,
+            "boost_truncated": False,
+        },
         "advantage",
         args={"scale_rewards": "none"},
         neutral=None,
@@ -183,6 +191,8 @@ _ROWS = [
         neutral=None,
         on_processes={"max_refills": 0},
     ),
+    Row(TruncationFactor, {"factor": 0.5}, neutral={"factor": 1.0}, samples=True),
+    Row(DifficultyTruncation, {"limits": [9, 6, 3], "thresholds": [0.3, 0.6], "factor": 0.5}),
     Row(MGPO, {"strength": 2.0}, "advantage", neutral={"strength": 0.0}),
     Row(
         SIRISchedule,
@@ -191,6 +201,14 @@ _ROWS = [
         neutral={"shortest": LIMIT},
         samples=True,
     ),
+    Row(
+        StagedBudget,
+        {"limits": [4, 8, LIMIT], "steps": [1, 2]},
+        "budget_schedule",
+        neutral={"limits": [LIMIT] * 3},
+        samples=True,
+    ),
+    Row(RepetitionReward, {"form": "released", "loop": "earliest_start", "constant": 0.2}, samples=True),
     Row(GRESO, {"exploration": 0.3, "zero_variance_target": 0.5, "seed": 7}, "prompt_selector"),
     Row(
         DynamicSampling,
@@ -199,6 +217,22 @@ _ROWS = [
         neutral={"max_refills": 0},  # groups without a signal have advantage 0 anyway
         on_processes={"max_refills": 0},
     ),
+    Row(GFPO, {"k": 2, "metric": "efficiency", "divisor": "kept"}, "group_filter", neutral={"k": 4}),
+    Row(
+        AdaptiveGFPO,
+        {
+            "easy": 1,
+            "medium": 2,
+            "hard": 3,
+            "very_hard": 4,
+            "metric": "efficiency",
+            "divisor": "kept",
+            "min_groups": 3,
+        },
+        "group_filter",
+        neutral={"easy": 4, "medium": 4, "hard": 4},
+    ),
+    Row(KeptBaseline, {}, "advantage", neutral=None),
     Row(
         AccuracyBand,
         {"low": 0.3, "high": 0.7, "visits": 2, "exploration": 0.3, "seed": 7},

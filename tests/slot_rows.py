@@ -28,6 +28,7 @@ from trl_concise import (
 )
 from trl_concise.batch.generation import Generated
 from trl_concise.components.slots import SLOTS
+from trl_concise.methods.gfpo import AdaptiveGFPO, KeptBaseline
 
 
 PROBLEMS = [{"prompt": f"{i}?", "prompt_id": f"p{i}", "solution": f"{i}"} for i in range(6)]
@@ -330,12 +331,22 @@ def filter_completions() -> dict[str, Any]:
     return {"group_filter": Halves()}
 
 
+def filter_and_baseline() -> dict[str, Any]:
+    """A filter of completions with a state, and advantages relative to what it keeps."""
+    return {
+        "group_filter": AdaptiveGFPO(1, 2, 3, 3, min_groups=4),
+        "advantage": KeptBaseline(),
+        "reward_funcs": [reward_thinking],
+    }
+
+
 ROWS = {
     "reference_without_kl": reference_without_kl,
     "refill": refill,
     "refill_rollout": refill_rollout,
     "refill_surplus": refill_surplus,
     "filter_completions": filter_completions,
+    "filter_and_baseline": filter_and_baseline,
     "rollout_forced": rollout_forced,
     "rollout_copied": rollout_copied,
     "measures": measures,

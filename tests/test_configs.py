@@ -91,6 +91,23 @@ VERL = {  # what the authors' launch scripts leave at verl's defaults, where TRL
         "shorter_better": {"loss_type": "dapo", "beta": 0.001, "prompt_suffix": BOXED},
         "one_shot_rlvr": {"loss_type": "dapo", "beta": 0.001, "temperature": 0.6, "prompt_suffix": BOXED},
         "greso": {"loss_type": "bnpo", "beta": 0.0, "temperature": 1.0, "max_completion_length": 2560},
+        "dler": {
+            "truncation_factor": 0.1,
+            "advantage_boost": 0.1,
+            "unbiased_variance": True,
+            "scale_rewards": "none",
+            "epsilon_high": 0.28,
+            "delta": 10.0,
+            "beta": 0.0005,
+            "entropy_coef": 0.0,
+            "loss_type": "dapo",
+            "temperature": 1.0,
+            "max_completion_length": 4000,
+            "vllm_max_model_length": 1024 + 4000,
+            "vllm_gpu_memory_utilization": 0.7,
+            "learning_rate": 1e-6,
+            "prompt_suffix": BOXED,
+        },
         "siri": {"beta": 0.0, "epsilon_high": 0.28, "entropy_coef": 0.0, "prompt_suffix": BOXED},
     }.items(),
 )
@@ -106,13 +123,20 @@ def test_a_recipe_of_the_authors_sets_what_their_script_sets(name, own):
 
 # Prompts that are generated at once, optimizer steps that train on them
 @pytest.mark.parametrize(
-    ("name", "prompts", "updates"),
-    [("laser_d", 128, 2), ("shorter_better", 128, 8), ("one_shot_rlvr", 128, 1), ("greso", 256, 4), ("siri", 128, 1)],
+    ("name", "prompts", "updates", "group"),
+    [
+        ("laser_d", 128, 2, 8),
+        ("shorter_better", 128, 8, 8),
+        ("one_shot_rlvr", 128, 1, 8),
+        ("greso", 256, 4, 8),
+        ("siri", 128, 1, 8),
+        ("dler", 256, 4, 16),
+    ],
 )
-def test_a_recipe_of_the_authors_has_their_batch(name, prompts, updates):
+def test_a_recipe_of_the_authors_has_their_batch(name, prompts, updates, group):
     parsed = parse(EXAMPLES / "configs" / f"{name}_paper.yaml")
     completions = parsed["per_device_train_batch_size"] * parsed["steps_per_generation"]
-    assert completions == prompts * parsed["num_generations"] and parsed["num_generations"] == 8
+    assert completions == prompts * parsed["num_generations"] and parsed["num_generations"] == group
     assert parsed["steps_per_generation"] == updates * parsed["gradient_accumulation_steps"]
 
 

@@ -19,14 +19,9 @@ from tests import sketches, slot_rows, tiny
 from tests.distributed import contract
 from tests.distributed.rows import Verify
 from trl_concise import (
-    Advantage,
-    BatchWhitening,
     ConciseGRPOConfig,
     ConciseGRPOTrainer,
-    DynamicSampling,
-    GroupFilter,
 )
-from trl_concise.batch.rollouts import Rollouts
 from trl_concise.components import TrainerView
 
 
@@ -97,78 +92,6 @@ def test_the_trainer_has_what_components_may_use(tiny_model, tmp_path):
     trainer = slot_rows.build(ConciseGRPOTrainer, ConciseGRPOConfig, tiny_model, tmp_path, "measures")
     documented = {name for name in [*TrainerView.__annotations__, *vars(TrainerView)] if not name.startswith("_")}
     assert len(documented) > 20 and all(hasattr(trainer, name) for name in documented)
-
-
-# GFPO and DLER as components
-
-
-class ShortestK(GroupFilter):
-    """GFPO: the k shortest completions of each group."""
-
-    name = "gfpo"
-
-    def __init__(self, k: int):
-        self.k = k
-
-    def keep(self, rollouts):
-        lengths = rollouts.by_group(rollouts.lengths)
-        shortest = lengths.argsort(dim=1, stable=True)[:, : self.k]
-        return torch.zeros_like(lengths, dtype=torch.bool).scatter(1, shortest, True).flatten()
-
-
-class BaselineOfKept(Advantage):
-    """GFPO: rewards against the mean of the kept completions, in units of their population standard deviation."""
-
-    name = "gfpo_advantage"
-
-    def compute(self, rollouts, advantages):
-        kept = rollouts.by_group(rollouts.kept)
-        rewards = rollouts.by_group(rollouts.rewards["reward"])
-        count = kept.sum(dim=1, keepdim=True)
-        centered = (rewards - (rewards * kept).sum(dim=1, keepdim=True) / count) * kept
-        return (centered / ((centered**2).sum(dim=1, keepdim=True) / count + 1e-16).sqrt()).flatten()
-
-
-@pytest.mark.parametrize(
-    ("rewards", "expected"),
-    [
-        ([0, 1, 1, 0, 1, 1, 0, 1], [-1, 1, 1, -1, 0, 0, 0, 0]),
-        ([0.9, -0.5, 0.6, 0.4, -0.7, 0.2, -0.9, 0.1], [1.0536, -1.6283, 0.4789, 0.0958, 0, 0, 0, 0]),
-        ([0, 0, 0, 0, 0, 0, 0, 1], [0] * 8),
-    ],
-)
-def test_the_sketch_of_gfpo_has_its_golden_values(rewards, expected):
-    rewards = torch.tensor(rewards, dtype=torch.float32)
-    rollouts = Rollouts(("a",) * 8, torch.arange(100, 900, 100), rewards, 8, rewards={"reward": rewards})
-    rollouts = dataclasses.replace(rollouts, kept=ShortestK(4).keep(rollouts))
-    assert BaselineOfKept().compute(rollouts, rewards).tolist() == pytest.approx(expected, abs=1e-4)
-
-
-@pytest.mark.parametrize("name", ["gfpo", "dler"])
-def test_filters_of_other_methods_can_be_sketched(name, tiny_model, tmp_path):
-    def reward(completion_ids, **kwargs):
-        return [sum(ids) % 7 / 6 for ids in completion_ids]
-
-    def length(completion_ids, **kwargs):
-        return [-0.01 * len(ids) for ids in completion_ids]
-
-    slots = {
-        "gfpo": {"group_filter": ShortestK(2), "advantage": BaselineOfKept(), "reward_funcs": [reward]},
-        # Its refill is on correctness, whatever else is rewarded.
-        "dler": {
-            "group_filter": DynamicSampling(max_refills=3),
-            "advantage": BatchWhitening(),
-            "reward_funcs": [reward, length],
-        },
-    }[name]
-    args = ConciseGRPOConfig(**tiny.settings(tmp_path, scale_rewards="none"))
-    trainer = tiny.spy(ConciseGRPOTrainer)(tiny_model, args=args, train_dataset=slot_rows.problems(), **slots)
-    trainer.train()
-    assert any(tiny.losses(trainer))
-    for inputs, _, _ in trainer.seen:
-        assert len(inputs["advantages"]) == 8 and inputs["advantages"].any()
-        if name == "gfpo":
-            assert (inputs["advantages"] != 0).sum() <= 4
 
 
 # What a dropped completion leaves in the loss

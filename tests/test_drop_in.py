@@ -59,7 +59,10 @@ def test_an_unshuffled_dataset_stays_in_order(tiny_model, problems, tmp_path):
 TRAINERS = [name for name in trl_concise.__all__ if name.endswith("Trainer")]
 CONFIGS = [name for name in trl_concise.__all__ if name.endswith("Config")]
 # Where a drop-in's default is not its parent's: the documentation page that says so and why.
-DIFFERENT_DEFAULTS: dict[tuple[str, str], str] = {("SGRPOConfig", "loss_type"): "sgrpo.md"}
+DIFFERENT_DEFAULTS: dict[tuple[str, str], str] = {
+    ("SGRPOConfig", "loss_type"): "sgrpo.md",
+    ("DLERConfig", "epsilon_high"): "dler.md",
+}
 
 
 def trl_parent(cls: type) -> type:

@@ -104,11 +104,11 @@ def test_the_version_is_the_newest_one_in_the_changelog_and_in_the_citation():
 
 
 # Methods that share an example with others, and those of them that share its page too.
-PAGES = dict.fromkeys(["dler", "efficient_reasoning", "grpo_lead", "kimi", "l1"], "length_rewards")
+PAGES = dict.fromkeys(["efficient_reasoning", "grpo_lead", "kimi", "l1"], "length_rewards")
 EXAMPLES = {**PAGES, "ddca": "length_rewards", "drpo": "length_rewards", "gated_brevity": "length_rewards"}
 
 
-PARTS_OF_A_METHOD = {"laser_d_monitor", "redi_rows", "table", "tspmo_prefix_tree", "tspmo_replay"}
+PARTS_OF_A_METHOD = {"laser_d_monitor", "redi_rows", "staged_budget", "table", "tspmo_prefix_tree", "tspmo_replay"}
 METHOD_FILES = [
     path
     for path in sorted((ROOT / "trl_concise" / "methods").glob("[!_]*.py"))

@@ -18,7 +18,8 @@ from .hub.frontier import HubFrontierCallback
 from .methods.cft import CFTTrainer
 from .methods.cft_config import CFTConfig
 from .methods.curriculum import AccuracyBand
-from .methods.dler import BatchWhitening
+from .methods.dler import BatchWhitening, DLERTrainer
+from .methods.dler_config import DLERConfig
 from .methods.dynamic_sampling import DynamicSampling
 from .methods.efficient_reasoning import EfficientReasoningReward
 from .methods.greso import GRESO, GRESOTrainer
@@ -58,6 +59,8 @@ __all__ = [
     "ConciseGRPOConfig",
     "ConciseGRPOTrainer",
     "ConciseProgressCallback",
+    "DLERConfig",
+    "DLERTrainer",
     "DifficultyWeighting",
     "DynamicSampling",
     "EfficientReasoningReward",

@@ -23,9 +23,10 @@ def train(model: str, folder: Path, row: str, rows_per_process: int) -> ConciseG
 
 
 def report(trainer: ConciseGRPOTrainer) -> dict:
+    states = {component.name: component.state_dict() for component in trainer.components}
     return {
         "world_size": trainer.accelerator.num_processes,
-        "state": {component.name: component.state_dict() for component in trainer.components},
+        "state": json.loads(json.dumps(states, default=lambda tensor: tensor.tolist())),
         "logged": slot_rows.logged(trainer),
     }
 

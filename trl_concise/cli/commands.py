@@ -21,18 +21,21 @@ from .quiet import hide_messages, hide_weight_bars
 
 
 TRAINING: dict[str, str] = {  # script in the examples folder -> description in --help
+    "campo": "raise the generation limit in stages, and penalize loops (GRPO)",
     "cft": "learn to critique solutions (SFT)",
     "combined": "combine HAPO, GRESO and S-GRPO in one trainer (GRPO)",
     "crisp": "distill the model with a concise instruction into itself, without answers (GRPO)",
     "curriculum": "train on prompts that are solved sometimes (GRPO)",
+    "dler": "truncate at a length limit, and normalize advantages over the batch (GRPO)",
     "dynamic_sampling": "replace groups without a learning signal (GRPO)",
     "effort": "keep to the effort that the prompt asks for (GRPO)",
+    "gfpo": "learn from the shortest completions of a larger group (GRPO)",
     "greso": "skip prompts whose groups gave no gradient (GRPO)",
     "hapo": "reward completions shorter than the shortest correct one so far (GRPO)",
     "ktae": "give more advantage to the tokens of correct completions (GRPO)",
     "laser": "reward correct completions within a target length (GRPO)",
     "laser_d": "the same, with targets that adapt to difficulty and policy (GRPO)",
-    "length_rewards": "train with L1, Kimi k1.5, GRPO-LEAD, DLER, DDCA, DRPO, JET and other length methods (GRPO)",
+    "length_rewards": "train with L1, Kimi k1.5, GRPO-LEAD, DDCA, DRPO, JET and other length methods (GRPO)",
     "mgpo": "weight groups by how close their success rate is to one half (GRPO)",
     "on_policy_sft": "supervised fine-tuning on correct completions within the limit (GRPO)",
     "one_shot_rlvr": "train on a single problem (GRPO)",

@@ -2,11 +2,12 @@
 """
 Every method of the table that generates, as a user trains with it: its drop-in trainer, or its components in their slots.
 
-The names are those of the methods' modules. A method that is added to the table is tested without a further line.
+A method that is added to the table is tested without a further line.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -18,12 +19,13 @@ from trl_concise.methods.one_shot_rlvr import repeat_example
 from trl_concise.methods.table import METHODS
 
 
-OFFLINE = {"redi", "cft"}
-ONLINE = {method.module: method for method in METHODS if method.module not in OFFLINE}
+OFFLINE = {"DPOTrainer", "SFTTrainer"}  # slots
+# By name, such as `laser_d_laser_de`: a module may have several methods.
+ONLINE = {re.sub(r"\W+", "_", method.name).lower(): method for method in METHODS if not OFFLINE & set(method.slots)}
 # What the default settings of a method need, or what makes it act within a few steps.
 SETTINGS: dict[str, dict[str, Any]] = {
-    "laser_d": {"monitor_prompts": 2, "monitor_generations": 2},
-    "tspmo": {"scale_rewards": "none", "loss_type": "dr_grpo"},
+    "laser_d_laser_de": {"monitor_prompts": 2, "monitor_generations": 2},
+    "t_spmo": {"scale_rewards": "none", "loss_type": "dr_grpo"},
 }
 
 

@@ -18,7 +18,7 @@ CONTINUOUS = {
 STATIC = {"cache_implementation": "static"}
 LORA = {"r": 4, "target_modules": "all-linear", "lora_dropout": 0.0, "init_lora_weights": False}
 # Two of those that generate more than the batch: the monitor's completions, and groups that replace others.
-QUICK = ("laser_d", "dynamic_sampling")
+QUICK = ("laser_d_laser_de", "dynamic_sampling")
 METHODS = [pytest.param(name, marks=[] if name in QUICK else pytest.mark.slow) for name in every_method.ONLINE]
 
 

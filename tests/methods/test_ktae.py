@@ -9,7 +9,7 @@ from itertools import product
 import numpy as np
 import pytest
 import torch
-from hypothesis import assume, given
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from tests import tiny
@@ -102,13 +102,20 @@ def test_properties_of_the_values(ids, data):
     assert not plain[everywhere].any()  # a token of every completion says nothing
 
 
-@given(st.lists(st.permutations(range(6)), min_size=4, max_size=4))
+@given(st.lists(st.lists(st.integers(0, 9), min_size=6, max_size=6), min_size=4, max_size=4))
+@example([[1, 2, 3, 4, 5, 6], [1, 2, 3, 4, 5, 7], [1, 2, 3, 8, 8, 8], [9, 9, 3, 4, 5, 6]])
 def test_swapping_the_outcomes_changes_the_sign_where_lengths_are_equal(ids):
     correct = [True, True, False, False]
     values = key_token_values(ids, correct)
     swapped = key_token_values(ids, [not verdict for verdict in correct])
     np.testing.assert_allclose(np.concatenate(values), -np.concatenate(swapped), atol=1e-12)
-    assert not np.concatenate(values).any()  # here every completion has every token
+    in_both = [set(row) & set(other) for row in ids[:2] for other in ids[2:]]
+    assert np.concatenate(values).any() or any(in_both)
+
+
+@given(st.lists(st.permutations(range(6)), min_size=4, max_size=4))
+def test_a_token_of_every_completion_has_no_value(ids):
+    assert not np.concatenate(key_token_values(ids, [True, True, False, False])).any()
 
 
 @given(GROUPS, st.integers(1, 3), st.data())
@@ -165,15 +172,25 @@ def test_sequence_level_ratios_are_refused(tiny_model, problems, tmp_path):
         ConciseGRPOTrainer(tiny_model, tiny.even_reward, args, problems, token_credit=KTAE())
 
 
-def test_training_passes_the_values_to_the_loss_and_end_of_sequence_has_none(tiny_model, problems, tmp_path):
+def test_training_adds_the_values_to_the_advantages_and_end_of_sequence_has_none(tiny_model, problems, tmp_path):
     trainer = tiny.spy(ConciseGRPOTrainer)(
         tiny_model,
         tiny.even_reward,
-        ConciseGRPOConfig(**tiny.settings(tmp_path)),
+        ConciseGRPOConfig(**tiny.settings(tmp_path, num_generations=8)),  # one group per step
         problems,
-        token_credit=(credit := KTAE()),
+        token_credit=KTAE(),
     )
     trainer.train()
-    assert trainer.processing_class.eos_token_id in credit._ignored_ids
-    logged = [entry for entry in trainer.state.log_history if "ktae/key_tokens" in entry]
-    assert logged and all(0 <= entry["ktae/key_tokens"] <= 1 for entry in logged)
+    eos, sizes = trainer.processing_class.eos_token_id, []
+    for inputs, _, _ in trainer.seen:
+        masks = inputs["completion_mask"].bool()
+        ids = [row[mask].tolist() for row, mask in zip(inputs["completion_ids"], masks, strict=True)]
+        rewards = torch.tensor(tiny.even_reward(ids))
+        assert 0 < rewards.sum() < 8 and any(eos in row for row in ids)
+        whole = (rewards - rewards.mean()) / (rewards.std() + 1e-4)
+        values = key_token_values(ids, (rewards > 0).tolist(), ignored_ids=[eos])
+        for own, advantage, value, mask in zip(inputs["advantages"], whole, values, masks, strict=True):
+            torch.testing.assert_close(own[mask], advantage + torch.from_numpy(value).float(), atol=1e-5, rtol=0)
+        sizes.append(np.abs(np.concatenate(values)))
+    logged = [entry["ktae/value"] for entry in trainer.state.log_history if "ktae/value" in entry]
+    assert logged == pytest.approx([size[size > 0].mean() for size in sizes], abs=1e-5)

@@ -13,7 +13,8 @@ Differences from the authors' code (HJSang/CRISP_Reasoning_Compression @ 310cf27
   3. Student and teacher are aligned per completion. Theirs are aligned by position in a micro-batch, which one truncated row shifts.
   4. One mean over all tokens of an optimizer step. Theirs averages the means of the micro-batches.
   5. The teacher is refreshed every 50 steps by default, as in the paper. The default of their configuration is never.
-  6. The default instruction is theirs without its sentences about the format of the answer, which the dataset's prompts contain.
+  6. The default instruction is theirs without its sentences about the format of the answer, which the dataset's prompts contain. It is
+     placed before the whole prompt. In their data it replaces the student's request to solve the problem step by step.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 KTAE: key-token advantage estimation (Sun et al., 2025, https://huggingface.co/papers/2505.16826).
 
 Adds to the advantage of each token a number in (-1, 1): how strongly completions of the group with this token are the correct
-ones. Authors' code: https://github.com/xiaolizh1/KTAE, read for the steps below.
+ones. From the authors' code (xiaolizh1/KTAE @ ea9fb77, verl/workers/actor/compute_key_tokens.py).
 
 Differences from the authors' code:
   1. Fisher's exact test sums integers. The authors compare probabilities in float32, which can drop the symmetric tail.

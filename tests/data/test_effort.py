@@ -56,8 +56,10 @@ def test_a_prompt_with_an_image_gets_one_more_text():
         ({}, {}, "levels must name at least one level, .* got {}"),
         ("low", {}, "levels must name at least one level, .* got 'low'"),
         ({" ": 3}, {}, "A level must have a name, got ' '"),
-        ({"low": 0}, {}, "The level 'low' must have at least 1 token, or None for no limit; got 0"),
+        ({"low": 0}, {}, "The level 'low' must have at least 1 token, as a whole number, or None for no limit; got 0"),
         ({"low": float("nan")}, {}, "The level 'low' must have at least 1 token"),
+        ({"low": float("inf")}, {}, "The level 'low' must have at least 1 token"),
+        ({"low": "64"}, {}, "as a whole number, or None for no limit; got '64'"),
         ({"low": 3}, {"instruction": ""}, r"instruction must contain \{level\}"),
     ],
 )

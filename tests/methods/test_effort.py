@@ -123,9 +123,11 @@ def test_training_without_the_column_is_refused_and_an_evaluation_has_no_such_re
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"bonus": 0}, "bonus must be above 0, got 0. Leave the component out"),
-        ({"bonus": math.nan}, "bonus must be above 0, got nan"),
-        ({"penalty": -1}, "penalty must be at least 0, got -1"),
+        ({"bonus": 0}, "bonus must be above 0 and finite, got 0. Leave the component out"),
+        ({"bonus": math.nan}, "bonus must be above 0 and finite, got nan"),
+        ({"bonus": math.inf}, "bonus must be above 0 and finite, got inf"),
+        ({"penalty": math.inf}, "penalty must be at least 0 and finite, got inf"),
+        ({"penalty": -1}, "penalty must be at least 0 and finite, got -1"),
     ],
 )
 def test_effort_settings_out_of_range_are_refused(settings, message):
@@ -291,8 +293,9 @@ def test_the_trainer_compares_reasoning_and_answers(model, tokenizer, tmp_path):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"answer_bonus": -0.1}, "answer_bonus must be at least 0, got -0.1"),
-        ({"reasoning_weight": math.nan}, "reasoning_weight must be at least 0, got nan"),
+        ({"answer_bonus": -0.1}, "answer_bonus must be at least 0 and finite, got -0.1"),
+        ({"reasoning_weight": math.nan}, "reasoning_weight must be at least 0 and finite, got nan"),
+        ({"reasoning_bonus": math.inf}, "reasoning_bonus must be at least 0 and finite, got inf"),
         ({"reasoning_weight": 0.75}, "must add up to at most 1, .* got 0.75 and 0.5"),
     ],
 )

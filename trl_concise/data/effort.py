@@ -60,8 +60,10 @@ def with_effort(
     for level, tokens in levels.items():
         if not isinstance(level, str) or not level.strip():
             raise ValueError(f"A level must have a name, got {level!r}.")
-        if tokens is not None and not tokens >= 1:
-            raise ValueError(f"The level {level!r} must have at least 1 token, or None for no limit; got {tokens}.")
+        if tokens is not None and (not isinstance(tokens, int) or isinstance(tokens, bool) or tokens < 1):
+            raise ValueError(
+                f"The level {level!r} must have at least 1 token, as a whole number, or None for no limit; got {tokens!r}."
+            )
     if "{level}" not in instruction:
         raise ValueError(f"instruction must contain {{level}}, the place of the level's name; got {instruction!r}.")
     return dataset.map(_add_effort, fn_kwargs={"levels": dict(levels), "instruction": instruction, "seed": seed})  # type: ignore[attr-defined]

@@ -13,6 +13,7 @@ From the authors' code: NVIDIA-NeMo/RL @ 7ea279a (rollouts.py, `_apply_effort_sh
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -170,10 +171,14 @@ class EffortReward(GroupReward):
     paper = NEMOTRON_PAPER
 
     def __init__(self, bonus: float = 0.1, penalty: float = 1.0):
-        if not bonus > 0:
-            raise ValueError(f"bonus must be above 0, got {bonus}. Leave the component out to switch it off.")
-        if not penalty >= 0:
-            raise ValueError(f"penalty must be at least 0, got {penalty}: a negative value would reward length.")
+        if not 0 < bonus < math.inf:
+            raise ValueError(
+                f"bonus must be above 0 and finite, got {bonus}. Leave the component out to switch it off."
+            )
+        if not 0 <= penalty < math.inf:
+            raise ValueError(
+                f"penalty must be at least 0 and finite, got {penalty}: a negative value would reward length."
+            )
         self.bonus = bonus
         self.penalty = penalty
         self._metrics: dict[str, float] = {}
@@ -246,8 +251,10 @@ class ReasoningAnswerReward(GroupReward):
             "answer_bonus": answer_bonus,
         }
         for argument, value in given.items():
-            if not value >= 0:
-                raise ValueError(f"{argument} must be at least 0, got {value}: a negative value would reward length.")
+            if not 0 <= value < math.inf:
+                raise ValueError(
+                    f"{argument} must be at least 0 and finite, got {value}: a negative value would reward length."
+                )
         if only_correct and reasoning_weight + answer_weight > 1:
             raise ValueError(
                 "reasoning_weight and answer_weight must add up to at most 1, so that a correct completion stays above a wrong one; got "

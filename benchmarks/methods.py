@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import shutil
 import tempfile
 import time
@@ -53,7 +54,7 @@ from trl_concise import (
 from trl_concise.evaluation import accuracy_efficiency_score, accuracy_interval, bootstrap_interval, evaluate
 from trl_concise.evaluation.completions import read_completions
 from trl_concise.evaluation.evaluator import COMPLETIONS_FILE
-from trl_concise.evaluation.plots import BLACK, RUN_STYLES, new_figure, save_figure, show_as_percent
+from trl_concise.evaluation.plots import BLACK, new_figure, run_styles, save_figure, show_as_percent
 from trl_concise.methods.campo import RepetitionReward, StagedBudget
 from trl_concise.methods.crisp import CRISP
 from trl_concise.methods.ddca import DDCA
@@ -323,16 +324,17 @@ def table(runs: dict[str, list[Run]], name: str) -> str:
 
 
 def plot(runs: dict[str, list[Run]], sets: list[str], path: Path) -> None:
-    """Plot accuracy against tokens, a panel per problem set: means over seeds and problems, with 95 % intervals."""
-    figure = new_figure(3.1 * len(sets), 3.9)
-    for axes, name, title in zip(
-        figure.subplots(1, len(sets), squeeze=False)[0],
-        sets,
-        ("as in training", "one more than in training", "two more than in training"),
-        strict=True,
-    ):
-        styles = [(BLACK, "*"), *(style for style in RUN_STYLES), *((color, "X") for color, _ in RUN_STYLES)]
-        for (method, own), (color, marker) in zip(runs.items(), styles, strict=False):
+    """
+    Plot accuracy against tokens, a panel per problem set that the model solves before training: means over seeds and problems, with 95 %
+    intervals.
+    """
+    titles = dict(zip(sets, ("as in training", "one more than in training", "two more than in training"), strict=True))
+    solved = [name for name in sets if fmean(run.correct[name].mean() for run in runs[BASE]) > 0.1]
+    columns = min(len(runs), 5 if len(runs) > 8 else 7)  # of the legend
+    figure = new_figure(4.6 * len(solved), 3.6 + 0.22 * math.ceil(len(runs) / columns))
+    styles = [(BLACK, "*"), *run_styles(len(runs) - 1)]
+    for axes, name in zip(figure.subplots(1, len(solved), squeeze=False)[0], solved, strict=True):
+        for (method, own), (color, marker) in zip(runs.items(), styles, strict=True):
             correct = np.stack([run.correct[name] for run in own], axis=1)
             tokens = np.stack([run.tokens[name] for run in own], axis=1)
             x, y = tokens.mean(), correct.mean()
@@ -345,15 +347,15 @@ def plot(runs: dict[str, list[Run]], sets: list[str], path: Path) -> None:
                 fmt=marker,
                 color=color,
                 markersize=12 if method == BASE else 7,
-                elinewidth=1,
+                elinewidth=1 if len(runs) <= 8 else 0.4,
                 label=method,
             )
-        axes.set_title(f"{name}\n{title}", loc="left", fontsize=10)
+        axes.set_title(f"{name}\n{titles[name]}", loc="left", fontsize=10)
         axes.set_xlabel("Mean completion tokens")
         show_as_percent(axes)
     figure.axes[0].set_ylabel("Accuracy")
     handles, labels = figure.axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=min(len(labels), 7), frameon=False)
+    figure.legend(handles, labels, loc="outside lower center", ncols=columns, frameon=False)
     save_figure(figure, path)
 
 

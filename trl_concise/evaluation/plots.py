@@ -99,7 +99,7 @@ def plot_frontier(points: Sequence[FrontierPoint], path: str | Path, *, title: s
     labeled: list[tuple[FrontierPoint, str]] = []  # with their colors
     for name, series in cuts.items():
         legend[name or "base, truncated at a budget"] = _draw_cuts(axes, series)
-    for (name, series), style in zip(runs.items(), _styles(len(runs)), strict=True):
+    for (name, series), style in zip(runs.items(), run_styles(len(runs)), strict=True):
         handle = _draw_run(axes, series, style, filled)
         if name:
             legend[name] = handle
@@ -146,7 +146,7 @@ def plot_curves(panels: Mapping[str, Mapping[str, tuple[Sequence[float], Sequenc
     """
     figure = new_figure(7.5, 1.1 + 2.0 * len(panels))
     names = list(dict.fromkeys(name for curves in panels.values() for name in curves))
-    styles = dict(zip(names, _styles(len(names)), strict=True))
+    styles = dict(zip(names, run_styles(len(names)), strict=True))
     lines: dict[str, Artist] = {}
     rows = figure.subplots(len(panels), sharex=True, squeeze=False)[:, 0]
     for axes, (label, curves) in zip(rows, panels.items(), strict=True):
@@ -211,7 +211,7 @@ def show_as_percent(axes: Axes) -> None:
     axes.yaxis.set_major_formatter(percent)
 
 
-def _styles(count: int) -> list[tuple[str, str]]:
+def run_styles(count: int) -> list[tuple[str, str]]:
     """Return `count` pairs of a color and a marker; up to 36 of them are different."""
     n = len(RUN_STYLES)
     return [(RUN_STYLES[index % n][0], RUN_STYLES[(index + index // n) % n][1]) for index in range(count)]

@@ -17,8 +17,12 @@ from .reading import unit_name
 
 NUMBER = r"[-+\u2212]?(?:(?:\\?[$€£][-+]?)?\.?\d[\d,./]*(?:\\?%)?|\\[dt]?frac\{\d+\}\{\d+\})"
 LONGEST_SENTENCE = 400  # characters
+LONGEST_RUN = 8
+LONGEST_BEFORE, LONGEST_AFTER = 60, 200  # characters around a letter that decide whether it is the answer
 MOST_REMARKS = 5  # sentences after the answer
 
+_SPACES = re.compile(r"[^\S\n]+")
+_RUN = re.compile(rf"([^\w\s])\1{{{LONGEST_RUN},}}")
 _SENTENCE_END = re.compile(r"(?<!\\)[.;!?]\s|\n")
 
 _PERIOD = re.compile(r"(?<!\\)[.!?]\$?\s|\n")  # without the semicolon
@@ -52,7 +56,7 @@ _ANSWER_WORD = r"(?:\b(?:answer|choice|option|respuesta|r[ée]ponse|antwort|jibu
 _LETTER = r"(?:\\(?:text|textbf|mathrm|mathbf)\s*\{)?(?:\((?P<inside>[A-J])\)|(?P<letter>[A-J]))\}?"
 _CHOICE = re.compile(
     rf"(?i:{_ANSWER_WORD}\s*(?:choice|option)?)\W{{0,3}}\s*(?i:is|would be|must be|:|=|ist|es|est|ni|是|は|হল|คือ)?\s*(?i:option|choice)?"
-    rf"[\s*:$]*{_LETTER}[*$]*(?=(?P<after>[^\n]*))"
+    rf"[\s*:$]*{_LETTER}[*$]*(?=(?P<after>[^\n]{{0,{LONGEST_AFTER}}}))"
 )
 _AFTER_CHOICE = re.compile(r"\W*\Z|[.,;:!)]|\s+(?:because|since)\b|\s+is (?:the )?(?:correct|right)\b(?! or)")
 _NOT_THE_CHOICE = re.compile(r"(?i)\b(?:not|never|isn't|nor|neither)\s+(?:\w+\s+){0,2}\Z")
@@ -118,6 +122,7 @@ def without_contrast(text: str) -> str:
 
 def has_no_answer(text: str) -> bool:
     """Whether the last sentence says that its number is not the answer, or names several that it may be."""
+    text = _without_runs(text)
     sentence = _last_sentence(text)[-LONGEST_SENTENCE:]
     period = _PERIOD.split(text.rstrip())[-1][-LONGEST_SENTENCE:]
     stated = _STATEMENT.fullmatch(sentence) if len(sentence) == len(period) else None
@@ -137,10 +142,12 @@ def picks_choice(text: str) -> bool:
 
 def stated_choice(text: str) -> str | None:
     """The letter of "The answer is (C)" or of "C. It cannot be A"; `None` if there is none, or several at once."""
-    stated = None
+    stated, text = None, _without_runs(text)
     for match in _CHOICE.finditer(text):
         after = match["after"]
-        if _ANOTHER_LETTER.match(after) or _NOT_THE_CHOICE.search(text[: match.start()]):
+        if _ANOTHER_LETTER.match(after) or _NOT_THE_CHOICE.search(
+            text[max(0, match.start() - LONGEST_BEFORE) : match.start()]
+        ):
             stated = None
         elif match["inside"] or _AFTER_CHOICE.match(after):
             stated = match["inside"] or match["letter"]
@@ -168,7 +175,7 @@ def stated_answer(text: str) -> str | None:
         >>> stated_answer("She has 3 + 4 = 7 apples.") is None
         True
     """
-    text = _without_remarks(text)
+    text = _without_remarks(_without_runs(text))
     sentence = _last_sentence(text)
     if len(sentence) > LONGEST_SENTENCE:
         return None
@@ -242,3 +249,11 @@ def _stated_in_another_script(sentence: str) -> str | None:
 
 def _last_sentence(text: str) -> str:
     return _SENTENCE_END.split(text.rstrip())[-1]
+
+
+def _without_runs(text: str) -> str:
+    """
+    A text with single spaces and at most `LONGEST_RUN` equal signs in a row. The time that the patterns of this module take grows with a
+    power of the length of such runs.
+    """
+    return _RUN.sub(lambda match: match[0][:LONGEST_RUN], _SPACES.sub(" ", text))

@@ -326,6 +326,11 @@ def test_a_plain_config_works(tiny_model, tmp_path):
     assert trainer.args.scale_rewards == "none" and trainer.args.truncation_factor == 0
 
 
+def test_another_scale_than_its_own_is_refused(tiny_model, tmp_path):
+    with pytest.raises(ValueError, match="scale_rewards='batch' divides them first. Set scale_rewards=\"none\""):
+        dler_trainer(tiny_model, tmp_path, correct_of([1, 0]), scale_rewards="batch")
+
+
 def test_the_difficulty_aware_variant_is_a_setting(tiny_model, tmp_path):
     trainer = dler_trainer(
         tiny_model,

@@ -261,11 +261,13 @@ def test_it_warns_once_where_the_efficiency_selects_equal_rewards(caplog):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: GFPO(0), "k must be at least 1 completion, got 0"),
+        (lambda: GFPO(0), "k must be a whole number of completions, at least 1, got 0"),
+        (lambda: GFPO(2.5), "k must be a whole number of completions, at least 1, got 2.5"),
         (lambda: GFPO(4, "tokens"), r"metric must be one of \('length', 'efficiency'\), got 'tokens'"),
         (lambda: GFPO(4, divisor="none"), r"divisor must be one of \('kept', 'all'\), got 'none'"),
-        (lambda: AdaptiveGFPO(medium=0), "medium must be at least 1, got 0"),
-        (lambda: AdaptiveGFPO(min_groups=0), "min_groups must be at least 1, got 0"),
+        (lambda: AdaptiveGFPO(medium=0), "medium must be a whole number of at least 1, got 0"),
+        (lambda: AdaptiveGFPO(min_groups=0), "min_groups must be a whole number of at least 1, got 0"),
+        (lambda: AdaptiveGFPO(easy=4.5), "easy must be a whole number of at least 1, got 4.5"),
     ],
 )
 def test_arguments(make, message):

@@ -14,7 +14,7 @@ class DLERConfig(ConciseGRPOConfig):
     Configuration of [`DLERTrainer`]: [`ConciseGRPOConfig`] and DLER's own settings.
 
     The length penalty is `max_completion_length`. The defaults of DLER's own settings are the paper's; those of the authors' script are in
-    `examples/configs/dler_paper.yaml`. `scale_rewards` has no effect.
+    `examples/configs/dler_paper.yaml`. `scale_rewards` is set to `"none"`; `"batch"` is refused.
 
     > Parameters in addition to those of [`ConciseGRPOConfig`]
 

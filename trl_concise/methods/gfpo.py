@@ -188,8 +188,8 @@ class GFPO(_ReadsRewards, GroupFilter):
     needs_correctness = False
 
     def __init__(self, k: int, metric: str = "length", divisor: str = "all"):
-        if k < 1:
-            raise ValueError(f"k must be at least 1 completion, got {k}.")
+        if not isinstance(k, int) or k < 1:
+            raise ValueError(f"k must be a whole number of completions, at least 1, got {k}.")
         self._set(metric, divisor)
         self.k = k
 
@@ -285,8 +285,8 @@ class AdaptiveGFPO(GFPO):
     ):
         levels = {"easy": easy, "medium": medium, "hard": hard, "very_hard": very_hard}
         for name, value in (*levels.items(), ("min_groups", min_groups)):
-            if value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}.")
+            if not isinstance(value, int) or value < 1:
+                raise ValueError(f"{name} must be a whole number of at least 1, got {value}.")
         self._set(metric, divisor)
         self.easy, self.medium, self.hard, self.very_hard = easy, medium, hard, very_hard
         self.min_groups = min_groups

@@ -45,8 +45,9 @@ def numbers(cell: str) -> list[float]:
 def greso(page: str):
     """Tokens that GRPO and GRESO need to reach an accuracy, for three pools of problems."""
     titles = ("All problems can be learned", "Three quarters too hard", "Seven eighths too hard")
+    pools = [table for table in tables(page, "GRESO") if "Target" in table[0]]  # not that of three methods
     figure, axes = plt.subplots(1, 3, figsize=(9, 3.2), layout="constrained")
-    for ax, title, (_, *rows) in zip(axes, titles, tables(page, "GRESO"), strict=True):
+    for ax, title, (_, *rows) in zip(axes, titles, pools, strict=True):
         accuracy = [numbers(row[0])[0] for row in rows]
         for column, name, color, marker in ((1, "GRPO", GRPO_COLOR, "o"), (2, "GRESO", BLUE, "D")):
             ax.plot([numbers(row[column])[0] / 1000 for row in rows], accuracy, color=color, marker=marker, label=name)

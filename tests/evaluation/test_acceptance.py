@@ -147,6 +147,17 @@ def test_without_any_difference_t_is_not_used_for_accuracy(tmp_path):
     assert test.bound == "bernstein" and test.upper == pytest.approx(0.086506, abs=1e-6)
 
 
+def test_only_the_completions_of_the_last_summary_count(tmp_path):
+    """An evaluation with fewer problems and completions, in the folder of a larger one, keeps the completions of that one."""
+    pairs = completions([row * 2 for row in LENGTHS])
+    folder = write(
+        tmp_path / "new", {"sums": [item for item in pairs if item.problem < 50 and item.completion == 0]}, limit=50
+    )
+    (folder / COMPLETIONS_FILE).write_text("".join(item.line() for item in pairs))
+    [test] = accept([folder], Limits(max_tokens=60))[0].tests
+    assert test.problems == 50 and test.mean == pytest.approx(sum(row[0] for row in LENGTHS[:50]) / 50)
+
+
 def unreadable(items: list[Completion], row: int) -> list[Completion]:
     return [replace(item, correct=None) if item.problem == row else item for item in items]
 
@@ -162,7 +173,6 @@ BASES = {  # changes to the base -> what the error says
     "other answers": (lambda items: [replace(item, gold="7") for item in items], {}, "other problems, reference answers"),
     "other settings": (lambda items: items, {"temperature": 0.6}, "temperature is 1.0, for the base 0.6"),
     "an unreadable answer": (lambda items: unreadable(items, 3), {}, "problems is 200, for the base 199"),
-    "a missing completion": (lambda items: items[:-1] + [replace(items[-1], problem=0, completion=1)], {}, "incomplete"),
     "only truncations": (lambda items: items, {"budget": 16}, "no evaluation of whole completions"),
     "a repeated problem": (lambda items: [replace(item, prompt_sha256="same") for item in items[:2]] + items[2:], {}, "1 problem twice"),
 }  # fmt: skip
@@ -201,6 +211,7 @@ LINES = {
     "{new} --max_tokens 60 --margin 2": "--margin has no effect without --plan",
     "{new} --max_tokens 60 --accuracy_bound t": "--accuracy_bound has no effect without a limit on the accuracy",
     "{new} --min_accuracy 0.5 --token_bound hoeffding": "--token_bound has no effect without a limit on the tokens",
+    "{uneven} --min_accuracy 0.5": "problems have [1, 2] completions, expected 2",
     "{lost} --min_accuracy 0.5": "completions of 150 problems, expected 200",
     "{gone} --min_accuracy 0.5": "completions.jsonl does not exist",
 }
@@ -213,11 +224,13 @@ def test_bad_input_is_one_line(line, tmp_path, capsys, monkeypatch):
         "new": write(tmp_path / "new", {"sums": completions(LENGTHS)}),
         "few": write(tmp_path / "few", {"sums": completions(LENGTHS[:10])}),
         "several": write(tmp_path / "several", {"sums": completions([[5, 6]] * 40)}),
+        "uneven": write(tmp_path / "uneven", {"sums": completions([[5, 6]] * 40)}),
         "lost": write(tmp_path / "lost", {"sums": completions(LENGTHS)}),
         "gone": write(tmp_path / "gone", {"sums": completions(LENGTHS)}),
     }
-    kept = (folders["lost"] / COMPLETIONS_FILE).read_text().splitlines(keepends=True)[:150]
-    (folders["lost"] / COMPLETIONS_FILE).write_text("".join(kept))
+    for name, lines in {"lost": 150, "uneven": 79}.items():
+        kept = (folders[name] / COMPLETIONS_FILE).read_text().splitlines(keepends=True)[:lines]
+        (folders[name] / COMPLETIONS_FILE).write_text("".join(kept))
     (folders["gone"] / COMPLETIONS_FILE).unlink()
     with pytest.raises(SystemExit, match="2"):
         main(["accept", *line.format(**folders).split()])

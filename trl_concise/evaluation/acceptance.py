@@ -299,7 +299,7 @@ class Evaluation:
             )
         completions: dict[str, Problems] = {name: {} for name in sets}
         for item in read_completions(file):
-            if item.dataset in completions:
+            if item.dataset in completions and _is_summarized(item, sets[item.dataset]):
                 completions[item.dataset].setdefault(item.problem, []).append(item)
         for name, problems in completions.items():
             sizes = {len(items) for items in problems.values()}
@@ -384,6 +384,12 @@ def _short(dataset: str) -> str:
 
 def _listed(texts: Sequence[str]) -> str:
     return " and ".join(filter(None, [", ".join(texts[:-1]), texts[-1]]))
+
+
+def _is_summarized(item: Completion, record: Mapping[str, Any]) -> bool:
+    """Return whether a record includes a completion. The file may have more, of an evaluation without `--limit` in the same folder."""
+    limit = record.get("limit")
+    return item.completion < record["completions_per_problem"] and (limit is None or item.problem < limit)
 
 
 def _judged(problems: Problems) -> Problems:

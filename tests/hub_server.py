@@ -29,6 +29,7 @@ from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
 import yaml
+from huggingface_hub import ModelCard
 
 
 TOKEN = "hf_loopback"
@@ -164,15 +165,10 @@ class HubServer:
 
 def card_errors(content: str) -> list[str]:
     """Return what is wrong with the metadata of a model card."""
-    block = re.match(r"\s*---[ \t]*\n(.*?)\n---[ \t]*(\n|$)", content, flags=re.DOTALL)
-    if block is None:
-        return []
     try:
-        data = yaml.safe_load(block[1])
-    except yaml.YAMLError as error:
-        return [f"Invalid YAML: {error}"]
-    if not isinstance(data, dict):
-        return ["The metadata must be a mapping."]
+        data = ModelCard(content).data.to_dict()  # checks the results of the model-index
+    except (ValueError, yaml.YAMLError) as error:
+        return [str(error)]
     errors = []
     for key, kind in (("base_model", "models"), ("datasets", "datasets")):
         values = data.get(key, [])
@@ -182,33 +178,19 @@ def card_errors(content: str) -> list[str]:
     tags = data.get("tags", [])
     if not isinstance(tags, list) or not all(isinstance(tag, str) for tag in tags):
         errors.append('"tags" must be an array of strings')
-    for key in ("library_name", "pipeline_tag", "license"):
-        if not isinstance(data.get(key, ""), str):
-            errors.append(f'"{key}" must be a string')
-    for i, model in enumerate(data.get("model-index", [])):
-        for name in ("name", "results"):
-            if name not in model:
-                errors.append(f'"model-index[{i}].{name}" is required')
-        for j, result in enumerate(model.get("results", [])):
-            for part, keys in (("task", ["type"]), ("dataset", ["type", "name"])):
-                for name in keys:
-                    if not isinstance(result.get(part, {}).get(name), str):
-                        errors.append(f'"model-index[{i}].results[{j}].{part}.{name}" is required')
-            for metric in result.get("metrics") or [{}]:
-                if not isinstance(metric.get("type"), str) or metric.get("value") is None:
-                    errors.append(f'"model-index[{i}].results[{j}].metrics" need a type and a value')
-    return errors
+    names = ("library_name", "pipeline_tag", "license")
+    return errors + [f'"{key}" must be a string' for key in names if not isinstance(data.get(key, ""), str)]
 
 
 def eval_result_errors(content: str) -> list[str]:
     """Return what is wrong with a file in `.eval_results`."""
-    entries = yaml.safe_load(content)
-    if not isinstance(entries, list):
-        return ["expected a list of results"]
-    needed = [entry for entry in entries if not {"id", "task_id"} <= set(entry.get("dataset", {}))]
-    return ["a result needs dataset.id, dataset.task_id and value"] * bool(
-        needed or any("value" not in entry for entry in entries)
-    )
+    try:
+        complete = all(
+            {"id", "task_id"} <= set(entry["dataset"]) and "value" in entry for entry in yaml.safe_load(content)
+        )
+    except (KeyError, TypeError):
+        complete = False
+    return [] if complete else ["expected a list of results with dataset.id, dataset.task_id and value"]
 
 
 # The API
@@ -243,8 +225,7 @@ def repo_info(hub, repo, revision="main", **_):
     sha = known.resolve(revision)
     files = known.commits[sha]
     card = files.get("README.md")
-    block = re.match(r"---\n(.*?)\n---\n", card.content.decode(), flags=re.DOTALL) if card else None
-    data = yaml.safe_load(block[1]) if block else {}
+    data = ModelCard(card.content.decode()).data.to_dict() if card else {}
     return {
         "id": repo,
         "modelId": repo,
@@ -254,15 +235,6 @@ def repo_info(hub, repo, revision="main", **_):
         "private": known.private,
         "siblings": [{"rfilename": path, "size": len(file.content)} for path, file in sorted(files.items())],
     }
-
-
-def list_refs(hub, repo, **_):
-    known = hub.repo(repo)
-
-    def listing(refs, kind):
-        return [{"name": name, "ref": f"refs/{kind}/{name}", "targetCommit": sha} for name, sha in refs.items()]
-
-    return {"branches": listing(known.branches, "heads"), "tags": listing(known.tags, "tags"), "converts": []}
 
 
 def create_branch(hub, repo, branch, body, **_):
@@ -386,12 +358,6 @@ def tree(hub, repo, revision, query, folder="", **_):
     return list(entries.values())
 
 
-def paths_info(hub, repo, revision, body, **_):
-    known = hub.repo(repo)
-    files = known.commits[known.resolve(revision)]
-    return [files[path].entry(path) for path in body["paths"] if path in files]
-
-
 def resolve(hub, repo, revision, path, **_):
     known = hub.repo(repo)
     sha = known.resolve(revision)
@@ -407,7 +373,6 @@ ROUTES = [
     ("GET", r"/api/whoami-v2", who_am_i),
     ("GET", MODEL, repo_info),
     ("GET", MODEL + r"/revision/(?P<revision>[^/]+)", repo_info),
-    ("GET", MODEL + r"/refs", list_refs),
     ("POST", MODEL + r"/branch/(?P<branch>[^/]+)", create_branch),
     ("DELETE", MODEL + r"/branch/(?P<branch>[^/]+)", delete_branch),
     ("POST", MODEL + r"/tag/(?P<revision>[^/]+)", create_tag),
@@ -415,7 +380,6 @@ ROUTES = [
     ("POST", MODEL + r"/preupload/(?P<revision>[^/]+)", preupload),
     ("POST", MODEL + r"/commit/(?P<revision>[^/]+)", commit),
     ("GET", MODEL + r"/tree/(?P<revision>[^/]+)(?:/(?P<folder>.+))?", tree),
-    ("POST", MODEL + r"/paths-info/(?P<revision>[^/]+)", paths_info),
     ("POST", REPO + r"\.git/info/lfs/objects/batch", lfs_batch),
     ("POST", REPO + r"\.git/info/lfs/verify", lfs_verify),
     ("PUT", r"/lfs/(?P<oid>[0-9a-f]{64})", lfs_upload),
@@ -487,14 +451,10 @@ class _Handler(BaseHTTPRequestHandler):
         return None
 
     def send_file(self, sha: str, file: File) -> None:
-        headers = {"X-Repo-Commit": sha, "ETag": f'"{file.oid}"', "Accept-Ranges": "bytes"}
+        headers = {"X-Repo-Commit": sha, "ETag": f'"{file.oid}"'}
         if file.large:
             headers |= {"X-Linked-Etag": f'"{file.oid}"', "X-Linked-Size": str(len(file.content))}
-        start = re.match(r"bytes=(\d+)-", self.headers.get("Range", ""))
-        if start is None:
-            return self.send(200, file.content, headers)
-        first, size = int(start[1]), len(file.content)
-        self.send(206, file.content[first:], headers | {"Content-Range": f"bytes {first}-{size - 1}/{size}"})
+        self.send(200, file.content, headers)
 
     def send(self, status: int, content: bytes, headers: dict[str, str]) -> None:
         self.send_response(status)

@@ -54,8 +54,6 @@ api.create_branch("tester/model", branch="step-1")
 first = api.model_info("tester/model").sha
 api.upload_folder(repo_id="tester/model", folder_path=folder, delete_patterns="*", parent_commit=first)
 api.create_tag("tester/model", tag="best", revision="step-1")
-refs = api.list_repo_refs("tester/model")
-print([ref.name for ref in refs.branches], [ref.name for ref in refs.tags])
 try:
     api.upload_file(
         path_or_fileobj=b"x", path_in_repo="late", repo_id="tester/model", parent_commit=first
@@ -80,7 +78,7 @@ def test_the_real_client_pushes_and_fetches(tmp_path):
         hub.fail("500", path="/preupload/")  # the client's own backoff takes care of these two
         hub.fail("cut", path="/lfs/")
         out = run_client(hub, ROUND_TRIP, folder, target, HF_HUB_CACHE=str(tmp_path / "cache"))
-        assert out.splitlines() == ["['main', 'step-1'] ['best']", "HfHubHTTPError 412", "['a']"]
+        assert out.splitlines() == ["HfHubHTTPError 412", "['a']"]
         repo = hub.repos["tester/model"]
         assert repo.files()["weights.bin"] == b"changed" * 100
         assert (list(repo.branches), repo.tags) == (["main"], {})
@@ -121,9 +119,9 @@ def test_requests_without_a_valid_token_are_refused():
         ("tags: [a, b]\nbase_model: Qwen/Qwen2.5-1.5B", None),
         ("base_model: /home/me/model", "base_model"),
         ("tags: a", "tags"),
-        ("tags: [a", "Invalid YAML"),
-        ("- a", "mapping"),
-        ("model-index:\n- name: m\n  results:\n  - task: {type: t}\n    dataset: {type: d}", "dataset.name"),
+        ("tags: [a", "while parsing"),
+        ("- a", "dict"),
+        ("model-index:\n- name: m\n  results:\n  - task: {type: t}\n    dataset: {type: d}", "'name'"),
     ],
 )
 def test_metadata_is_checked(metadata, message):

@@ -335,7 +335,7 @@ ROWS = [
     ("push", "damaged_run --repo_id user/model", "run.json is damaged"),
     ("push", "foreign_run --repo_id user/model", "run.json is damaged: expected a JSON object with model_name"),
     ("push", "damaged_outbox --repo_id user/model", "outbox.json is damaged"),
-    ("push", "old_outbox --repo_id user/model", "outbox.json has format 1"),
+    ("push", "old_outbox --repo_id user/model", "outbox.json is of an earlier version"),
     ("push", "a_folder --patience long", "--patience"),
     ("merge", "a_folder", "OUTPUT_DIR"),
     ("merge", "a_folder merged", "a_folder is not an adapter"),
@@ -386,9 +386,9 @@ def folder(tmp_path_factory):
     (folder / "foreign_run" / "run.json").write_text('{"model_name": "mine"}')
     (folder / "a_merged_model").mkdir()
     (folder / "a_merged_model" / "config.json").write_text("{}")
-    for name, record in {"damaged_outbox": "[]", "old_outbox": '{"format": 1}'}.items():
-        (folder / name / "_hub").mkdir(parents=True)
-        (folder / name / "_hub" / "outbox.json").write_text(record)
+    for record in ("damaged_outbox/_hub/user--model/outbox.json", "old_outbox/_hub/outbox.json"):
+        (folder / record).parent.mkdir(parents=True)
+        (folder / record).write_text("[]")
     state = {"log_history": [{"step": 1, "loss": 1.0, "accuracy": 0.5}]}
     (folder / "a_run" / "trainer_state.json").write_text(json.dumps(state))
     disable_progress_bars()

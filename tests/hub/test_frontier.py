@@ -7,7 +7,6 @@ import json
 import os
 import subprocess
 import sys
-from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -70,22 +69,22 @@ def test_revisions_of_an_earlier_run_in_the_folder_are_neither_dropped_nor_ranke
     points = {0: (0.8, 90.0), 2: (0.7, 70.0), 3: (0.7, 60.0), 4: (0.8, 50.0)}
     assert measured_here(points, [earlier, beaten, own]) == [beaten, own]
     callback = HubFrontierCallback("tester/model")
-    with closing(Outbox(tmp_path, "tester/model")) as outbox:
-        for revision in (earlier, beaten, own):
-            outbox.add(revision, checkpoint(tmp_path, revision.step), {})
-        callback._prune(outbox, points, {4})
-        assert outbox.kept() == [earlier, own]
+    outbox = Outbox(tmp_path, "tester/model")
+    for revision in (earlier, beaten, own):
+        outbox.add(revision, checkpoint(tmp_path, revision.step), {})
+    callback._prune(outbox, points, {4})
+    assert [revision.step for revision in outbox.kept()] == [2, 4]
 
 
 def test_waiting_revisions_are_dropped_before_sent_ones(tmp_path):
     revisions = [Revision(step, 0.5, 10.0 - step) for step in (1, 2, 3)]
     callback = HubFrontierCallback("tester/model", max_revisions=2)
-    with closing(Outbox(tmp_path, "tester/model")) as outbox:
-        for revision in revisions:
-            outbox.add(revision, checkpoint(tmp_path, revision.step), {})
-        mark_sent(outbox, "step-000001")
-        callback._prune(outbox, {revision.step: (0.5, revision.tokens) for revision in revisions}, {3})
-        assert [revision.step for revision in outbox.kept()] == [1, 3]
+    outbox = Outbox(tmp_path, "tester/model")
+    for revision in revisions:
+        outbox.add(revision, checkpoint(tmp_path, revision.step), {})
+    mark_sent(outbox, "step-000001")
+    callback._prune(outbox, {revision.step: (0.5, revision.tokens) for revision in revisions}, {3})
+    assert [revision.step for revision in outbox.kept()] == [1, 3]
 
 
 A_PUSH_IN_BETWEEN = """
@@ -139,16 +138,16 @@ def test_one_of_several_evaluation_datasets_counts(tmp_path, caplog):
         callback = HubFrontierCallback("tester/model", eval_name=eval_name)
         state = TrainerState(log_history=log, global_step=step)
         callback.on_train_begin(args, state, TrainerControl())
-        with closing(callback.outbox) as outbox:
-            callback.on_save(args, state, TrainerControl())
-            assert [(revision.accuracy, revision.tokens) for revision in outbox.kept()] == [(0.5, 90.0)] * (
-                not warning
-            )
+        callback.on_save(args, state, TrainerControl())
+        kept = [(revision.accuracy, revision.tokens) for revision in callback.outbox.kept()]
+        assert kept == [(0.5, 90.0)] * (not warning)
         assert warning in caplog.text
 
 
 def test_settings_that_cannot_work_are_refused(tiny_model, problems, tmp_path):
-    with pytest.raises(ValueError, match="at least 1, got 0 and 4"):
+    with pytest.warns(FutureWarning, match="max_waiting has no effect"):
+        HubFrontierCallback("user/model", max_waiting=4)
+    with pytest.raises(ValueError, match="max_revisions must be at least 1, got 0"):
         HubFrontierCallback("user/model", max_revisions=0)
     trainer = HAPOTrainer(tiny_model, tiny.even_reward, HAPOConfig(**tiny.settings(tmp_path)), problems)
     trainer.add_callback(HubFrontierCallback("user/model"))
@@ -201,7 +200,7 @@ def test_a_run_is_pushed_downloaded_and_resumed_with_the_same_history(tiny_model
     assert sum(row["visits"] for row in resumed["ended"].values()) == 2 + sum(
         row["visits"] for row in printed["ended"].values()
     )
-    assert not list((run / FOLDER).glob("step-*"))
+    assert not list((run / FOLDER).glob("*/step-*"))
 
 
 @pytest.mark.slow
@@ -219,10 +218,10 @@ def test_a_run_ends_normally_without_a_hub_and_lists_unsent_revisions(tiny_model
         hub.__exit__()
         printed, warnings = train_and_push(hub, tiny_model, tmp_path, 3)
     assert printed["steps"] == 3
-    assert "Not sent to tester/model: step-000003, tag 'best' on step-000003, model card" in warnings
-    assert f"trl-concise push {tmp_path}" in warnings
-    (kept,) = (tmp_path / FOLDER).glob("step-*")
+    assert "Not sent to tester/model: step-000003, tag 'best' on step-000003. Nothing is lost" in warnings
+    assert f"trl-concise push {tmp_path} --repo_id tester/model" in warnings
+    (kept,) = (tmp_path / FOLDER).glob("*/step-*")
     assert {"model.safetensors", "optimizer.pt", "README.md"} <= {path.name for path in kept.iterdir()}
     card = (kept / "README.md").read_text()
     assert 'model="tester/model"' in card and "| Optimizer steps | 3 |" in card  # where it goes, and what it is
-    assert unsent(tmp_path) == ["step-000003", "tag 'best' on step-000003", "model card"]
+    assert unsent(tmp_path) == ["step-000003", "tag 'best' on step-000003"]

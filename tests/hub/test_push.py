@@ -7,15 +7,15 @@ import json
 import os
 import subprocess
 import sys
-from contextlib import closing
 
 import pytest
 
 from tests.hub.test_card import a_run
-from tests.hub.test_outbox import checkpoint, fill, mark_sent, unsent
+from tests.hub.test_outbox import checkpoint, fill, mark_sent
 from tests.hub_server import HubServer
 from trl_concise.hub.card import card_files, write_card
 from trl_concise.hub.outbox import Outbox, Revision
+from trl_concise.hub.push import push_run
 
 
 # The client reads the Hub's address when it is imported, and that takes a while: one process pushes for all tests here.
@@ -81,13 +81,12 @@ def test_a_run_is_pushed_to_the_same_repository_as_before(push, tmp_path):
 
 def test_a_push_to_another_repository_keeps_the_record_of_revisions(hub, push, tmp_path):
     run = a_run(tmp_path)
-    with closing(Outbox(run, "tester/model")) as outbox:
-        outbox.add(Revision(1, 0.5, 99.0), checkpoint(run, 1), {})
-        mark_sent(outbox, "step-000001")
+    outbox = Outbox(run, "tester/model")
+    outbox.add(Revision(1, 0.5, 99.0), checkpoint(run, 1), {})
+    mark_sent(outbox, "step-000001")
     push(run, "tester/away")
     assert set(hub.repos["tester/away"].branches) == {"main"}
-    with closing(Outbox(run)) as outbox:
-        assert (outbox.repo_id, list(outbox.revisions)) == ("tester/model", ["step-000001"])
+    assert list(outbox.read().revisions) == ["step-000001"]
 
 
 def test_the_recommended_command_keeps_privacy_and_tag(hub, push, tmp_path):
@@ -99,13 +98,18 @@ def test_the_recommended_command_keeps_privacy_and_tag(hub, push, tmp_path):
 def test_a_waiting_card_does_not_replace_a_newer_one(hub, push, tmp_path):
     run = a_run(tmp_path)
     write_card(run)
-    with closing(Outbox(run, "tester/newer")) as outbox:
-        outbox.add_card(card_files(run))  # the Hub was down at the end of training
+    outbox = Outbox(run, "tester/newer")
+    outbox.add(Revision(1, 0.5, 99.0), checkpoint(run, 1), card_files(run))  # the Hub was down at the end of training
     repo = hub.repos[push(run)]
     assert repo.files()["README.md"] == (run / "README.md").read_bytes()
     assert "Update the card" not in repo.messages.values()
     assert 'model="tester/newer"' in (run / "README.md").read_text()
-    assert unsent(run) == []
+    assert "step-000001" in repo.branches and outbox.unsent() == []
+
+
+def test_a_repository_must_be_known(tmp_path):
+    with pytest.raises(ValueError, match=r"No repository is known .* repo_id \(--repo_id\)"):
+        push_run(tmp_path)
 
 
 def test_private_files_are_not_uploaded_from_subfolders_either(hub, push, tmp_path):

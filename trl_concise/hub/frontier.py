@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import logging
+import warnings
 from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
@@ -25,40 +26,38 @@ class HubFrontierCallback(TrainerCallback):
     """
     Push every checkpoint on the frontier of accuracy and tokens to the Hub, in the background.
 
-    A checkpoint evaluated at the same step becomes the revision `step-000120` of the repository, with the card as it is
-    then. The revision with the best accuracy-efficiency score against the first evaluation carries the tag `best`. The
-    card on the main branch follows; the weights there are those of `trainer.push_to_hub()`.
+    A checkpoint evaluated at the same step becomes the revision `step-000120` of the repository, with the current card. The
+    revision with the best accuracy-efficiency score against the first evaluation carries the tag `best`. The card on the main
+    branch is updated; the weights there are those of `trainer.push_to_hub()`.
 
-    Training never waits for the Hub: checkpoints wait on disk, in `_hub/` of the output folder, as hard links that cost
-    no space until the checkpoint itself is deleted. When training ends, what is left is sent; what the Hub does not
-    take is named in a warning, with the command that sends it later.
+    Training does not wait for the Hub: checkpoints wait in `_hub/` of the output folder, as hard links that take no space
+    until the checkpoint itself is deleted. When training ends, the rest is sent. A warning lists what could not be sent, with
+    the command that sends it later.
 
     Args:
         repo_id (`str`):
-            Repository, e.g. `"user/model"`; made if it does not exist.
+            Repository, e.g. `"user/model"`; created if it does not exist.
         max_revisions (`int`, *optional*, defaults to `10`):
             How many revisions the repository may hold before those no longer on the frontier are deleted, oldest
-            first. Those on the frontier always stay.
-        max_waiting (`int`, *optional*, defaults to `4`):
-            How many revisions are sent at most while training goes on, the newest; older ones wait for its end.
+            first. Those on the frontier are never deleted.
         private (`bool`, *optional*):
-            Whether a new repository is private. Defaults to what the account says.
+            Whether a new repository is private. Defaults to the account's setting.
         token (`str`, *optional*):
             Token with write permission. Defaults to the stored one. Never written to disk.
         eval_name (`str`, *optional*):
-            Name of the evaluation dataset that counts, where the trainer has several in a `dict`.
+            Name of the evaluation dataset that is used, if the trainer has several in a `dict`.
         tag (`str`, *optional*, defaults to `"best"`):
             Tag of the best trade-off.
         patience (`float`, *optional*, defaults to `120.0`):
-            Seconds for which the end of training keeps trying while the Hub fails.
+            Seconds for which a request is repeated while the Hub fails. After that, sending starts again with the next
+            checkpoint, and once more when training ends.
         timeout (`float`, *optional*, defaults to `1800.0`):
-            Seconds for which the end of training waits at most; with several processes, half of `args.ddp_timeout` at
-            most, since the others wait meanwhile.
+            Longest wait at the end of training, in seconds; with several processes, half of `args.ddp_timeout` at most,
+            because the others wait meanwhile.
+        max_waiting (`int`, *optional*): Deprecated, without effect.
 
     Raises:
-        `ValueError`: If a limit is below 1; when training begins, if checkpoints are not saved and evaluated, or the
-            output folder holds something that waits for another repository.
-        `RuntimeError`: When training begins, if another process sends what the output folder holds.
+        `ValueError`: If `max_revisions` is below 1; when training begins, if checkpoints are not saved and evaluated.
 
     Example:
 
@@ -75,18 +74,19 @@ class HubFrontierCallback(TrainerCallback):
         repo_id: str,
         *,
         max_revisions: int = 10,
-        max_waiting: int = 4,
         private: bool | None = None,
         token: str | None = None,
         eval_name: str | None = None,
         tag: str = "best",
         patience: float = 120.0,
         timeout: float = 1800.0,
+        max_waiting: int | None = None,
     ):
-        if max_revisions < 1 or max_waiting < 1:
-            raise ValueError(f"max_revisions and max_waiting are at least 1, got {max_revisions} and {max_waiting}.")
-        self.max_revisions, self.max_waiting = max_revisions, max_waiting
-        self.eval_name, self.timeout = eval_name, timeout
+        if max_waiting is not None:
+            warnings.warn("max_waiting has no effect any more: all revisions are sent.", FutureWarning, stacklevel=2)
+        if max_revisions < 1:
+            raise ValueError(f"max_revisions must be at least 1, got {max_revisions}.")
+        self.max_revisions, self.eval_name, self.timeout = max_revisions, eval_name, timeout
         self._open = partial(Outbox, repo_id=repo_id, token=token, private=private, tag=tag, patience=patience)
         self.outbox: Outbox | None = None  # of the main process, in training
 
@@ -98,7 +98,8 @@ class HubFrontierCallback(TrainerCallback):
                 "Set both to 'steps', with equal eval_steps and save_steps."
             )
         if state.is_world_process_zero:
-            self._start(args.output_dir)  # for what an earlier run has left
+            self.outbox = self._open(args.output_dir)
+            self.outbox.wake()  # to send what an earlier run has left
 
     def on_save(self, args, state, control, **kwargs):
         if self.outbox is None:
@@ -120,15 +121,13 @@ class HubFrontierCallback(TrainerCallback):
                 else "set eval_steps so that it divides save_steps",
             )
             return
-        outbox = self._start(args.output_dir)
-        frontier = frontier_steps(points)
+        outbox, frontier = self.outbox, frontier_steps(points)
         if step in frontier:
             with TemporaryDirectory() as folder:
                 card = run  # of a plain TRL trainer
-                if (run / FACTS_FILE).exists():  # for this repository, which need not be the trainer's
+                if (run / FACTS_FILE).exists():  # names this repository, which need not be the trainer's
                     card = write_card(run, outbox.repo_id, folder=folder, state=state).parent
                 outbox.add(Revision(step, *points[step]), run / f"{PREFIX_CHECKPOINT_DIR}-{step}", card_files(card))
-                outbox.add_card(card_files(card))
         self._prune(outbox, points, frontier)
         best = best_trade_off(points, measured_here(points, outbox.kept()))
         if best is not None:
@@ -138,29 +137,23 @@ class HubFrontierCallback(TrainerCallback):
     def on_train_end(self, args, state, control, **kwargs):
         if self.outbox is None:
             return
-        outbox, self.outbox = self._start(args.output_dir), None
+        outbox, self.outbox = self.outbox, None
         unsent = outbox.finish(self.timeout if args.world_size == 1 else min(self.timeout, args.ddp_timeout / 2))
         if unsent:
             logger.warning(
-                "Not sent to %s: %s. Nothing is lost; send it with\n    trl-concise push %s",
+                "Not sent to %s: %s. Nothing is lost; send it with\n    trl-concise push %s --repo_id %s",
                 outbox.repo_id,
                 ", ".join(unsent),
                 args.output_dir,
+                outbox.repo_id,
             )
-
-    def _start(self, run: str) -> Outbox:
-        """Open the outbox, unless it is open: `push_run` in this process closes it after it has sent what it held."""
-        if self.outbox is None or self.outbox.closed:
-            self.outbox = self._open(run)
-            self.outbox.start(self.max_waiting)
-        return self.outbox
 
     def _prune(self, outbox: Outbox, points: dict[int, tuple[float, float]], frontier: set[int]) -> None:
         """Drop revisions off the frontier: at once if they still wait, beyond the limit if they were sent."""
         kept = measured_here(points, outbox.kept())
         off = sorted((revision for revision in kept if revision.step not in frontier), key=lambda item: item.step)
         waiting = [revision for revision in off if revision.staged]
-        sent = [revision for revision in off if revision not in waiting]
+        sent = [revision for revision in off if not revision.staged]
         surplus = max(0, len(kept) - len(waiting) - self.max_revisions)
         for revision in [*waiting, *sent[:surplus]]:
             outbox.drop(revision.name)

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import logging
 import sys
-from contextlib import closing
 from pathlib import Path
 
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
@@ -16,7 +15,7 @@ from ..evaluation.folder import SETTINGS_FILE
 from ..evaluation.runs import FACTS_FILE, LAST_CHECKPOINT, read_facts
 from ..state.resume import checkpoints, missing_from_checkpoint
 from .card import write_card
-from .outbox import PRIVATE_FILES, Outbox, is_recorded
+from .outbox import Outbox, last_repository
 from .retries import FAILURES
 
 
@@ -55,39 +54,41 @@ def push_run(
             Whether a new repository is private. Defaults to what [`HubFrontierCallback`] was told, else to what the
             account says.
         patience (`float`, *optional*, defaults to `120.0`):
-            Seconds without a success after which to give up.
+            Seconds for which a request is repeated while the Hub fails.
 
     Returns:
         `str`: The repository's id.
 
     Raises:
         `FileNotFoundError`: If the folder does not exist, or contains neither a run nor a model.
-        `ValueError`: If no repository is known, something waits for another one, or `run.json` is damaged.
-        `RuntimeError`: If the run is still being sent: by its training, in another process.
+        `ValueError`: If no repository is known, or `run.json` is damaged.
+        `RuntimeError`: If another process is sending the run's checkpoints for longer than `patience`.
     """
     run = Path(run)
     if not run.is_dir():
         raise FileNotFoundError(f"{run} is not a folder. Name the output folder of a run.")
-    has_facts = (run / FACTS_FILE).exists()
-    facts = read_facts(run) if has_facts else {}  # before the Hub is contacted, because the card needs them
-    if not has_facts and not is_recorded(run) and not any((run / name).is_file() for name in MODELS):
+    facts = read_facts(run) if (run / FACTS_FILE).exists() else None  # before the Hub is contacted: the card needs them
+    last = last_repository(run)
+    if facts is None and last is None and not any((run / name).is_file() for name in MODELS):
         raise FileNotFoundError(
             f"{run} contains neither {FACTS_FILE}, which a trainer of trl_concise writes at each checkpoint, nor a model. Name "
             "the output folder of a run."
         )
-    if repo_id is None and not is_recorded(run):
-        repo_id = facts.get("repo_id")
-    with closing(Outbox(run, repo_id, token=token, private=private, patience=patience)) as outbox:
-        repo_id = outbox.repository
-        whole = [folder for _, folder in sorted(checkpoints(run)) if missing_from_checkpoint(folder) is None]
-        if has_facts:
-            write_card(run, repo_id, LAST_CHECKPOINT if whole else None)
-        outbox.upload(run, "Upload the run", ignore_patterns=[*PRIVATE_FILES, *TEXT_FILES, *CHECKPOINTS])
-        outbox.note_push()
-        if whole:
-            target = {"path_in_repo": LAST_CHECKPOINT, "delete_patterns": "*"}
-            outbox.upload(whole[-1], f"Upload {whole[-1].name}", ignore_patterns=[*PRIVATE_FILES], **target)
-        outbox.send()
+    repo_id = repo_id or last or (facts or {}).get("repo_id")
+    if repo_id is None:
+        raise ValueError(
+            f"No repository is known for {run}. Name one with repo_id (--repo_id), for example user/model."
+        )
+    outbox = Outbox(run, repo_id, token=token, private=private, patience=patience)
+    repo_id = outbox.repository
+    whole = [folder for _, folder in sorted(checkpoints(run)) if missing_from_checkpoint(folder) is None]
+    if facts is not None:
+        write_card(run, repo_id, LAST_CHECKPOINT if whole else None)
+    outbox.upload(run, "Upload the run", ignore_patterns=[*TEXT_FILES, *CHECKPOINTS])
+    if whole:
+        options = {"path_in_repo": LAST_CHECKPOINT, "delete_patterns": "*"}
+        outbox.upload(whole[-1], f"Upload {whole[-1].name}", **options)
+    outbox.send(update_card=False)  # the run's is newer
     return repo_id
 
 
@@ -100,7 +101,7 @@ def main(argv: list[str]) -> int:
     )
     parser.add_argument("--private", action="store_true", default=None, help="create a private repository")
     parser.add_argument(
-        "--patience", type=float, default=120.0, help="seconds without success after which to give up (default: 120)"
+        "--patience", type=float, default=120.0, help="seconds for which a failing request is repeated (default: 120)"
     )
     options = parser.parse_args(argv)
     if not options.patience >= 0:

@@ -1,13 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Repeats requests to the Hub: `huggingface_hub` repeats most of them five times, and commits only with Xet."""
+"""Repeats requests to the Hub: `huggingface_hub` repeats most of them five times, but branches, tags and most commits not."""
 
 from __future__ import annotations
 
 import itertools
 import json
 import logging
-import random
-import threading
 import time
 from collections.abc import Callable
 from typing import Any
@@ -19,74 +17,45 @@ logger = logging.getLogger(__name__)
 
 # Errors of the HTTP library that huggingface_hub is built on, of its storage client, of a response that is not JSON.
 FAILURES = (*HfHubHTTPError.__bases__, OSError, RuntimeError, ValueError)
-_LONGEST_PAUSE, _LONGEST_PAUSE_AT_THE_END = 300.0, 8.0  # seconds; training does not wait
-_dice = random.Random()  # the run's own random state is part of its checkpoints
 
 
 def retry_delay(error: Exception, failures: int) -> float | None:
     """
     Return the seconds after which to repeat a request that has failed `failures` times in a row: what the Hub asks for
-    (`Retry-After`), else about 1, 2, 4, ... up to 300. `None` if it would fail the same way again: no permission, content that
-    the Hub rejects, offline mode.
+    (`Retry-After`), else 1, 2, 4 and then 8. `None` if it would fail the same way again: no permission, content that the Hub
+    rejects, offline mode.
     """
+    if isinstance(error, (OfflineModeIsEnabled, FileNotFoundError)):
+        return None
+    if isinstance(error, ValueError) and not isinstance(error, (json.JSONDecodeError, OSError)):
+        return None
     response = getattr(error, "response", None)
     status = getattr(response, "status_code", 0)
     # Timeout, concurrent commits, too many requests; a file to be deleted is gone, by a commit whose response was lost.
     passing = status in (408, 409, 412, 429) or (status == 404 and isinstance(error, EntryNotFoundError))
-    invalid = isinstance(error, ValueError) and not isinstance(error, (json.JSONDecodeError, OSError))
-    if (
-        invalid
-        or (400 <= status < 500 and not passing)
-        or isinstance(error, (OfflineModeIsEnabled, FileNotFoundError))
-    ):
+    if 400 <= status < 500 and not passing:
         return None
-    if response is not None and response.headers.get("Retry-After", "").isdigit():
-        return float(response.headers["Retry-After"])
-    return min(2.0 ** min(failures - 1, 20), _LONGEST_PAUSE) * _dice.uniform(0.75, 1.25)
+    asked = response.headers.get("Retry-After", "") if response is not None else ""
+    return float(asked) if asked.isdigit() else 2.0 ** min(failures - 1, 3)
 
 
-class Retries:
+def repeat(patience: float, request: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     """
-    Repeats a request until it succeeds, would fail the same way again, or has failed for too long.
-
-    Args:
-        patience (`float`): Seconds since the first failure after which to give up.
-        check (`Callable`): Raises an error if no further request is to be made.
+    Make a request, and repeat it until it succeeds, would fail the same way again, or has failed for `patience` seconds.
+    Returns its response, or raises one of `FAILURES`.
     """
-
-    def __init__(self, patience: float, check: Callable[[], None]):
-        self.patience = patience
-        self.check = check
-        self.endless = False  # training does not wait
-        self.ending = threading.Event()
-        self._failing_since: float | None = None
-
-    def __call__(self, request: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        """Make a request and return the response."""
-        for failures in itertools.count(1):
-            self.check()
-            try:
-                response = request(*args, **kwargs)
-            except FAILURES as error:
-                delay, now = retry_delay(error, failures), time.monotonic()
-                if self.endless or self._failing_since is None:
-                    self._failing_since = now
-                if delay is None or now - self._failing_since > self.patience:
-                    raise
-                if failures == 1:
-                    logger.info("The Hub failed (%s); trying again.", first_line(error))
-                if self.endless:
-                    self.ending.wait(delay)  # at the end of training, try at once
-                else:
-                    time.sleep(min(delay, _LONGEST_PAUSE_AT_THE_END))
-            else:
-                self._failing_since = None
-                return response
-
-    def end(self) -> None:
-        """Limit the patience from now on."""
-        self.endless, self._failing_since = False, None
-        self.ending.set()
+    failing_since = None
+    for failures in itertools.count(1):
+        try:
+            return request(*args, **kwargs)
+        except FAILURES as error:
+            delay, now = retry_delay(error, failures), time.monotonic()
+            failing_since = now if failing_since is None else failing_since
+            if delay is None or now + delay - failing_since > patience:
+                raise
+            if failures == 1:
+                logger.info("The Hub failed (%s); trying again.", first_line(error))
+            time.sleep(delay)
 
 
 def first_line(error: Exception) -> str:

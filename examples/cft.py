@@ -33,7 +33,8 @@ from accelerate import PartialState
 from trl import ModelConfig
 
 from trl_concise import CFTConfig, demo
-from trl_concise.cli.script import RunArguments, model_arguments, parse_arguments
+from trl_concise.cli.arguments import RunArguments, parse_arguments
+from trl_concise.cli.script import model_arguments
 from trl_concise.errors import report_input_errors
 
 

@@ -12,7 +12,7 @@ import yaml
 from transformers import TrainingArguments
 from trl import ModelConfig
 
-from trl_concise.cli.script import ProblemArguments, RunArguments, parse_arguments
+from trl_concise.cli.arguments import ProblemArguments, RunArguments, parse_arguments
 
 
 EXAMPLES = Path(__file__).parent.parent / "examples"

@@ -11,8 +11,8 @@ from trl import ModelConfig
 
 from tests.test_examples import write_traces
 from trl_concise import CFTConfig, HAPOConfig, HAPOTrainer, PromptHistory, TrainingScript, demo, math_accuracy_reward
+from trl_concise.cli.arguments import RunArguments, parse_arguments, resolved_settings
 from trl_concise.cli.launch import examples_folder
-from trl_concise.cli.script import RunArguments, parse_arguments, resolved_settings
 from trl_concise.evaluation.report import main as report_main
 
 

@@ -109,7 +109,9 @@ class Outbox:
         self._wake, self._ending = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._work, name="hub-outbox", daemon=True)
         if (old := Path(run, FOLDER, RECORD_FILE)).exists():
-            raise ValueError(f"{old} is of an earlier version. Send what waits there with that version, and delete {old}.")
+            raise ValueError(
+                f"{old} is of an earlier version. Send what waits there with that version, and delete {old}."
+            )
         self.read()  # reports a damaged record
 
     # On disk

@@ -67,7 +67,9 @@ def push_run(
     run = Path(run)
     if not run.is_dir():
         raise FileNotFoundError(f"{run} is not a folder. Name the output folder of a run.")
-    facts = read_facts(run) if (run / FACTS_FILE).exists() else None  # before the Hub is contacted: the card needs them
+    facts = (
+        read_facts(run) if (run / FACTS_FILE).exists() else None
+    )  # before the Hub is contacted: the card needs them
     last = last_repository(run)
     if facts is None and last is None and not any((run / name).is_file() for name in MODELS):
         raise FileNotFoundError(

@@ -4,21 +4,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..batch.rollouts import pack_keys, prompt_digest, unpack_keys
-from .checkpoint import read_tensors, write_tensors
+from .checkpoint import SavedRecords
 
 
-_FORMAT = {"format": "trl_concise.AccuracyHistory", "version": "1"}
 _TENSORS = {"keys", "visits", "accuracies", "steps"}
 
 
-class AccuracyHistory(Mapping[str, list[float]]):
+class AccuracyHistory(Mapping[str, list[float]], SavedRecords):
     """
     Per prompt, the share of correct completions at each visit, oldest first.
 
@@ -34,6 +32,8 @@ class AccuracyHistory(Mapping[str, list[float]]):
         >>> history["a"], history["b"], len(history)
         ([0.5, 1.0], [1.0], 2)
     """
+
+    records_name = "an accuracy history"
 
     def __init__(self):
         self._accuracies: dict[str, list[float]] = {}
@@ -93,24 +93,3 @@ class AccuracyHistory(Mapping[str, list[float]]):
             {key: values.tolist() for key, values in zip(keys, state[name].split(visits), strict=True)}
             for name in ("accuracies", "steps")
         )
-
-    def save(self, path: str | Path) -> None:
-        """Write the records to a `.safetensors` file. After a crash the file is either the old or the complete new one."""
-        write_tensors(Path(path), self.state_dict(), metadata=_FORMAT)
-
-    @classmethod
-    def load(cls, path: str | Path) -> AccuracyHistory:
-        """
-        Read a file that [`~AccuracyHistory.save`] wrote.
-
-        Raises:
-            `FileNotFoundError`: If the file does not exist.
-            `ValueError`: If the file is damaged, or is not an accuracy history.
-        """
-        history = cls()
-        state = read_tensors(Path(path), metadata=_FORMAT)
-        try:
-            history.load_state_dict(state)
-        except ValueError as error:
-            raise ValueError(f"{path} is not an accuracy history. {error}") from error
-        return history

@@ -20,7 +20,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
@@ -224,6 +224,45 @@ def read_tensors(
             f"{path} has another format: expected a file with the metadata {dict(metadata)}, found {found}."
         )
     return tensors
+
+
+class SavedRecords:
+    """Mixin that saves records as a `.safetensors` file, and loads them."""
+
+    records_name: ClassVar[str]  # for messages, for example "a prompt history"
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return the records as tensors."""
+        raise NotImplementedError
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Replace the records. Raises `ValueError` if the tensors are not those of `state_dict`."""
+        raise NotImplementedError
+
+    def save(self, path: str | Path) -> None:
+        """Write the records to a `.safetensors` file. After a crash the file is either the old or the complete new one."""
+        write_tensors(Path(path), self.state_dict(), metadata=self._metadata())
+
+    @classmethod
+    def load(cls, path: str | Path) -> Self:
+        """
+        Read a file that `save` wrote.
+
+        Raises:
+            `FileNotFoundError`: If the file does not exist.
+            `ValueError`: If the file is damaged, or contains something else.
+        """
+        records = cls()
+        state = read_tensors(Path(path), metadata=cls._metadata())
+        try:
+            records.load_state_dict(state)
+        except ValueError as error:
+            raise ValueError(f"{path} is not {cls.records_name}. {error}") from error
+        return records
+
+    @classmethod
+    def _metadata(cls) -> dict[str, str]:
+        return {"format": f"trl_concise.{cls.__name__}", "version": "1"}
 
 
 def write_atomically(path: Path, data: bytes) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,13 +12,12 @@ import torch
 from torch import Tensor
 
 from ..batch.rollouts import prompt_digest
-from .checkpoint import read_tensors, write_tensors
+from .checkpoint import SavedRecords
 
 
 if TYPE_CHECKING:
     import pandas as pd
 
-_FORMAT = {"format": "trl_concise.PromptHistory", "version": "1"}
 # Field -> dtype and the value of a prompt without a correct completion. How two histories merge follows from it: the
 # smaller `shortest`, the sum of everything else.
 _FIELDS = {
@@ -31,7 +29,7 @@ _FIELDS = {
 }
 
 
-class PromptHistory:
+class PromptHistory(SavedRecords):
     """
     Per-prompt records of a run, in arrays: 40 bytes of numbers and a 16-byte digest per prompt on disk, about 160 bytes in memory.
 
@@ -46,6 +44,8 @@ class PromptHistory:
         >>> history.mean(["a"]), history.visits(["a", "b", "c"])
         (tensor([40.], dtype=torch.float64), tensor([1, 1, 0]))
     """
+
+    records_name = "a prompt history"
 
     def __init__(self):
         self._rows: dict[bytes, int] = {}  # digest -> row in the arrays
@@ -175,27 +175,6 @@ class PromptHistory:
             raise ValueError(f"A prompt history names each prompt once, but {count - len(rows)} keys are repeated.")
         self._rows = rows
         self._arrays = {name: state[name].numpy().astype(dtype) for name, (dtype, _) in _FIELDS.items()}
-
-    def save(self, path: str | Path) -> None:
-        """Write the records to a `.safetensors` file. After a crash the file is either the old or the complete new one."""
-        write_tensors(Path(path), self.state_dict(), metadata=_FORMAT)
-
-    @classmethod
-    def load(cls, path: str | Path) -> PromptHistory:
-        """
-        Read a file that [`~PromptHistory.save`] wrote.
-
-        Raises:
-            `FileNotFoundError`: If the file does not exist.
-            `ValueError`: If the file is damaged, or is not a prompt history.
-        """
-        history = cls()
-        state = read_tensors(Path(path), metadata=_FORMAT)
-        try:
-            history.load_state_dict(state)
-        except ValueError as error:
-            raise ValueError(f"{path} is not a prompt history. {error}") from error
-        return history
 
     def _read(self, name: str, keys: Iterable[str]) -> Tensor:
         default = _FIELDS[name][1]

@@ -16,6 +16,8 @@ from transformers import TrainerCallback
 from tests.slot_rows import correct_if_even
 from trl_concise import Advantage, ConciseGRPOTrainer, GroupReward, Rollout, TokenCredit
 from trl_concise.batch.generation import Generated
+from trl_concise.batch.rollouts import weighted_sum
+from trl_concise.batch.rows import Rows
 
 
 def normalized(values: torch.Tensor, among: torch.Tensor) -> torch.Tensor:
@@ -285,6 +287,78 @@ class SoftTokensTrainer(ConciseGRPOTrainer):
         return super()._compute_loss(model, inputs) + 0.01 * outputs.logits.square().mean()
 
 
+# Self-verification, CURE, Delethink, Thinker: further rows
+
+
+def generated_rows(trainer, rows, prefixes, rewards=None, n=2) -> Rows:
+    """Generate `n` completions of each row after its prefix; each row is a group. Rewards are the trainer's, or given."""
+    generated = trainer.generate_rollouts(rows, n, prefix_ids=prefixes, max_tokens=6)
+    if rewards is None:
+        rewards = weighted_sum(trainer.reward_rollouts(rows, generated), trainer.reward_weights)
+    prompts = [[*one, *two] for one, two in zip(generated.prompt_ids, generated.prefix_ids, strict=True)]
+    group = [i // n for i in range(len(prompts))]
+    return Rows(prompts, generated.completion_ids, group, rewards(generated) if callable(rewards) else rewards)
+
+
+def verdicts(trainer, rollouts, local) -> Rows:
+    """Ask whether each completion is correct. The reward is whether the verdict, an even first token for yes, is right."""
+    rows = [{"prompt": f"{local.prompts[i]} {local.completions[i]} Right?"} for i in range(len(local.prompts))]
+    correct = rollouts.correct[rollouts.local].repeat_interleave(2)
+
+    def agrees(generated):
+        yes = torch.tensor([ids[0] % 2 == 0 for ids in generated.completion_ids])
+        return (yes == (correct.cpu() == 1)).float().to(correct.device)
+
+    return generated_rows(trainer, rows, None, agrees)
+
+
+class SelfVerification(GroupReward):
+    name = "self_verification"
+
+    def score(self, rollouts):
+        return torch.zeros(len(rollouts))
+
+    def rows(self, trainer, rollouts, local):
+        return verdicts(trainer, rollouts, local)
+
+
+class CURE(SelfVerification):
+    """The second half of each completion again: the paper branches where the entropy is largest."""
+
+    name = "cure"
+
+    def rows(self, trainer, rollouts, local):
+        rows = [local.row(i) for i in range(len(local.prompts))]
+        return generated_rows(trainer, rows, [ids[: len(ids) // 2] for ids in local.completion_ids])
+
+
+class Delethink(SelfVerification):
+    """The next chunk sees the prompt and the end of the chunk before it, nothing in between."""
+
+    name = "delethink"
+
+    def rows(self, trainer, rollouts, local):
+        rows = [local.row(i) for i in range(len(local.prompts))]
+        return generated_rows(trainer, rows, [ids[-2:] for ids in local.completion_ids])
+
+
+class Thinker(SelfVerification):
+    """Fast thinking is the batch itself. Then it is verified, and solved again with more tokens."""
+
+    name = "thinker"
+
+    def rows(self, trainer, rollouts, local):
+        check = verdicts(trainer, rollouts, local)
+        slow = generated_rows(trainer, [local.row(i) for i in range(len(local.prompts))], None)
+        return Rows(
+            [*check.prompt_ids, *slow.prompt_ids],
+            [*check.completion_ids, *slow.completion_ids],
+            [*check.group, *(len(local.prompts) + i for i in slow.group)],
+            torch.cat([check.rewards, slow.rewards]),
+        )
+
+
+ROWS = (SelfVerification, CURE, Delethink, Thinker)
 SKETCHES: dict[str, Any] = {
     "AdaptThink": adapt_think,
     "MGPO": lambda: {"advantage": MGPO()},
@@ -298,5 +372,6 @@ SKETCHES: dict[str, Any] = {
     "ProRL": lambda: {"reward_funcs": [correct_if_even, MovingReference(1, 1.0)], "args": {"beta": 0.01}},
     "T1": lambda: {"reward_funcs": [correct_if_even, MovingReference(1, 0.005)], "args": {"beta": 0.01}},
     "CRISP": lambda: {"token_credit": CRISP()},
+    **{kind.__name__: lambda kind=kind: {"reward_funcs": [correct_if_even, kind()]} for kind in ROWS},
     "Soft tokens": lambda: {"rollout": Mixtures(), "trainer": SoftTokensTrainer, "reward_funcs": [always_correct]},
 }

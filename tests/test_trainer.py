@@ -547,7 +547,7 @@ def test_a_damaged_history_stops_the_resume(tiny_model, problems, tmp_path):
 def test_save_only_model_is_warned_about(tiny_model, problems, tmp_path, caplog):
     with caplog.at_level(logging.WARNING, logger="trl_concise"):
         hapo(tiny_model, problems, tmp_path, save_only_model=True)
-    assert "save_only_model=True: checkpoints will hold neither the optimizer nor the state" in caplog.text
+    assert "save_only_model=True: checkpoints will contain neither the optimizer nor the state" in caplog.text
 
 
 # Bad input

@@ -81,6 +81,30 @@ def check_columns_are_kept(args: GRPOConfig) -> None:
         )
 
 
+def check_prompts_are_known(names: Sequence[str], given: Mapping[str, Any]) -> None:
+    """
+    Check that components can tell prompts apart.
+
+    Raises:
+        `ValueError`: If an environment brings the data.
+    """
+    if names and given.get("train_dataset") is None and given.get("environment_factory") is not None:
+        raise ValueError(
+            f"{names} remember prompts, but an environment that owns its data gives every row the same empty one. "
+            "Pass a train_dataset with a `prompt_id` column."
+        )
+
+
+def warn_of_unsaved_state(args: GRPOConfig, names: Sequence[str]) -> None:
+    """Warn if checkpoints will not contain the state of the components."""
+    if args.save_only_model and names:
+        logger.warning(
+            "save_only_model=True: checkpoints will contain neither the optimizer nor the state of %s, so a run cannot be "
+            "resumed from them.",
+            names,
+        )
+
+
 def check_rollout(rollout: Rollout, given: Mapping[str, Any]) -> None:
     """
     Check that a rollout component is the only one that generates.

@@ -10,7 +10,6 @@ pins the parameters of every method that is overridden.
 from __future__ import annotations
 
 import inspect
-import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -27,7 +26,7 @@ from .batch.generating import GeneratesBatch
 from .batch.generation import ForkedRandomState
 from .batch.loss import ComputesLoss
 from .batch.merging import check_mergeable
-from .batch.reference import make_reference_movable, reference_loaded
+from .batch.reference import make_reference_movable, reference_loaded, saves_reference
 from .batch.refilling import RefillsGroups
 from .batch.row_scoring import TrainsOnRows
 from .batch.token_credit import assign_token_credit
@@ -39,7 +38,9 @@ from .checks import (
     check_datasets,
     check_filter,
     check_output_dir,
+    check_prompts_are_known,
     check_rollout,
+    warn_of_unsaved_state,
 )
 from .components import (
     Advantage,
@@ -64,9 +65,6 @@ from .state.resume import ResumesTraining
 from .state.sampling import EpochRepeatSampler, SelectingSampler
 from .state.saving import SavesState
 from .state.step_start import StepStart
-
-
-logger = logging.getLogger(__name__)
 
 
 class ConciseGRPOTrainer(
@@ -202,12 +200,7 @@ class ConciseGRPOTrainer(
         # Before the user's callbacks, which may save or change a component.
         given["callbacks"] = [self._step_start, *(given.get("callbacks") or [])]
 
-        if self.components and given.get("train_dataset") is None and given.get("environment_factory") is not None:
-            raise ValueError(
-                f"{names} remember prompts, but an environment that owns its data gives every row the same empty one. "
-                "Pass a train_dataset with a `prompt_id` column."
-            )
-
+        check_prompts_are_known(names, given)
         if self.rollout is not None:
             check_rollout(self.rollout, given)
         if self.budget_schedule is not None:
@@ -245,20 +238,8 @@ class ConciseGRPOTrainer(
             chat_template=getattr(self.processing_class, "chat_template", None) or self._tokenizer.chat_template,
             brings_own_prompts=self.environment_factories is not None or self.rollout_func is not None,
         )
-        if args.save_only_model and self.components:
-            logger.warning(
-                "save_only_model=True: checkpoints will hold neither the optimizer nor the state of %s, so a run "
-                "cannot be resumed from them.",
-                names,
-            )
-        moves_reference = args.sync_ref_model or bool(moving)
-        self._keeps_reference = moves_reference and not (self.is_deepspeed_enabled or self.is_fsdp_enabled)
-        if moves_reference and not self._keeps_reference:
-            logger.warning(
-                "%s with a sharded model: the reference model moves and is in no checkpoint, so a resumed run starts from the "
-                "original one.",
-                moving or "sync_ref_model=True",
-            )
+        warn_of_unsaved_state(args, names)
+        self._keeps_reference = saves_reference(self, moving)
         if moving:
             make_reference_movable(self)
         for component in self.components:

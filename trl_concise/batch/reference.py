@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import logging
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -11,6 +12,8 @@ from trl import GRPOConfig, GRPOTrainer
 from trl.trainer.callbacks import SyncRefModelCallback
 from trl.trainer.utils import use_adapter
 
+
+logger = logging.getLogger(__name__)
 
 MODELS = ("policy", "reference")
 _ADAPTER = "ref"  # TRL's name for a reference that is an adapter
@@ -59,6 +62,25 @@ def scoring_model(trainer: GRPOTrainer, model: str) -> Iterator[torch.nn.Module]
                 yield trainer.model
     finally:
         trainer.model.train(training)
+
+
+def saves_reference(trainer: GRPOTrainer, moving: Sequence[str]) -> bool:
+    """
+    Whether checkpoints contain the reference model: it moves, and the model is not sharded. Warns if only the first is true.
+
+    Args:
+        moving (`Sequence[str]`): Names of the components that move it, in addition to TRL's `sync_ref_model`.
+    """
+    if not moving and not trainer.args.sync_ref_model:
+        return False
+    if trainer.is_deepspeed_enabled or trainer.is_fsdp_enabled:
+        logger.warning(
+            "%s with a sharded model: the reference model moves and is in no checkpoint, so a resumed run starts from the "
+            "original one.",
+            moving or "sync_ref_model=True",
+        )
+        return False
+    return True
 
 
 def make_reference_movable(trainer: GRPOTrainer) -> None:

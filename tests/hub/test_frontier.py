@@ -218,7 +218,7 @@ def test_a_run_ends_normally_without_a_hub_and_lists_unsent_revisions(tiny_model
         hub.__exit__()
         printed, warnings = train_and_push(hub, tiny_model, tmp_path, 3)
     assert printed["steps"] == 3
-    assert "Not sent to tester/model: step-000003, tag 'best' on step-000003. Nothing is lost" in warnings
+    assert "Not sent to tester/model: step-000003, tag 'best' on step-000003.\nNothing is lost" in warnings
     assert f"trl-concise push {tmp_path} --repo_id tester/model" in warnings
     (kept,) = (tmp_path / FOLDER).glob("*/step-*")
     assert {"model.safetensors", "optimizer.pt", "README.md"} <= {path.name for path in kept.iterdir()}

@@ -21,8 +21,8 @@ PAGE_HEAD = """\
 
 Made from `trl_concise/methods/table.py` by `python -m tests.tools.method_table`. In a terminal: `trl-concise methods`.
 
-A component fills a slot of `ConciseGRPOTrainer`; a group reward goes into `reward_funcs`. A trainer, where there is one, is a drop-in for
-TRL's and brings its components. [Choosing a method](choosing.md) compares them.
+A component fills a slot of `ConciseGRPOTrainer`; a group reward goes into `reward_funcs`. Some methods also have a
+trainer, a drop-in replacement for TRL's that includes the components. [Choosing a method](choosing.md) compares them.
 """
 
 

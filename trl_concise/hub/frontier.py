@@ -141,7 +141,7 @@ class HubFrontierCallback(TrainerCallback):
         unsent = outbox.finish(self.timeout if args.world_size == 1 else min(self.timeout, args.ddp_timeout / 2))
         if unsent:
             logger.warning(
-                "Not sent to %s: %s. Nothing is lost; send it with\n    trl-concise push %s --repo_id %s",
+                "Not sent to %s: %s.\nNothing is lost; send it with\n    trl-concise push %s --repo_id %s",
                 outbox.repo_id,
                 ", ".join(unsent),
                 args.output_dir,

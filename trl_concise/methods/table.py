@@ -26,7 +26,7 @@ PROVENANCE = {
     "code": "from the paper and the authors' code",
     "paper": "from the paper's equations",
     "common": "a common technique, without one paper",
-    "reconstructed": "partly or wholly reconstructed; the page numbers what is",
+    "reconstructed": "partly or wholly reconstructed; the page lists what is",
 }
 
 

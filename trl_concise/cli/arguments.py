@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-Command line of the training scripts, parsed and checked before trainers and datasets are imported, so that `--help` and a
-mistyped option do not wait for them.
+Command line of the training scripts: options, parsing, checks, and `--dry_run`.
+
+Trainers and datasets are imported later, so that `--help` and a mistyped option do not wait for them.
 """
 
 from __future__ import annotations

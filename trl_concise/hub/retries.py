@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Repeats requests to the Hub: `huggingface_hub` repeats most of them five times, but branches, tags and most commits not."""
+"""
+Repeats failed requests to the Hub.
+
+`huggingface_hub` repeats uploads up to five times, but not the requests for repositories, branches and tags, nor most commits.
+"""
 
 from __future__ import annotations
 

@@ -88,8 +88,8 @@ class ConciseGRPOConfig(ConfigMixin, GRPOConfig):
     r"""
     Configuration of [`ConciseGRPOTrainer`]: [`~trl.GRPOConfig`] and the reward function that decides whether a completion is correct.
 
-    `reward_weights` has one entry per entry of `reward_funcs`, as in TRL. A drop-in trainer adds the column of its own
-    method, and that column's weight, by itself.
+    `reward_weights` has one entry per entry of `reward_funcs`, as in TRL. A drop-in trainer adds the column of its
+    method, and the weight of that column, automatically.
 
     > Parameters of this class, in addition to those of [`~trl.GRPOConfig`]
 

@@ -84,7 +84,7 @@ def saves_reference(trainer: GRPOTrainer, moving: Sequence[str]) -> bool:
 
 
 def make_reference_movable(trainer: GRPOTrainer) -> None:
-    """Make an adapter of its own of the reference of an adapter, a copy of the one that is trained."""
+    """Add a separate adapter for the reference, if an adapter is trained. It begins as a copy of that one."""
     if trainer.ref_model is None:
         model = trainer.accelerator.unwrap_model(trainer.model)
         if _ADAPTER not in model.peft_config:

@@ -35,7 +35,7 @@ def critique_example(
         template (`str`, *optional*, defaults to `"cft"`):
             `"cft"`, `"cft_released"` (blank lines around the solution, as in the released 50K set) or `"one_shot"`.
         system_prompt (`str`, *optional*):
-            System message. If `None`, there is none, except one that the chat template brings by itself.
+            System message. If `None`, the chat template's default applies, if it has one.
 
     Returns:
         `dict[str, list[dict[str, str]]]`: `prompt` and `completion`, lists of messages.

@@ -30,7 +30,7 @@ class Reply:
     Args:
         text (`str`): The answer.
         input_tokens, output_tokens (`int`): Tokens read and written, as the teacher counts them.
-        complete (`bool`): Whether the answer ended by itself; otherwise it was truncated.
+        complete (`bool`): Whether the answer ended before the limit; otherwise it was truncated.
         retries (`int`): How often the request was repeated before it was answered.
         error (`str`, *optional*): Why the request failed.
     """

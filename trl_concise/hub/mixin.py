@@ -63,7 +63,7 @@ class WritesCard(_Mixed):
         super().create_model_card(model_name=model_name, dataset_name=dataset_name, tags=tags)
         if not self.is_world_process_zero():
             return
-        # TRL and transformers call this before every push, and push the output folder: what is to go with it gets there.
+        # TRL and transformers call this before every push of the output folder, so files to be pushed are written there.
         self._save_public_state()
         if self.components:
             save_components(self.components, self.args.output_dir)

@@ -25,7 +25,7 @@ TEXT_FILES = [
     *(SETTINGS_FILE, f"*/{SETTINGS_FILE}"),
 ]
 MODELS = (CONFIG_NAME, ADAPTER_CONFIG_NAME)  # of a model, of an adapter
-# Of this run, and of one in a subfolder: the training that came before, say.
+# Of this run, and of other runs in subfolders, for example of the training before it.
 CHECKPOINTS = [f"{PREFIX_CHECKPOINT_DIR}-*/*", f"*/{PREFIX_CHECKPOINT_DIR}-*/*"]
 
 

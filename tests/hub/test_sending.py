@@ -322,8 +322,8 @@ def test_two_processes_do_not_send_at_once(tmp_path):
     fill(tmp_path, range(1, 2))
     code = """
 import subprocess
-again = "from trl_concise.hub.push import main; import sys; sys.exit(main(sys.argv[1:]))"
-command = [sys.executable, "-c", again, str(run), "--repo_id", "tester/model", "--patience", "0"]
+again = "import sys; from trl_concise.hub.outbox import Outbox; Outbox(sys.argv[1], 'tester/model', patience=0).send()"
+command = [sys.executable, "-c", again, str(run)]
 print(subprocess.run(command, capture_output=True, text=True).stderr)
 (run / "recovery").touch()
 print(outbox.finish(timeout=30))

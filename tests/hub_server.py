@@ -165,10 +165,14 @@ class HubServer:
 
 def card_errors(content: str) -> list[str]:
     """Return what is wrong with the metadata of a model card."""
+    block = re.match(r"\s*---[ \t]*\n(.*?)\n---[ \t]*(\n|$)", content, flags=re.DOTALL)
+    if block is None:
+        return []
     try:
-        data = ModelCard(content).data.to_dict()  # checks the results of the model-index
+        ModelCard(content)  # checks the YAML and the results of the model-index
     except (ValueError, yaml.YAMLError) as error:
         return [str(error)]
+    data = yaml.safe_load(block[1])
     errors = []
     for key, kind in (("base_model", "models"), ("datasets", "datasets")):
         values = data.get(key, [])

@@ -108,6 +108,7 @@ def test_a_waiting_card_does_not_replace_a_newer_one(hub, push, tmp_path):
 
 
 def test_a_repository_must_be_known(tmp_path):
+    (tmp_path / "config.json").write_text("{}")  # a model
     with pytest.raises(ValueError, match=r"No repository is known .* repo_id \(--repo_id\)"):
         push_run(tmp_path)
 

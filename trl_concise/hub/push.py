@@ -15,7 +15,7 @@ from ..evaluation.folder import SETTINGS_FILE
 from ..evaluation.runs import FACTS_FILE, LAST_CHECKPOINT, read_facts
 from ..state.resume import checkpoints, missing_from_checkpoint
 from .card import write_card
-from .outbox import Outbox, last_repository
+from .outbox import FOLDER, Outbox, last_repository
 from .retries import FAILURES
 
 
@@ -71,7 +71,7 @@ def push_run(
         read_facts(run) if (run / FACTS_FILE).exists() else None
     )  # before the Hub is contacted: the card needs them
     last = last_repository(run)
-    if facts is None and last is None and not any((run / name).is_file() for name in MODELS):
+    if facts is None and not (run / FOLDER).is_dir() and not any((run / name).is_file() for name in MODELS):
         raise FileNotFoundError(
             f"{run} contains neither {FACTS_FILE}, which a trainer of trl_concise writes at each checkpoint, nor a model. Name "
             "the output folder of a run."

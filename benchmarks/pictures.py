@@ -117,26 +117,7 @@ def token_credit(page: str):
     return figure
 
 
-def ddca_drpo(page: str):
-    """Accuracy and tokens before training, after GRPO, DDCA and DRPO, with 95 % intervals of the accuracy."""
-    _, (_, *rows), *_ = tables(page, "Length methods, side by side")
-    styles = {"before": (BLACK, "*"), "GRPO": (GRPO_COLOR, "o"), "DDCA": (BLUE, "D"), "DRPO": (VERMILLION, "s")}
-    figure, ax = plt.subplots(figsize=(5.5, 3.3), layout="constrained")
-    for name, (color, marker) in styles.items():
-        cells = next(row for row in rows if name in row[0])
-        mean, low, high = numbers(cells[1])
-        interval = [[mean - low], [high - mean]]
-        label = "before training" if name == "before" else name
-        ax.errorbar(
-            numbers(cells[3])[0], mean, interval, color=color, marker=marker, ms=9, ls="", capsize=3, label=label
-        )
-    ax.set(xlabel="Mean completion tokens", ylabel="Held-out accuracy, %", ylim=(90, 100))
-    ax.set_xlim(left=0)
-    ax.legend(frameon=False, loc="lower left")
-    return figure
-
-
-PICTURES = {"greso": greso, "redi": redi, "cft": cft, "token_credit": token_credit, "ddca_drpo": ddca_drpo}
+PICTURES = {"greso": greso, "redi": redi, "cft": cft, "token_credit": token_credit}
 
 
 def main() -> None:

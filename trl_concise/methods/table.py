@@ -296,6 +296,7 @@ METHODS: tuple[Method, ...] = (
         "reconstructed",
         "gfpo",
         0,
+        evidence="gfpo.md#results",
     ),
     Method(
         "SIRI",
@@ -320,6 +321,7 @@ METHODS: tuple[Method, ...] = (
         "code",
         "campo",
         0,
+        evidence="campo.md#results",
     ),
     Method(
         "GRESO",

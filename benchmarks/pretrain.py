@@ -24,7 +24,7 @@ from transformers import PreTrainedTokenizerBase, Qwen2Config, Qwen2ForCausalLM
 from transformers.utils import logging
 
 from trl_concise.demo import OPERATIONS, evaluate_model, model_path, problem_dataset
-from trl_concise.demo.problems import Problem, draw_problem, split_of
+from trl_concise.demo.problems import training_problems
 from trl_concise.demo.traces import SLIP_SHARE, write_pass, write_trace
 
 
@@ -37,18 +37,6 @@ LEARNING_RATE = 2e-3
 WARMUP_STEPS = 100
 VOCABULARY_TRACES = 20_000  # traces on which the tokenizer is trained
 IGNORED = -100  # label that the loss skips
-
-
-def training_problems(seed: int | str) -> Iterator[Problem]:
-    """Yield distinct problems without end of the `train` split."""
-    rng = random.Random(seed)
-    seen: set[str] = set()
-    while True:
-        problem = draw_problem(rng)
-        text = problem.text
-        if text not in seen and split_of(text) == "train":
-            seen.add(text)
-            yield problem
 
 
 def build_model(tokenizer: PreTrainedTokenizerBase, seed: int) -> Qwen2ForCausalLM:

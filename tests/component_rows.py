@@ -18,6 +18,8 @@ from datasets import Dataset
 from tests import slot_rows, tiny
 from trl_concise import ConciseGRPOConfig, ConciseGRPOTrainer, GroupReward
 from trl_concise.components import Component
+from trl_concise.methods.adapt_think import AdaptThink, ForcedModes
+from trl_concise.methods.auto_think import AutoThinkReward
 from trl_concise.methods.campo import RepetitionReward, StagedBudget
 from trl_concise.methods.crisp import CRISP
 from trl_concise.methods.curriculum import AccuracyBand
@@ -193,6 +195,36 @@ _ROWS = [
     ),
     Row(TruncationFactor, {"factor": 0.5}, neutral={"factor": 1.0}, samples=True),
     Row(DifficultyTruncation, {"limits": [9, 6, 3], "thresholds": [0.3, 0.6], "factor": 0.5}),
+    Row(
+        ForcedModes,
+        {
+            "direct_share": 0.25,
+            "thinking_start": "a",
+            "max_direct_length": 6,
+            "corrects_importance": False,
+            "start_marker": "?",  # with which the prompts end
+            "end_marker": "!",
+        },
+        "rollout",
+        neutral=None,
+        on_processes={
+            "direct_share": 1.0,
+            "max_direct_length": 1,
+        },  # the forced token alone, whatever the model samples
+    ),
+    Row(AdaptThink, {"delta": 0.1, "start_marker": "?", "end_marker": "!"}, "advantage", neutral=None),
+    Row(
+        AutoThinkReward,
+        {
+            "stage": 2,
+            "stage_steps": [3],
+            "balance_target": 0.75,
+            "balance_slope": 1.0,
+            "correct_slope": 0.5,
+            "wrong_slope": 0.25,
+            "adds_ellipsis": False,  # the prompts are texts
+        },
+    ),
     Row(MGPO, {"strength": 2.0}, "advantage", neutral={"strength": 0.0}),
     Row(
         SIRISchedule,
@@ -267,7 +299,7 @@ ROWS = {row.component.__name__: row for row in _ROWS}
 def problems(count: int) -> Dataset:
     return Dataset.from_list(
         [
-            {**row, "target_length": 2 + i, "effort_tokens": [4, None][i % 2]}
+            {**row, "target_length": 2 + i, "effort_tokens": [4, None][i % 2], "pass_rate": i / 8}
             for i, row in enumerate(slot_rows.PROBLEMS[:count])
         ]
     )
@@ -292,6 +324,6 @@ def build(model: str, folder, row: str, correct: Callable = correct_if_even, **c
         [correct] if slots else [correct, component],
         ConciseGRPOConfig(**tiny.settings(folder, **{**settings, **changes})),
         dataset,
-        rollout_func=None if samples else slot_rows.rollout,
+        rollout_func=None if samples or given.slot == "rollout" else slot_rows.rollout,
         **slots,
     )

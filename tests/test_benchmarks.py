@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from trl_concise import demo
+
 
 ROOT = Path(__file__).parents[1]
 
@@ -81,3 +83,30 @@ def test_the_controls_of_the_demo_are_measured(tmp_path, monkeypatch):
         assert [record["dataset"] for record in records] == ["demo", "demo_harder", "demo_hardest"]
         assert all(record["problems"] == 2 and record["completions_per_problem"] == 2 for record in records)
         assert ("generated_tokens" in records[0]) == (name == "grpo")
+
+
+def test_learning_when_to_think(tmp_path, monkeypatch, capsys):
+    import thinking
+
+    demo.two_mode_model(tmp_path / "two-modes", steps=1)
+    command = [
+        "--seeds",
+        "0",
+        "--methods",
+        "AdaptThink",
+        "--tokens",
+        "1",
+        "--problems",
+        "4",
+        "--training_problems",
+        "8",
+    ]
+    command += ["--reference_completions", "1", "--output_dir", str(tmp_path)]
+    run(thinking, monkeypatch, *command)
+    printed = capsys.readouterr().out
+    rows = [line for line in printed.splitlines() if line.startswith(("| 2 operations", "| 3 operations"))]
+    assert [row.split(" | ")[1] for row in rows] == ["always thinks", "before training", "AdaptThink"] * 2
+    assert (tmp_path / "modes.png").is_file()
+    assert json.loads((tmp_path / "AdaptThink-0" / "training.json").read_text())["steps"] == 1
+    run(thinking, monkeypatch, *command)
+    assert "AdaptThink, seed 0" not in capsys.readouterr().out  # not repeated

@@ -22,6 +22,8 @@ EXAMPLES = Path(__file__).parents[1] / "examples"
 QUICK = "--max_steps 2 --report_problems 0"
 ROLLOUTS = f"{QUICK} --per_device_train_batch_size 8 --num_generations 4 --max_completion_length 24"
 FLAGS = {  # what an example takes beside, or instead of, the flags for a quick run
+    "adapt_think": f"{ROLLOUTS} --demo_steps 1 --demo_problems 8 --demo_completions 1",
+    "auto_think": f"{ROLLOUTS} --demo_steps 1 --stage_steps 1",
     "cft": f"{QUICK} --per_device_train_batch_size 2 --report_problems 2",
     "hapo": f"{ROLLOUTS} --report_problems 2",
     "laser_d": f"{ROLLOUTS} --monitor_prompts 4",

@@ -344,7 +344,9 @@ class ConciseGRPOTrainer(
         return super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
 
     def _add_to_evaluation(self, correct, completions, batch):
-        measures = measure_completions(completions, batch.completion_ids, batch.tool_mask, batch.end_ids)
+        measures = measure_completions(
+            completions, batch.completion_ids, batch.tool_mask, batch.end_ids, batch.reasoning_opened
+        )
         dataset = getattr(self.callback_handler.eval_dataloader, "dataset", None)
         self._evaluation_log.add(
             correct,

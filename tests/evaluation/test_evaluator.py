@@ -25,7 +25,8 @@ KEYS = {
     *("dataset", "problems", "completions_per_problem", "accuracy", "accuracy_interval", "pass_at_k", "tokens_mean"),
     *("tokens_interval", "tokens_correct_mean", "tokens_wrong_mean", "truncated_fraction", "empty_fraction", "budget"),
     *("model", "seed", "temperature", "top_p", "max_new_tokens", "system_prompt_sha256", "limit"),
-    *("prompt_suffix_sha256", "answer_format", "final_form"),
+    *("prompt_suffix_sha256", "answer_format", "final_form", "thinking_fraction", "thinking_accuracy"),
+    *("thinking_tokens_mean", "direct_accuracy", "direct_tokens_mean"),
 }
 DRAWN = {"num_completions": 2, "max_new_tokens": 48, "temperature": 1.0, "top_p": 1.0, "batch_size": 5}
 

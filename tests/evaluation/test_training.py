@@ -24,15 +24,46 @@ def test_measures():
         None,
         {2},
     )
-    assert measures.tolist() == [[3, 0, 0], [2, 1, 1], [4, 0, 0]]
+    assert measures[:, :3].tolist() == [[3, 0, 0], [2, 1, 1], [4, 0, 0]]
+    assert measures[:, 3].tolist() == pytest.approx([math.nan, 1, math.nan], nan_ok=True)
     measures = measure_completions(["b"], [[7, 8, 9, 2]], [[1, 0, 0, 1]], {2})
-    assert measures.tolist() == [[2, 0, 0]]
+    assert measures[:, :3].tolist() == [[2, 0, 0]]
+    measures = measure_completions(["a</think> 1", "</think> 1"], [[1], [2]], None, set(), [True, True])
+    assert measures[:, 3].tolist() == [1, 0]
 
 
 def batch(correct: list[float], tokens: list[float]) -> tuple[torch.Tensor, torch.Tensor]:
-    measures = torch.zeros(len(tokens), 3, dtype=torch.float64)
+    measures = torch.zeros(len(tokens), 4, dtype=torch.float64)
     measures[:, 0] = torch.tensor(tokens)
+    measures[:, 3] = math.nan
     return torch.tensor(correct), measures
+
+
+@pytest.mark.parametrize("first", [1.0, math.nan])
+def test_log_tells_the_modes_apart(first):
+    """A completion without markers answered directly if another one has them."""
+    log = EvaluationLog()
+    log.start("eval")
+    correct, measures = batch([1, 0, 1, 1], [10, 20, 3, 5])
+    log.add(
+        correct,
+        measures.index_put((torch.arange(4), torch.tensor([3] * 4)), torch.tensor([1.0, 1, first, first]).double()),
+        rows=None,
+    )
+    metrics = log.finish([], 0)
+    own = {
+        name.removeprefix("eval_"): value for name, value in metrics.items() if "thinking" in name or "direct" in name
+    }
+    if first == 1:
+        assert own == {"thinking_fraction": 1}
+    else:
+        assert own == {
+            "thinking_fraction": 0.5,
+            "thinking_accuracy": 0.5,
+            "thinking_tokens_mean": 15,
+            "direct_accuracy": 1,
+            "direct_tokens_mean": 4,
+        }
 
 
 def test_log_sums_up_over_batches_and_forgets_repeated_rows():

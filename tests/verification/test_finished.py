@@ -3,11 +3,19 @@ from __future__ import annotations
 
 import pytest
 from datasets import Dataset
+from hypothesis import given
+from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
 from tests import tiny
 from trl_concise import ConciseGRPOConfig, ConciseGRPOTrainer, math_accuracy_reward, verify_answers
-from trl_concise.verification.finished import is_finished, opens_reasoning, prompt_opens_reasoning
+from trl_concise.verification.finished import (
+    ThinkingMarkers,
+    has_thought,
+    is_finished,
+    opens_reasoning,
+    prompt_opens_reasoning,
+)
 
 
 @pytest.mark.parametrize(
@@ -56,11 +64,63 @@ def test_a_prompt_may_open_the_reasoning(tiny_model):
     assert opens_reasoning("Question.\n<think>\n")
     assert opens_reasoning([{"role": "user", "content": "?"}, {"role": "assistant", "content": "<think>"}])
     assert not opens_reasoning([{"role": "user", "content": "<think>"}])
+    assert opens_reasoning("Question.\n<think>\n...\n") and opens_reasoning("<think> … ")  # AutoThink
+    assert not opens_reasoning("Is <think> a tag?") and not opens_reasoning("<think>\n\n</think>\n\n")
     tokenizer = AutoTokenizer.from_pretrained(tiny_model)
     assert prompt_opens_reasoning(tokenizer, tokenizer("Question. " * 20 + "<think>\n").input_ids)
     assert not prompt_opens_reasoning(tokenizer, tokenizer("<think>a</think>").input_ids)
     prompts = ["3 * 4?<think>\n", "3 * 4?"]
     assert math_accuracy_reward(["3 * 4 = 12"] * 2, solution=["12"] * 2, prompts=prompts) == [0.0, 1.0]
+
+
+@pytest.mark.parametrize(
+    ("text", "alone", "opened"),  # without and with a prompt that opens the reasoning
+    [
+        ("<think>\n6 * 7\n</think>\n\n42", True, True),  # Qwen3
+        ("<think>\n\n</think>\n\n42", False, False),  # Qwen3 that skips the reasoning
+        ("6 * 7\n</think>\n\n42", True, True),  # DeepSeek-R1, whose template opens the reasoning
+        ("</think>\n\n42", False, False),
+        ("\n</think>\n6*7=42", False, False),
+        ("<think>\n...\n</think>\n\n42", False, False),  # AutoThink
+        ("</think> 6 * 7 </think> 42", False, False),  # an answer lies between two end markers
+        ("</think> Hm. <think> 6 * 7 </think> 42", True, True),
+        ("<think>6 * 7 = ", True, True),  # truncated
+        ("6 * 7 = ", None, True),
+        ("", None, False),
+        ("42", None, True),
+    ],
+)
+def test_thinking(text, alone, opened):
+    assert has_thought(text) is alone
+    assert has_thought(text, reasoning_opened=True) is opened
+
+
+@given(st.text("ab ", max_size=6), st.text("ab<>/think", max_size=12), st.booleans())
+def test_thinking_agrees_with_what_is_finished(reasoning, answer, opened):
+    """A completion in one of the two forms thought exactly if its reasoning is not blank, whatever it answers."""
+    answer = answer.replace("think", "")
+    text = f"{'' if opened else '<think>'}{reasoning}</think>{answer}"
+    assert is_finished(text, reasoning_opened=opened)
+    assert has_thought(text, reasoning_opened=opened) is bool(reasoning.strip())
+    cut = text[: text.index("</think>")]
+    assert not is_finished(cut, reasoning_opened=opened)
+    assert has_thought(cut, reasoning_opened=opened) is bool(reasoning.strip())
+
+
+def test_markers_of_another_model():
+    markers = ThinkingMarkers("[THINK]", "[/THINK]")
+    assert has_thought("[THINK]6 * 7[/THINK]42", markers=markers)
+    assert has_thought("[THINK] [/THINK]42", markers=markers) is False
+    assert has_thought("<think>6 * 7</think>42", markers=markers) is None
+    assert is_finished("[THINK]6 * 7[/THINK]42", markers=markers)
+    assert not is_finished("[THINK]6 * 7", markers=markers) and is_finished("[THINK]6 * 7")
+    assert opens_reasoning("6 * 7?[THINK]\n", markers=markers) and not opens_reasoning("6 * 7?[THINK]\n")
+
+
+@pytest.mark.parametrize(("start", "end"), [("", "</think>"), ("<think>", " "), ("##", "##")])
+def test_markers_that_mark_nothing_are_refused(start, end):
+    with pytest.raises(ValueError, match="must be two different texts"):
+        ThinkingMarkers(start, end)
 
 
 def rollouts(tokenizer, texts):

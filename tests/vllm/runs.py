@@ -43,6 +43,7 @@ def train(
     rows=16,
     resume=None,
     watch_dataset=None,
+    train_dataset=None,
     slots=None,
     **changes,
 ):
@@ -51,7 +52,7 @@ def train(
         model,
         [math_accuracy_reward],
         args=config_class(**settings(output_dir, mode, **changes)),
-        train_dataset=demo.train_dataset(rows),
+        train_dataset=demo.train_dataset(rows) if train_dataset is None else train_dataset,
         peft_config=peft_config,
         watch_dataset=watch_dataset,
         **(slots or {}),

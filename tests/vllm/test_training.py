@@ -13,6 +13,7 @@ import trl_concise as tc
 from tests import sketches
 from tests.vllm.engine import COLOCATE
 from tests.vllm.runs import assert_engine_is_policy, train
+from trl_concise.methods.adapt_think import AdaptThinkConfig, AdaptThinkTrainer
 
 
 LORA = LoraConfig(r=8, target_modules="all-linear", task_type="CAUSAL_LM")
@@ -108,6 +109,27 @@ def test_a_rollout_forces_the_first_token(correction, embedded, mode, tmp_path):
         assert batch["is_forced"][:, 0].all() and not batch["is_forced"][:, 1:].any()
         assert batch["old_per_token_logps"][:, 0].tolist() == pytest.approx([math.log(0.5)] * len(batch["is_forced"]))
         assert batch["sampling_per_token_logps"][:, 0].isnan().all()
+
+
+def test_adapt_think(embedded, mode, tmp_path):
+    problems = tc.demo.train_dataset(16)
+    trainer, logs = train(
+        AdaptThinkTrainer,
+        AdaptThinkConfig,
+        embedded,
+        mode,
+        tmp_path,
+        train_dataset=problems.add_column("pass_rate", [0.5] * 16),
+        thinking_start="We",
+        max_direct_length=24,
+    )
+    for batch in trainer._buffered_inputs:
+        firsts = trainer.processing_class.batch_decode(batch["completion_ids"][:, :1])
+        assert sorted(firsts) == ["</think>"] * (len(firsts) // 2) + ["We"] * (len(firsts) // 2)
+        assert batch["forced_logps"][:, 0].tolist() == pytest.approx([math.log(0.5)] * len(firsts))
+        assert batch["sampling_per_token_logps"][:, 0].isnan().all()
+    assert all(entry["forced_modes/direct_tokens"] <= 24 for entry in logs)
+    assert_engine_is_policy(trainer)
 
 
 def test_replay(embedded, mode, tmp_path):

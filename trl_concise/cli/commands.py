@@ -21,6 +21,8 @@ from .quiet import hide_messages, hide_weight_bars
 
 
 TRAINING: dict[str, str] = {  # script in the examples folder -> description in --help
+    "adapt_think": "answer without thinking where that costs no accuracy (GRPO)",
+    "auto_think": "balance thinking and direct answers, then correctness, then length (GRPO)",
     "campo": "raise the generation limit in stages, and penalize loops (GRPO)",
     "cft": "learn to critique solutions (SFT)",
     "combined": "combine HAPO, GRESO and S-GRPO in one trainer (GRPO)",

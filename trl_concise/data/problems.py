@@ -22,6 +22,7 @@ __all__ = ["as_messages", "find_columns", "load_problems", "load_rows", "local_f
 logger = logging.getLogger(__name__)
 
 ID_COLUMNS = ("prompt_id", "id")
+PASS_RATE = "pass_rate"  # of `trl-concise filter`
 NAMED = 5  # rows that a warning names
 
 
@@ -97,7 +98,8 @@ def load_problems(
 
     Returns:
         `datasets.Dataset`: With the columns `prompt` (list of messages), `solution` (`str`, the final answer only), and
-        `prompt_id` (`str`) if the source has a column `prompt_id` or `id` without repetitions.
+        `prompt_id` (`str`) if the source has a column `prompt_id` or `id` without repetitions, and `pass_rate` (`float`, `None` where it
+        is not a number) if the source has that column, as `trl-concise filter` writes it.
 
     Raises:
         `FileNotFoundError`: If a local file does not exist.
@@ -184,7 +186,13 @@ def read_problems(
     ids = _ids(source, name_or_path)
     problems = []
     for place, reading in readings.items():
-        problem = {"prompt": as_messages(reading.prompt(), system_prompt), "solution": answers[place].text}
+        problem: dict[str, Any] = {
+            "prompt": as_messages(reading.prompt(), system_prompt),
+            "solution": answers[place].text,
+        }
+        if PASS_RATE in source.columns:
+            rate = source.rows[place].get(PASS_RATE)
+            problem[PASS_RATE] = float(rate) if isinstance(rate, (int, float)) else None
         problems.append(problem | {"prompt_id": ids[place]} if ids is not None else problem)
     if is_main_process():
         used = {place: answers[place] for place in readings}

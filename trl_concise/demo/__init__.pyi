@@ -1,5 +1,6 @@
 from .control import TokenBudget, train_control
 from .critiques import generate_critiques
+from .modes import two_mode_model
 from .problems import OPERATIONS, generate_problems
 from .report import Report
 from .settings import EVALUATION, SETTINGS, evaluate_model, model_path, problem_dataset, train_dataset
@@ -19,4 +20,5 @@ __all__ = [
     "sample_traces",
     "train_control",
     "train_dataset",
+    "two_mode_model",
 ]

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -108,6 +108,18 @@ def split_of(text: str) -> str:
     """Split a problem belongs to: 80 % `train`, 10 % `validation`, 10 % `test`, by the digest of its text."""
     bucket = int(problem_digest(text), 16) % 10
     return {0: "test", 1: "validation"}.get(bucket, "train")
+
+
+def training_problems(seed: int | str) -> Iterator[Problem]:
+    """Yield distinct problems without end of the `train` split."""
+    rng = random.Random(seed)
+    seen: set[str] = set()
+    while True:
+        problem = draw_problem(rng)
+        text = problem.text
+        if text not in seen and split_of(text) == "train":
+            seen.add(text)
+            yield problem
 
 
 def generate_problems(

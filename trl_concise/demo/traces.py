@@ -37,6 +37,8 @@ CHECKS = {0: 0.2, 1: 0.3, 2: 0.3, 3: 0.2}  # checks per trace without a slip
 CHECKS_AFTER_SLIP = {1: 0.4, 2: 0.35, 3: 0.25}
 SLIPS = (-10, -1, 1, 10)  # a wrong unit, a forgotten carry
 
+SLIP_PER_STEP = 0.06  # probability of a slip in a direct answer: none in the first operation, then 6 %, 12 %, ...
+
 END_OF_THINKING = "</think>\n"
 
 
@@ -66,6 +68,28 @@ def write_trace(problem: Problem, rng: random.Random) -> str:
         repaired = check == 0 and first_results[-1] != answer
         lines.append(f"That differs: {answer}, not {first_results[-1]}." if repaired else "That agrees.")
     return "\n".join(lines) + "\n" + END_OF_THINKING + f"\\boxed{{{answer}}}"
+
+
+def write_direct_answer(problem: Problem, rng: random.Random) -> str:
+    """
+    Write an answer that skips the reasoning: one short pass after the end of the thinking, without a check. Slips are not
+    repaired, and are more likely in a longer problem.
+
+    Args:
+        problem ([`Problem`]): Problem to solve.
+        rng (`random.Random`): Source of slips.
+
+    Returns:
+        `str`: Completion after `<think>\\n`, without the end-of-turn token. Its answer is wrong after a slip.
+    """
+    results, value = [], problem.start
+    for step, (operator, operand) in enumerate(problem.operations):
+        value = apply(operator, value, operand)
+        if rng.random() < SLIP_PER_STEP * step:
+            value = max(0, value + rng.choice(SLIPS))
+        results.append(value)
+    lines = write_pass(problem, results, verbose=False)
+    return END_OF_THINKING + "\n".join([*lines, f"\\boxed{{{value}}}"])
 
 
 def write_pass(problem: Problem, results: list[int], verbose: bool) -> list[str]:

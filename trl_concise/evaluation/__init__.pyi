@@ -5,10 +5,12 @@ from .metrics import accuracy_efficiency_score, accuracy_interval, bootstrap_int
 from .plots import FrontierPoint, plot_curves, plot_frontier
 from .sets import load_problem_sets
 from .summaries import read_summary
+from .thinking_budget import ThinkingBudgets
 
 __all__ = [
     "Completion",
     "FrontierPoint",
+    "ThinkingBudgets",
     "accuracy_efficiency_score",
     "accuracy_interval",
     "bootstrap_interval",

@@ -5,11 +5,16 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..errors import Parser
 from ..verification.extraction import ANSWER_FORMATS
+from ..verification.finished import MARKERS, ThinkingMarkers
+from .modes import describe_modes, shows_modes
 
+
+if TYPE_CHECKING:
+    from .thinking_budget import ThinkingBudgets
 
 ENGINE_OPTIONS = {
     "max_model_len": (int, "vLLM's context in tokens; the longest prompt and max_new_tokens by default"),
@@ -30,8 +35,8 @@ def main(argv: Sequence[str]) -> int:
     options = parser.parse_args(argv)
 
     from ..data.problems import show_problems
-    from .evaluator import add_to_prompts, at_levels, evaluate
-    from .sets import load_problem_sets
+    from .evaluator import evaluate
+    from .sets import add_to_prompts, at_levels, load_problem_sets
 
     batch_size = options.batch_size
     if batch_size is None:
@@ -68,6 +73,8 @@ def main(argv: Sequence[str]) -> int:
             effort_instruction=options.effort_instruction,
             answer_format=options.answer_format,
             final_form=options.final_form,
+            thinking_markers=ThinkingMarkers(*options.thinking_markers),
+            thinking_budgets=thinking_budgets(options),
             limit=options.limit,
             batch_size=batch_size,
             use_vllm=options.use_vllm,
@@ -101,30 +108,67 @@ def print_records(records: Sequence[dict[str, Any]]) -> None:
         bases = dict.fromkeys(record["base_model"] for record in records if record["base_model"] is not None)
         against = f" against {', '.join(bases)}" if bases else ""
         caption += f" AES: accuracy-efficiency score{against}, {weights}."
+    modes = shows_modes(records)
+    if modes:
+        caption += (
+            " Thinking: share of the completions that thought; accuracy and tokens of those, then of the others."
+        )
     title = f"{records[0]['model']}, {k} completion{'s' * (k > 1)} per problem"
     table = Table(title=escape(title), caption=escape(caption))
     table.add_column("Problems", no_wrap=True)
-    for heading in ["Accuracy", *([f"pass@{k}"] * (k > 1)), "Tokens", "Truncated", "Empty", *(["AES"] * scored)]:
+    for heading in [
+        "Accuracy",
+        *([f"pass@{k}"] * (k > 1)),
+        "Tokens",
+        "Truncated",
+        "Empty",
+        *(["Thinking"] * modes),
+        *(["AES"] * scored),
+    ]:
         table.add_column(heading, justify="right")
     for record in records:
-        table.add_row(*map(escape, _cells(record, k, scored)))
+        table.add_row(*map(escape, _cells(record, k, scored, modes)))
     Console().print(table)
 
 
-def _cells(record: dict[str, Any], k: int, scored: bool) -> list[str]:
+def _cells(record: dict[str, Any], k: int, scored: bool, modes: bool) -> list[str]:
     whole = f"{record['dataset']} ({record['problems']:,})"
     low, high = record["accuracy_interval"]
     shortest, longest = record["tokens_interval"]
     score = record.get("accuracy_efficiency_score")
     cells = [
-        f"  truncated at {record['budget']:,}" if record["budget"] is not None else whole,
+        _budget_name(record) or whole,
         f"{record['accuracy']:.1%} [{100 * low:.1f}, {100 * high:.1f}]",
         *([f"{list(record['pass_at_k'].values())[-1]:.1%}"] * (k > 1)),
         f"{record['tokens_mean']:,.1f} [{shortest:,.1f}, {longest:,.1f}]",
         f"{record['truncated_fraction']:.1%}",
         f"{record['empty_fraction']:.1%}",
+        *([describe_modes(record)] * modes),
     ]
     return [*cells, f"{score:+.3f}" if score is not None else "-"] if scored else cells
+
+
+def _budget_name(record: dict[str, Any]) -> str | None:
+    if record.get("thinking_budget") is not None:
+        return f"  thinking stopped at {record['thinking_budget']:,}"
+    return f"  truncated at {record['budget']:,}" if record["budget"] is not None else None
+
+
+def thinking_budgets(options: argparse.Namespace) -> ThinkingBudgets | None:
+    """Return the thinking budgets of the command line; `None` without any."""
+    from .thinking_budget import ThinkingBudgets
+
+    if not options.thinking_budget:
+        return None
+    given = {
+        "closing": options.thinking_close,
+        "answer_cue": options.answer_cue,
+        "answer_tokens": options.answer_tokens,
+    }
+    return ThinkingBudgets(
+        tuple(sorted(set(options.thinking_budget))),
+        **{name: value for name, value in given.items() if value is not None},
+    )
 
 
 def _budgets(text: str) -> list[int]:
@@ -168,6 +212,16 @@ def _parser() -> Parser:
         metavar="N,N,...",
         help="score the same completions truncated at each budget",
     )
+    add(
+        "--thinking_budget",
+        type=_budgets,
+        default=[],
+        metavar="N,N,...",
+        help="stop the thinking of the same completions after each of these numbers of tokens, and let the model answer",
+    )
+    add("--thinking_close", help=r"text after stopped thinking (a line break, </think> and an empty line)")
+    add("--answer_cue", help=r"beginning of the answer after stopped thinking (\boxed{)")
+    add("--answer_tokens", type=int, help="tokens of the answer after stopped thinking (128)")
     add("--base", help="summary.json, or its folder, of the model to compare with: adds accuracy-efficiency scores")
     add(
         "--effort",
@@ -185,6 +239,13 @@ def _parser() -> Parser:
     add("--use_vllm", action="store_true", help="generate with vLLM")
     for name, (kind, text) in ENGINE_OPTIONS.items():
         add(f"--{name}", type=kind, help=text)
+    add(
+        "--thinking_markers",
+        nargs=2,
+        default=[MARKERS.start, MARKERS.end],
+        metavar=("START", "END"),
+        help="texts around the reasoning, which show whether a completion thought (<think> </think>)",
+    )
     add("--model_name", help="name of the model in the results; its id or folder name by default")
     add("--system_prompt", help="system message before every problem")
     add_answer_options(parser)

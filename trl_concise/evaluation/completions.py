@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..verification import verify_answers
 from ..verification.extraction import AnswerFormat
-from ..verification.finished import is_finished
+from ..verification.finished import MARKERS, ThinkingMarkers, is_finished
 from ..verification.verify import verify_and_count
 from .metrics import accuracy_interval, bootstrap_interval, pass_at_k
 
@@ -55,6 +55,8 @@ class Completion:
         prompt_sha256 (`str`, *optional*): Digest of the prompt (see `digest_prompt`); `None` in older files.
         batch_size (`int`, *optional*): Number of completions that were drawn and written together, including this one;
             `None` in older files.
+        thought (`bool`, *optional*): Whether it thought before its answer (see [`has_thought`]); `None` if that is unknown.
+            Truncation at a budget does not change it.
     """
 
     dataset: str
@@ -67,6 +69,7 @@ class Completion:
     correct: bool | None = None
     prompt_sha256: str | None = None
     batch_size: int | None = None
+    thought: bool | None = None
 
     @property
     def tokens(self) -> int:
@@ -96,6 +99,7 @@ def judge(
     *,
     answer_format: AnswerFormat = "auto",
     final_form: bool = True,
+    markers: ThinkingMarkers = MARKERS,
 ) -> list[Completion]:
     """
     Check the final answers as [`math_accuracy_reward`] does: finished completions (see [`is_finished`]) only.
@@ -105,12 +109,18 @@ def judge(
         unreadable (`Collection[int]`, *optional*): Problems whose reference answer is unreadable; they are not judged.
         reasoning_opened (`Collection[int]`, *optional*): Problems whose prompt ends with `<think>`.
         answer_format, final_form: As `format` and `final_form` of [`math_accuracy_reward`].
+        markers ([`ThinkingMarkers`], *optional*): The texts around the reasoning.
 
     Returns:
         `list[Completion]`: In the same order, with `correct` set.
     """
     finished = [
-        is_finished(item.text, truncated=item.truncated, reasoning_opened=item.problem in reasoning_opened)
+        is_finished(
+            item.text,
+            truncated=item.truncated,
+            reasoning_opened=item.problem in reasoning_opened,
+            markers=markers,
+        )
         for item in completions
     ]
     verdicts, _ = verify_and_count(
@@ -203,8 +213,8 @@ def summarize(completions: Iterable[Completion]) -> dict[str, Any]:
         `dict[str, Any]`: `problems`, `completions_per_problem`, `accuracy` (mean over all completions: pass@1),
         `accuracy_interval` and `tokens_interval` (95 %, see [`bootstrap_interval`]), `pass_at_k` (by k, as text: the powers
         of two up to the completions per problem, and that number), `tokens_mean`, `tokens_correct_mean` and
-        `tokens_wrong_mean` (`None` without such completions), `truncated_fraction`, and `empty_fraction` (see
-        [`has_no_answer`]).
+        `tokens_wrong_mean` (`None` without such completions), `truncated_fraction`, `empty_fraction` (see
+        [`has_no_answer`]), and the figures of [`summarize_modes`].
 
     Raises:
         `ValueError`: If no completion has a readable reference answer.
@@ -235,7 +245,31 @@ def summarize(completions: Iterable[Completion]) -> dict[str, Any]:
         "tokens_wrong_mean": mean_or_none(item.tokens for item in known if not item.correct),
         "truncated_fraction": fmean(item.truncated for item in known),
         "empty_fraction": fmean(has_no_answer(item.text) for item in known),
+        **summarize_modes(known),
     }
+
+
+def summarize_modes(completions: Sequence[Completion]) -> dict[str, float | None]:
+    """
+    Summarize the completions that thought before their answer, and apart from them those that answered directly.
+
+    Args:
+        completions (`Sequence[Completion]`): Judged completions of one problem set. Where one has thinking markers, one without
+            them answered directly.
+
+    Returns:
+        `dict[str, float | None]`: `thinking_fraction`, `thinking_accuracy`, `thinking_tokens_mean`, `direct_accuracy` and
+        `direct_tokens_mean`. `None` for a mode without completions, and all `None` if no completion has thinking markers.
+    """
+    is_known = any(item.thought is not None for item in completions)
+    figures: dict[str, float | None] = {
+        "thinking_fraction": fmean(bool(item.thought) for item in completions) if is_known else None
+    }
+    for mode, thought in (("thinking", True), ("direct", False)):
+        own = [item for item in completions if is_known and bool(item.thought) is thought]
+        figures[f"{mode}_accuracy"] = mean_or_none(bool(item.correct) for item in own)
+        figures[f"{mode}_tokens_mean"] = mean_or_none(item.tokens for item in own)
+    return figures
 
 
 def mean_or_none(values: Iterable[float]) -> float | None:

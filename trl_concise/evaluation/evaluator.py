@@ -17,13 +17,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from ..data.effort import EFFORT_INSTRUCTION, with_effort
-from ..data.problems import as_messages
-from ..data.rows import add_prompt_suffix
 from ..state.adapters import load_tokenizer
 from ..state.checkpoint import write_atomically
 from ..verification.extraction import ANSWER_FORMATS, AnswerFormat
-from ..verification.finished import prompt_opens_reasoning
+from ..verification.finished import MARKERS, ThinkingMarkers, has_thought, prompt_opens_reasoning
 from .base import differing_from_base, efficiency, read_base
 from .completions import Completion, judge, summarize, truncate_at, unreadable_reference_answers
 from .folder import COMPLETIONS_FILE, SETTINGS_FILE, check_settings, read_folder
@@ -39,8 +36,9 @@ from .sampling import (
     load_sampler,
     tokenize_prompts,
 )
-from .sets import ProblemSets, load_problem_sets
+from .sets import ProblemSets, add_to_prompts, at_levels, load_problem_sets
 from .summaries import SUMMARY_FILE
+from .thinking_budget import ThinkingBudgets, answer_within_all, summarize_budgeted
 
 
 if TYPE_CHECKING:
@@ -69,6 +67,8 @@ def evaluate(
     effort_instruction: str | None = None,
     answer_format: AnswerFormat = "auto",
     final_form: bool = True,
+    thinking_markers: ThinkingMarkers = MARKERS,
+    thinking_budgets: ThinkingBudgets | None = None,
     limit: int | None = None,
     batch_size: int = 64,
     use_vllm: bool = False,
@@ -116,6 +116,12 @@ def evaluate(
             [`math_accuracy_reward`]).
         final_form (`bool`, *optional*, defaults to `True`):
             Whether an answer that leaves arithmetic to be done, such as `6 * 7`, is wrong.
+        thinking_markers ([`ThinkingMarkers`], *optional*):
+            The texts around the reasoning, from which it is known whether a completion thought. Default: `<think>` and
+            `</think>`.
+        thinking_budgets ([`ThinkingBudgets`], *optional*):
+            Numbers of thinking tokens after which the same completions are stopped and have to answer: what their first
+            thoughts are worth.
         limit (`int`, *optional*):
             Use at most this many problems of each set, the first ones.
         batch_size (`int`, *optional*, defaults to `64`):
@@ -132,7 +138,8 @@ def evaluate(
             Whether to show a progress bar.
 
     Returns:
-        `list[dict[str, Any]]`: One record per problem set, then one per set and budget. Each has the figures of
+        `list[dict[str, Any]]`: One record per problem set, then one per set and budget, and one per set and thinking budget, which has
+        `thinking_budget` and the figures of [`summarize_budgeted`] in addition. Each has the figures of
         [`summarize`], and `dataset`, `budget` (`None` for the whole completions), `model`, `seed`, `temperature`,
         `top_p`, `max_new_tokens`, `system_prompt_sha256`, `prompt_suffix_sha256`, `answer_format`, `final_form` and `limit`
         (`None` for the whole set). For a named set
@@ -166,6 +173,8 @@ def evaluate(
             f"answer_format must be one of {', '.join(map(repr, ANSWER_FORMATS))}; got {answer_format!r}."
         )
     settings = SamplingSettings(max_new_tokens, temperature, top_p, seed)
+    if thinking_budgets is not None:
+        thinking_budgets.check(max_new_tokens, thinking_markers)
     base_records = read_base(base)
     loaded = _load_sets(datasets)
     sources = loaded.sources if isinstance(loaded, ProblemSets) else {}
@@ -174,6 +183,7 @@ def evaluate(
     limits = {key: limit if limit is not None and limit < len(dataset) else None for key, dataset in whole.items()}
     sets = {key: dataset.select(range(limits[key] or len(dataset))) for key, dataset in whole.items()}
     judging: dict[str, Any] = {"answer_format": answer_format, "final_form": final_form}
+    markers = {"thinking_markers": [thinking_markers.start, thinking_markers.end]}
     texts = {"system_prompt": system_prompt, "prompt_suffix": prompt_suffix}
     digests = {f"{key}_sha256": text and hashlib.sha256(text.encode()).hexdigest() for key, text in texts.items()}
     common = {**asdict(settings), **digests, **judging}
@@ -190,6 +200,7 @@ def evaluate(
         **asdict(settings),
         **texts,
         **judging,
+        **markers,
         "engine": "vllm" if use_vllm else "transformers",
     }
     done = read_folder(folder, written) if folder is not None else []
@@ -206,8 +217,10 @@ def evaluate(
         options = dict(engine_options or {})
         if use_vllm and "max_model_len" not in options:
             asked = (prompt for dataset in sets.values() for prompt in dataset["prompt"])
-            longest = max(map(len, tokenize_prompts(tokenizer, asked)))
-            options["max_model_len"] = min(longest + max_new_tokens, context_length(adapted or path) or math.inf)
+            longest = max(map(len, tokenize_prompts(tokenizer, asked))) + max_new_tokens
+            if thinking_budgets is not None:
+                longest += thinking_budgets.extra_tokens(tokenizer)
+            options["max_model_len"] = min(longest, context_length(adapted or path) or math.inf)
         if folder is not None:
             check_settings(folder, written)
         sampler = load_sampler(model, use_vllm=use_vllm, **options)
@@ -222,7 +235,7 @@ def evaluate(
         folder.mkdir(parents=True, exist_ok=True)
         write_atomically(folder / SETTINGS_FILE, (json.dumps(written, indent=2) + "\n").encode())
 
-    records = []
+    records: list[dict[str, Any]] = []
     with _progress(progress) as bar:
         for set_name, dataset in sets.items():
             known = {(item.problem, item.completion): item for item in done if item.dataset == set_name}
@@ -234,7 +247,7 @@ def evaluate(
                 unreadable[set_name],
                 num_completions,
                 settings,
-                judging,
+                {**judging, "markers": thinking_markers},
                 batch_size,
                 known,
                 folder,
@@ -245,7 +258,19 @@ def evaluate(
                 record = {"dataset": set_name, **summarize(items), "budget": budget, "model": name}
                 record |= how[set_name]
                 records.append(record | efficiency(record, base_records) if base_records is not None else record)
-    records.sort(key=lambda record: record["budget"] or 0)  # stable: whole completions first
+            if thinking_budgets is not None:
+                found = answer_within_all(
+                    *(completions, thinking_budgets, sampler, prompts[set_name], settings, folder),
+                    markers=thinking_markers,
+                    batch_size=batch_size,
+                    unreadable=unreadable[set_name],
+                    **judging,
+                )
+                for budget, stopped in found.items():
+                    record = {"dataset": set_name, **summarize_budgeted(stopped), "budget": budget}
+                    record |= {"thinking_budget": budget, "model": name} | how[set_name]
+                    records.append(record | efficiency(record, base_records) if base_records is not None else record)
+    records.sort(key=lambda record: (record["budget"] is not None, "thinking_budget" in record, record["budget"] or 0))
     if folder is not None:
         write_atomically(folder / SUMMARY_FILE, (json.dumps(records, indent=2, allow_nan=False) + "\n").encode())
     return records
@@ -259,27 +284,6 @@ def _load_sets(datasets: str | Sequence[str] | Mapping[str, Dataset]) -> Mapping
     if not datasets:
         raise ValueError("Name at least one problem set.")
     return datasets
-
-
-def add_to_prompts(dataset: Dataset, system_prompt: str | None, prompt_suffix: str | None) -> Dataset:
-    """Put a system message before every problem, and a text after it; `None` adds nothing."""
-    if system_prompt is not None:
-        dataset = dataset.map(lambda row: {"prompt": as_messages(row["prompt"], system_prompt)})
-    if prompt_suffix is not None:
-        dataset = dataset.map(add_prompt_suffix, fn_kwargs={"suffix": prompt_suffix})
-    return dataset
-
-
-def at_levels(sets: dict[str, Dataset], effort: Sequence[str], instruction: str | None) -> dict[str, Dataset]:
-    """Ask for each level of effort in each set: as many sets as there are pairs, named after both; `sets` without levels."""
-    if not effort:
-        return sets
-    instruction = instruction if instruction is not None else EFFORT_INSTRUCTION
-    return {
-        f"{name}, {level} effort": with_effort(dataset, [level], instruction=instruction)
-        for name, dataset in sets.items()
-        for level in dict.fromkeys(effort)
-    }
 
 
 def _find_unreadable(name: str, golds: Sequence[str]) -> set[int]:
@@ -329,6 +333,14 @@ def _complete(
         seed = int(np.random.SeedSequence(entropy).generate_state(1)[0])
         drawn = sampler.sample([prompts[problem] for problem, _ in batch], replace(settings, seed=seed))
         texts = sampler.tokenizer.batch_decode(drawn, skip_special_tokens=True)
+        # With special tokens, which the markers of some models are, but without the end of the turn
+        own = [ids[:-1] if ids and ids[-1] in sampler.end_token_ids else ids for ids in drawn]
+        marked = sampler.tokenizer.batch_decode(own, skip_special_tokens=False)
+        opened = {
+            problem
+            for problem, _ in batch
+            if prompt_opens_reasoning(sampler.tokenizer, prompts[problem], markers=judging["markers"])
+        }
         items = judge(
             [
                 Completion(
@@ -341,11 +353,13 @@ def _complete(
                     truncated=not ids or ids[-1] not in sampler.end_token_ids,
                     prompt_sha256=digests[problem],
                     batch_size=len(batch),
+                    thought=has_thought(full, reasoning_opened=problem in opened, markers=judging["markers"]),
                 )
-                for (problem, k), ids, text in zip(batch, drawn, texts, strict=True)
+                for (problem, k), ids, text, full in zip(batch, drawn, texts, marked, strict=True)
             ],
             unreadable,
-            {problem for problem, _ in batch if prompt_opens_reasoning(sampler.tokenizer, prompts[problem])},
+            # Where the end marker is a special token, the text lacks it, so only truncation is known.
+            () if judging["markers"].end in sampler.tokenizer.all_special_tokens else opened,
             **judging,
         )
         if folder is not None:

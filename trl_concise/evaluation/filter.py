@@ -164,7 +164,7 @@ def main(argv: Sequence[str]) -> int:
     if options.show:
         from datasets import Dataset
 
-        from .evaluator import add_to_prompts
+        from .sets import add_to_prompts
 
         problems = Dataset.from_list(_read(options.dataset, problem_options).problems)
         show_problems(add_to_prompts(problems, None, options.prompt_suffix), options.show)

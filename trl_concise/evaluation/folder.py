@@ -13,7 +13,12 @@ from .summaries import read_json
 
 COMPLETIONS_FILE = "completions.jsonl"
 SETTINGS_FILE = "settings.json"
-_NEW_SETTINGS = {"prompt_suffix": None, "answer_format": "auto", "final_form": True}  # missing from older files
+_NEW_SETTINGS: dict[str, Any] = {  # missing from older files
+    "prompt_suffix": None,
+    "answer_format": "auto",
+    "final_form": True,
+    "thinking_markers": ["<think>", "</think>"],
+}
 
 
 def read_folder(folder: Path, settings: dict[str, Any]) -> list[Completion]:

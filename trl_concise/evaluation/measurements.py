@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from .plots import BUDGETED
 from .runs import Measurement, of_record, read_measurements
 from .summaries import read_summary
 
@@ -92,7 +93,7 @@ def _without_other_bases(measured: list[Measurement], of_base: list[Measurement]
     return [
         item
         for item in measured
-        if item.details not in given and not (item.point.kind in ("base", "cut") and _identity(item) in others)
+        if item.details not in given and not (item.point.kind in ("base", *BUDGETED) and _identity(item) in others)
     ]
 
 

@@ -27,11 +27,12 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-PointKind = Literal["base", "checkpoint", "model", "cut"]
+PointKind = Literal["base", "checkpoint", "model", "cut", "stopped"]
 
 BLUE, VERMILLION, GREEN, PURPLE, SKY, ORANGE = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00"
 BLACK, GREY = "#000000", "#767676"
 RUN_STYLES = [(BLUE, "o"), (VERMILLION, "D"), (GREEN, "^"), (PURPLE, "s"), (SKY, "v"), (ORANGE, "P")]
+BUDGETED = ("cut", "stopped")  # kinds that are no models of their own
 LABELLED = 6  # with more budgets or more runs than this, the points are marked but not labeled
 LABEL_LENGTH, TITLE_LENGTH = 24, 60  # characters
 
@@ -45,9 +46,9 @@ class FrontierPoint:
         label (`str`): Text next to the point, e.g. `"step 120"`. May be empty.
         accuracy (`float`): Between 0 and 1.
         tokens (`float`): Mean completion tokens.
-        kind (`"base"`, `"checkpoint"`, `"model"` or `"cut"`, *optional*, defaults to `"model"`):
-            The model before training, one of a run's checkpoints, the trained model, or the control: the base model's
-            completions, truncated at a budget.
+        kind (`"base"`, `"checkpoint"`, `"model"`, `"cut"` or `"stopped"`, *optional*, defaults to `"model"`):
+            The model before training, one of a run's checkpoints, the trained model, the control: the base model's
+            completions, truncated at a budget, or completions whose thinking was stopped at a budget.
         series (`str`, *optional*, defaults to `""`): Name of the run in the legend. Checkpoints and truncations of a series are
             joined by a line in the given order.
         accuracy_interval, tokens_interval (`tuple[float, float]`, *optional*): Intervals, drawn as error bars.
@@ -86,7 +87,7 @@ def plot_frontier(points: Sequence[FrontierPoint], path: str | Path, *, title: s
         raise ValueError("A frontier plot needs at least one point.")
     figure = new_figure(7.5, 4.7)
     axes = figure.subplots()
-    trained = [point for point in points if point.kind != "cut"]
+    trained = [point for point in points if point.kind not in BUDGETED]
     best = on_frontier([point.accuracy for point in trained], [point.tokens for point in trained])
     filled = {point for point, is_best in zip(trained, best, strict=True) if is_best}
 
@@ -94,7 +95,7 @@ def plot_frontier(points: Sequence[FrontierPoint], path: str | Path, *, title: s
     runs: dict[str, list[FrontierPoint]] = {}
     for point in points:
         if point.kind != "base":
-            (cuts if point.kind == "cut" else runs).setdefault(point.series, []).append(point)
+            (cuts if point.kind in BUDGETED else runs).setdefault(point.series, []).append(point)
     legend: dict[str, Artist] = {}
     labeled: list[tuple[FrontierPoint, str]] = []  # with their colors
     for name, series in cuts.items():
@@ -161,6 +162,54 @@ def plot_curves(panels: Mapping[str, Mapping[str, tuple[Sequence[float], Sequenc
         add_legend(figure, {name: lines[name] for name in names}, "upper center")
     rows[-1].set_xlabel("Training step")
     integer_ticks(rows[-1].xaxis)
+    return save_figure(figure, path)
+
+
+def plot_modes(sets: Mapping[str, Mapping[str, Mapping[str, Any]]], path: str | Path) -> Path:
+    """
+    Plot which share of the completions thought, and accuracy and tokens of both modes: one row of panels per problem set.
+
+    Args:
+        sets (`Mapping[str, Mapping[str, Mapping]]`): Problem set -> model -> the figures of [`summarize`] with a known
+            `thinking_fraction`.
+        path (`str` or `Path`): Image to write; its suffix (`.png`, `.svg`) determines the format.
+
+    Returns:
+        `Path`: The image.
+
+    Raises:
+        `ImportError`: If matplotlib is missing.
+    """
+    models = list(dict.fromkeys(model for measured in sets.values() for model in measured))
+    figure = new_figure(8.5, 1.0 + sum(0.7 + 0.45 * len(measured) for measured in sets.values()))
+    heights = [0.7 + 0.45 * len(measured) for measured in sets.values()]
+    rows = figure.subplots(len(sets), 3, squeeze=False, height_ratios=heights)
+    modes = {"thinking": (BLUE, -0.2), "direct": (ORANGE, 0.2)}
+    bars: dict[str, Artist] = {}
+    for panels, (name, measured) in zip(rows, sets.items(), strict=True):
+        names = [model for model in models if model in measured]
+        panels[0].barh(range(len(names)), [measured[model]["thinking_fraction"] for model in names], 0.5, color=BLUE)
+        panels[0].set_xlim(0, 1)
+        for axes, figures in zip(panels[1:], ("accuracy", "tokens_mean"), strict=True):
+            for mode, (color, offset) in modes.items():
+                values = [measured[model].get(f"{mode}_{figures}") for model in names]
+                bars[mode] = axes.barh(
+                    [row + offset for row in range(len(names))],
+                    [0 if value is None else value for value in values],
+                    0.38,
+                    color=color,
+                )
+        panels[1].set_xlim(0, 1)
+        for axes, title in zip(panels, ("Thinking", "Accuracy", "Mean tokens"), strict=True):
+            axes.set_yticks(
+                range(len(names)), [shorten(model, LABEL_LENGTH) for model in names] if axes is panels[0] else []
+            )
+            axes.set_ylim(len(names) - 0.5, -0.5)
+            axes.set_title(title, loc="left", fontsize=10)
+        panels[0].set_ylabel(shorten(name, LABEL_LENGTH), parse_math=False)
+        for axes in panels[:2]:
+            axes.xaxis.set_major_formatter(percent)
+    add_legend(figure, bars, "lower center")
     return save_figure(figure, path)
 
 
@@ -247,8 +296,8 @@ def _draw_cuts(axes: Axes, series: list[FrontierPoint]) -> Artist:
     return axes.plot(
         [point.tokens for point in series],
         [point.accuracy for point in series],
-        "--x",
-        color=GREY,
+        "--x" if series[0].kind == "cut" else ":+",
+        color=GREY if series[0].kind == "cut" else PURPLE,
         linewidth=1.2,
         markersize=6,
         zorder=2,
@@ -267,7 +316,8 @@ def _draw_intervals(axes: Axes, point: FrontierPoint, color: str) -> None:
 
 def _label(axes: Axes, labeled: list[tuple[FrontierPoint, str]], points: Sequence[FrontierPoint]) -> None:
     """Label points in their colors, models first."""
-    preferred = {"model": "above", "base": "above", "checkpoint": "above left", "cut": "below right"}
+    preferred = {"model": "above", "base": "above", "checkpoint": "above left"}
+    preferred |= dict.fromkeys(BUDGETED, "below right")
     labels = []
     labeled = [(point, color) for point, color in labeled if point.label]
     for point, color in sorted(labeled, key=lambda item: list(preferred).index(item[0].kind)):

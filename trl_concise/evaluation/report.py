@@ -12,7 +12,8 @@ from typing import Any
 from ..errors import Parser
 from .measurements import find_bases, gather_measurements, run_names
 from .metrics import LEAST_BASE_ACCURACY, accuracy_efficiency_score
-from .plots import FrontierPoint, can_plot, plot_curves, plot_frontier
+from .modes import has_modes, shows_modes
+from .plots import BUDGETED, FrontierPoint, can_plot, plot_curves, plot_frontier, plot_modes
 from .runs import Measurement, read_log_history
 from .summaries import SUMMARY_FILE, differing_settings
 
@@ -41,7 +42,8 @@ def report(
 
     Returns:
         `dict[str, Path]`: The written files: `frontier.png` and `.svg` (of further sets with their names,
-        `frontier_<set>.png`), `curves.png` and `.svg` if a run has a log, `report.md`. Without matplotlib, only the last.
+        `frontier_<set>.png`), `modes.png` and `.svg` if some completions answered without thinking, `curves.png` and `.svg` if a
+        run has a log, `report.md`. Without matplotlib, only the last.
 
     Raises:
         `FileNotFoundError`: If a folder is missing.
@@ -79,6 +81,15 @@ def _draw(output: Path, measured: list[Measurement], logs: dict[str, list[dict[s
         points = _points([item for item in measured if item.dataset == name])
         for suffix in FORMATS:
             written[stem + suffix] = plot_frontier(points, output / (stem + suffix), title=name)
+    thinking = [item for item in measured if has_modes(item.details) and item.point.kind not in BUDGETED]
+    if shows_modes(item.details for item in thinking):
+        bars = {
+            name: {_title(item): item.details for item in thinking if item.dataset == name}
+            for name in sets
+            if any(item.dataset == name for item in thinking)
+        }
+        for suffix in FORMATS:
+            written["modes" + suffix] = plot_modes(bars, output / ("modes" + suffix))
     panels = training_curves(logs)
     for suffix in FORMATS if panels else ():
         written["curves" + suffix] = plot_curves(panels, output / ("curves" + suffix))
@@ -99,6 +110,7 @@ def training_curves(logs: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str
         "Accuracy": ("accuracy", "eval_accuracy", "watch/accuracy"),
         "Completion tokens": ("completions/mean_length", "eval_tokens_mean", "watch/tokens"),
         "Truncated fraction": ("completions/clipped_ratio", "eval_truncated_fraction", "watch/truncated_fraction"),
+        "Thinking fraction": ("", "eval_thinking_fraction", ""),
     }
     panels = {}
     for label, keys in wanted.items():
@@ -154,9 +166,26 @@ def markdown_table(measured: Sequence[Measurement]) -> str:
         "Tokens: mean per completion, end of turn included. [ ]: 95 % interval, cluster bootstrap over problems. AES: "
         "accuracy-efficiency score against the base, alpha = 1, beta = 3, gamma = 5.",
     ]
+    if shows_modes(item.details for item in measured):
+        lines += ["", *_mode_table([item for item in measured if has_modes(item.details)])]
     if apart:
         lines += ["", "Not compared with the base, which was measured with other settings:", "", *apart]
     return "\n".join(lines)
+
+
+def _mode_table(measured: Sequence[Measurement]) -> list[str]:
+    """Return the lines of a table of both modes: completions that thought, and those that answered directly."""
+    lines = [
+        "| Problems | Model | Thinking | Accuracy, thinking | Tokens, thinking | Accuracy, direct | Tokens, direct |",
+        "|---|---|---:|---:|---:|---:|---:|",
+    ]
+    for item in measured:
+        cells = [item.dataset, _title(item), _percent(item.details["thinking_fraction"])]
+        for mode in ("thinking", "direct"):
+            tokens = item.details.get(f"{mode}_tokens_mean")
+            cells += [_percent(item.details.get(f"{mode}_accuracy")), "" if tokens is None else f"{tokens:,.1f}"]
+        lines.append(f"| {' | '.join(cells)} |")
+    return lines
 
 
 def main(argv: Sequence[str]) -> int:
@@ -192,7 +221,7 @@ def _points(measured: list[Measurement]) -> list[FrontierPoint]:
 
 def _title(item: Measurement) -> str:
     point = item.point
-    if point.kind == "cut":
+    if point.kind in BUDGETED:
         return f"{point.series}: {point.label}" if point.label else point.series
     if point.kind == "model":
         return point.series

@@ -24,7 +24,7 @@ IN_TRAINING = "evaluation set of the training"
 WATCH_SET = "watch set"
 CONTROL = "control"
 _FACTS = ("model_name", "tags", "versions")  # in every run.json
-_ORDER: dict[PointKind, int] = {"base": 0, "cut": 1, "checkpoint": 2, "model": 3}
+_ORDER: dict[PointKind, int] = {"base": 0, "cut": 1, "stopped": 1, "checkpoint": 2, "model": 3}
 
 
 @dataclass(frozen=True)
@@ -106,6 +106,8 @@ def of_record(record: Mapping[str, Any], run: str | None, *, own: bool = False, 
     if budget is not None:
         name = f"{series}/checkpoint-{step}" if step is not None else series
         kind, label, series = "cut", f"{budget:,}", f"{name}, truncated at a budget"
+        if record.get("thinking_budget") is not None:
+            kind, series = "stopped", f"{name}, thinking stopped at a budget"
     elif is_base:
         kind, label, series = "base", "base", ""
     elif step is not None:

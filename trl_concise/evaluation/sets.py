@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Problem sets: those with a short name, and loading of any other."""
+"""Problem sets: those with a short name, loading of any other, and what is added to their prompts."""
 
 from __future__ import annotations
 
@@ -9,6 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..data import load_problems
+from ..data.effort import EFFORT_INSTRUCTION, with_effort
+from ..data.problems import as_messages
+from ..data.rows import add_prompt_suffix
 
 
 if TYPE_CHECKING:
@@ -105,3 +108,24 @@ def is_benchmark(dataset_id: str, dataset_config: str | None, dataset_split: str
     known = [arguments for arguments in KNOWN_SETS.values() if arguments["name_or_path"] == dataset_id]
     wanted = known[0] if known else {"split": "test"}
     return (dataset_config, dataset_split) == (wanted.get("config_name"), wanted["split"])
+
+
+def add_to_prompts(dataset: Dataset, system_prompt: str | None, prompt_suffix: str | None) -> Dataset:
+    """Put a system message before every problem, and a text after it; `None` adds nothing."""
+    if system_prompt is not None:
+        dataset = dataset.map(lambda row: {"prompt": as_messages(row["prompt"], system_prompt)})
+    if prompt_suffix is not None:
+        dataset = dataset.map(add_prompt_suffix, fn_kwargs={"suffix": prompt_suffix})
+    return dataset
+
+
+def at_levels(sets: dict[str, Dataset], effort: Sequence[str], instruction: str | None) -> dict[str, Dataset]:
+    """Ask for each level of effort in each set: as many sets as there are pairs, named after both; `sets` without levels."""
+    if not effort:
+        return sets
+    instruction = instruction if instruction is not None else EFFORT_INSTRUCTION
+    return {
+        f"{name}, {level} effort": with_effort(dataset, [level], instruction=instruction)
+        for name, dataset in sets.items()
+        for level in dict.fromkeys(effort)
+    }

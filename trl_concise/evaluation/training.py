@@ -4,11 +4,13 @@
 from __future__ import annotations
 
 import logging
+import math
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from ..verification.finished import has_thought
 from ..verification.reward import completion_text
 from .completions import has_no_answer
 from .metrics import accuracy_efficiency_score
@@ -18,7 +20,11 @@ logger = logging.getLogger(__name__)
 
 
 def measure_completions(
-    completions: list[Any], completion_ids: list[list[int]], tool_mask: list[list[int]] | None, end_token_ids: set[int]
+    completions: list[Any],
+    completion_ids: list[list[int]],
+    tool_mask: list[list[int]] | None,
+    end_token_ids: set[int],
+    reasoning_opened: list[bool] | None = None,
 ) -> Tensor:
     """
     Measure the b completions of one process.
@@ -28,15 +34,20 @@ def measure_completions(
         completion_ids (`list[list[int]]`): Token ids, terminating EOS included.
         tool_mask (`list[list[int]]`, *optional*): 1 where the model wrote the token; `None` without tools.
         end_token_ids (`set[int]`): Tokens that end a completion, and padding.
+        reasoning_opened (`list[bool]`, *optional*): Whether the prompt ends with an open `<think>`. Default: none does.
 
     Returns:
-        `torch.Tensor`: `(b, 3)` float64: tokens written by the model (EOS included, as TRL counts them), 1 if truncated,
-        1 if without an answer (see [`has_no_answer`]).
+        `torch.Tensor`: `(b, 4)` float64: tokens written by the model (EOS included, as TRL counts them), 1 if truncated,
+        1 if without an answer (see [`has_no_answer`]), 1 if it thought (see [`has_thought`]; NaN: unknown).
     """
     tokens = [sum(mask) for mask in tool_mask] if tool_mask is not None else [len(ids) for ids in completion_ids]
     truncated = [not ids or ids[-1] not in end_token_ids for ids in completion_ids]
-    empty = [has_no_answer(completion_text(completion)) for completion in completions]
-    return torch.tensor([tokens, truncated, empty], dtype=torch.float64).T
+    texts = [completion_text(completion) for completion in completions]
+    empty = [has_no_answer(text) for text in texts]
+    opened = reasoning_opened or [False] * len(texts)
+    thought = [has_thought(text, reasoning_opened=is_open) for text, is_open in zip(texts, opened, strict=True)]
+    known = [math.nan if one is None else one for one in thought]
+    return torch.tensor([tokens, truncated, empty, known], dtype=torch.float64).T
 
 
 class EvaluationLog:
@@ -54,7 +65,7 @@ class EvaluationLog:
     def __init__(self, best_metric: str | None = None):
         self._best_metric = best_metric
         self._prefix = "eval"
-        self._batches: list[Tensor] = []  # (B, 4) each: correct (NaN: unknown), tokens, truncated, empty
+        self._batches: list[Tensor] = []  # (B, 5) each: correct (NaN: unknown), tokens, truncated, empty, thought
         self._first: dict[str, dict[str, float]] = {}  # metric prefix -> entry, also of evaluations before training
         self._warned = False
 
@@ -68,7 +79,7 @@ class EvaluationLog:
 
         Args:
             correct (`torch.Tensor`): `(B,)`, 1 correct, 0 wrong, NaN unknown.
-            measures (`torch.Tensor`): `(B, 3)`, see [`measure_completions`].
+            measures (`torch.Tensor`): `(B, 4)`, see [`measure_completions`].
             rows (`int`, *optional*): Completions of the whole evaluation, if known. Additional rows are repetitions that
                 give every process a full batch.
         """
@@ -87,16 +98,18 @@ class EvaluationLog:
             step (`int`): Optimizer steps done.
 
         Returns:
-            `dict[str, float]`: `accuracy`, `tokens_mean`, `tokens_correct_mean`, `truncated_fraction`, `empty_fraction`
-            and `accuracy_efficiency`, each with the prefix and `_`. Undefined figures are left out: the mean over
-            correct completions if none is correct, and the score against a base without a correct one.
+            `dict[str, float]`: `accuracy`, `tokens_mean`, `tokens_correct_mean`, `truncated_fraction`, `empty_fraction`,
+            `thinking_fraction`, accuracy and tokens by mode as in [`summarize_modes`], and `accuracy_efficiency`, each with the
+            prefix and `_`. Undefined figures are left out: the mean over correct completions if none is correct, a mode without
+            completions, and the score against a base without a correct one. The fraction is left out if no completion has thinking
+            markers, and the modes also if all of them thought.
 
         Raises:
             `ValueError`: If the best checkpoint is to be chosen by a score that is undefined.
         """
         if not self._batches:
             return {}
-        correct, tokens, truncated, empty = torch.cat(self._batches).T
+        correct, tokens, truncated, empty, thought = torch.cat(self._batches).T
         self._batches = []
         figures = {
             "accuracy": correct.nanmean(),
@@ -105,6 +118,15 @@ class EvaluationLog:
             "truncated_fraction": truncated.mean(),
             "empty_fraction": empty.mean(),
         }
+        if not thought.isnan().all():
+            thought = thought.nan_to_num(nan=0.0)
+            figures["thinking_fraction"] = thought.mean()
+        if (thought == 0).any():
+            for mode, is_own in (("thinking", thought == 1), ("direct", thought == 0)):
+                figures |= {
+                    f"{mode}_accuracy": correct[is_own].nanmean(),
+                    f"{mode}_tokens_mean": tokens[is_own].mean(),
+                }
         metrics = {f"{self._prefix}_{name}": value.item() for name, value in figures.items() if not value.isnan()}
         return metrics | self._efficiency(metrics, log_history, step)
 

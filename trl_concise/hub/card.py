@@ -17,16 +17,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from huggingface_hub import ModelCard, ModelCardData
 from jinja2 import Environment
 
 from ..errors import Parser
 from ..evaluation import plot_frontier
 from ..evaluation.acceptance import read_acceptance
+from ..evaluation.modes import has_modes, shows_modes
 from ..evaluation.plots import can_plot
 from ..evaluation.runs import FACTS_FILE, Measurement, read_facts
 from ..state.checkpoint import write_atomically
+from .metadata import EVAL_RESULTS, model_index, write_eval_results
 from .results import Comparison, read_results
 
 
@@ -37,8 +38,6 @@ logger = logging.getLogger(__name__)
 
 TEMPLATE = Path(__file__).with_name("model_card.md")
 FRONTIER = Path("plots", "card.png")  # `frontier.png` is that of `trl-concise report`
-EVAL_RESULTS = Path(".eval_results")
-_MEASURED_BY = "measured by trl-concise eval"
 
 
 def write_card(
@@ -191,7 +190,27 @@ def table(set_: Comparison) -> dict[str, Any]:
     rows = [("base model", set_.base), ("**this model**", set_.model), *set_.controls.items()]
     rows += [(f"base model, truncated at {budget} tokens", figures) for budget, figures in set_.cuts.items()]
     cells = [_row(name, figures, set_) for name, figures in rows if figures]
-    return {"title": _title(set_), "rows": cells, "note": set_.note}
+    notes = [note for note in (set_.note, modes_note(set_)) if note]
+    return {"title": _title(set_), "rows": cells, "note": " ".join(notes) or None}
+
+
+def modes_note(set_: Comparison) -> str | None:
+    """Return how many completions thought, and accuracy and tokens of both modes; `None` if that is unknown or all of them thought."""
+    if not shows_modes(one.details for one in (set_.model, set_.base) if one is not None):
+        return None
+    notes = []
+    for name, one in (("This model", set_.model), ("The base model", set_.base)):
+        if one is None or not has_modes(one.details):
+            continue
+        figures = one.details
+        note = f"{name} thought in {figures['thinking_fraction']:.1%} of its completions"
+        modes = [
+            f"accuracy {figures[f'{mode}_accuracy']:.1%} in {figures[f'{mode}_tokens_mean']:.1f} tokens {how}"
+            for mode, how in (("thinking", "with thinking"), ("direct", "without"))
+            if figures.get(f"{mode}_accuracy") is not None and figures.get(f"{mode}_tokens_mean") is not None
+        ]
+        notes.append(f"{': '.join([note, ', '.join(modes)] if modes else [note])}.")
+    return " ".join(notes)
 
 
 def results_note(results: list[Comparison]) -> str:
@@ -282,66 +301,6 @@ def run_table(facts: dict[str, Any]) -> dict[str, str]:
         peak = facts["peak_memory"]
         rows["Peak memory"] = f"{peak['bytes'] / 2**30:.1f} GiB of {peak['of']} in one process"
     return rows
-
-
-# Metadata
-
-
-def model_index(results: list[Comparison]) -> list[EvalResult]:
-    """Return accuracy and mean tokens of each set, for the `model-index` in the card's metadata."""
-    entries: dict[tuple, list[EvalResult]] = {}
-    for set_ in sorted(results, key=lambda set_: set_.is_benchmark, reverse=True):
-        model, source = set_.model, set_.source
-        some = f", {model.details['problems']:,} problems" if source and not source.whole else ""
-        about = {
-            "task_type": "text-generation",
-            "task_name": "Reasoning",
-            "dataset_type": source.hub_id if source else re.sub(r"\W+", "-", set_.dataset.lower()),
-            "dataset_name": set_.dataset + some,
-            "dataset_config": source and source.config,
-            "dataset_split": source and source.split,
-        }
-        accuracy, tokens = round(model.accuracy, 4), round(model.tokens, 2)
-        both = [
-            EvalResult(**about, metric_type="accuracy", metric_name="Accuracy", metric_value=accuracy),
-            EvalResult(
-                **about,
-                metric_type="mean_response_tokens",
-                metric_name="Mean response tokens",
-                metric_value=tokens,
-            ),
-        ]
-        entries.setdefault(both[0].unique_identifier, both)  # the Hub would take two of the same problems for one
-    return [entry for both in entries.values() for entry in both]
-
-
-def write_eval_results(run: Path, results: list[Comparison]) -> None:
-    """
-    Write `.eval_results/*.yaml`, which the Hub shows on the page of the model and of the benchmark.
-
-    A set with only some of the benchmark's problems, or with other problems, is not a benchmark result and gets no file.
-    """
-    try:
-        from huggingface_hub import EvalResultEntry, eval_result_entries_to_yaml
-    except ImportError:  # an older huggingface_hub: the model-index says it all
-        return
-    for path in (run / EVAL_RESULTS).glob("*.yaml"):
-        if _MEASURED_BY in path.read_text(encoding="utf-8"):  # of an earlier evaluation
-            path.unlink()
-    for set_ in results:
-        source, model = set_.source, set_.model
-        if source is None or not source.whole:
-            continue
-        figures, n = model.details, model.details.get("completions_per_problem") or 1
-        entry = EvalResultEntry(
-            dataset_id=source.hub_id,
-            task_id="default",
-            value=round(100 * model.accuracy, 2),
-            notes=f"{model.tokens:.1f} tokens per completion; {_MEASURED_BY}, {figures['problems']:,} problems, "
-            f"{n} completion{'s' * (n > 1)} per problem, truncated at {figures['max_new_tokens']:,} tokens",
-        )
-        text = yaml.safe_dump(eval_result_entries_to_yaml([entry]), sort_keys=False, width=1000)
-        write_atomically(run / EVAL_RESULTS / f"{source.hub_id.replace('/', '_')}.yaml", text.encode())
 
 
 def main(argv: list[str]) -> int:

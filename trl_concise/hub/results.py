@@ -14,6 +14,7 @@ from typing import Any
 
 from ..evaluation import FrontierPoint, accuracy_efficiency_score
 from ..evaluation.metrics import LEAST_BASE_ACCURACY
+from ..evaluation.plots import BUDGETED
 from ..evaluation.runs import IN_TRAINING, WATCH_SET, Measurement, read_measurements
 from ..evaluation.sets import is_benchmark
 from ..evaluation.summaries import differing_settings
@@ -129,7 +130,7 @@ def read_results(run: Path, log_history: Sequence[Mapping[str, Any]] | None = No
 
 def _compare(items: list[Measurement]) -> Comparison | None:
     """Compare what was measured on one problem set; `None` if the run's model was not."""
-    own = [item for item in items if item.own and item.point.kind != "cut"]
+    own = [item for item in items if item.own and item.point.kind not in BUDGETED]
     bases = [item for item in items if item.point.kind == "base"]
     if not own or (own[0].source == "watch" and len(items) < 2):
         return None

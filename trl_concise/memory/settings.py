@@ -17,6 +17,8 @@ ONLINE_METHODS = (
     "hapo",
     "sgrpo",
     "tspmo",
+    "adapt_think",
+    "auto_think",
     "campo",
     "combined",
     "crisp",

@@ -134,9 +134,9 @@ def _find(text: str) -> Answer:
     return Answer(text, is_bare=False) if stated is None else Answer(stated, is_bare=True)
 
 
-def without_reasoning(completion: str) -> str:
-    """The text after the last `</think>`, without blanks around it."""
-    return completion[-SEARCHED:].rpartition("</think>")[2].strip()
+def without_reasoning(completion: str, end: str = "</think>") -> str:
+    """The text after the last `</think>`, or after another marker of its end, without blanks around it."""
+    return completion[-SEARCHED:].rpartition(end)[2].strip()
 
 
 def answer_tag(text: str) -> str | None:

@@ -48,7 +48,7 @@ def main():
     from trl_concise import ConciseGRPOTrainer  # after the command line: --help does not wait for them
     from trl_concise.methods.crisp import CONCISE_INSTRUCTION, CRISP
 
-    instruction = CONCISE_INSTRUCTION if args.instruction is None else f"{args.instruction.rstrip()} "
+    instruction = f"{args.instruction.rstrip()} " if args.instruction is not None else CONCISE_INSTRUCTION
     trainer = ConciseGRPOTrainer(
         reward_funcs=script.accuracy_reward(),  # only logged
         token_credit=CRISP(instruction, args.refresh_every),

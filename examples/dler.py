@@ -38,7 +38,7 @@ def main():
     args = script.training_args
     if args.scale_rewards != "none" and "scale_rewards" in script.given:
         raise ValueError("--scale_rewards has no effect with DLER, which computes its own advantages. Leave it out.")
-    if args.difficulty_limits is None and "difficulty_thresholds" in script.given:
+    if "difficulty_thresholds" in script.given and args.difficulty_limits is None:
         raise ValueError("--difficulty_thresholds has no effect without --difficulty_limits. Give both, or neither.")
     correctness = script.accuracy_reward()
     if args.truncation_factor > 0:

@@ -60,7 +60,7 @@ def main():
     trainer = ConciseGRPOTrainer(reward_funcs=rewards, **arguments)
 
     def measure(name: str) -> None:
-        if problems.dataset_name is None and reported and trainer.accelerator.is_main_process:
+        if reported and trainer.accelerator.is_main_process and problems.dataset_name is None:
             records = evaluate(
                 trainer.accelerator.unwrap_model(trainer.model),
                 {"problems": demo.problem_dataset(reported)},

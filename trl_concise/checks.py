@@ -88,7 +88,7 @@ def check_prompts_are_known(names: Sequence[str], given: Mapping[str, Any]) -> N
     Raises:
         `ValueError`: If an environment brings the data.
     """
-    if names and given.get("train_dataset") is None and given.get("environment_factory") is not None:
+    if names and given.get("environment_factory") is not None and given.get("train_dataset") is None:
         raise ValueError(
             f"{names} remember prompts, but an environment that owns its data gives every row the same empty one. "
             "Pass a train_dataset with a `prompt_id` column."

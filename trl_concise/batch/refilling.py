@@ -127,7 +127,7 @@ class RefillsGroups(ScoresRewards):
                 logps=logps[i] if logps is not None else None,
                 logged={column: values[i] for column, values in logged.items() if i < len(values)},
                 measured=measures[i],
-                old_logps=None if made is None or made.old_logps is None else made.old_logps[i],
+                old_logps=made.old_logps[i] if made is not None and made.old_logps is not None else None,
                 tensors={name: values[i].cpu() for name, values in made.tensors.items()} if made is not None else {},
             )
             for i in range(used)

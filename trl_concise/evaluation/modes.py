@@ -33,5 +33,5 @@ def describe_modes(record: Mapping[str, Any]) -> str:
     modes = []
     for mode in ("thinking", "direct"):
         accuracy, tokens = record.get(f"{mode}_accuracy"), record.get(f"{mode}_tokens_mean")
-        modes.append("-" if accuracy is None or tokens is None else f"{accuracy:.1%}, {tokens:,.1f}")
+        modes.append(f"{accuracy:.1%}, {tokens:,.1f}" if accuracy is not None and tokens is not None else "-")
     return f"{record['thinking_fraction']:.1%} ({' | '.join(modes)})"

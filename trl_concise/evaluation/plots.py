@@ -32,7 +32,7 @@ PointKind = Literal["base", "checkpoint", "model", "cut", "stopped"]
 BLUE, VERMILLION, GREEN, PURPLE, SKY, ORANGE = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00"
 BLACK, GREY = "#000000", "#767676"
 RUN_STYLES = [(BLUE, "o"), (VERMILLION, "D"), (GREEN, "^"), (PURPLE, "s"), (SKY, "v"), (ORANGE, "P")]
-BUDGETED = ("cut", "stopped")  # kinds that are no models of their own
+BUDGETED = ("cut", "stopped")  # kinds that are derived from a model's completions
 LABELLED = 6  # with more budgets or more runs than this, the points are marked but not labeled
 LABEL_LENGTH, TITLE_LENGTH = 24, 60  # characters
 
@@ -195,7 +195,7 @@ def plot_modes(sets: Mapping[str, Mapping[str, Mapping[str, Any]]], path: str | 
                 values = [measured[model].get(f"{mode}_{figures}") for model in names]
                 bars[mode] = axes.barh(
                     [row + offset for row in range(len(names))],
-                    [0 if value is None else value for value in values],
+                    [value if value is not None else 0 for value in values],
                     0.38,
                     color=color,
                 )

@@ -183,7 +183,7 @@ def _mode_table(measured: Sequence[Measurement]) -> list[str]:
         cells = [item.dataset, _title(item), _percent(item.details["thinking_fraction"])]
         for mode in ("thinking", "direct"):
             tokens = item.details.get(f"{mode}_tokens_mean")
-            cells += [_percent(item.details.get(f"{mode}_accuracy")), "" if tokens is None else f"{tokens:,.1f}"]
+            cells += [_percent(item.details.get(f"{mode}_accuracy")), f"{tokens:,.1f}" if tokens is not None else ""]
         lines.append(f"| {' | '.join(cells)} |")
     return lines
 

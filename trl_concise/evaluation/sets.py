@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Problem sets: those with a short name, loading of any other, and what is added to their prompts."""
+"""Problem sets: those with a short name, loading of any other, and additions to their prompts."""
 
 from __future__ import annotations
 

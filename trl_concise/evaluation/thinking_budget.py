@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-Evaluation with a thinking budget: reasoning is stopped after so many tokens, and the model answers with what it has.
+Evaluation with a thinking budget: reasoning stops after a number of tokens, and the model answers with the reasoning so far.
 
 As in s1 (2025, https://huggingface.co/papers/2501.19393) and with Qwen3: the end of the thinking and a cue for the answer are appended as
 tokens. One completion serves all budgets, because its first tokens are a fair draw of that many; only the answers of stopped ones
@@ -289,7 +289,7 @@ def summarize_budgeted(items: Sequence[Budgeted]) -> dict[str, Any]:
 
 def read_budgeted(folder: Path | None, how: ThinkingBudgets) -> dict[tuple[str, int], list[Budgeted]]:
     """Return the completions of `thinking_budgets.jsonl` by problem set and budget, if they were stopped in the same way."""
-    path = None if folder is None else folder / FILE
+    path = folder / FILE if folder is not None else None
     if path is None or not path.is_file():
         return {}
     head, *lines = path.read_text(encoding="utf-8").splitlines()

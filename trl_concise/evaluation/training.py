@@ -46,7 +46,7 @@ def measure_completions(
     empty = [has_no_answer(text) for text in texts]
     opened = reasoning_opened or [False] * len(texts)
     thought = [has_thought(text, reasoning_opened=is_open) for text, is_open in zip(texts, opened, strict=True)]
-    known = [math.nan if one is None else one for one in thought]
+    known = [one if one is not None else math.nan for one in thought]
     return torch.tensor([tokens, truncated, empty, known], dtype=torch.float64).T
 
 

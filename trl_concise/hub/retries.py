@@ -54,7 +54,7 @@ def repeat(patience: float, request: Callable[..., Any], *args: Any, **kwargs: A
             return request(*args, **kwargs)
         except FAILURES as error:
             delay, now = retry_delay(error, failures), time.monotonic()
-            failing_since = now if failing_since is None else failing_since
+            failing_since = failing_since if failing_since is not None else now
             if delay is None or now + delay - failing_since > patience:
                 raise
             if failures == 1:

@@ -221,7 +221,7 @@ class DifficultyTruncation(TruncationFactor):
     """
     DA-DLER: completions that reach the limit of their group count as truncated. See [`difficulty_limit`].
 
-    Partly reconstructed, because there is no public code: the paper says that the limit depends on how many completions of the group are
+    Partly reconstructed, because the code is not public: the paper says that the limit depends on how many completions of the group are
     correct, and gives two limits and one threshold, which are the defaults.
 
     Args:

@@ -185,12 +185,12 @@ class EffortReward(GroupReward):
 
     def measure(self, local: LocalRollouts) -> dict[str, Tensor]:
         tokens = local.columns.get("effort_tokens")
-        if tokens is None and local.training:
+        if local.training and tokens is None:
             raise ValueError(
                 "EffortReward needs the dataset column `effort_tokens`, the tokens of the requested level; the dataset has "
                 f"{sorted(local.columns)}. Make it with with_effort(dataset, levels)."
             )
-        limits = [torch.nan if limit is None else limit for limit in tokens or [None] * len(local.lengths)]
+        limits = [limit if limit is not None else torch.nan for limit in tokens or [None] * len(local.lengths)]
         return {"limit": torch.tensor(limits, dtype=torch.float32, device=local.lengths.device)}
 
     def score(self, rollouts: Rollouts) -> Tensor:
@@ -277,7 +277,7 @@ class ReasoningAnswerReward(GroupReward):
         reasoning, answers = [], []
         for row, (ids, length) in enumerate(zip(local.completion_ids, local.lengths.tolist(), strict=True)):
             start, end = split_at_reasoning(ids, self._tokenizer.decode)
-            written = [1] * len(ids) if local.tool_mask is None else local.tool_mask[row]
+            written = local.tool_mask[row] if local.tool_mask is not None else [1] * len(ids)
             answer = length - sum(written[:end]) if start < len(ids) else 0
             reasoning.append(sum(written[:start]) if start < len(ids) else length)
             answers.append(max(answer, 0))

@@ -2,7 +2,7 @@
 r"""
 Five length rewards that compare the completions of a group: gated brevity, the pass-rate penalty, GR3, Long2Short and JET.
 
-Each is a function of lengths and rewards that returns what is added to the reward, and one component, [`BrevityReward`], applies the
+Each is a function of lengths and rewards that returns an addition to the reward, and one component, [`BrevityReward`], applies the
 one that its `rule` names. Sources:
 
 - gated brevity: prime-rl (PrimeIntellect-ai/prime-rl @ f8a146063, orchestrator/advantage.py);

@@ -315,7 +315,7 @@ class AdaptiveGFPO(GFPO):
         super().observe(rollouts)
         self._means = self._means_with(self._total_rewards(rollouts))
         quartiles = self._quartiles(self._means)
-        values = [torch.nan] * 3 if quartiles is None else quartiles.tolist()
+        values = quartiles.tolist() if quartiles is not None else [torch.nan] * 3
         self._metrics = {**self._metrics, **dict(zip(("q25", "q50", "q75"), values, strict=True))}
 
     def state_dict(self) -> dict[str, Any]:

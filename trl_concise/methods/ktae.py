@@ -125,7 +125,7 @@ def key_token_values(
     if not ids:
         return []
     flat = np.concatenate([np.asarray(row, dtype=np.int64) for row in ids])
-    counted = np.ones(len(flat), bool) if mask is None else np.concatenate([np.asarray(row, bool) for row in mask])
+    counted = np.concatenate([np.asarray(row, bool) for row in mask]) if mask is not None else np.ones(len(flat), bool)
     row = np.repeat(np.arange(len(ids)), lengths)
     usable = np.bincount(row[counted], minlength=len(ids)) > 0  # completions with a token that counts
     is_correct = np.asarray(correct, bool) & usable

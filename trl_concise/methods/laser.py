@@ -93,7 +93,7 @@ def laser_base_score(
     verdicts = math_accuracy_reward(completions, solution=solution, answer=answer, **kwargs)
     formed = ["</think>" in completion_text(completion) and has_boxed_answer(completion) for completion in completions]
     return [
-        None if verdict is None else -1.0 if not well_formed else 1.0 if verdict else -0.5
+        (-1.0 if not well_formed else 1.0 if verdict else -0.5) if verdict is not None else None
         for verdict, well_formed in zip(verdicts, formed, strict=True)
     ]
 

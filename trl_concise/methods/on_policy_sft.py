@@ -70,7 +70,7 @@ def kept_completions(correct: Tensor, truncated: Tensor, lengths: Tensor, *, max
         tensor([ True, False,  True, False])
     """
     kept = (correct == 1) & ~truncated
-    return kept if max_length is None else kept & (lengths <= max_length)
+    return kept & (lengths <= max_length) if max_length is not None else kept
 
 
 def on_policy_sft_loss(logps: Tensor, mask: Tensor, kept: Tensor, *, normalization: str = "tokens") -> Tensor:

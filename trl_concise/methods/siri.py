@@ -139,7 +139,7 @@ class SIRISchedule(BudgetSchedule):
 
 def truncation_penalty(rewards: Tensor, truncated: Tensor, *, coefficient: float = 0.0) -> Tensor:
     r"""
-    Return what is added to a reward so that a truncated completion keeps only a share of it.
+    Return the addition to a reward with which a truncated completion keeps only a share of it.
 
     $$ (\kappa - 1) \max(R,\, 0) \text{ if truncated}, \quad 0 \text{ otherwise} $$
 

@@ -131,7 +131,7 @@ def _find(text: str) -> Answer:
     if has_no_answer(text):
         return Answer("", is_bare=True)
     stated = stated_answer(text)
-    return Answer(text, is_bare=False) if stated is None else Answer(stated, is_bare=True)
+    return Answer(stated, is_bare=True) if stated is not None else Answer(text, is_bare=False)
 
 
 def without_reasoning(completion: str, end: str = "</think>") -> str:

@@ -20,8 +20,14 @@ from trl_concise.methods.table import METHODS
 
 
 OFFLINE = {"DPOTrainer", "SFTTrainer"}  # slots
+# They need a model that writes its reasoning between markers: tests/methods/test_adapt_think.py and test_auto_think.py.
+THINKING = {"AdaptThink", "AutoThink"}
 # By name, such as `laser_d_laser_de`: a module may have several methods.
-ONLINE = {re.sub(r"\W+", "_", method.name).lower(): method for method in METHODS if not OFFLINE & set(method.slots)}
+ONLINE = {
+    re.sub(r"\W+", "_", method.name).lower(): method
+    for method in METHODS
+    if not OFFLINE & set(method.slots) and method.name not in THINKING
+}
 # What the default settings of a method need, or what makes it act within a few steps.
 SETTINGS: dict[str, dict[str, Any]] = {
     "laser_d_laser_de": {"monitor_prompts": 2, "monitor_generations": 2},

@@ -151,8 +151,8 @@ def path_of(name: str) -> Path:
 
 
 def trainers() -> list[str]:
-    """Return the names of the drop-in trainers."""
-    return [method.trainer for method in METHODS if method.trainer is not None]
+    """Return the names of the drop-in trainers that `trl_concise` exports."""
+    return [method.trainer for method in METHODS if method.trainer in trl_concise.__all__]
 
 
 def as_json(found: dict[str, list[float | None]]) -> str:

@@ -369,6 +369,7 @@ METHODS: tuple[Method, ...] = (
         "adapt_think",
         0,
         "AdaptThinkTrainer",
+        evidence="adapt_think.md#results",
     ),
     Method(
         "AutoThink",
@@ -381,6 +382,7 @@ METHODS: tuple[Method, ...] = (
         "auto_think",
         0,
         "AutoThinkTrainer",
+        evidence="auto_think.md#results",
     ),
     Method(
         "MGPO",

@@ -8,7 +8,7 @@ Every run starts from the embedded model with two modes (`demo.two_mode_model`),
 generates until its token budget is used up. Then it is evaluated, without anything forced, on problems that training never saw: accuracy, tokens
 and the share of completions that think, for each number of operations. The reference of AdaptThink is the embedded model, which always
 thinks. Each run has a folder with the files of `trl-concise eval`, and a finished run is not repeated, so the command can be interrupted, and
-run again for the table and the plot alone. Settings are the papers'; none was tuned.
+run again for the table and the plot alone. Settings of the methods are their defaults, except those in METHODS; the rest is the demo's.
 """
 
 from __future__ import annotations

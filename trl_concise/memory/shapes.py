@@ -56,6 +56,7 @@ KNOWN_SHAPES: dict[str, dict[str, Any]] = {
     },
     "deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B": _QWEN2["1.5B"] | _UNTIED,
     "deepseek-ai/DeepSeek-R1-Distill-Qwen-7B": _QWEN2["7B"],
+    "miromind-ai/MiroMind-M1-SFT-7B": _QWEN2["7B"],  # fine-tuned from Qwen2.5-Math-7B
     **{f"Qwen/Qwen3-{size}{suffix}": shape for size, shape in _QWEN3.items() for suffix in ("", "-Base")},
     **{
         f"meta-llama/Llama-3.2-{size}{suffix}": shape for size, shape in _LLAMA.items() for suffix in ("", "-Instruct")

@@ -15,6 +15,7 @@ from datasets import Dataset
 
 import trl_concise as tc
 from tests.component_rows import ROWS
+from trl_concise.data.effort import with_effort
 from trl_concise.methods.one_shot_rlvr import repeat_example
 from trl_concise.methods.table import METHODS
 
@@ -32,6 +33,14 @@ ONLINE = {
 SETTINGS: dict[str, dict[str, Any]] = {
     "laser_d_laser_de": {"monitor_prompts": 2, "monitor_generations": 2},
     "t_spmo": {"scale_rewards": "none", "loss_type": "dr_grpo"},
+}
+# Arguments by component, where those of its row suit only the completions of `tests/slot_rows.py`.
+ARGUMENTS: dict[str, dict[str, Any]] = {
+    "GRPOLEADReward": {
+        "unanswered_reward": None,
+        "repetition_reward": None,
+    },  # which no completion of a small model would have
+    "StagedBudget": {"limits": [32, 48], "steps": [4]},
 }
 
 
@@ -59,9 +68,11 @@ def build(
     for row in (ROWS[component] for component in method.components if component in ROWS):
         settings |= row.args
         if row.slot == "reward_funcs":
-            rewards.append(row.make())
+            rewards.append(row.make(**ARGUMENTS.get(row.component.__name__, {})))
         else:
-            slots[row.slot] = row.make()
+            slots[row.slot] = row.make(**ARGUMENTS.get(row.component.__name__, {}))
+    if name == "effort":
+        dataset = with_effort(dataset, {"low": 8, "high": None})
     if method.slots == ("train_dataset",):
         dataset = repeat_example(dataset[0], len(dataset))
     args = tc.ConciseGRPOConfig(**settings)

@@ -226,7 +226,7 @@ def test_init_copies_the_methods_script_and_recipes(method, tmp_path, monkeypatc
 def test_init_of_an_unknown_method(capsys):
     for typed, hint in [
         ("hpao", "did you mean 'hapo'?"),
-        ("nosuch", "there are: campo, "),
+        ("nosuch", "there are: adapt_think, "),
         ("multiplication", "no method"),
     ]:
         with pytest.raises(SystemExit):

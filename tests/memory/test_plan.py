@@ -42,6 +42,7 @@ PARAMETERS = {  # as published, tied embeddings counted once
     "deepseek-ai/DeepSeek-R1-Distill-Qwen-7B": 7_615_616_512,
     "meta-llama/Llama-3.2-1B": 1_235_814_400,
     "meta-llama/Llama-3.2-3B": 3_212_749_824,
+    "miromind-ai/MiroMind-M1-SFT-7B": 7_615_616_512,  # that of Qwen2.5-Math-7B
 }
 
 

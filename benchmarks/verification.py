@@ -145,6 +145,8 @@ def main() -> None:
     parser.add_argument("--problems_per_batch", type=int, default=32, help="groups that one call verifies")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
+    if options.problems < 2 * options.problems_per_batch:  # the first batch starts the processes and does not count
+        parser.error(f"--problems must be at least {2 * options.problems_per_batch}, got {options.problems}")
     logging.disable(logging.WARNING)
 
     rng = random.Random(options.seed)

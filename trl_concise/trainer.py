@@ -367,7 +367,7 @@ class ConciseGRPOTrainer(
     def _changed_by_a_step(self, between_steps: bool) -> dict[str, Any]:
         names = ["_step", *(["entropy_coef", "_last_world_entropy"] if self.use_adaptive_entropy else [])]
         # A generation block that is used up must not be kept in memory for longer than TRL keeps it.
-        block = self._buffered_inputs if not between_steps or self._unfinished_block() is not None else None
+        block = None if between_steps and self._unfinished_block() is None else self._buffered_inputs
         return {"_buffered_inputs": block, **{name: getattr(self, name) for name in names}}
 
     def _unfinished_block(self):

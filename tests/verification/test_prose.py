@@ -229,7 +229,7 @@ PIECES = ["1", " ", "*", "(", "is", "is: ", "A ", "or ", "3 or 4 ", "cm ", "\\",
 
 
 @pytest.mark.parametrize("start", ["", "The answer is ", "A. "])
-def test_repeated_text_is_read_in_no_time(start):
+def test_repeated_text_is_read_quickly(start):
     """The deadline of the judge does not cover this module, so no text may take its patterns long."""
     for one, other in product(PIECES, PIECES[:8]):
         for length, functions in (
@@ -240,4 +240,94 @@ def test_repeated_text_is_read_in_no_time(start):
             began = time.perf_counter()
             for function in functions:
                 function(text)
-            assert time.perf_counter() - began < 2, text[:60]
+            assert time.perf_counter() - began < 1, text[:60]
+
+
+DENIED = [  # the sentence denies, doubts, bounds or withdraws what it names
+    ("6+9i", "The answer is not $6+9i$."),
+    ("6+9i", "The answer is unlikely to be 6+9i."),
+    ("x+1", "Nobody says it is x+1."),
+    ("C", "The answer cannot be (C)."),
+    ("C", "It is false that C is correct."),
+    ("B", "You cannot pick B."),
+    ("10:30", "It does not leave at 10:30."),
+    ("10:30", "It leaves before 10:30."),
+    ("10:30", "It leaves after 10:30."),
+    ("(2,5)", "Neither is (2,5)."),
+    ("yes", "People wrongly claim the answer is yes."),
+    ("C", "The wrong answer is C."),
+    ("C", "Incorrect option: C"),
+    ("C", "I doubt that the answer is C."),
+    ("C", "The answer is (C). Wait, that's wrong. It's B."),
+    ("C", "The answer is C! Just kidding, D."),
+    ("C", "The answer is (C) or maybe (D)."),
+    ("A", "The answer: A; D."),
+    ("D", "The answer is C. A tempting answer is D."),
+    ("B", "B. is wrong"),
+    ("5", "The answer is 5. Wait, no."),
+    ("5", "The answer is 5. That is wrong."),
+    ("5", "It doesn't equal 5."),
+    ("5", "The answer is below 5."),
+    ("5", "Answer: at most 5"),
+    ("5", "The result is 5 or more."),
+    ("5", "The answer is half of 5."),
+    ("5", "x = 5 is extraneous."),
+    ("12\\text{ cm}", "They do not walk 12 cm."),
+    ("12\\text{ cm}", "They walk less than 12 cm."),
+    ("12\\text{ cm}", "They walk twice 12 cm."),
+    ("\\sqrt{2}", "The answer is less than $\\sqrt{2}$."),
+    ("7", "It would be a mistake to say 7."),
+    ("x^2", "Hardly anyone gets $x^2$."),
+    ("(3, 4)", "The point is never (3, 4)."),
+    ("E", "Never choose E."),
+    ("2+3i", "I refuse to believe that z is 2+3i."),
+    ("9:15", "The train will not arrive until 9:15."),
+    ("3 and 5", "The roots aren't 3 and 5."),
+    ("no", "Few would say the answer is no."),
+    ("8", "The total exceeds 8."),
+    ("8", "The total is under 8."),
+    ("B", "Option B is incorrect."),
+    ("B", "Answer B is wrong."),
+    ("D", "Eliminate D."),
+    ("D", "We can rule out option D."),
+    ("6", "The answer is greater than 6."),
+    ("6", "The answer might be 6 or 7."),
+    ("[1, 2)", "The interval cannot be [1, 2)."),
+]
+NOT_DENIED = [  # the denial concerns another value
+    ("5", "The answer is 5, not 6."),
+    ("5", "x cannot be negative, so x = 5."),
+    ("C", "The answer is (C)."),
+    ("C", "The answer is C because A is wrong."),
+    ("C", "C. It cannot be A"),
+    ("B", "I choose option B."),
+    ("10:30", "The train leaves at 10:30."),
+    ("6+9i", "The answer is 6+9i."),
+    ("12\\text{ cm}", "They walk 12 cm."),
+    ("5", "The smallest integer greater than 4 is 5."),
+    ("5", "Since 6 is wrong, the answer is 5."),
+    ("7", "There are not 6 but 7."),
+    ("B", "The correct answer is B, not C."),
+    ("B", "Options A and C are incorrect, so the answer is B."),
+    ("42", "Don't forget the carry: the answer is 42."),
+    ("yes", "The answer is yes."),
+    ("no", "The answer is no."),
+    ("8", "I was wrong before; the answer is 8."),
+    ("8", "Wait, I made a mistake. The answer is 8."),
+    ("3", "The error is not 2; it is 3."),
+    ("15", "The answer is 15. I checked 8 cases."),
+    ("12", "She does not eat 3 of 15, so 12 are left."),
+    ("9", "She has no more than that: 9."),
+]
+
+
+def test_an_answer_that_is_denied_or_withdrawn_is_wrong():
+    golds, texts = zip(*DENIED, strict=True)
+    verdicts = verify_answers(list(golds), list(texts), final_form=True, timeout=PATIENT)
+    assert not [text for text, verdict in zip(texts, verdicts, strict=True) if verdict]
+
+
+def test_a_denial_of_another_value_does_not_hide_the_answer():
+    golds, texts = zip(*NOT_DENIED, strict=True)
+    verdicts = verify_answers(list(golds), list(texts), final_form=True, timeout=PATIENT)
+    assert not [text for text, verdict in zip(texts, verdicts, strict=True) if not verdict]

@@ -241,7 +241,7 @@ class RefilledBatch:
         return Generated(
             completion_ids=[one.completion_ids for one in self.completions],
             old_logps=None
-            if not any(row is not None for row in old_logps)
+            if all(row is None for row in old_logps)
             else [
                 one.old_logps if one.old_logps is not None else [math.nan] * len(one.completion_ids)
                 for one in self.completions

@@ -248,7 +248,7 @@ def _check_effect(parser: RecipeParser, given: set[str], run_args: Any) -> None:
     """Report options of the command line that have no effect without another one. A recipe may contain them."""
     needed_for = _NEEDED_FOR | (_NEEDED_FOR_PROBLEMS if isinstance(run_args, ProblemArguments) else {})
     for needed, names in needed_for.items():
-        if not any(getattr(run_args, name, None) is not None for name in needed):
+        if all(getattr(run_args, name, None) is None for name in needed):
             for name in given.intersection(names):
                 parser.error(
                     f"--{name} has no effect without --{needed[0]}. Add --{needed[0]}, or leave --{name} out."

@@ -175,7 +175,7 @@ def choose(answers: Sequence[tuple[str, Sequence[Choice]]], column: str) -> tupl
     if rows and not all(as_options):  # some are neither
         merged = [name or position for name, position in zip(by_name, positions, strict=True)]
         return merged, f"option or position from {first}, as a letter"
-    is_text = not all(_by_label(answer, choices) is not None for answer, choices in answers)
+    is_text = any(_by_label(answer, choices) is None for answer, choices in answers)
     return by_name, "option, as a letter" if is_text else "letter"
 
 

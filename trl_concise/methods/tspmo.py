@@ -169,7 +169,7 @@ class PrefixMatching(TokenCredit):
                 )
             ],
             logps=None
-            if not all(group.logps is not None for group in groups)
+            if any(group.logps is None for group in groups)
             else [row for g in groups for row in g.logps or []],
         )
 

@@ -16,6 +16,7 @@ import hashlib
 import json
 import math
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -227,18 +228,18 @@ def read_tensors(
     return tensors
 
 
-class SavedRecords:
+class SavedRecords(ABC):
     """Mixin that saves records as a `.safetensors` file, and loads them."""
 
     records_name: ClassVar[str]  # for messages, for example "a prompt history"
 
+    @abstractmethod
     def state_dict(self) -> dict[str, Tensor]:
         """Return the records as tensors."""
-        raise NotImplementedError
 
+    @abstractmethod
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Replace the records. Raises `ValueError` if the tensors are not those of `state_dict`."""
-        raise NotImplementedError
 
     def save(self, path: str | Path) -> None:
         """Write the records to a `.safetensors` file. After a crash the file is either the old or the complete new one."""

@@ -59,7 +59,7 @@ _CHOICE = re.compile(
     rf"[\s*:$]*{_LETTER}[*$]*(?=(?P<after>[^\n]{{0,{LONGEST_AFTER}}}))"
 )
 _AFTER_CHOICE = re.compile(r"\W*\Z|[.,;:!)]|\s+(?:because|since)\b|\s+is (?:the )?(?:correct|right)\b(?! or)")
-_NOT_THE_CHOICE = re.compile(r"(?i)\b(?:not|never|isn't|nor|neither)\s+(?:\w+\s+){0,2}\Z")
+_DENIES_FIRST = re.compile(r"(?i)(?:is|was|seems)?\s*(?:no|not|wrong|incorrect|false)\b")
 _CHOICE_FIRST = re.compile(r"\(?(?P<letter>[A-J])[.):]\s+(?P<after>[^\n]*[a-z][^\n]*)")
 _CHOICE_PICKED = re.compile(
     rf"(?:.*\W)?(?:(?i:choose|pick|select|go with)\s+(?i:(?:option|choice|answer)\s+)?{_LETTER}"
@@ -68,7 +68,7 @@ _CHOICE_PICKED = re.compile(
 )
 _PICKS = re.compile(r"(?i:\b(?:choose|pick|select|go with)\s+(?:(?:option|choice|answer)\s+)?)\(?[A-J]\b")
 _ANOTHER_LETTER = re.compile(
-    r"\s*(?:[,/&|]|[,;]?\s*(?:or\b|and\b|oder\b|o\b|ou\b|или|и\b|或))\s*(?:option\s+)?\(?[A-J]\b"
+    r"\s*(?:[,;/&|]|[,;]?\s*(?:or maybe\b|or perhaps\b|or\b|and\b|oder\b|o\b|ou\b|или|и\b|或))\s*(?:option\s+)?\(?[A-J]\b"
 )
 _MARKED_LETTER = re.compile(r"(?<![\w'])\(?[A-J][.):](?=\s|\Z)")
 
@@ -91,6 +91,25 @@ _QUANTITY = re.compile(
     r"(?P<unit>[A-Za-z°][A-Za-z./ ]*(?:\^\{?\d\}?)?)\**[.\s]*",
     re.DOTALL,
 )
+# Words that deny, doubt or bound the value of their clause
+_DENIAL = re.compile(
+    r"(?i)\b(?:not|cannot|never|neither|nor|nobody|no one|hardly|few|unlikely|doubt\w*|false|wrong(?:ly)?|incorrect(?:ly)?|mistaken?(?:ly)?"
+    r"|refuse|avoid|eliminate|rule out|tempting|kidding)\b|n['\u2019]t\b"
+)
+_BOUND = re.compile(
+    r"(?i)\b(?:(?:less|more|greater|fewer|higher|lower|larger|smaller|other|earlier|later) than|at (?:most|least)|up to|below|above|under|exceeds?"
+    r"|half(?: of)?|twice|double|triple|before|after|until|till)\s+\W{0,3}\Z"
+)
+_DENIED_AFTER = re.compile(
+    r"(?i)[\s$*)]*(?:(?:is|are|was) (?:wrong|incorrect|false|extraneous|impossible|not\b)|or (?:more|less|fewer|above|below|greater|higher)\b)"
+)
+_CLAUSE = re.compile(
+    r"(?i)[,;:]\s+(?=[a-z]{2}|[a-z] (?:is|=)|\$?[a-z]\s*=)|\b(?:so|thus|hence|therefore|but|because|since|instead)\b"
+)
+_WITHDRAWN = re.compile(
+    r"(?i)\W*(?:(?:oh|hmm|no),? )?(?:wait|no\b|oops|sorry|just kidding|scratch that|(?:that|this|it)(?:'s| is| was) (?:wrong|incorrect|not|a mistake))"
+)
+_VALUE = re.compile(rf"\$[^$]+\$|\\\(.+?\\\)|\d{{1,2}}:[0-5]\d|{NUMBER}")
 _MULTIPLES = {"hundred", "thousand", "million", "billion", "trillion", "dozen", "score"}
 _TAKES_BACK = re.compile(r"(?i)\b(?:not?|wait|wrong|incorrect|mistake|error|instead|actually|but|however)\b|n't\b")
 _UNCLEAR = re.compile(
@@ -121,18 +140,29 @@ def without_contrast(text: str) -> str:
 
 
 def has_no_answer(text: str) -> bool:
-    """Whether the last sentence says that its number is not the answer, or names several that it may be."""
+    """Whether the last sentence denies, bounds or withdraws its value, or names several that may be the answer."""
     text = _without_runs(text)
     sentence = _last_sentence(text)[-LONGEST_SENTENCE:]
     period = _PERIOD.split(text.rstrip())[-1][-LONGEST_SENTENCE:]
     stated = _STATEMENT.fullmatch(sentence) if len(sentence) == len(period) else None
     if _HEDGED.search(period) and (stated is None or "&" in (stated["plain"] or "")):
         return True
+    values = list(_VALUE.finditer(sentence))
+    if values and _is_denied(sentence, values[-1].start(), values[-1].end()):
+        return True
+    if not values and _WITHDRAWN.match(sentence):
+        return True
     for pattern in (_NEGATED, _NEGATED_AFTER):
         matches = list(pattern.finditer(sentence))
         if matches and matches[-1].end() == len(sentence):
             return True
     return False
+
+
+def _is_denied(text: str, start: int, end: int) -> bool:
+    """Whether the clause around a value denies or bounds it: `x cannot be 5`, `less than 5`, `5 is wrong`; not `x cannot be 6, so x = 5`."""
+    before = _CLAUSE.split(text[max(0, start - LONGEST_SENTENCE) : start])[-1]
+    return bool(_DENIAL.search(before) or _BOUND.search(before) or _DENIED_AFTER.match(text, end))
 
 
 def picks_choice(text: str) -> bool:
@@ -145,20 +175,21 @@ def stated_choice(text: str) -> str | None:
     stated, text = None, _without_runs(text)
     for match in _CHOICE.finditer(text):
         after = match["after"]
-        if _ANOTHER_LETTER.match(after) or _NOT_THE_CHOICE.search(
-            text[max(0, match.start() - LONGEST_BEFORE) : match.start()]
-        ):
+        before = _last_sentence(text[max(0, match.start() - LONGEST_BEFORE) : match.start()] + "|")
+        rest = _SENTENCE_END.split(after, maxsplit=1)
+        is_withdrawn = len(rest) > 1 and _WITHDRAWN.match(rest[1])
+        if _ANOTHER_LETTER.match(after) or is_withdrawn or _DENIAL.search(_CLAUSE.split(before + match[0])[-1]):
             stated = None
         elif match["inside"] or _AFTER_CHOICE.match(after):
             stated = match["inside"] or match["letter"]
     if stated is not None:
         return stated
     first = _CHOICE_FIRST.fullmatch(text)
-    if first is not None and not _MARKED_LETTER.search(first["after"]):
+    if first is not None and not (_MARKED_LETTER.search(first["after"]) or _DENIES_FIRST.match(first["after"])):
         return first["letter"]
     sentence = _last_sentence(text)
     picked = _CHOICE_PICKED.fullmatch(sentence) if len(sentence) <= LONGEST_SENTENCE else None
-    if picked is not None and not re.search(r"(?i)\b(?:not|n't|never|or|nor)\b|n't\b", sentence):
+    if picked is not None and not (_DENIAL.search(_CLAUSE.split(sentence)[0]) or re.search(r"(?i)\bor\b", sentence)):
         return next(filter(None, picked.group("inside", "letter", "inside2", "letter2")))
     return None
 
@@ -178,6 +209,8 @@ def stated_answer(text: str) -> str | None:
     text = _without_remarks(_without_runs(text))
     sentence = _last_sentence(text)
     if len(sentence) > LONGEST_SENTENCE:
+        return None
+    if _DENIAL.search(_CLAUSE.split(sentence)[-1]):
         return None
     before = text.rstrip()[: -len(sentence)] if sentence else ""
     if not _ANSWER.search(sentence) and _states_answer(before):
@@ -205,7 +238,7 @@ def stated_answer(text: str) -> str | None:
 
 
 def _without_remarks(text: str) -> str:
-    """A text without the sentences after the answer that hold no number and take nothing back."""
+    """A text without the sentences after the answer that contain no number and do not withdraw it."""
     kept = text.rstrip()
     for _ in range(MOST_REMARKS):
         sentence = _last_sentence(kept)
@@ -253,7 +286,7 @@ def _last_sentence(text: str) -> str:
 
 def _without_runs(text: str) -> str:
     """
-    A text with single spaces and at most `LONGEST_RUN` equal signs in a row. The time that the patterns of this module take grows with a
+    A text with single spaces and at most `LONGEST_RUN` of the same punctuation mark in a row. The time that the patterns of this module take grows with a
     power of the length of such runs.
     """
     return _RUN.sub(lambda match: match[0][:LONGEST_RUN], _SPACES.sub(" ", text))

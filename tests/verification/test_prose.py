@@ -295,6 +295,8 @@ DENIED = [  # the sentence denies, doubts, bounds or withdraws what it names
     ("[1, 2)", "The interval cannot be [1, 2)."),
 ]
 NOT_DENIED = [  # the denial concerns another value
+    ("1000.99", "The number is not 10, it is 1,000.99."),
+    ("12.5", "The price is not 10 which is 12.5€"),
     ("5", "The answer is 5, not 6."),
     ("5", "x cannot be negative, so x = 5."),
     ("C", "The answer is (C)."),

@@ -162,7 +162,9 @@ def has_no_answer(text: str) -> bool:
 def _is_denied(text: str, start: int, end: int) -> bool:
     """Whether the clause around a value denies or bounds it: `x cannot be 5`, `less than 5`, `5 is wrong`; not `x cannot be 6, so x = 5`."""
     before = _CLAUSE.split(text[max(0, start - LONGEST_SENTENCE) : start])[-1]
-    return bool(_DENIAL.search(before) or _BOUND.search(before) or _DENIED_AFTER.match(text, end))
+    denials = list(_DENIAL.finditer(before))
+    is_own = bool(denials) and not re.search(r"\d", before[denials[-1].end() :])  # not that of a number between them
+    return is_own or bool(_BOUND.search(before) or _DENIED_AFTER.match(text, end))
 
 
 def picks_choice(text: str) -> bool:

@@ -15,6 +15,7 @@ from datasets import Dataset
 from peft import LoraConfig
 from transformers import AutoTokenizer, Qwen2Config, Qwen2ForSequenceClassification
 from trl import GRPOConfig, GRPOTrainer
+from trl.chat_template_utils import qwen3_chat_template
 
 from tests import tiny
 from trl_concise import (
@@ -32,6 +33,7 @@ from trl_concise import (
     math_accuracy_reward,
 )
 from trl_concise.batch.rollouts import completion_lengths, prompt_key
+from trl_concise.methods.mgpo import MGPO
 
 
 def all_correct(completions, **kwargs):
@@ -677,6 +679,33 @@ def test_other_datasets_for_evaluation_are_checked_too(evaluated, message, tiny_
 def test_an_environment_without_a_dataset_has_no_prompt_keys(tiny_model, tmp_path):
     with pytest.raises(ValueError, match="Pass a train_dataset with a `prompt_id` column"):
         hapo(tiny_model, None, tmp_path, trainer_kwargs={"environment_factory": object})
+
+
+class Solved:
+    """An environment that owns the reward."""
+
+    def reset(self, **kwargs) -> None:
+        return None
+
+    def get_reward(self) -> float:
+        return 1.0
+
+
+def test_the_reward_of_an_environment_says_what_is_correct(tiny_model, tmp_path):
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+    tokenizer.chat_template = qwen3_chat_template  # of a model that calls tools
+    dataset = Dataset.from_list([{"prompt": [{"role": "user", "content": f"{i}?"}]} for i in range(4)])
+    trainer = ConciseGRPOTrainer(
+        tiny_model,
+        None,
+        ConciseGRPOConfig(**tiny.settings(tmp_path, max_steps=1)),
+        dataset,
+        processing_class=tokenizer,
+        environment_factory=Solved,
+        advantage=MGPO(),
+    )
+    trainer.train()
+    assert trainer.state.log_history[0]["accuracy"] == 1
 
 
 def test_a_reward_of_the_wrong_length_stops_the_run(tiny_model, problems, tmp_path):

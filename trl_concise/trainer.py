@@ -185,10 +185,9 @@ class ConciseGRPOTrainer(
             *self.group_rewards.values(),
             *(component for filled in slots.values() for component in filled),
         ]
-        if (
-            not (reward_funcs or given.get("environment_factory") or needs_correctness(self.components))
-            and self.components
-        ):
+        needs_none = bool(self.components) and not needs_correctness(self.components)
+        has_none = needs_none and not reward_funcs and not given.get("environment_factory")
+        if has_none:
             given["reward_funcs"] = [hold_column("no_reward", is_alone=True)]
         check_names(self.components)
         names = [component.name for component in self.components]
@@ -227,7 +226,7 @@ class ConciseGRPOTrainer(
             check_mergeable(self.model, is_sharded=self._dist.is_fsdp or self._dist.is_zero3)
         self._fork = ForkedRandomState(args.seed, self.accelerator.process_index, self.accelerator.device)
         self.correctness_column = find_correctness(
-            args.correctness, self.reward_func_names if reward_funcs else [], self.group_rewards, self.components
+            args.correctness, [] if has_none else self.reward_func_names, self.group_rewards, self.components
         )
         check_datasets(
             self.train_dataset,

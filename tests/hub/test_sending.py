@@ -165,12 +165,32 @@ def test_unsent_revisions_are_named_and_sent_later(trouble, tmp_path):
         else:
             hub.__exit__()
         assert run_client(hub, SETUP + IN_THE_BACKGROUND, tmp_path).splitlines()[-1] == str(waiting)
-    if trouble != "dead":
-        return
     with HubServer() as hub:
         run_client(hub, SETUP + "Outbox(run, 'tester/model').send()", tmp_path)
         assert sent(hub, 1) and sent(hub, 2)
     assert unsent(tmp_path) == []
+
+
+def test_a_refused_revision_does_not_hold_up_the_others(tmp_path):
+    fill(tmp_path, range(1, 4), "step-000003")
+    code = """
+outbox = Outbox(run, "tester/model", patience=5)
+outbox.drop("step-000002")
+try:
+    outbox.send()
+except Exception as error:
+    print(type(error).__name__)
+print(outbox.unsent())
+"""
+    with HubServer() as hub:
+        hub.fail("auth", times=1000, path="/commit/step-000001")
+        lines = run_client(hub, SETUP + code, tmp_path).splitlines()
+        assert lines[-2:] == ["HfHubHTTPError", "['step-000001']"]
+        assert sent(hub, 3) and hub.repos["tester/model"].tags.keys() == {"best"}
+        assert "step-000002" not in hub.repos["tester/model"].branches
+    with HubServer() as hub:  # which takes it now
+        run_client(hub, SETUP + "Outbox(run, 'tester/model').send()", tmp_path)
+        assert sent(hub, 1)
 
 
 def hold_commits(hub: HubServer, run: Path, refuse: bool = True, branch: str = "") -> None:

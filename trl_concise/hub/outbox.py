@@ -28,7 +28,7 @@ from huggingface_hub.errors import HfHubHTTPError
 
 from ..evaluation.summaries import read_json
 from ..state.checkpoint import write_atomically
-from .retries import FAILURES, first_line, repeat
+from .retries import FAILURES, first_line, repeat, retry_delay
 
 
 logger = logging.getLogger(__name__)
@@ -211,8 +211,10 @@ class Outbox:
 
     def send(self, update_card: bool = True) -> None:
         """
-        Send everything, in an order that leaves the repository whole wherever it stops. Raises one of `FAILURES` at the first
-        request that fails for good.
+        Send everything, in an order that leaves the repository whole wherever it stops.
+
+        Raises one of `FAILURES`: at once if the Hub does not answer for `patience` seconds; if it refuses a revision, after everything
+        else was sent.
 
         Args:
             update_card (`bool`, *optional*, defaults to `True`): Whether the main branch receives the card of each revision.
@@ -223,11 +225,19 @@ class Outbox:
             raise RuntimeError(f"Another process is sending {self.folder} to the Hub. Wait for its end.") from None
         with sending:
             record = self.read()
+            refused = None
             for name in record.revisions:
-                self._send_revision(name, update_card)
+                try:
+                    self._send_revision(name, update_card)
+                except FAILURES as error:
+                    if retry_delay(error, 1) is not None:  # the Hub does not answer: the others would wait as long
+                        raise
+                    refused = error
             self._move_tag()
             for name in record.dropped:
                 self._delete_branch(name)
+            if refused is not None:
+                raise refused
 
     def _send_revision(self, name: str, update_card: bool) -> None:
         revision = self.read().revisions.get(name)

@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import copy
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -14,7 +16,14 @@ from trl_concise.evaluation import evaluate, read_completions
 from trl_concise.evaluation.command import print_records
 from trl_concise.evaluation.report import report
 from trl_concise.evaluation.runs import read_measurements
-from trl_concise.evaluation.thinking_budget import FILE, Budgeted, ThinkingBudgets, stop_thinking
+from trl_concise.evaluation.thinking_budget import (
+    FILE,
+    Budgeted,
+    ThinkingBudgets,
+    read_budgeted,
+    stop_thinking,
+    write_budgeted,
+)
 from trl_concise.verification.finished import MARKERS
 
 
@@ -109,6 +118,24 @@ def test_nothing_is_drawn_twice(measured, model, tokenizer, monkeypatch):
     (folder / FILE).write_text("".join(lines[:15] + lines[16:]))  # without one completion of the second budget
     assert evaluate(model, problems, folder, thinking_budgets=HOW, budgets=[40], **again) == records
     assert calls and (folder / FILE).read_text() == before
+
+
+def test_a_marker_may_be_a_special_token(measured, model, tokenizer):
+    """Decoding leaves it out of the text, as with Qwen3 and DeepSeek-R1."""
+    _, problems, records = measured
+    special = copy.deepcopy(tokenizer)
+    special.add_special_tokens({"additional_special_tokens": ["</think>"]})
+    again = evaluate(model, problems, tokenizer=special, thinking_budgets=HOW, budgets=[40], **SETTINGS)
+    of_budgets = [[record["accuracy"] for record in run if record.get("thinking_budget")] for run in (records, again)]
+    assert of_budgets[0] == of_budgets[1] and max(of_budgets[0]) > 0.5
+
+
+def test_any_text_can_be_saved_and_read(measured, tmp_path):
+    item = stopped(measured[0])[20][0]
+    strange = replace(item, completion=replace(item.completion, text="one\u2028two\x85three"))
+    key = (strange.completion.dataset, 20)
+    write_budgeted(tmp_path, HOW, {key: [strange]})
+    assert read_budgeted(tmp_path, HOW) == {key: [strange]}
 
 
 def test_a_model_without_markers_is_refused(model, tokenizer):

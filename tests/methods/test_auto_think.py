@@ -15,7 +15,7 @@ from trl.chat_template_utils import deepseek_r1_distill_chat_template
 
 from tests import tiny
 from trl_concise import ConciseGRPOConfig, ConciseGRPOTrainer, demo, math_accuracy_reward
-from trl_concise.batch.rollouts import Rollouts
+from trl_concise.batch.rollouts import LocalRollouts, Rollouts
 from trl_concise.methods.auto_think import (
     AutoThinkConfig,
     AutoThinkReward,
@@ -256,3 +256,17 @@ def test_a_template_that_does_not_open_the_thinking_is_refused(tiny_model, probl
 def test_settings_are_checked(changes, message):
     with pytest.raises(ValueError, match=message):
         AutoThinkReward(**changes)
+
+
+def test_markers_that_are_special_tokens_are_seen():
+    tokenizer = AutoTokenizer.from_pretrained(demo.model_path())
+    tokenizer.add_special_tokens({"additional_special_tokens": ["</think>"]})
+    component = AutoThinkReward()
+    component._tokenizer = tokenizer
+    texts = ["</think>\\boxed{5}", "2 + 3 = 5</think>\\boxed{5}", "2 + 3 = 5"]
+    ids = [tokenizer(text).input_ids for text in texts]
+    prompts = [tokenizer("2 + 3?<think>").input_ids] * 3
+    local = LocalRollouts([""] * 3, texts, ids, None, torch.ones(3), {}, 3, 0, True, prompts)
+    measured = component.measure(local)
+    assert measured["thinks"].tolist() == [False, True, True]
+    assert measured["formed"].tolist() == [True, True, False]

@@ -198,10 +198,12 @@ def answer_within(
         answers |= zip(batch, drawn, strict=True)
     ids = [[*begun[row], *answers[row]] for row in stopped]
     texts = tokenizer.batch_decode(ids, skip_special_tokens=True) if ids else []
+    # Where the end marker is a special token, the text lacks it: its place is known anyway, before the answer.
     opened = {
         completions[row].problem
         for row in stopped
-        if prompt_opens_reasoning(tokenizer, prompts[completions[row].problem], markers=markers)
+        if markers.end not in tokenizer.all_special_tokens
+        and prompt_opens_reasoning(tokenizer, prompts[completions[row].problem], markers=markers)
     }
     rewritten = [
         replace(completions[row], completion_ids=own, text=text, truncated=answers[row][-1] not in ends)
@@ -292,7 +294,7 @@ def read_budgeted(folder: Path | None, how: ThinkingBudgets) -> dict[tuple[str, 
     path = folder / FILE if folder is not None else None
     if path is None or not path.is_file():
         return {}
-    head, *lines = path.read_text(encoding="utf-8").splitlines()
+    head, *lines = path.read_text(encoding="utf-8").split("\n")[:-1]  # not `splitlines`: a text may contain U+2028
     if json.loads(head) != _settings(how):
         return {}
     found: dict[tuple[str, int], list[Budgeted]] = {}

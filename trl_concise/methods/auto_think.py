@@ -221,7 +221,8 @@ class AutoThinkReward(GroupReward):
         return self.stage + sum(step >= start for start in self.stage_steps)
 
     def measure(self, local: LocalRollouts) -> dict[str, Tensor]:
-        texts = [self._tokenizer.decode(ids, skip_special_tokens=True) for ids in local.completion_ids]
+        # With special tokens: of some models, the markers are.
+        texts = [self._tokenizer.decode(ids, skip_special_tokens=False) for ids in local.completion_ids]
         opened = [prompt_opens_reasoning(self._tokenizer, ids) for ids in local.prompt_ids]
         thinks = [
             has_thought(text, reasoning_opened=is_open) is not False

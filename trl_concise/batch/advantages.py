@@ -16,7 +16,7 @@ from ..components import DIVISORS, Advantage
 from .batch import GenerationBatch
 
 
-_DIVIDE_BY_TOKENS = ("dapo", "cispo", "vespo")  # of the whole generation batch; the other losses divide by completions
+DIVIDE_BY_TOKENS = ("dapo", "cispo", "vespo")  # of the whole generation batch; the other losses divide by completions
 
 
 def compute_advantages(components: Sequence[Advantage], batch: GenerationBatch, tensors: dict[str, Any]) -> None:
@@ -85,7 +85,7 @@ def leave_out_dropped(batch: GenerationBatch, tensors: dict[str, Any], loss_type
     tensors["tool_mask"] = mask
     if batch.divisor == "all":
         return
-    if loss_type in _DIVIDE_BY_TOKENS:
+    if loss_type in DIVIDE_BY_TOKENS:
         tensors["num_items_in_batch"] = gather((tensors["completion_mask"] * tensors["tool_mask"]).sum()).sum()
     else:
         scale = len(kept) / kept.sum().clamp(min=1)

@@ -7,7 +7,7 @@ import inspect
 from abc import ABC
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from types import MappingProxyType, NoneType
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 
@@ -255,7 +255,7 @@ class Component(ABC):
         for name, parameter in inspect.signature(built_in).parameters.items():
             value = getattr(self, name, None)
             is_choice = isinstance(value, str) and isinstance(parameter.default, str)  # checked by the constructor
-            if hasattr(self, name) and (isinstance(value, (bool, int, float, NoneType)) or is_choice):
+            if hasattr(self, name) and (value is None or isinstance(value, (bool, int, float)) or is_choice):
                 settings[name] = value
         return settings | {name: getattr(self, name) for name in self.card_settings}
 

@@ -87,7 +87,7 @@ def filter_problems(
     rows, counts = [], {"kept": 0, "too_hard": 0, "too_easy": 0, "unverifiable": len(unreadable)}
     for problem in sorted(groups):
         items = groups[problem]
-        if None in [item.correct for item in items]:
+        if any(item.correct is None for item in items):
             counts["unverifiable"] += 1
             continue
         pass_rate = fmean(item.correct for item in items)

@@ -14,7 +14,6 @@ import re
 from collections.abc import Mapping
 from enum import Enum
 from pathlib import PurePath
-from types import NoneType
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -103,7 +102,7 @@ def as_text(value: Any) -> Any:
         `Any`: Numbers, switches and text as they are; lists, tuples, sets and dicts as JSON; infinite numbers and everything
         else as text, without addresses and folders.
     """
-    if isinstance(value, (bool, int, str, NoneType)):
+    if value is None or isinstance(value, (bool, int, str)):
         return value
     if isinstance(value, float):
         return value if math.isfinite(value) else str(value)

@@ -7,7 +7,7 @@ student samples, and its distribution is pulled towards the teacher's on its own
 length term.
 
 Differences from the authors' code (HJSang/CRISP_Reasoning_Compression @ 310cf27):
-  1. The gradient is estimated from the sampled tokens: the advantage of a token is the difference of its log-probabilities. Theirs sums
+  1. (Reconstructed.) The gradient is estimated from the sampled tokens: the advantage of a token is the difference of its log-probabilities. Theirs sums
      over the vocabulary, with the same expectation and less variance. TRL's experimental SDFT trainer has both forms.
   2. The sampled token ids are trained on. Theirs are decoded, tokenized again, and end with EOS even if truncated.
   3. Student and teacher are aligned per completion. Theirs are aligned by position in a micro-batch, which one truncated row shifts.

@@ -35,6 +35,7 @@ from ..components import Advantage, GroupReward, Paper, TrainerView
 from ..trainer import ConciseGRPOTrainer
 from .dler_config import DLERConfig
 from .dynamic_sampling import DynamicSampling
+from .siri import truncation_penalty
 
 
 logger = logging.getLogger(__name__)
@@ -74,7 +75,7 @@ def truncation_factor_reward(correct: Tensor, truncated: Tensor, *, factor: floa
         >>> truncation_factor_reward(torch.tensor([1.0, 1.0, 0.0]), torch.tensor([False, True, True]), factor=0.25)
         tensor([ 0.0000, -0.7500,  0.0000])
     """
-    return (factor - 1) * correct * truncated + 0.0  # without -0.0
+    return truncation_penalty(correct, truncated, coefficient=factor) + 0.0  # without -0.0
 
 
 def difficulty_limit(

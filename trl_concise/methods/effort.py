@@ -7,7 +7,7 @@ The prompt asks for a level of effort ([`~trl_concise.data.with_effort`]), and [
 level has a number of tokens. [`ReasoningAnswerReward`] compares the lengths of the reasoning and of the answer with those of the group,
 each on its own.
 
-From the authors' code: NVIDIA-NeMo/RL @ 7ea279a (rollouts.py, `_apply_effort_shaping`) and NVIDIA-NeMo/Gym @ 07d6b0d
+Partly reconstructed: comparing correct completions only, and counting tokens. The rest is from the authors' code: NVIDIA-NeMo/RL @ 7ea279a (rollouts.py, `_apply_effort_shaping`) and NVIDIA-NeMo/Gym @ 07d6b0d
 (genrm_compare/utils.py). docs/effort.md numbers the differences.
 """
 

@@ -7,7 +7,7 @@ one that its `rule` names. Sources:
 
 - gated brevity: prime-rl (PrimeIntellect-ai/prime-rl @ f8a146063, orchestrator/advantage.py);
 - pass-rate penalty: prime-rl (@ 559b447, orchestrator/algo/grpo.py, `LinearLengthPenaltyConfig`);
-- GR3 (Li et al., 2026, https://huggingface.co/papers/2603.10535), whose formula is taken from secondary sources;
+- GR3 (Li et al., 2026, https://huggingface.co/papers/2603.10535), reconstructed from secondary sources;
 - Long2Short, of VibeThinker-3B (Xu et al., 2026, https://huggingface.co/papers/2606.16140, section 2.2);
 - JET, "Your Models Have Thought Enough" (Han et al., 2025, https://huggingface.co/papers/2509.23392; JinyiHan99/Just-Enough-Think @ 89cf33e,
   EasyR1/examples/reward_function/math.py).

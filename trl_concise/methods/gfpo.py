@@ -145,7 +145,7 @@ def adaptive_k(
 
 
 class _ReadsRewards:
-    """What both components need: the weighted sum of the rewards, by group."""
+    """Computes the weighted sum of the rewards, by group."""
 
     _weights: Mapping[str, float] = {}
 
@@ -240,7 +240,7 @@ class GFPO(_ReadsRewards, GroupFilter):
         if self.metric == "efficiency" and lost.any() and not (rewards < 0).any() and not self._has_warned:
             self._has_warned = True
             logger.warning(
-                '%s(metric="efficiency") has selected completions of equal reward in %.0f %% of the groups, which then teach nothing. '
+                '%s(metric="efficiency") has selected completions of equal reward in %.0f %% of the groups, which then have no gradient. '
                 'Give wrong completions a negative reward, or set metric="length".',
                 type(self).__name__,
                 100 * self._metrics["lost_groups"],

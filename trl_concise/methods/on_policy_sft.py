@@ -8,7 +8,7 @@ no comparison within groups, no negative example, no clip and no KL term.
 The full text of the paper was not available to us. The objective is that of its Eq. 9 as quoted by others, the rest is from the authors'
 code (EIT-NLP/On-Policy-SFT @ d788bc0).
 
-Differences from the authors' code:
+Truncation, the divisor and the empty step (2, 5 and 6) are reconstructed. Differences from the authors' code:
   1. Cross-entropy is expressed as advantages: 1 for the kept completions, while the others are dropped. The gradient is equal while each
      generation serves one optimizer step.
   2. A truncated completion is not kept. Their limit is the generation limit, and a truncated completion that already contains the
@@ -27,6 +27,7 @@ import logging
 import torch
 from torch import Tensor
 
+from ..batch.advantages import DIVIDE_BY_TOKENS
 from ..batch.rollouts import Rollouts
 from ..checks import restricted_sampling
 from ..components import Advantage, GroupFilter, Paper, TrainerView
@@ -48,7 +49,6 @@ ON_POLICY_SFT_PAPER = Paper(
     reconstructed="Truncated completions are not kept; the divisor and the step in which nothing is kept are ours.",
 )
 NORMALIZATIONS = ("tokens", "longest")
-_DIVIDE_BY_TOKENS = ("dapo", "cispo", "vespo")
 
 
 def kept_completions(correct: Tensor, truncated: Tensor, lengths: Tensor, *, max_length: int | None = None) -> Tensor:
@@ -129,9 +129,9 @@ class OnPolicySFT(Advantage):
 
     def attach(self, trainer: TrainerView) -> None:
         args = trainer.args
-        if self.normalization == "longest" and args.loss_type not in _DIVIDE_BY_TOKENS:
+        if self.normalization == "longest" and args.loss_type not in DIVIDE_BY_TOKENS:
             raise ValueError(
-                f'OnPolicySFT(normalization="longest") replaces the divisor of the losses {_DIVIDE_BY_TOKENS}, which divide by tokens, but '
+                f'OnPolicySFT(normalization="longest") replaces the divisor of the losses {DIVIDE_BY_TOKENS}, which divide by tokens, but '
                 f'loss_type={args.loss_type!r}. Set loss_type="dapo", or normalization="tokens".'
             )
         changed = {"temperature": args.temperature} if args.temperature != 1 else {}

@@ -281,7 +281,7 @@ METHODS: tuple[Method, ...] = (
         ("reward_funcs",),
         ("EffortReward", "ReasoningAnswerReward"),
         "2512.20848",
-        "code",
+        "reconstructed",
         "effort",
         0,
         evidence="effort.md#results",

@@ -110,7 +110,7 @@ def prefix_advantages(
         groups = [[order[place] for place in range(start, end)] for start, end in children]
         of_children = [[rewards[i] for i in group if not math.isnan(rewards[i])] for group in groups]
         for group, own in zip(groups, of_children, strict=True):
-            representative = next((i for i in group if not masks or masks[i][depth]), None)
+            representative = next((i for i in group if masks is None or masks[i][depth]), None)
             if representative is not None:
                 advantage = _advantage(own, of_children, baseline)
                 token = int(completions[representative][depth])

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 
 
@@ -20,11 +21,23 @@ torch.set_num_threads(1)  # tiny models: a second thread only waits for the firs
 import pytest  # noqa: E402
 import transformers  # noqa: E402
 from datasets import Dataset  # noqa: E402
+from filelock import FileLock  # noqa: E402
 from packaging.version import Version  # noqa: E402
 
 from tests import tiny  # noqa: E402
 from tests.distributed import run_on_processes  # noqa: E402
 from trl_concise.demo.settings import model_path  # noqa: E402
+
+
+def pytest_collection_finish() -> None:
+    """
+    Exempt what was imported from garbage collection.
+
+    Every `trainer.train()` collects garbage, and to search the modules of torch, transformers and TRL takes three times as long as to
+    train a tiny model.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")
@@ -64,10 +77,21 @@ def problems() -> Dataset:
 
 @pytest.fixture(scope="session")
 def two_processes(tiny_model, tmp_path_factory):
-    """Folder with what each module of `tests.distributed` wrote when it ran on two processes."""
+    """
+    Folder with what each module of `tests.distributed` wrote when it ran on two processes.
+
+    The workers of pytest-xdist share one run: the first starts it, the others wait.
+    """
     if Version(transformers.__version__) < Version("5.19"):
         pytest.skip("an optimizer cannot be resumed on several CPU processes before transformers 5.19")
-    folder = tmp_path_factory.mktemp("two")
-    done = run_on_processes(2, "tests.distributed.every", tiny_model, str(folder))
-    assert done.returncode == 0, done.stderr[-5000:]
+    shared = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        shared = shared.parent
+    folder = shared / "two_processes"
+    with FileLock(shared / "two_processes.lock"):
+        if not (folder / "finished").exists():
+            folder.mkdir(exist_ok=True)
+            done = run_on_processes(2, "tests.distributed.every", tiny_model, str(folder))
+            assert done.returncode == 0, done.stderr[-5000:]
+            (folder / "finished").touch()
     return folder

@@ -3,7 +3,7 @@
 Run other modules of this folder under FSDP2 or DeepSpeed, on the CPU.
 
     accelerate launch --config_file examples/accelerate/fsdp2.yaml --num_processes 2 --mixed_precision no \\
-        -m tests.distributed.engines MODEL FOLDER
+        -m tests.distributed tests.distributed.engines MODEL FOLDER
 
 On a CPU accelerate turns to plain data parallel without a word. Here it is told that each process has a device, which is the
 CPU; what it then shards, it shards for real. Each module writes into a folder of its own name, and this one the engine that ran.
@@ -11,6 +11,7 @@ CPU; what it then shards, it shards for real. Each module writes into a folder o
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import runpy
@@ -41,6 +42,8 @@ if __name__ == "__main__":
     for name, arguments in MODULES.items():
         if name == "evaluation":  # before training, which accelerate refuses under FSDP2
             continue
+        gc.collect()
+        gc.freeze()  # what was imported; see tests/conftest.py
         Path(folder, name).mkdir(parents=True, exist_ok=True)
         sys.argv = [name, *arguments, model, str(Path(folder, name))]
         left = runpy.run_module(f"tests.distributed.{name}", run_name="__main__")

@@ -9,6 +9,7 @@ Each writes into a folder of its own name.
 
 from __future__ import annotations
 
+import gc
 import runpy
 import sys
 from pathlib import Path
@@ -32,6 +33,8 @@ MODULES = {
 if __name__ == "__main__":
     model, folder = sys.argv[1:]
     for name, arguments in MODULES.items():
+        gc.collect()
+        gc.freeze()  # what was imported; see tests/conftest.py
         Path(folder, name).mkdir(parents=True, exist_ok=True)
         sys.argv = [name, *arguments, model, str(Path(folder, name))]
         runpy.run_module(f"tests.distributed.{name}", run_name="__main__")

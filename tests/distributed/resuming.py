@@ -3,8 +3,8 @@
 Stop and resume on several processes.
 
     whole MODEL FOLDER     train, then resume from a checkpoint inside a generation block; write what both runs logged
-    load MODEL FOLDER      resume from the last checkpoint of `whole`, on however many processes; write what it held
-    raise MODEL FOLDER     train with a reward function that fails on the last process
+    load MODEL FOLDER      resume from the last checkpoint of `whole`, on however many processes; write what it held. On several, train
+                           with a reward function that fails on the last process then
 """
 
 from __future__ import annotations
@@ -58,9 +58,7 @@ def fail_on_the_last_process(completions, trainer_state=None, **kwargs):
 
 
 def main(command: str, model: str, folder: Path) -> None:
-    if command == "raise":
-        build(model, folder, fail_on_the_last_process).train()
-    elif command == "whole":
+    if command == "whole":
         whole = build(model, folder)
         whole.train()
         resumed = build(model, folder / "resumed")
@@ -72,6 +70,8 @@ def main(command: str, model: str, folder: Path) -> None:
         trainer.train(resume_from_checkpoint=str(folder / f"checkpoint-{STEPS}"))
         rank, world_size = trainer.accelerator.process_index, trainer.accelerator.num_processes
         (folder / f"load-{world_size}-{rank}.json").write_text(json.dumps(report(trainer)))
+        if world_size > 1:
+            build(model, folder / "failing", fail_on_the_last_process, num_generations=2).train()
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ the completions, and the state of the parts at the end.
 from __future__ import annotations
 
 import argparse
+import gc
 import multiprocessing
 import sys
 import tempfile
@@ -86,6 +87,7 @@ def run(model: str, output_dir: str, case: dict[str, Any], checkpoint: str | Non
     """Train to the end, from the start or from a checkpoint, and return what the run did."""
     from trl_concise.state.checkpoint import STATE_FOLDER
 
+    gc.freeze()  # what was imported before the fork; see tests/conftest.py
     trainer = make_trainer(model, output_dir, case)
     trainer.train(resume_from_checkpoint=checkpoint)
     last = Path(output_dir, f"checkpoint-{trainer.state.global_step}")

@@ -15,11 +15,11 @@ from hypothesis import strategies as st
 from transformers import TrainerControl, TrainerState, TrainingArguments
 
 from tests import tiny
-from tests.hub.test_outbox import checkpoint, mark_sent, unsent
+from tests.hub.test_outbox import checkpoint, mark_sent, steps, unsent
 from tests.hub_server import HubServer
 from tests.test_hub_server import run_client
 from trl_concise import HAPOConfig, HAPOTrainer, HubFrontierCallback
-from trl_concise.hub.frontier import best_trade_off, frontier_steps, measured_here
+from trl_concise.hub.frontier import best_trade_off, frontier_steps
 from trl_concise.hub.outbox import FOLDER, Outbox, Revision
 
 
@@ -60,20 +60,19 @@ def test_the_best_trade_off_is_against_the_first_evaluation():
     short, right = Revision(1, 0.88, 50.0), Revision(2, 0.92, 90.0)
     assert best_trade_off({0: (0.9, 100.0)}, [short, right]) == "step-000001"
     assert best_trade_off({0: (0.0, 100.0)}, [short, right]) == "step-000002"  # no score against nothing
-    assert best_trade_off({0: (0.9, 100.0)}, []) is None
 
 
 def test_revisions_of_an_earlier_run_in_the_folder_are_neither_dropped_nor_ranked(tmp_path):
     """They wait since that run was killed while the Hub was down; this one began afresh."""
     earlier, own, beaten = Revision(2, 0.9, 5.0), Revision(4, 0.8, 50.0), Revision(3, 0.7, 60.0)
     points = {0: (0.8, 90.0), 2: (0.7, 70.0), 3: (0.7, 60.0), 4: (0.8, 50.0)}
-    assert measured_here(points, [earlier, beaten, own]) == [beaten, own]
     callback = HubFrontierCallback("tester/model")
     outbox = Outbox(tmp_path, "tester/model")
     for revision in (earlier, beaten, own):
         outbox.add(revision, checkpoint(tmp_path, revision.step), {})
-    callback._prune(outbox, points, {4})
-    assert [revision.step for revision in outbox.kept()] == [2, 4]
+    with outbox.change() as record:
+        callback._choose(record, points, {4})
+    assert steps(outbox) == [2, 4] and outbox.read().best == "step-000004"
 
 
 def test_waiting_revisions_are_dropped_before_sent_ones(tmp_path):
@@ -83,8 +82,9 @@ def test_waiting_revisions_are_dropped_before_sent_ones(tmp_path):
     for revision in revisions:
         outbox.add(revision, checkpoint(tmp_path, revision.step), {})
     mark_sent(outbox, "step-000001")
-    callback._prune(outbox, {revision.step: (0.5, revision.tokens) for revision in revisions}, {3})
-    assert [revision.step for revision in outbox.kept()] == [1, 3]
+    with outbox.change() as record:
+        callback._choose(record, {revision.step: (0.5, revision.tokens) for revision in revisions}, {3})
+    assert steps(outbox) == [1, 3]
 
 
 A_PUSH_IN_BETWEEN = """
@@ -127,19 +127,15 @@ def test_one_of_several_evaluation_datasets_counts(tmp_path, caplog):
     args = TrainingArguments(tmp_path, eval_strategy="steps", eval_steps=1, save_strategy="steps", save_steps=1)
     checkpoint(tmp_path, 1)
     for eval_name, step, warning in (
-        (
-            None,
-            1,
-            "was not evaluated and is not pushed: choose one of the evaluation datasets, eval_name=['easy', 'hard']",
-        ),
-        ("hard", 2, "was not evaluated on 'hard' and is not pushed: set eval_steps so that it divides save_steps"),
+        (None, 1, "eval_name (None) to one of the evaluation datasets: ['easy', 'hard']"),
+        ("hard", 2, "step 2 was not evaluated and is not pushed. Set eval_steps so that it divides save_steps"),
         ("hard", 1, ""),
     ):
         callback = HubFrontierCallback("tester/model", eval_name=eval_name)
         state = TrainerState(log_history=log, global_step=step)
         callback.on_train_begin(args, state, TrainerControl())
         callback.on_save(args, state, TrainerControl())
-        kept = [(revision.accuracy, revision.tokens) for revision in callback.outbox.kept()]
+        kept = [(one.accuracy, one.tokens) for one in callback.outbox.read().revisions.values()]
         assert kept == [(0.5, 90.0)] * (not warning)
         assert warning in caplog.text
 

@@ -9,7 +9,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from transformers import TrainerControl, TrainerState, TrainingArguments
 
+from trl_concise import HubFrontierCallback
 from trl_concise.hub.outbox import FOLDER, Outbox, Revision, last_repository
 
 
@@ -29,14 +31,31 @@ def fill(run: Path, steps: range, best: str | None = None, **settings) -> list[s
     for step in steps:
         box.add(Revision(step, 0.5, 100.0 - step), checkpoint(run, step), {})
     if best is not None:
-        box.set_best(best)
+        set_best(box, best)
     return box.unsent()
+
+
+def drop(box: Outbox, name: str) -> None:
+    """Remove a revision, as the callback does."""
+    with box.change() as record:
+        del record.revisions[name]
+
+
+def set_best(box: Outbox, name: str) -> None:
+    """Name the best revision, as the callback does."""
+    with box.change() as record:
+        record.best = name
 
 
 def mark_sent(box: Outbox, name: str) -> None:
     """Leave the record as if the Hub had taken a revision."""
     with box.change() as record:
-        record.revisions[name].staged = None
+        record.sent[name] = record.revisions[name].staged
+
+
+def steps(box: Outbox) -> list[int]:
+    """Return the steps of the revisions that the repository holds or is to hold."""
+    return [revision.step for revision in box.read().revisions.values()]
 
 
 def unsent(run: Path) -> list[str]:
@@ -51,7 +70,7 @@ def test_waiting_files_survive_their_checkpoint_and_the_process(tmp_path):
     assert staged.read_bytes() == bytes([1]) * 4000
     assert last_repository(tmp_path) == "tester/model"
     assert unsent(tmp_path) == ["step-000001", "step-000002", "tag 'best' on step-000002"]
-    Outbox(tmp_path, "tester/model").drop("step-000001")
+    drop(Outbox(tmp_path, "tester/model"), "step-000001")
     assert not staged.exists() and unsent(tmp_path) == ["step-000002", "tag 'best' on step-000002"]
 
 
@@ -59,7 +78,7 @@ def test_staging_files_of_a_dead_process_are_removed(tmp_path):
     fill(tmp_path, range(1, 2))
     folder = tmp_path / FOLDER / "tester--model"
     (folder / "step-000002-abc").mkdir()
-    Outbox(tmp_path, "tester/model").set_best("step-000001")
+    set_best(Outbox(tmp_path, "tester/model"), "step-000001")
     assert [path.name[:11] for path in folder.glob("step-*")] == ["step-000001"]
 
 
@@ -83,8 +102,9 @@ def test_privacy_and_tag_are_remembered(tmp_path):
 def test_a_tag_with_another_name_waits_again(tmp_path):
     fill(tmp_path, range(1, 2), "step-000001")
     box = Outbox(tmp_path, "tester/model")
+    mark_sent(box, "step-000001")
     with box.change() as record:
-        record.revisions["step-000001"].staged, record.tag_waits = None, False
+        record.tagged = record.tag_to_be()
     assert box.unsent() == []
     assert Outbox(tmp_path, "tester/model", tag="top").unsent() == ["tag 'top' on step-000001"]
 
@@ -95,8 +115,67 @@ def test_a_revision_that_is_dropped_is_no_longer_the_best(state, tmp_path):
     box = Outbox(tmp_path, "tester/model")
     if state == "sent":
         mark_sent(box, "step-000001")
-    box.drop("step-000001")  # and the process dies before another is the best
-    assert box.read().best is None and unsent(tmp_path) == ["step-000002"]
+    drop(box, "step-000001")
+    assert unsent(tmp_path) == ["step-000002"]
+
+
+@pytest.mark.parametrize("resumed_at", [0, 1, 2])
+def test_waiting_files_do_not_change_when_a_later_run_writes_their_checkpoint_again(resumed_at, tmp_path):
+    """The run was killed after step 2, and resumed from an earlier checkpoint; it saves into the same folders."""
+    fill(tmp_path, range(1, 3))
+    args = TrainingArguments(tmp_path, eval_strategy="steps", eval_steps=1, save_strategy="steps", save_steps=1)
+    callback = HubFrontierCallback("tester/model", patience=0.0)
+    callback.on_train_begin(args, TrainerState(global_step=resumed_at), TrainerControl())
+    for step in range(resumed_at + 1, 3):
+        for name in ("model.safetensors", "concise_state/state.json"):
+            (tmp_path / f"checkpoint-{step}" / name).write_bytes(b"of the later run")  # as `torch.save` and `open` do
+    for step in (1, 2):
+        (staged,) = (tmp_path / FOLDER).glob(f"*/step-{step:06d}*")
+        assert (staged / "model.safetensors").read_bytes() == bytes([step]) * 4000
+        assert json.loads((staged / "concise_state" / "state.json").read_text()) == {"step": step}
+        assert (staged / "model.safetensors").stat().st_nlink == (2 if step <= resumed_at else 1)
+
+
+RECORD = {"private": None, "tag": "best", "best": None, "revisions": {}, "sent": {}, "tagged": []}
+REVISION = {"step": 1, "accuracy": 0.5, "tokens": 9.0, "card": [], "staged": "step-000001-abc", "files": 1}
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        *(
+            {"revisions": {"step-000001": REVISION | field}}
+            for field in ({"step": "1"}, {"tokens": None}, {"card": "a"})
+        ),
+        *(
+            {"revisions": {"step-000001": REVISION | field}}
+            for field in ({"staged": 7}, {"files": []}, {"unknown": 1})
+        ),
+        *(
+            {"revisions": revisions}
+            for revisions in ({"step-000001": {}}, {"step-000001": 5}, {"step-000001": None}, [1])
+        ),
+        *(
+            {"private": "yes"},
+            {"tag": None},
+            {"best": ["step-000001"]},
+            {"sent": None},
+            {"tagged": "best"},
+            {"unknown": 1},
+        ),
+    ],
+    ids=str,
+)
+def test_a_damaged_record_is_reported_with_its_file(damage, tmp_path):
+    path = tmp_path / FOLDER / "tester--model" / "outbox.json"
+    path.parent.mkdir(parents=True)
+    path.write_text(json.dumps(RECORD | {"revisions": {"step-000001": REVISION}}))
+    assert unsent(tmp_path) == ["step-000001"]
+    path.write_text(json.dumps(RECORD | damage))
+    with pytest.raises(
+        ValueError, match=rf"{path} is damaged: .* Delete {path.parent} to send the run as it is now\."
+    ):
+        Outbox(tmp_path, "tester/model")
 
 
 ADD = """

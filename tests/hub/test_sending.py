@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import pytest
 from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
-from tests.hub.test_outbox import checkpoint, fill, unsent
+from tests.hub.test_outbox import checkpoint, fill, steps, unsent
 from tests.hub_server import HubServer
 from tests.test_hub_server import run_client
 from trl_concise.hub.outbox import FOLDER, Outbox, Revision
@@ -24,7 +24,7 @@ import sys, time
 from pathlib import Path
 sleep = time.sleep
 time.sleep = lambda seconds: sleep(seconds / 200)
-from tests.hub.test_outbox import checkpoint
+from tests.hub.test_outbox import checkpoint, drop, set_best
 from trl_concise.hub.outbox import Outbox, Revision
 run = Path(sys.argv[1])
 """
@@ -119,8 +119,8 @@ def test_revisions_are_replaced_retagged_and_deleted(tmp_path):
         code = """
         outbox = Outbox(run, "tester/model")
         outbox.send()
-        outbox.drop("step-000001")
-        outbox.set_best("step-000003")
+        drop(outbox, "step-000001")
+        set_best(outbox, "step-000003")
         print(outbox.unsent())
         outbox.send()
         print(outbox.unsent())
@@ -132,7 +132,7 @@ def test_revisions_are_replaced_retagged_and_deleted(tmp_path):
         ]
         repo = hub.repos["tester/model"]
         assert set(repo.branches) == {"main", "step-000002", "step-000003"}
-        assert [revision.step for revision in Outbox(tmp_path, "tester/model").kept()] == [2, 3]
+        assert steps(Outbox(tmp_path, "tester/model")) == [2, 3]
         assert repo.tags == {"best": repo.branches["step-000003"]}
 
 
@@ -175,7 +175,7 @@ def test_a_refused_revision_does_not_hold_up_the_others(tmp_path):
     fill(tmp_path, range(1, 4), "step-000003")
     code = """
 outbox = Outbox(run, "tester/model", patience=5)
-outbox.drop("step-000002")
+drop(outbox, "step-000002")
 try:
     outbox.send()
 except Exception as error:
@@ -242,7 +242,7 @@ print(outbox.finish(timeout=30))
 def test_what_is_dropped_while_it_is_being_sent_is_deleted(refuse, tmp_path):
     fill(tmp_path, range(1, 2), "step-000001")
     code = """
-outbox.drop("step-000001")
+drop(outbox, "step-000001")
 (run / "recovery").touch()
 print(outbox.finish(timeout=30))
 """
@@ -263,7 +263,7 @@ def test_a_run_that_is_killed_while_it_sends_loses_nothing_and_leaves_no_branch(
         code = """
 outbox = Outbox(run, "tester/model")
 outbox.add(Revision(1, 0.6, 90.0), checkpoint(run, 1), {})  # the run, started again, has reached the same step
-outbox.drop("step-000001")
+drop(outbox, "step-000001")
 print(outbox.unsent())
 outbox.send()
 """
@@ -302,17 +302,22 @@ outbox.send()
         assert sent(hub, 1, content=9, revision="best")
 
 
-def test_deleted_files_do_not_empty_the_branch(tmp_path):
-    fill(tmp_path, range(1, 3))
-    with HubServer() as hub:
-        code = """
+@pytest.mark.parametrize("deleted", ["", "model.safetensors", "concise_state"])
+def test_a_revision_whose_files_were_deleted_is_named_and_not_sent(deleted, tmp_path):
+    fill(tmp_path, range(1, 3), "step-000001")
+    code = f"""
 import shutil
 outbox = Outbox(run, "tester/model")
-shutil.rmtree(next((run / "_hub").glob("*/step-000001*")))
+(folder,) = (run / "_hub").glob("*/step-000001*")
+deleted = folder / {deleted!r}
+deleted.unlink() if deleted.is_file() else shutil.rmtree(deleted)
 outbox.send()
 print(outbox.unsent())
 """
-        assert run_client(hub, SETUP + code, tmp_path).strip() == "[]"
+    with HubServer() as hub:
+        done = run_client(hub, SETUP + "import logging; logging.basicConfig(stream=sys.stdout)" + code, tmp_path)
+        warning, rest = done.splitlines()
+        assert "step-000001 is not sent to the Hub: files in " in warning and rest == "[]"
         assert set(hub.repos["tester/model"].branches) == {"main", "step-000002"}
 
 

@@ -16,7 +16,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, IntervalStrategy
 from ..evaluation import accuracy_efficiency_score, on_frontier
 from ..evaluation.runs import FACTS_FILE, evaluations
 from .card import card_files, write_card
-from .outbox import Outbox, Revision
+from .outbox import Outbox, Record, Revision
 
 
 logger = logging.getLogger(__name__)
@@ -99,6 +99,7 @@ class HubFrontierCallback(TrainerCallback):
             )
         if state.is_world_process_zero:
             self.outbox = self._open(args.output_dir)
+            self.outbox.unlink(state.global_step)
             self.outbox.wake()  # to send what an earlier run has left
 
     def on_save(self, args, state, control, **kwargs):
@@ -109,29 +110,25 @@ class HubFrontierCallback(TrainerCallback):
             step: (figures["accuracy"], figures["tokens_mean"])
             for step, figures in evaluated.get(self.eval_name, {}).items()
         }
-        step, run = state.global_step, Path(args.output_dir)
+        outbox, step, run = self.outbox, state.global_step, Path(args.output_dir)
         if step not in points:
-            names = sorted(name for name in evaluated if name is not None)
             logger.warning(
-                "The checkpoint at step %d was not evaluated%s and is not pushed: %s.",
+                "The checkpoint at step %d was not evaluated and is not pushed. Set eval_steps so that it divides save_steps, "
+                "and eval_name (%r) to one of the evaluation datasets: %s.",
                 step,
-                f" on {self.eval_name!r}" if self.eval_name else "",
-                f"choose one of the evaluation datasets, eval_name={names}"
-                if names and self.eval_name not in names
-                else "set eval_steps so that it divides save_steps",
+                self.eval_name,
+                list(evaluated),
             )
             return
-        outbox, frontier = self.outbox, frontier_steps(points)
+        frontier = frontier_steps(points)
         if step in frontier:
             with TemporaryDirectory() as folder:
                 card = run  # of a plain TRL trainer
                 if (run / FACTS_FILE).exists():  # names this repository, which need not be the trainer's
                     card = write_card(run, outbox.repo_id, folder=folder, state=state).parent
                 outbox.add(Revision(step, *points[step]), run / f"{PREFIX_CHECKPOINT_DIR}-{step}", card_files(card))
-        self._prune(outbox, points, frontier)
-        best = best_trade_off(points, measured_here(points, outbox.kept()))
-        if best is not None:
-            outbox.set_best(best)
+        with outbox.change() as record:
+            self._choose(record, points, frontier)
         outbox.wake()
 
     def on_train_end(self, args, state, control, **kwargs):
@@ -148,46 +145,35 @@ class HubFrontierCallback(TrainerCallback):
                 outbox.repo_id,
             )
 
-    def _prune(self, outbox: Outbox, points: dict[int, tuple[float, float]], frontier: set[int]) -> None:
-        """Drop revisions off the frontier: at once if they still wait, beyond the limit if they were sent."""
-        kept = measured_here(points, outbox.kept())
-        off = sorted((revision for revision in kept if revision.step not in frontier), key=lambda item: item.step)
-        waiting = [revision for revision in off if revision.staged]
-        sent = [revision for revision in off if not revision.staged]
-        surplus = max(0, len(kept) - len(waiting) - self.max_revisions)
-        for revision in [*waiting, *sent[:surplus]]:
-            outbox.drop(revision.name)
+    def _choose(self, record: Record, points: dict[int, tuple[float, float]], frontier: set[int]) -> None:
+        """Drop revisions off the frontier, at once if they still wait, beyond the limit if they were sent; name the best."""
+        kept = [one for one in record.revisions.values() if points.get(one.step) == (one.accuracy, one.tokens)]
+        off = sorted((one for one in kept if one.step not in frontier), key=lambda one: one.step)
+        waiting = [one for one in off if one.name in record.waiting()]
+        sent = [one for one in off if one not in waiting]
+        for one in waiting + sent[: max(0, len(kept) - len(waiting) - self.max_revisions)]:
+            del record.revisions[one.name]
+            kept.remove(one)
+        if kept:
+            record.best = best_trade_off(points, kept)
 
 
 def frontier_steps(points: dict[int, tuple[float, float]]) -> set[int]:
     """Return the steps that no other step beats in accuracy and tokens at once; of equal ones the first."""
-    first: dict[tuple[float, float], int] = {}
-    for step, point in points.items():
-        first.setdefault(point, step)
-    accuracies, tokens = zip(*first, strict=True)
-    return {step for step, best in zip(first.values(), on_frontier(accuracies, tokens), strict=True) if best}
+    first = {point: step for step, point in reversed(points.items())}
+    return {step for step, best in zip(first.values(), on_frontier(*zip(*first, strict=True)), strict=True) if best}
 
 
-def measured_here(points: dict[int, tuple[float, float]], revisions: Iterable[Revision]) -> list[Revision]:
-    """Return the revisions that the points contain. Others are of an earlier run in the same folder."""
-    return [revision for revision in revisions if points.get(revision.step) == (revision.accuracy, revision.tokens)]
-
-
-def best_trade_off(points: dict[int, tuple[float, float]], revisions: Iterable[Revision]) -> str | None:
+def best_trade_off(points: dict[int, tuple[float, float]], revisions: Iterable[Revision]) -> str:
     """
     Return the name of the revision with the highest accuracy-efficiency score against the first point.
 
     A base without accuracy or tokens has no such score; then the most accurate revision is the best.
     """
-    base_accuracy, base_tokens = next(iter(points.values()))
+    base = next(iter(points.values()))
 
-    def score(revision: Revision) -> tuple[float, float]:
-        if base_accuracy <= 0 or base_tokens <= 0:
-            return revision.accuracy, -revision.tokens
-        return (
-            accuracy_efficiency_score(revision.accuracy, revision.tokens, base_accuracy, base_tokens),
-            revision.accuracy,
-        )
+    def score(revision: Revision) -> tuple[float, float, float]:
+        point = revision.accuracy, revision.tokens
+        return accuracy_efficiency_score(*point, *base) if min(base) > 0 else 0.0, revision.accuracy, -revision.tokens
 
-    best = max(revisions, key=score, default=None)
-    return best.name if best is not None else None
+    return max(revisions, key=score).name

@@ -18,15 +18,14 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 from filelock import FileLock, Timeout
 from huggingface_hub import HfApi
 from huggingface_hub.errors import HfHubHTTPError
 
-from ..evaluation.summaries import read_json
 from ..state.checkpoint import write_atomically
 from .retries import FAILURES, first_line, repeat, retry_delay
 
@@ -42,15 +41,25 @@ PRIVATE_FILES = [
 ]
 
 
+class _Checked:
+    """Raises a `TypeError` if a field of a dataclass has a value of another type."""
+
+    def __post_init__(self) -> None:
+        for name, kind in get_type_hints(type(self)).items():
+            if not isinstance(getattr(self, name), kind):
+                raise TypeError(f"{name} is {getattr(self, name)!r}")
+
+
 @dataclass
-class Revision:
+class Revision(_Checked):
     """A checkpoint that is, or is to be, a branch of the repository."""
 
     step: int
-    accuracy: float  # in [0, 1]
-    tokens: float  # mean completion length
-    card: list[str] = field(default_factory=list)  # those of its files that go to the main branch too
-    staged: str | None = None  # folder with its files, until the Hub has them
+    accuracy: float | int  # in [0, 1]
+    tokens: float | int  # mean completion length
+    card: list = field(default_factory=list)  # those of its files that go to the main branch too
+    staged: str = ""  # folder with its files, until the Hub has them; its name tells two versions of a revision apart
+    files: int = 0  # how many were staged
 
     @property
     def name(self) -> str:
@@ -59,15 +68,23 @@ class Revision:
 
 
 @dataclass
-class Record:
-    """What is on the Hub, or is to be sent."""
+class Record(_Checked):
+    """What the Hub is to hold, and what it holds."""
 
     private: bool | None = None
     tag: str = "best"
-    revisions: dict[str, Revision] = field(default_factory=dict)
-    dropped: list[str] = field(default_factory=list)  # branches to delete, if they exist
-    best: str | None = None  # revision that carries the tag, or is to
-    tag_waits: bool = False
+    best: str | None = None  # revision that is to carry the tag
+    revisions: dict = field(default_factory=dict)  # branch -> Revision, the newest last
+    sent: dict = field(default_factory=dict)  # branch on the Hub -> its staging folder; None: it may be incomplete
+    tagged: list = field(default_factory=list)  # the tag on the Hub, and the staging folder of its revision
+
+    def waiting(self) -> dict[str, Revision]:
+        """Return the revisions that the Hub has not taken yet."""
+        return {name: one for name, one in self.revisions.items() if self.sent.get(name) != one.staged}
+
+    def tag_to_be(self) -> list[str]:
+        """Return what `tagged` is to become."""
+        return [self.tag, self.revisions[self.best].staged] if self.best in self.revisions else self.tagged
 
 
 class Outbox:
@@ -101,11 +118,10 @@ class Outbox:
         self.folder = Path(run, FOLDER, repo_id.replace("/", "--"))
         self.folder.mkdir(parents=True, exist_ok=True)
         self.repo_id = repo_id
-        self._given = {name: value for name, value in (("private", private), ("tag", tag)) if value is not None}
-        self._api = HfApi(token=token)
-        self._full_repo_id: str | None = None
-        self._patience = patience
-        self._try = partial(repeat, patience)
+        given: dict[str, Any] = {"private": private, "tag": tag}
+        self._given = {name: value for name, value in given.items() if value is not None}
+        self._api, self._try = HfApi(token=token), partial(repeat, patience)
+        self._lock = FileLock(self.folder / "sending.lock", timeout=patience)
         self._wake, self._ending = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._work, name="hub-outbox", daemon=True)
         if (old := Path(run, FOLDER, RECORD_FILE)).exists():
@@ -118,38 +134,27 @@ class Outbox:
 
     def read(self) -> Record:
         """Return what is recorded."""
-        with FileLock(self.folder / "record.lock"):
-            return self._read()
+        path = self.folder / RECORD_FILE
+        try:
+            record = Record(**json.loads(path.read_bytes())) if path.exists() else Record()
+            revisions = {name: Revision(**values) for name, values in record.revisions.items()}
+        except (TypeError, ValueError) as error:
+            raise ValueError(
+                f"{path} is damaged: {error}. Delete {self.folder} to send the run as it is now."
+            ) from None
+        return replace(record, revisions=revisions, **self._given)
 
     @contextmanager
     def change(self) -> Iterator[Record]:
-        """Change what is recorded. Files that the record does not name any more are removed."""
+        """Change what is recorded. Files that do not wait any more are removed."""
         with FileLock(self.folder / "record.lock"):
-            record = self._read()
+            record = self.read()
             yield record
             write_atomically(self.folder / RECORD_FILE, json.dumps(asdict(record), indent=2).encode())
-            named = {revision.staged for revision in record.revisions.values()}
+            staged = {revision.staged for revision in record.waiting().values()}
             for folder in self.folder.iterdir():
-                if folder.is_dir() and folder.name not in named:
+                if folder.is_dir() and folder.name not in staged:
                     shutil.rmtree(folder, ignore_errors=True)
-
-    def _read(self) -> Record:
-        path = self.folder / RECORD_FILE
-        saved = read_json(path) if path.exists() else asdict(Record())
-        if not isinstance(saved, dict) or set(saved) != set(vars(Record())):
-            raise ValueError(
-                f"{path} is damaged: expected a JSON object with {', '.join(vars(Record()))}. Delete {self.folder} to send the run "
-                "as it is now."
-            )
-        revisions = {name: Revision(**values) for name, values in saved.pop("revisions").items()}
-        record = Record(**saved)
-        record.revisions = {  # without those whose files were deleted before they were sent
-            name: revision for name, revision in revisions.items() if (self.folder / (revision.staged or "")).is_dir()
-        }
-        record.best = record.best if record.best in record.revisions else None
-        record.tag_waits |= self._given.get("tag", record.tag) != record.tag
-        vars(record).update(self._given)
-        return record
 
     def add(self, revision: Revision, checkpoint: str | Path, card: Mapping[str, Path]) -> None:
         """
@@ -163,51 +168,48 @@ class Outbox:
                 (staged / path).parent.mkdir(parents=True, exist_ok=True)
                 (staged / path).unlink(missing_ok=True)
                 shutil.copyfile(file, staged / path)
-            record.revisions.pop(revision.name, None)  # the newest is the last
-            record.revisions[revision.name] = replace(revision, staged=staged.name, card=list(card))
-            record.dropped = [name for name in record.dropped if name != revision.name]
+            record.revisions.pop(revision.name, None)
+            record.revisions[revision.name] = replace(
+                revision, staged=staged.name, card=list(card), files=len(_files(staged))
+            )
 
-    def drop(self, name: str) -> None:
-        """Remove a revision, from the Hub too. If it was the best, none is the best until the next call of `set_best`."""
+    def unlink(self, step: int) -> None:
+        """Copy what waits of steps after this one: training that goes on from here writes into the linked files again."""
         with self.change() as record:
-            record.revisions.pop(name, None)
-            record.dropped.append(name)
-
-    def set_best(self, name: str) -> None:
-        """Set the revision that is the best trade-off."""
-        with self.change() as record:
-            record.tag_waits |= record.best != name
-            record.best = name
-
-    def kept(self) -> list[Revision]:
-        """Return the revisions that the repository holds or is to hold."""
-        return list(self.read().revisions.values())
+            for revision in record.waiting().values():
+                for file in _files(self.folder / revision.staged) if revision.step > step else ():
+                    os.replace(shutil.copyfile(file, self.folder / "copy"), file)
 
     def unsent(self) -> list[str]:
         """Describe what the Hub has not taken yet."""
         record = self.read()
-        names = [name for name, revision in record.revisions.items() if revision.staged]
-        if record.best is not None and (record.tag_waits or record.best in names):
-            names.append(f"tag {record.tag!r} on {record.best}")
-        return names
+        tag = [f"tag {record.tag!r} on {record.best}"] if record.tagged != record.tag_to_be() else []
+        return [*record.waiting(), *tag]
 
     # Sending
 
-    @property
+    @cached_property
     def repository(self) -> str:
         """Full name of the repository, which is created if it does not exist."""
-        if self._full_repo_id is None:
-            created = self._try(self._api.create_repo, self.repo_id, private=self.read().private, exist_ok=True)
-            self._full_repo_id = created.repo_id
-            with self.change():  # the folder remembers the repository
-                pass
-        return self._full_repo_id
+        created = self._try(self._api.create_repo, self.repo_id, private=self.read().private, exist_ok=True)
+        with self.change():  # the folder remembers the repository
+            return created.repo_id
 
     def upload(self, folder: Path, message: str, **options: Any) -> None:
         """Upload a folder without private files; `options` as for [`~huggingface_hub.HfApi.upload_folder`]."""
         options |= {"repo_id": self.repository, "folder_path": folder, "commit_message": message}
         options["ignore_patterns"] = [*PRIVATE_FILES, *options.get("ignore_patterns", ())]
         self._try(self._api.upload_folder, **options)
+
+    @contextmanager
+    def sending(self) -> Iterator[None]:
+        """Be the only sender: of two processes, or of training that was interrupted and begun again."""
+        try:
+            lock = self._lock.acquire()
+        except Timeout:
+            raise RuntimeError(f"Another process is sending {self.folder} to the Hub. Wait for its end.") from None
+        with lock:
+            yield
 
     def send(self, update_card: bool = True) -> None:
         """
@@ -219,61 +221,63 @@ class Outbox:
         Args:
             update_card (`bool`, *optional*, defaults to `True`): Whether the main branch receives the card of each revision.
         """
-        try:  # one sender at a time: of two processes, or of training that was interrupted and begun again
-            sending = FileLock(self.folder / "sending.lock", timeout=self._patience).acquire()
-        except Timeout:
-            raise RuntimeError(f"Another process is sending {self.folder} to the Hub. Wait for its end.") from None
-        with sending:
+        refused = None
+        with self.sending():
             record = self.read()
-            refused = None
-            for name in record.revisions:
+            requests: list[Callable[[], None]] = [
+                *(partial(self._send_revision, name, update_card) for name in record.revisions),
+                self._move_tag,
+                *(partial(self._delete_branch, name) for name in record.sent),
+            ]
+            for request in requests:
                 try:
-                    self._send_revision(name, update_card)
+                    request()
                 except FAILURES as error:
                     if retry_delay(error, 1) is not None:  # the Hub does not answer: the others would wait as long
                         raise
                     refused = error
-            self._move_tag()
-            for name in record.dropped:
-                self._delete_branch(name)
-            if refused is not None:
-                raise refused
+        if refused is not None:
+            raise refused
 
     def _send_revision(self, name: str, update_card: bool) -> None:
-        revision = self.read().revisions.get(name)
-        if revision is None or revision.staged is None:
-            return  # it is sent, or was dropped meanwhile
-        folder = self.folder / revision.staged
-        message = f"Step {revision.step}: accuracy {revision.accuracy:.1%}, {revision.tokens:.1f} tokens"
+        with self.change() as record:
+            revision = record.waiting().get(name)
+            if revision is None:
+                return  # it is sent, or was dropped meanwhile
+            folder = self.folder / revision.staged
+            if len(_files(folder)) < revision.files:
+                logger.warning("%s is not sent to the Hub: files in %s were deleted.", name, folder)
+                del record.revisions[name]
+                return
+            record.sent[name] = None
         self._try(self._api.create_branch, self.repository, branch=name, exist_ok=True)
+        message = f"Step {revision.step}: accuracy {revision.accuracy:.1%}, {revision.tokens:.1f} tokens"
         try:
             self.upload(folder, message, revision=name, delete_patterns="*")
             if update_card and revision.card:
                 self.upload(folder, "Update the card", allow_patterns=revision.card)
         except FAILURES:
-            if folder.is_dir():  # else it was replaced, dropped or deleted meanwhile
+            if folder.is_dir():
                 raise
+            return  # it was replaced or dropped meanwhile
         with self.change() as record:
-            current = record.revisions.get(name)
-            if current is not None and current.staged == revision.staged:  # not replaced or dropped meanwhile
-                current.staged = None
-                record.tag_waits |= record.best == name
+            record.sent[name] = revision.staged
 
     def _move_tag(self) -> None:
         record = self.read()
-        best, tag = record.best, record.tag
-        if best is None or not record.tag_waits or record.revisions[best].staged:
+        if record.tagged == record.tag_to_be() or record.best in record.waiting():
             return
-        self._delete(self._api.delete_tag, tag=tag)
-        self._try(self._api.create_tag, self.repository, tag=tag, revision=best, exist_ok=True)
-        with self.change() as record:
-            record.tag_waits = record.best != best
+        self._delete(self._api.delete_tag, tag=record.tag)
+        self._try(self._api.create_tag, self.repository, tag=record.tag, revision=record.best, exist_ok=True)
+        with self.change() as changed:
+            changed.tagged = record.tag_to_be()
 
     def _delete_branch(self, name: str) -> None:
-        if name in self.read().dropped:
-            self._delete(self._api.delete_branch, branch=name)
-            with self.change() as record:
-                record.dropped = [other for other in record.dropped if other != name]
+        if name in self.read().revisions:
+            return
+        self._delete(self._api.delete_branch, branch=name)
+        with self.change() as record:
+            record.sent.pop(name, None)
 
     def _delete(self, request: Callable[..., Any], **name: str) -> None:
         try:
@@ -313,6 +317,10 @@ def last_repository(run: str | Path) -> str | None:
     """Return the repository that a run's folder was last sent to; `None` if there is none."""
     records = sorted(Path(run, FOLDER).glob(f"*/{RECORD_FILE}"), key=lambda path: path.stat().st_mtime)
     return records[-1].parent.name.replace("--", "/") if records else None
+
+
+def _files(folder: Path) -> list[Path]:
+    return [path for path in folder.rglob("*") if path.is_file()]
 
 
 def _link(source: str, target: str) -> None:

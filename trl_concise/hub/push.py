@@ -13,7 +13,7 @@ from transformers.utils import ADAPTER_CONFIG_NAME, CONFIG_NAME
 from ..errors import Parser
 from ..evaluation.folder import SETTINGS_FILE
 from ..evaluation.runs import FACTS_FILE, LAST_CHECKPOINT, read_facts
-from ..state.resume import checkpoints, missing_from_checkpoint
+from ..state.resume import newest_complete_checkpoint
 from .card import write_card
 from .outbox import FOLDER, Outbox, last_repository
 from .retries import FAILURES
@@ -24,7 +24,6 @@ TEXT_FILES = [
     *("completions/*", "*/completions/*", "*.jsonl", "*.parquet"),
     *(SETTINGS_FILE, f"*/{SETTINGS_FILE}"),
 ]
-MODELS = (CONFIG_NAME, ADAPTER_CONFIG_NAME)  # of a model, of an adapter
 # Of this run, and of other runs in subfolders, for example of the training before it.
 CHECKPOINTS = [f"{PREFIX_CHECKPOINT_DIR}-*/*", f"*/{PREFIX_CHECKPOINT_DIR}-*/*"]
 
@@ -67,31 +66,28 @@ def push_run(
     run = Path(run)
     if not run.is_dir():
         raise FileNotFoundError(f"{run} is not a folder. Name the output folder of a run.")
-    facts = (
-        read_facts(run) if (run / FACTS_FILE).exists() else None
-    )  # before the Hub is contacted: the card needs them
-    last = last_repository(run)
-    if facts is None and not (run / FOLDER).is_dir() and not any((run / name).is_file() for name in MODELS):
+    facts = read_facts(run) if (run / FACTS_FILE).exists() else {}  # before the Hub is contacted: the card needs them
+    if not facts and not any((run / name).exists() for name in (FOLDER, CONFIG_NAME, ADAPTER_CONFIG_NAME)):
         raise FileNotFoundError(
             f"{run} contains neither {FACTS_FILE}, which a trainer of trl_concise writes at each checkpoint, nor a model. Name "
             "the output folder of a run."
         )
-    repo_id = repo_id or last or (facts or {}).get("repo_id")
+    repo_id = repo_id or last_repository(run) or facts.get("repo_id")
     if repo_id is None:
         raise ValueError(
             f"No repository is known for {run}. Name one with repo_id (--repo_id), for example user/model."
         )
     outbox = Outbox(run, repo_id, token=token, private=private, patience=patience)
-    repo_id = outbox.repository
-    whole = [folder for _, folder in sorted(checkpoints(run)) if missing_from_checkpoint(folder) is None]
-    if facts is not None:
-        write_card(run, repo_id, LAST_CHECKPOINT if whole else None)
-    outbox.upload(run, "Upload the run", ignore_patterns=[*TEXT_FILES, *CHECKPOINTS])
-    if whole:
-        options = {"path_in_repo": LAST_CHECKPOINT, "delete_patterns": "*"}
-        outbox.upload(whole[-1], f"Upload {whole[-1].name}", **options)
-    outbox.send(update_card=False)  # the run's is newer
-    return repo_id
+    with outbox.sending():
+        checkpoint, _ = newest_complete_checkpoint(run)
+        if facts:
+            write_card(run, outbox.repository, LAST_CHECKPOINT if checkpoint is not None else None)
+        outbox.upload(run, "Upload the run", ignore_patterns=[*TEXT_FILES, *CHECKPOINTS])
+        if checkpoint is not None:
+            message = f"Upload {checkpoint.name}"
+            outbox.upload(checkpoint, message, path_in_repo=LAST_CHECKPOINT, delete_patterns="*")
+        outbox.send(update_card=False)  # the run's is newer
+    return outbox.repository
 
 
 def main(argv: list[str]) -> int:

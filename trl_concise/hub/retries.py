@@ -26,8 +26,7 @@ FAILURES = (*HfHubHTTPError.__bases__, OSError, RuntimeError, ValueError)
 def retry_delay(error: Exception, failures: int) -> float | None:
     """
     Return the seconds after which to repeat a request that has failed `failures` times in a row: what the Hub asks for
-    (`Retry-After`), else 1, 2, 4 and then 8. `None` if it would fail the same way again: no permission, content that the Hub
-    rejects, offline mode.
+    (`Retry-After`), else 1, 2, 4 and then 8. `None` if it would fail the same way again.
     """
     if isinstance(error, (OfflineModeIsEnabled, FileNotFoundError)):
         return None
@@ -36,18 +35,14 @@ def retry_delay(error: Exception, failures: int) -> float | None:
     response = getattr(error, "response", None)
     status = getattr(response, "status_code", 0)
     # Timeout, concurrent commits, too many requests; a file to be deleted is gone, by a commit whose response was lost.
-    passing = status in (408, 409, 412, 429) or (status == 404 and isinstance(error, EntryNotFoundError))
-    if 400 <= status < 500 and not passing:
+    if 400 <= status < 500 and status not in (408, 409, 412, 429) and not isinstance(error, EntryNotFoundError):
         return None
     asked = response.headers.get("Retry-After", "") if response is not None else ""
     return float(asked) if asked.isdigit() else 2.0 ** min(failures - 1, 3)
 
 
 def repeat(patience: float, request: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    """
-    Make a request, and repeat it until it succeeds, would fail the same way again, or has failed for `patience` seconds.
-    Returns its response, or raises one of `FAILURES`.
-    """
+    """Make a request until it succeeds, would fail the same way again, or has failed for `patience` seconds. Raises `FAILURES`."""
     failing_since = None
     for failures in itertools.count(1):
         try:
@@ -64,4 +59,4 @@ def repeat(patience: float, request: Callable[..., Any], *args: Any, **kwargs: A
 
 def first_line(error: Exception) -> str:
     """Return the kind of an error and the first line of its message."""
-    return f"{type(error).__name__}: {(str(error).strip() or 'no reason given').splitlines()[0]}"
+    return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"

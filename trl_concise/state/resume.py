@@ -141,7 +141,7 @@ def check_checkpoint(folder: str | Path) -> None:
 
 
 def _suggest_checkpoint(output_dir: Path) -> str:
-    newest, _ = _newest_complete_checkpoint(output_dir)
+    newest, _ = newest_complete_checkpoint(output_dir)
     if newest is not None:
         return f"Resume from {newest}."
     return f"No complete checkpoint was found in {output_dir} either: train without resume_from_checkpoint."
@@ -160,7 +160,7 @@ def last_complete_checkpoint(output_dir: str | Path) -> Path:
     Raises:
         `ValueError`: If there is none.
     """
-    newest, skipped = _newest_complete_checkpoint(Path(output_dir))
+    newest, skipped = newest_complete_checkpoint(Path(output_dir))
     if newest is None:
         found = ", ".join(f"{folder.name} lacks {what}" for folder, what in skipped) or "there is none"
         raise ValueError(
@@ -195,7 +195,7 @@ def find_checkpoint(resume_from_checkpoint: str | Path | bool | None, output_dir
     if resume_from_checkpoint != "auto":
         check_checkpoint(resume_from_checkpoint)
         return Path(resume_from_checkpoint)
-    if _newest_complete_checkpoint(Path(output_dir))[0] is not None:
+    if newest_complete_checkpoint(Path(output_dir))[0] is not None:
         return last_complete_checkpoint(output_dir)
     for _, folder in sorted(checkpoints(Path(output_dir))):
         missing = missing_from_checkpoint(folder)
@@ -203,7 +203,7 @@ def find_checkpoint(resume_from_checkpoint: str | Path | bool | None, output_dir
     return None
 
 
-def _newest_complete_checkpoint(output_dir: Path) -> tuple[Path | None, list[tuple[Path, str]]]:
+def newest_complete_checkpoint(output_dir: Path) -> tuple[Path | None, list[tuple[Path, str]]]:
     """Return the newest complete checkpoint, and the newer ones with what each lacks."""
     skipped: list[tuple[Path, str]] = []
     for _, folder in sorted(checkpoints(output_dir), reverse=True):

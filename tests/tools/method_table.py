@@ -10,7 +10,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from trl_concise.methods.table import METHODS, PROVENANCE, QUESTIONS, Method
+from trl_concise.methods.method import PROVENANCE, QUESTIONS, Method
+from trl_concise.methods.table import METHODS
 
 
 ROOT = Path(__file__).parents[2]

@@ -1,0 +1,54 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the table of methods says of a method, and the questions that group the methods."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+QUESTIONS = (
+    "How do I make completions shorter?",
+    "Which prompts should be trained on?",
+    "Which completions or tokens should carry the loss?",
+    "How do I train without rollouts?",
+)
+PROVENANCE = {
+    "code": "from the paper and the authors' code",
+    "paper": "from the paper's equations",
+    "common": "a common technique, without one paper",
+    "reconstructed": "partly or wholly reconstructed; the page lists what is",
+}
+
+
+@dataclass(frozen=True)
+class Method:
+    """
+    One method.
+
+    Attributes:
+        name (`str`): As in the paper.
+        what (`str`): What it does, in a few words.
+        module (`str`): Module in `trl_concise.methods`.
+        slots (`tuple[str, ...]`): Arguments of the trainer that its components fill; `reward_funcs` for a group reward,
+            the TRL trainer of an offline method.
+        components (`tuple[str, ...]`): Classes for a [`ConciseGRPOTrainer`], or functions of a method without one.
+        trainer (`str`, *optional*): The drop-in trainer.
+        paper (`str`, *optional*): arXiv identifier.
+        provenance (`str`): A key of [`PROVENANCE`].
+        page (`str`): Page in docs/.
+        evidence (`str`, *optional*): Section of a page in docs/ with results that we measured. `None`: equation and golden values
+            only.
+        question (`int`): Index in [`QUESTIONS`].
+    """
+
+    name: str
+    what: str
+    module: str
+    slots: tuple[str, ...]
+    components: tuple[str, ...]
+    paper: str | None
+    provenance: str
+    page: str
+    question: int
+    trainer: str | None = None
+    evidence: str | None = None

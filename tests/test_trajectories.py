@@ -13,8 +13,8 @@ from tests.tools import trajectories
 
 def test_every_drop_in_trainer_has_a_run():
     names = {name for name in trl_concise.__all__ if name.endswith("Trainer")} - {"ConciseGRPOTrainer"}
-    assert set(trajectories.trainers()) == names
-    assert {path.stem for path in trajectories.FOLDER.iterdir()} == names
+    assert names <= set(trajectories.trainers())
+    assert {path.stem for path in trajectories.FOLDER.iterdir()} == set(trajectories.trainers())
 
 
 @pytest.mark.parametrize("name", trajectories.trainers())

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -16,15 +17,15 @@ CHAT_TEMPLATE = (
 )
 
 
-def make_model(path, seed: int = 0, architecture: str = "qwen2") -> str:
-    """Save a random model with a byte-level tokenizer into a folder, and return the folder."""
+def make_model(path, seed: int = 0, architecture: str = "qwen2", more_tokens: Sequence[str] = ()) -> str:
+    """Save a random model with a byte-level tokenizer into a folder, and return the folder. `more_tokens` are special tokens."""
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer, bpe.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
     bpe.train_from_iterator(
         [],
         trainer=trainers.BpeTrainer(
             initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-            special_tokens=["<|pad|>", "<|im_start|>", "<|im_end|>"],
+            special_tokens=["<|pad|>", "<|im_start|>", "<|im_end|>", *more_tokens],
             show_progress=False,
         ),
     )

@@ -12,6 +12,7 @@ the tolerance.
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import math
 import sys
@@ -22,8 +23,8 @@ from typing import Any
 
 import torch
 from datasets import Dataset
+from transformers import AutoTokenizer
 
-import trl_concise
 from tests import tiny
 from tests.distributed import critiques, redi
 from trl_concise.batch.generation import GeneratedRollouts
@@ -46,7 +47,10 @@ SETTINGS: dict[str, dict[str, Any]] = {  # of the methods whose defaults are for
     "ShorterBetterTrainer": {"length_penalty": 0.05},
     "SIRITrainer": {"min_completion_length": 4, "budget_cycle": 4},
     "SGRPOTrainer": {"cutoff": 2, "max_tokens": 4},
+    "AdaptThinkTrainer": {"thinking_start": "a", "max_completion_length": 12},
+    "AutoThinkTrainer": {"stage_steps": [3, 6], "max_completion_length": 24},
 }
+THINKING = ("AdaptThinkTrainer", "AutoThinkTrainer")  # their prompts end with `<think>`
 FIGURES = ("loss", "grad_norm", "num_tokens", "completions/mean_length", "reward", "reward_std")
 
 
@@ -65,6 +69,17 @@ def rollout(prompts: list[str], trainer) -> dict[str, Any]:
     }
 
 
+def thoughts(prompts: list[str], trainer) -> dict[str, Any]:
+    """Return completions that think for 0 to 10 tokens, closed and with a boxed answer unless they are the last of their group."""
+    tokenizer, step = trainer.processing_class, trainer.state.global_step
+    end = tokenizer("</think>\\boxed{1}")["input_ids"]
+    rows = [token_ids(step, row, LIMIT) for row in range(len(prompts))]
+    completions = [
+        [*(ids[:-1] if (row + step) % 3 else []), *(end if row % 4 != 3 else []), 2] for row, ids in enumerate(rows)
+    ]
+    return {**rollout(prompts, trainer), "completion_ids": completions}
+
+
 def correct(completion_ids: list[list[int]], prompt_id: list[str], **kwargs) -> list[float]:
     """Return 1 for even lengths; the first problem is always solved, the second never."""
     fixed = {"p0": 1.0, "p1": 0.0}
@@ -75,12 +90,18 @@ def with_fixed_monitor(trainer_class: type) -> type:
     """Return a trainer whose components receive completions of `token_ids` too."""
 
     class Fixed(trainer_class):
-        def generate_rollouts(self, rows, n, **kwargs):
+        def generate_rollouts(self, rows, n, *, prefix_ids=None, **kwargs):
             ids = [token_ids(self.state.global_step, row, LIMIT) for row in range(len(rows) * n)]
+            if prefix_ids is not None:  # AdaptThink: the first answers directly; the thinking of the others ends
+                direct = prefix_ids[0]
+                ids = [
+                    own if prefix == direct else [*own[:-1], *direct, 2]
+                    for own, prefix in zip(ids, prefix_ids, strict=True)
+                ]
             prompts = [self.processing_class(row["prompt"])["input_ids"] for row in rows for _ in range(n)]
             return GeneratedRollouts(
                 prompt_ids=prompts,
-                prefix_ids=[[] for _ in ids],
+                prefix_ids=prefix_ids or [[] for _ in ids],
                 completion_ids=ids,
                 completions=self.processing_class.batch_decode(ids, skip_special_tokens=True),
                 lengths=torch.tensor([len(row) - (row[-1] == 2) for row in ids]),
@@ -92,8 +113,9 @@ def with_fixed_monitor(trainer_class: type) -> type:
 
 def build(name: str, model: str, folder: str | Path):
     """Return a drop-in trainer of eight steps."""
-    trainer_class = getattr(trl_concise, name)
-    config_class = getattr(trl_concise, name.replace("Trainer", "Config"))
+    (module,) = (method.module for method in METHODS if method.trainer == name)
+    methods = importlib.import_module(f"trl_concise.methods.{module}")
+    trainer_class, config_class = getattr(methods, name), getattr(methods, name.replace("Trainer", "Config"))
     common: dict[str, Any] = {"max_steps": STEPS, "optim": "sgd", "learning_rate": 0.1}
     if name == "REDITrainer":
         args = config_class(**redi.settings(folder, **common))
@@ -102,9 +124,17 @@ def build(name: str, model: str, folder: str | Path):
         settings = redi.settings(folder, **common)
         args = config_class(**settings, max_length=400)
         return trainer_class(model, args, train_dataset=Dataset.from_list(critiques.ROWS))
-    settings = tiny.settings(folder, **common, max_completion_length=LIMIT, **SETTINGS.get(name, {}))
-    dataset = Dataset.from_list([{"prompt": f"{i}?", "prompt_id": f"p{i}"} for i in range(6)])
-    return with_fixed_monitor(trainer_class)(model, [correct], config_class(**settings), dataset, rollout_func=rollout)
+    settings = tiny.settings(folder, **common, **({"max_completion_length": LIMIT} | SETTINGS.get(name, {})))
+    rows = [{"prompt": f"{i}?", "prompt_id": f"p{i}"} for i in range(6)]
+    options: dict[str, Any] = {"rollout_func": rollout}
+    if name in THINKING:
+        model = tiny.make_model(f"{folder}/model", more_tokens=["<think>", "</think>"])
+        tokenizer = AutoTokenizer.from_pretrained(model)
+        tokenizer.chat_template = tiny.CHAT_TEMPLATE.replace("assistant\n", "assistant\n<think>\n")
+        rows = [{**row, "prompt": f"{row['prompt']}<think>", "pass_rate": 0.5} for row in rows]
+        options = {"processing_class": tokenizer, **({"rollout_func": thoughts} if name == "AutoThinkTrainer" else {})}
+    dataset = Dataset.from_list(rows)
+    return with_fixed_monitor(trainer_class)(model, [correct], config_class(**settings), dataset, **options)
 
 
 def figures(trainer) -> dict[str, list[float | None]]:
@@ -151,8 +181,8 @@ def path_of(name: str) -> Path:
 
 
 def trainers() -> list[str]:
-    """Return the names of the drop-in trainers that `trl_concise` exports."""
-    return [method.trainer for method in METHODS if method.trainer in trl_concise.__all__]
+    """Return the names of the drop-in trainers."""
+    return [method.trainer for method in METHODS if method.trainer is not None]
 
 
 def as_json(found: dict[str, list[float | None]]) -> str:

@@ -61,10 +61,12 @@ _CHOICE = re.compile(
 _AFTER_CHOICE = re.compile(r"\W*\Z|[.,;:!)]|\s+(?:because|since)\b|\s+is (?:the )?(?:correct|right)\b(?! or)")
 _DENIES_FIRST = re.compile(r"(?i)(?:is|was|seems)?\s*(?:no|not|wrong|incorrect|false)\b")
 _CHOICE_FIRST = re.compile(r"\(?(?P<letter>[A-J])[.):]\s+(?P<after>[^\n]*[a-z][^\n]*)")
-_CHOICE_PICKED = re.compile(
-    rf"(?:.*\W)?(?:(?i:choose|pick|select|go with)\s+(?i:(?:option|choice|answer)\s+)?{_LETTER}"
-    rf"|(?:(?i:so|thus|hence|therefore),?\s+)?{_LETTER.replace('<inside', '<inside2').replace('<letter', '<letter2')}\s+"
-    r"is (?:the )?(?:correct|right)(?: (?:answer|choice|option|one))?)(?:,?\s+(?:because|since)\b.*)?[\s.!*]*"
+_REASON = r"(?:,?\s+(?:because|since)\b.*)?[\s.!*]*"
+_PICKED = re.compile(
+    rf"(?:.*\W)?(?i:choose|pick|select|go with)\s+(?i:(?:option|choice|answer)\s+)?{_LETTER}{_REASON}"
+)
+_IS_RIGHT = re.compile(
+    rf"(?:.*\W)?(?:(?i:so|thus|hence|therefore),?\s+)?{_LETTER}\s+is (?:the )?(?:correct|right)(?: (?:answer|choice|option|one))?{_REASON}"
 )
 _PICKS = re.compile(r"(?i:\b(?:choose|pick|select|go with)\s+(?:(?:option|choice|answer)\s+)?)\(?[A-J]\b")
 _ANOTHER_LETTER = re.compile(
@@ -190,10 +192,14 @@ def stated_choice(text: str) -> str | None:
     if first is not None and not (_MARKED_LETTER.search(first["after"]) or _DENIES_FIRST.match(first["after"])):
         return first["letter"]
     sentence = _last_sentence(text)
-    picked = _CHOICE_PICKED.fullmatch(sentence) if len(sentence) <= LONGEST_SENTENCE else None
-    if picked is not None and not (_DENIAL.search(_CLAUSE.split(sentence)[0]) or re.search(r"(?i)\bor\b", sentence)):
-        return next(filter(None, picked.group("inside", "letter", "inside2", "letter2")))
-    return None
+    if (
+        len(sentence) > LONGEST_SENTENCE
+        or _DENIAL.search(_CLAUSE.split(sentence)[0])
+        or re.search(r"(?i)\bor\b", sentence)
+    ):
+        return None
+    picked = _PICKED.fullmatch(sentence) or _IS_RIGHT.fullmatch(sentence)
+    return picked["inside"] or picked["letter"] if picked is not None else None
 
 
 def stated_answer(text: str) -> str | None:

@@ -108,7 +108,10 @@ PAGES = dict.fromkeys(["efficient_reasoning", "grpo_lead", "kimi", "l1"], "lengt
 EXAMPLES = {**PAGES, "ddca": "length_rewards", "drpo": "length_rewards", "gated_brevity": "length_rewards"}
 
 
-PARTS_OF_A_METHOD = {"laser_d_monitor", "redi_rows", "staged_budget", "table", "tspmo_prefix_tree", "tspmo_replay"}
+PARTS_OF_A_METHOD = {
+    *("laser_d_monitor", "redi_rows", "staged_budget", "thinking_modes", "tspmo_prefix_tree", "tspmo_replay"),
+    *("length_table", "method", "table"),
+}
 METHOD_FILES = [
     path
     for path in sorted((ROOT / "trl_concise" / "methods").glob("[!_]*.py"))

@@ -191,7 +191,8 @@ def own_config(
         for item in dataclasses.fields(config_class):
             default = item.default if item.default_factory is dataclasses.MISSING else item.default_factory()
             setattr(own, item.name, default)
-        vars(own).update(vars(args))
+        unsuitable = getattr(config_class, "unsuitable_defaults", ())  # of the plain config, for this method
+        vars(own).update({name: value for name, value in vars(args).items() if (name, value) not in unsuitable})
     for name, value in vars(own).items():
         if isinstance(value, (dict, list)) or name == "accelerator_config":
             setattr(own, name, copy.deepcopy(value))

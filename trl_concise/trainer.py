@@ -53,7 +53,13 @@ from .components import (
     Stateful,
     TokenCredit,
 )
-from .components.reward_functions import add_own_rewards, find_correctness, hold_column, needs_correctness
+from .components.reward_functions import (
+    add_own_rewards,
+    check_reward_weights,
+    find_correctness,
+    hold_column,
+    needs_correctness,
+)
 from .components.slots import check_names, fill_slots
 from .config import ConciseGRPOConfig, own_config
 from .evaluation.training import EvaluationLog, measure_completions
@@ -212,11 +218,8 @@ class ConciseGRPOTrainer(
         with reference_loaded(args, needs_reference):
             super().__init__(**given)
         self.beta = args.beta
-        if not self.reward_weights.any() and not self.advantages and not self.token_credits:
-            raise ValueError(
-                f"reward_weights are all 0: {args.reward_weights}. Every advantage would be 0, so nothing would be learned. Give a "
-                "reward function a weight other than 0."
-            )
+        if not self.advantages and not self.token_credits:
+            check_reward_weights(self.reward_weights)
         if self.use_vllm and self.vllm_mode == "colocate":
             # The engine has seeded this process with its own seed, the rank. Processes that share an engine draw alike.
             set_seed(args.seed + self.accelerator.process_index // args.vllm_tensor_parallel_size)
@@ -304,7 +307,7 @@ class ConciseGRPOTrainer(
             step=self.state.global_step,
             num_generations=self.num_generations if training else self.num_generations_eval,
             process_index=self.accelerator.process_index,
-            end_ids=self._end_ids,
+            end_ids=self.end_token_ids,
             device=self.accelerator.device,
             mask_truncated=self.mask_truncated_completions,
             earlier=steps_in_window * self.args.per_device_train_batch_size * self.accelerator.num_processes,

@@ -17,11 +17,17 @@ from tests import slot_rows, tiny
 from trl_concise import ConciseGRPOConfig, ConciseGRPOTrainer
 from trl_concise.batch.reference import reference_tensors
 from trl_concise.batch.rollouts import LocalRollouts
-from trl_concise.methods.crisp import CRISP, log_ratio, reverse_kl, teacher_prompt
+from trl_concise.methods.crisp import CRISP, log_ratio, teacher_prompt
 
 
 STUDENT, TEACHER = torch.tensor([0.5, 0.3, 0.2]).double(), torch.tensor([0.2, 0.3, 0.5]).double()
 SLOPE = [0.320702, -0.082466, -0.238236]
+
+
+def reverse_kl(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
+    """The loss of each token, whose gradient the advantages have in expectation: KL(p, q), from logits `(..., V)`."""
+    p, q = student.log_softmax(dim=-1), teacher.detach().log_softmax(dim=-1)
+    return (p.exp() * (p - q)).sum(dim=-1)
 
 
 def test_golden_values():

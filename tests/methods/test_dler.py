@@ -326,9 +326,12 @@ def test_a_plain_config_works(tiny_model, tmp_path):
     assert trainer.args.scale_rewards == "none" and trainer.args.truncation_factor == 0
 
 
-def test_another_scale_than_its_own_is_refused(tiny_model, tmp_path):
-    with pytest.raises(ValueError, match="scale_rewards='batch' divides them first. Set scale_rewards=\"none\""):
-        dler_trainer(tiny_model, tmp_path, correct_of([1, 0]), scale_rewards="batch")
+@pytest.mark.parametrize("scale_rewards", ["batch", "group"])
+def test_another_scale_than_its_own_is_refused(scale_rewards, tiny_model, tmp_path):
+    with pytest.raises(
+        ValueError, match=f"scale_rewards='{scale_rewards}' divides them first. Set scale_rewards=\"none\""
+    ):
+        dler_trainer(tiny_model, tmp_path, correct_of([1, 0]), scale_rewards=scale_rewards)
 
 
 def test_the_difficulty_aware_variant_is_a_setting(tiny_model, tmp_path):

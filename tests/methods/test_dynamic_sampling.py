@@ -45,6 +45,7 @@ def rollouts(correct, rewards=None, lengths=None) -> Rollouts:
         correct=correct,
         num_generations=2,
         rewards={name: torch.tensor(values, dtype=torch.float32) for name, values in (rewards or {}).items()},
+        weights={"accuracy": 1.0, "length": 0.5},
     )
 
 
@@ -52,7 +53,6 @@ class Trainer:
     """What the filter reads of a trainer."""
 
     reward_func_names = ["accuracy", "length"]
-    reward_weights = torch.tensor([1.0, 0.5])
 
 
 @pytest.mark.parametrize(

@@ -164,9 +164,7 @@ def lengths_batch(scores, reasoning, answer) -> Rollouts:
 
 def component(*weights, only_correct: bool = False) -> ReasoningAnswerReward:
     names = ("reasoning_weight", "answer_weight", "reasoning_bonus", "answer_bonus")
-    reward = ReasoningAnswerReward(**dict(zip(names, weights, strict=True)), only_correct=only_correct)
-    reward._weights = {"judge": 1.0}
-    return reward
+    return ReasoningAnswerReward(**dict(zip(names, weights, strict=True)), only_correct=only_correct)
 
 
 REASONING, ANSWER = [100, 200, 400], [10, 30, 20]

@@ -120,18 +120,26 @@ def test_the_reward_is_the_weighted_sum(tiny_model, tmp_path):
     def minus_one_in_hundred(completion_ids, **kwargs):
         return [-0.01 * len(ids) for ids in completion_ids]
 
+    class Noted(GFPO):
+        def keep(self, rollouts):
+            self.weights = rollouts.weights
+            return super().keep(rollouts)
+
     trainer = gfpo_trainer(
         tiny_model,
         tmp_path,
         [tiny.even_reward, minus_one_in_hundred],
-        filter=GFPO(2, "efficiency"),
+        filter=Noted(2, "efficiency"),
         reward_weights=[1.0, 3.0],
     )
+    trainer.train()
+    weights = trainer.group_filter.weights
+    assert weights == {"even_reward": 1.0, "minus_one_in_hundred": 3.0}
     rewards = {
         "even_reward": torch.tensor([0.0, 1.0, 1.0, 0.0]),
         "minus_one_in_hundred": torch.tensor([-1.0, -1.0, -0.1, math.nan]),
     }
-    batch = Rollouts(("a",) * 4, torch.tensor([4, 4, 4, 4]), torch.ones(4), 4, rewards=rewards)
+    batch = Rollouts(("a",) * 4, torch.tensor([4, 4, 4, 4]), torch.ones(4), 4, rewards=rewards, weights=weights)
     assert trainer.group_filter.keep(batch).tolist() == [False, False, True, True]  # -3, -2, 0.7, 0
 
 

@@ -19,7 +19,7 @@ from transformers import AutoModelForCausalLM
 from tests import tiny
 from trl_concise import ConciseGRPOConfig, ConciseGRPOTrainer
 from trl_concise.batch.rollouts import Rollouts
-from trl_concise.methods.on_policy_sft import OnPolicySFT, OnPolicySFTFilter, kept_completions, on_policy_sft_loss
+from trl_concise.methods.on_policy_sft import OnPolicySFT, OnPolicySFTFilter, kept_completions
 
 
 def batch_of(correct: list, lengths: list, truncated: list | None = None, size: int = 4, **fields) -> Rollouts:
@@ -48,6 +48,17 @@ def test_truncated_long_and_unknown_completions_are_not_kept():
     truncated = torch.tensor([False, False, False, True, False, False])
     kept = kept_completions(correct, truncated, torch.tensor([3, 7, 8, 7, 3, 3]), max_length=7)
     assert kept.tolist() == [True, True, False, False, False, False]
+
+
+def on_policy_sft_loss(logps, mask, kept, *, normalization):
+    """
+    The cross-entropy of the kept completions. The authors' code divides by the kept tokens, the paper's Eq. 9 by the number of
+    kept completions and the longest of them.
+    """
+    chosen = mask.bool() & kept[:, None]
+    lengths = chosen.sum(dim=1)
+    count = lengths.sum() if normalization == "tokens" else kept.sum() * lengths.max()
+    return -torch.where(chosen, logps, 0.0).sum() / count.clamp(min=1)
 
 
 LOGPS = torch.tensor([[-0.5, -0.5, 0, 0], [-1, -1, -1, -1], [-9, -9, -9, 0]], dtype=torch.float64)

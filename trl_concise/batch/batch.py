@@ -193,7 +193,13 @@ class GenerationBatch:
             },
         )
 
-    def gather(self, local: LocalRollouts, correct: torch.Tensor, rewards: dict[str, torch.Tensor]) -> Rollouts:
+    def gather(
+        self,
+        local: LocalRollouts,
+        correct: torch.Tensor,
+        rewards: dict[str, torch.Tensor],
+        weights: dict[str, float],
+    ) -> Rollouts:
         """
         Return the completions of all processes, without measures.
 
@@ -201,6 +207,7 @@ class GenerationBatch:
             local ([`LocalRollouts`]): This process's.
             correct (`torch.Tensor`): `(B,)`, gathered.
             rewards (`dict[str, torch.Tensor]`): `(B,)` each, gathered.
+            weights (`dict[str, float]`): Of all reward functions.
         """
         # One gather carries the key (two 64-bit words), the lengths and the truncation of each completion.
         digests = b"".join(prompt_digest(prompt_key(row)) for row in self.rows)
@@ -217,6 +224,7 @@ class GenerationBatch:
             loss_lengths=packed[:, 4],
             correct=correct,
             rewards=rewards,
+            weights=weights,
             num_generations=self.num_generations,
             step=self.step,
             training=self.training,

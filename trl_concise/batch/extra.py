@@ -47,7 +47,7 @@ class GeneratesExtra(_Mixed):
     _pending_extra_logs: dict[str, list[Any]]
 
     @property
-    def _end_ids(self) -> set[int]:
+    def end_token_ids(self) -> set[int]:
         """Tokens that end a completion; one that ends otherwise is truncated."""
         return {*self.eos_token_ids, self._tokenizer.pad_token_id}
 
@@ -112,7 +112,7 @@ class GeneratesExtra(_Mixed):
         with drawing, generation_limit(self, longest):
             completion_ids, logps = self._generate_single_turn(starts, None, {}, n)
         completion_ids = [ids[:limit] for ids, limit in zip(completion_ids, request.limits, strict=True)]
-        ends, device = self._end_ids, self.accelerator.device
+        ends, device = self.end_token_ids, self.accelerator.device
         return GeneratedRollouts(
             prompt_ids=prompt_ids,
             prefix_ids=request.prefix_ids,
@@ -175,7 +175,12 @@ class GeneratesExtra(_Mixed):
         waiting = copy.deepcopy((self._pending_metrics, self._pending_extra_logs))
         opened = [prompt_opens_reasoning(self._tokenizer, ids) for ids in rollouts.prompt_ids]
         marked = mark_finished(
-            inputs, rollouts.completions, completion_ids, opened, limit=self._shortest_limit, end_ids=self._end_ids
+            inputs,
+            rollouts.completions,
+            completion_ids,
+            opened,
+            limit=self._shortest_limit,
+            end_ids=self.end_token_ids,
         )
         longest = int(gather(torch.tensor([len(marked)], device=self.accelerator.device)).max())
         filled = [

@@ -247,6 +247,7 @@ class Rollouts:
             In `score`, the reward functions; in `observe`, the group rewards too.
         measured (`dict[str, dict[str, torch.Tensor]]`): `(B,)` float32 each, the gathered values of [`Component.measure`], by
             component name.
+        weights (`dict[str, float]`): Weight of each reward function; 1 for one that is missing.
         step (`int`): Optimizer steps done so far.
         training (`bool`): `False` in evaluation.
         local (`slice`): This process's rows.
@@ -267,6 +268,7 @@ class Rollouts:
     truncated: Tensor = cast(Tensor, None)  # filled in below
     rewards: dict[str, Tensor] = field(default_factory=dict)
     measured: dict[str, dict[str, Tensor]] = field(default_factory=dict)
+    weights: Mapping[str, float] = field(default_factory=dict)
     step: int = 0
     training: bool = True
     local: slice = field(default_factory=lambda: slice(None))
@@ -293,6 +295,11 @@ class Rollouts:
     def group_index(self) -> Tensor:
         """`(B,)` int64: which group a completion belongs to."""
         return torch.arange(len(self), device=self.lengths.device) // self.num_generations
+
+    def total_rewards(self) -> Tensor:
+        """Return the weighted sum of `rewards`, as TRL computes it: `(B,)`, NaN where every function abstained."""
+        columns = torch.stack(list(self.rewards.values()), dim=1)  # (B, functions)
+        return weighted_sum(columns, torch.tensor([self.weights.get(name, 1.0) for name in self.rewards]))
 
     def by_group(self, values: Tensor) -> Tensor:
         """Return one row per group: `(B,)` becomes `(B / G, G)`."""

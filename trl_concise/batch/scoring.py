@@ -77,7 +77,8 @@ class ScoresRewards(_Mixed):
             names = self.reward_func_names
             plain = {name: rewards[:, i] for i, name in enumerate(names) if i not in self.group_rewards}
             local = batch.local_rollouts(inputs, prompts, completions)
-            rollouts = batch.gather(local, batch.correct, plain)
+            weights = dict(zip(names, self.reward_weights.tolist(), strict=True))
+            rollouts = batch.gather(local, batch.correct, plain, weights)
             for component in self.components if batch.training else self.group_rewards.values():
                 add_measures(component, local, rollouts)
             if batch.generated is not None and self.rollout is not None:

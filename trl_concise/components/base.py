@@ -7,7 +7,7 @@ import inspect
 from abc import ABC
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from types import MappingProxyType
+from types import MappingProxyType, NoneType
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 
@@ -21,6 +21,11 @@ if TYPE_CHECKING:
     from ..batch.generation import GeneratedRollouts
     from ..batch.rollouts import LocalRollouts, Rollouts
     from ..batch.rows import Rows
+
+
+def tokenizer_of(processing_class: Any) -> PreTrainedTokenizerBase:
+    """Return a tokenizer, or the tokenizer of a processor."""
+    return getattr(processing_class, "tokenizer", processing_class)
 
 
 class TrainerView(Protocol):
@@ -65,6 +70,10 @@ class TrainerView(Protocol):
     reward_weights: Tensor
     correctness_column: int | None
     components: list[Component]
+
+    @property
+    def end_token_ids(self) -> set[int]:
+        """Tokens that end a completion, and padding."""
 
     @property
     def group_rewards(self) -> Mapping[int, Component]:
@@ -255,7 +264,7 @@ class Component(ABC):
         for name, parameter in inspect.signature(built_in).parameters.items():
             value = getattr(self, name, None)
             is_choice = isinstance(value, str) and isinstance(parameter.default, str)  # checked by the constructor
-            if hasattr(self, name) and (value is None or isinstance(value, (bool, int, float)) or is_choice):
+            if hasattr(self, name) and (isinstance(value, (bool, int, float, NoneType)) or is_choice):
                 settings[name] = value
         return settings | {name: getattr(self, name) for name in self.card_settings}
 

@@ -5,10 +5,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from .base import Component
+from .base import Component, TrainerView
 from .kinds import GroupReward
+
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 logger = logging.getLogger(__name__)
@@ -66,6 +70,34 @@ def hold_column(name: str, *, is_alone: bool) -> Callable[..., list[float | None
 def needs_correctness(components: Sequence[Component]) -> bool:
     """Return whether a component reads which completions are correct."""
     return any(component.needs_correctness for component in components)
+
+
+def check_reward_weights(weights: Tensor) -> None:
+    """
+    Check that a reward counts, for a trainer whose advantages depend on the rewards alone.
+
+    Raises:
+        `ValueError`: If all weights are 0.
+    """
+    if not weights.any():
+        raise ValueError(
+            f"reward_weights are all 0: {weights.tolist()}. Every advantage would be 0, so nothing would be learned. Give a "
+            "reward function a weight other than 0."
+        )
+
+
+def check_rewards_are_summed(component: Component, trainer: TrainerView) -> None:
+    """
+    Check that TRL adds the rewards before it normalizes them, for a component that uses their sum.
+
+    Raises:
+        `ValueError`: If it normalizes each reward.
+    """
+    if trainer.multi_objective_aggregation != "sum_then_normalize":
+        raise ValueError(
+            f"{type(component).__name__} uses the sum of the rewards, but multi_objective_aggregation="
+            f"{trainer.multi_objective_aggregation!r} normalizes each reward. Set it to 'sum_then_normalize'."
+        )
 
 
 def find_correctness(

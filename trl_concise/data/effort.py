@@ -45,7 +45,7 @@ def with_effort(
         is extended by the level, so that the history of a prompt is kept separately for each level.
 
     Raises:
-        `ValueError`: If there is no level, a level has no name or fewer than 1 token, or `instruction` has no `{level}`.
+        `ValueError`: If `levels` is empty, a level has no name or fewer than 1 token, or `instruction` has no `{level}`.
 
     Examples:
         >>> from datasets import Dataset

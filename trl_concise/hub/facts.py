@@ -222,7 +222,7 @@ def _citations(card: str, components: Sequence[Component]) -> list[str]:
 
 
 def _history(history: PromptHistory | None) -> dict[str, Any] | None:
-    if history is None or not len(history):
+    if not history:
         return None
     table = history.to_pandas()
     shortest = table["shortest"].median()  # of the solved prompts

@@ -14,6 +14,7 @@ import re
 from collections.abc import Mapping
 from enum import Enum
 from pathlib import PurePath
+from types import NoneType
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -102,7 +103,7 @@ def as_text(value: Any) -> Any:
         `Any`: Numbers, switches and text as they are; lists, tuples, sets and dicts as JSON; infinite numbers and everything
         else as text, without addresses and folders.
     """
-    if value is None or isinstance(value, (bool, int, str)):
+    if isinstance(value, (bool, int, str, NoneType)):
         return value
     if isinstance(value, float):
         return value if math.isfinite(value) else str(value)

@@ -27,10 +27,12 @@ from torch import Tensor
 from ..batch.generation import Generated
 from ..batch.rollouts import LocalRollouts, Rollouts
 from ..components import Advantage, Paper, Rollout, TrainerView
+from ..components.base import tokenizer_of
 from ..data.problems import PASS_RATE
 from ..trainer import ConciseGRPOTrainer
-from ..verification.finished import MARKERS, ThinkingMarkers, has_thought, prompt_opens_reasoning
+from ..verification.finished import MARKERS, ThinkingMarkers, prompt_opens_reasoning
 from .adapt_think_config import AdaptThinkConfig
+from .thinking_modes import mode_metrics, read_thoughts
 
 
 if TYPE_CHECKING:
@@ -150,7 +152,7 @@ class ForcedModes(Rollout):
         self._metrics: dict[str, float] = {}
 
     def attach(self, trainer: TrainerView) -> None:
-        self._tokenizer = getattr(trainer.processing_class, "tokenizer", trainer.processing_class)
+        self._tokenizer = tokenizer_of(trainer.processing_class)
         self._end = find_token(self._tokenizer, self.end_marker)
         self._start = find_token(self._tokenizer, self.thinking_start)
         direct = count_direct(trainer.num_generations, self.direct_share)
@@ -197,10 +199,10 @@ class ForcedModes(Rollout):
 
     def observe(self, rollouts: Rollouts) -> None:
         measured = rollouts.measured[self.name]
-        self._metrics = {"direct_probability": measured["direct_probability"].mean().item()}
-        for mode, is_own in (("direct", measured["direct"] == 1), ("thinking", measured["direct"] == 0)):
-            self._metrics[f"{mode}_accuracy"] = rollouts.correct[is_own].nanmean().item()
-            self._metrics[f"{mode}_tokens"] = rollouts.lengths[is_own].float().mean().item()
+        self._metrics = {
+            "direct_probability": measured["direct_probability"].mean().item(),
+            **mode_metrics(rollouts, measured["direct"] == 1),
+        }
 
 
 class AdaptThink(Advantage):
@@ -239,7 +241,7 @@ class AdaptThink(Advantage):
         self._metrics: dict[str, float] = {}
 
     def attach(self, trainer: TrainerView) -> None:
-        self._tokenizer = getattr(trainer.processing_class, "tokenizer", trainer.processing_class)
+        self._tokenizer = tokenizer_of(trainer.processing_class)
         if isinstance(trainer.train_dataset, Dataset):  # a streamed one is checked batch by batch
             is_there = PASS_RATE in trainer.train_dataset.column_names
             check_references(trainer.train_dataset[PASS_RATE] if is_there else [None] * len(trainer.train_dataset))
@@ -247,17 +249,12 @@ class AdaptThink(Advantage):
     def measure(self, local: LocalRollouts) -> dict[str, Tensor]:
         references = local.columns.get(PASS_RATE) or [None] * len(local.completion_ids)
         check_references(references)
-        texts = [self._tokenizer.decode(ids, skip_special_tokens=False) for ids in local.completion_ids]
+        texts, thoughts = read_thoughts(local, self._tokenizer, self._markers)
         is_formed = [self.start_marker not in text and text.count(self.end_marker) == 1 for text in texts]
-        opened = [prompt_opens_reasoning(self._tokenizer, ids, markers=self._markers) for ids in local.prompt_ids]
-        is_direct = [
-            has_thought(text, reasoning_opened=is_open, markers=self._markers) is False
-            for text, is_open in zip(texts, opened, strict=True)
-        ]
         return {
             "reference": torch.tensor(references, dtype=torch.float32),
             "formed": torch.tensor(is_formed),
-            "direct": torch.tensor(is_direct),
+            "direct": torch.tensor([thought is False for thought in thoughts]),
         }
 
     def compute(self, rollouts: Rollouts, advantages: Tensor) -> Tensor:

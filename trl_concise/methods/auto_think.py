@@ -26,11 +26,13 @@ from torch import Tensor
 
 from ..batch.rollouts import LocalRollouts, Rollouts
 from ..components import GroupReward, Paper, TrainerView
+from ..components.base import tokenizer_of
 from ..trainer import ConciseGRPOTrainer
-from ..verification.finished import MARKERS, has_thought, opens_reasoning, prompt_opens_reasoning
+from ..verification.finished import MARKERS, opens_reasoning
 from ..verification.reward import has_boxed_answer
 from .auto_think_config import AutoThinkConfig
 from .grpo_lead import has_adjacent_repetition
+from .thinking_modes import mode_metrics, read_thoughts
 
 
 if TYPE_CHECKING:
@@ -212,7 +214,7 @@ class AutoThinkReward(GroupReward):
         self._metrics: dict[str, float] = {}
 
     def attach(self, trainer: TrainerView) -> None:
-        self._tokenizer = getattr(trainer.processing_class, "tokenizer", trainer.processing_class)
+        self._tokenizer = tokenizer_of(trainer.processing_class)
         if self.adds_ellipsis:
             add_ellipsis(self._tokenizer)
 
@@ -221,15 +223,9 @@ class AutoThinkReward(GroupReward):
         return self.stage + sum(step >= start for start in self.stage_steps)
 
     def measure(self, local: LocalRollouts) -> dict[str, Tensor]:
-        # With special tokens: of some models, the markers are.
-        texts = [self._tokenizer.decode(ids, skip_special_tokens=False) for ids in local.completion_ids]
-        opened = [prompt_opens_reasoning(self._tokenizer, ids) for ids in local.prompt_ids]
-        thinks = [
-            has_thought(text, reasoning_opened=is_open) is not False
-            for text, is_open in zip(texts, opened, strict=True)
-        ]
+        texts, thoughts = read_thoughts(local, self._tokenizer)
         return {
-            "thinks": torch.tensor(thinks),
+            "thinks": torch.tensor([thought is not False for thought in thoughts]),
             "formed": torch.tensor([MARKERS.end in text and has_boxed_answer(text) for text in texts]),
             "repeats": torch.tensor([has_adjacent_repetition(text) for text in texts]),
         }
@@ -261,10 +257,8 @@ class AutoThinkReward(GroupReward):
             "stage": float(self.stage_at(rollouts.step)),
             "thinking_fraction": thinks.float().mean().item(),
             "malformed_fraction": 1 - measured["formed"].mean().item(),
+            **mode_metrics(rollouts, ~thinks),
         }
-        for mode, is_own in (("thinking", thinks), ("direct", ~thinks)):
-            self._metrics[f"{mode}_accuracy"] = rollouts.correct[is_own].nanmean().item()
-            self._metrics[f"{mode}_tokens"] = rollouts.lengths[is_own].float().mean().item()
 
 
 def add_ellipsis(tokenizer: PreTrainedTokenizerBase) -> None:

@@ -34,6 +34,7 @@ from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
 from ..checks import check_not_empty
 from ..components import Paper
+from ..components.base import tokenizer_of
 from ..config import own_config
 from ..data.critique_tokens import IGNORED, LengthLimit, end_of_turn, tokenize_critique
 from ..data.critiques import CRITIQUE_TEMPLATES, critique_example, critique_verdict
@@ -229,7 +230,7 @@ def _label_critiques(
             f"The {name} dataset needs the columns `question`, `solution` and `critique`, or `prompt` and `completion`, or "
             f"`input_ids` and `labels`; it has {columns}. Rename them with `dataset.rename_columns`."
         )
-    tokenizer = getattr(processing_class, "tokenizer", processing_class)  # a processor holds one
+    tokenizer = tokenizer_of(processing_class)
     if not any(form <= set(columns) for form in _FORMS[:2]) and tokenizer.chat_template is None:
         raise ValueError(
             "The tokenizer has no chat template to put critiques into. Set chat_template_path, or map the dataset to texts "

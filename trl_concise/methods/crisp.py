@@ -95,23 +95,6 @@ def teacher_prompt(prompt: Any, instruction: str | Callable[[Any], Any]) -> Any:
     return [*prompt[:last], {**prompt[last], "content": content}, *prompt[last + 1 :]]
 
 
-def reverse_kl(student: Tensor, teacher: Tensor) -> Tensor:
-    r"""
-    Compute the loss of each token: $\operatorname{KL}(p \| q) = \sum_v p_v \log \frac{p_v}{q_v}$.
-
-    The training does not call it: the advantages of [`log_ratio`] have its gradient in expectation.
-
-    Args:
-        student (`torch.Tensor`): `(..., V)`, logits of $p$.
-        teacher (`torch.Tensor`): `(..., V)`, logits of $q$; without a gradient.
-
-    Returns:
-        `torch.Tensor`: `(...)`, at least 0.
-    """
-    p, q = student.log_softmax(dim=-1), teacher.detach().log_softmax(dim=-1)
-    return (p.exp() * (p - q)).sum(dim=-1)
-
-
 def log_ratio(student: Tensor, teacher: Tensor) -> Tensor:
     r"""
     Return the advantage of each sampled token: $A_t = \log q(y_t) - \log p(y_t)$.

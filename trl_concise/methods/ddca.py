@@ -20,8 +20,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..batch.rollouts import Rollouts, weighted_sum
+from ..batch.rollouts import Rollouts
 from ..components import Advantage, Paper, TrainerView
+from ..components.reward_functions import check_rewards_are_summed
 
 
 DDCA_PAPER = Paper(
@@ -165,23 +166,13 @@ class DDCA(Advantage):
         self.baseline = baseline
         self.use_pass_rate = use_pass_rate
         self.min_std = min_std
-        self._weights: Tensor | None = None
 
     def attach(self, trainer: TrainerView) -> None:
-        if trainer.multi_objective_aggregation != "sum_then_normalize":
-            raise ValueError(
-                "DDCA normalizes the sum of the rewards, but multi_objective_aggregation="
-                f"{trainer.multi_objective_aggregation!r} normalizes each reward. Set it to 'sum_then_normalize'."
-            )
-        self._weights = trainer.reward_weights
+        check_rewards_are_summed(self, trainer)
 
     def compute(self, rollouts: Rollouts, advantages: Tensor) -> Tensor:
-        rewards, lengths = rollouts.correct, rollouts.by_group(rollouts.lengths)
-        correct = rollouts.by_group(rollouts.correct)
-        if rollouts.rewards:
-            columns = torch.stack(list(rollouts.rewards.values()), dim=1)  # (B, functions)
-            weights = self._weights if self._weights is not None else torch.ones(columns.size(1))
-            rewards = weighted_sum(columns, weights.to(columns))
+        lengths, correct = rollouts.by_group(rollouts.lengths), rollouts.by_group(rollouts.correct)
+        rewards = rollouts.total_rewards() if rollouts.rewards else rollouts.correct
         length_term = self.beta * length_advantages(
             lengths, correct, baseline=self.baseline, use_pass_rate=self.use_pass_rate, min_std=self.min_std
         )

@@ -32,6 +32,7 @@ from torch import Tensor
 
 from ..batch.rollouts import Rollouts
 from ..components import Advantage, GroupReward, Paper, TrainerView
+from ..components.reward_functions import check_rewards_are_summed
 from ..trainer import ConciseGRPOTrainer
 from .dler_config import DLERConfig
 from .dynamic_sampling import DynamicSampling
@@ -318,11 +319,7 @@ class BatchWhitening(Advantage):
                 f"BatchWhitening normalizes advantages itself, but scale_rewards={trainer.args.scale_rewards!r} divides "
                 'them first. Set scale_rewards="none".'
             )
-        if trainer.multi_objective_aggregation != "sum_then_normalize":
-            raise ValueError(
-                "BatchWhitening normalizes advantages itself, but multi_objective_aggregation="
-                f"{trainer.multi_objective_aggregation!r} normalizes each reward. Set it to 'sum_then_normalize'."
-            )
+        check_rewards_are_summed(self, trainer)
 
     def compute(self, rollouts: Rollouts, advantages: Tensor) -> Tensor:
         weights = rollouts.loss_lengths.to(advantages) if self.token_weighted else torch.ones_like(advantages)
@@ -372,8 +369,6 @@ class DLERTrainer(ConciseGRPOTrainer):
         ]
 
     def _own_slots(self, args):
-        if args.scale_rewards == "group":  # TRL's default
-            args.scale_rewards = "none"
         return {
             "group_filter": DynamicSampling(args.max_refills),
             "advantage": BatchWhitening(

@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any, ClassVar
 
 from ..config import ConciseGRPOConfig
 
@@ -14,7 +16,7 @@ class DLERConfig(ConciseGRPOConfig):
     Configuration of [`DLERTrainer`]: [`ConciseGRPOConfig`] and DLER's own settings.
 
     The length penalty is `max_completion_length`. The defaults of DLER's own settings are the paper's; those of the authors' script are in
-    `examples/configs/dler_paper.yaml`. `scale_rewards` is set to `"none"`; `"batch"` is refused.
+    `examples/configs/dler_paper.yaml`. `scale_rewards` is `"none"`, also in place of the default of a plain [`~trl.GRPOConfig`]; other values are refused.
 
     > Parameters in addition to those of [`ConciseGRPOConfig`]
 
@@ -39,6 +41,11 @@ class DLERConfig(ConciseGRPOConfig):
             DA-DLER: the shares of correct completions above which the next of `difficulty_limits` applies.
     """
 
+    unsuitable_defaults: ClassVar[Sequence[tuple[str, Any]]] = (("scale_rewards", "group"),)
+
+    scale_rewards: str = field(
+        default="none", metadata={"help": "DLER normalizes advantages itself, so rewards are not scaled: none."}
+    )
     epsilon_high: float | None = field(
         default=0.28,  # the paper's
         metadata={"help": "Upper clip. 0.28 is DLER's."},

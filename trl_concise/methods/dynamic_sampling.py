@@ -8,10 +8,9 @@ that every step trains on a full batch of groups that differ.
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
-from ..batch.rollouts import Rollouts, weighted_sum
+from ..batch.rollouts import Rollouts
 from ..components import GroupFilter, Paper
 
 
@@ -47,6 +46,7 @@ def differing_groups(scores: Tensor, num_generations: int, tolerance: float = 1e
         `torch.Tensor`: `(B,)` bool.
 
     Examples:
+        >>> import torch
         >>> differing_groups(torch.tensor([1.0, 0.0, 1.0, 1.0]), num_generations=2)
         tensor([ True,  True, False, False])
     """
@@ -84,7 +84,6 @@ class DynamicSampling(GroupFilter):
         self.max_refills = max_refills
         self.score = score
         self.tolerance = tolerance
-        self._weights: dict[str, float] = {}  # of the reward functions
 
     def attach(self, trainer) -> None:
         names = list(trainer.reward_func_names)
@@ -92,14 +91,12 @@ class DynamicSampling(GroupFilter):
             raise ValueError(
                 f"DynamicSampling(score={self.score!r}): the score is 'correct', 'reward' or one of the reward functions {names}."
             )
-        self._weights = dict(zip(names, trainer.reward_weights.tolist(), strict=True))
 
     def keep(self, rollouts: Rollouts) -> Tensor:
         if self.score == "correct":
             scores = rollouts.correct
         elif self.score == "reward":
-            rewards = torch.stack([rollouts.rewards[name] for name in self._weights], dim=1)
-            scores = weighted_sum(rewards, torch.tensor(list(self._weights.values())))
+            scores = rollouts.total_rewards()
         else:
             scores = rollouts.rewards[self.score]
         return differing_groups(scores, rollouts.num_generations, self.tolerance)

@@ -19,8 +19,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from ..batch.rollouts import LocalRollouts, Rollouts, weighted_sum
+from ..batch.rollouts import LocalRollouts, Rollouts
 from ..components import GroupReward, Paper, TrainerView
+from ..components.base import tokenizer_of
+from .kimi import shortness
 
 
 NEMOTRON_PAPER = Paper(
@@ -88,11 +90,8 @@ def relative_shortness(lengths: Tensor, included: Tensor) -> Tensor:
         >>> relative_shortness(torch.tensor([[100, 200, 400]]), torch.tensor([[True, True, True]]))
         tensor([[ 0.4444,  0.1111, -0.5556]])
     """
-    own = torch.where(included, lengths.float(), torch.nan)
-    shortest = own.nan_to_num(nan=torch.inf).amin(dim=1, keepdim=True)
-    longest = own.nan_to_num(nan=-torch.inf).amax(dim=1, keepdim=True)
-    place = 1 - (own - shortest) / (longest - shortest)
-    return torch.where(included & (longest > shortest), place - place.nanmean(dim=1, keepdim=True), 0.0)
+    place = shortness(lengths, included)
+    return (place - place.nanmean(dim=1, keepdim=True)).nan_to_num(nan=0.0).float()
 
 
 def earns_shortest_bonus(lengths: Tensor, scores: Tensor, included: Tensor) -> Tensor:
@@ -266,12 +265,10 @@ class ReasoningAnswerReward(GroupReward):
         self.answer_bonus = answer_bonus
         self.only_correct = only_correct
         self.needs_correctness = only_correct
-        self._weights: dict[str, float] = {}  # of the reward functions
         self._metrics: dict[str, float] = {}
 
     def attach(self, trainer: TrainerView) -> None:
-        self._weights = dict(zip(trainer.reward_func_names, trainer.reward_weights.tolist(), strict=True))
-        self._tokenizer = getattr(trainer.processing_class, "tokenizer", trainer.processing_class)
+        self._tokenizer = tokenizer_of(trainer.processing_class)
 
     def measure(self, local: LocalRollouts) -> dict[str, Tensor]:
         reasoning, answers = [], []
@@ -287,11 +284,7 @@ class ReasoningAnswerReward(GroupReward):
         }
 
     def score(self, rollouts: Rollouts) -> Tensor:
-        scores = rollouts.correct
-        if not self.only_correct:
-            columns = torch.stack(list(rollouts.rewards.values()), dim=1)  # (B, functions)
-            scores = weighted_sum(columns, torch.tensor([self._weights[name] for name in rollouts.rewards]))
-        scores = rollouts.by_group(scores)
+        scores = rollouts.by_group(rollouts.correct if self.only_correct else rollouts.total_rewards())
         included = scores == 1 if self.only_correct else ~scores.isnan()
         added = torch.zeros_like(scores)
         for segment in ("reasoning", "answer"):

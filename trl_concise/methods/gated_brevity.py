@@ -23,8 +23,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..batch.rollouts import Rollouts, weighted_sum
+from ..batch.rollouts import Rollouts
 from ..components import GroupReward, Paper, TrainerView
+from ..components.reward_functions import check_rewards_are_summed
+from .kimi import shortness
 
 
 GR3_PAPER = Paper(
@@ -198,10 +200,7 @@ def jet_length_reward(lengths: Tensor, correct: Tensor, *, strength: float = 1.2
         >>> jet_length_reward(torch.tensor([[100, 200, 300, 50]]), torch.tensor([[1.0, 1.0, 1.0, 0.0]]))
         tensor([[1.1900, 0.6200, 0.0500, 0.0000]])
     """
-    own = torch.where(correct == 1, lengths.double(), torch.nan)
-    longest = own.nan_to_num(nan=-torch.inf).amax(dim=1, keepdim=True)
-    shortest = own.nan_to_num(nan=torch.inf).amin(dim=1, keepdim=True)
-    place = (longest - own) / (longest - shortest + 1e-8)
+    place = shortness(lengths, correct == 1).nan_to_num(nan=0.0)
     reward = torch.where(correct == 1, strength * (1 - delta) * place + delta, 0.0)
     return reward.float().masked_fill(correct.isnan(), torch.nan)
 
@@ -263,27 +262,19 @@ class BrevityReward(GroupReward):
         self.use_rewards = use_rewards
         self.needs_correctness = not use_rewards
         self.paper = published.paper
-        self._weights: dict[str, float] = {}  # of the reward functions
 
     def attach(self, trainer: TrainerView) -> None:
-        self._weights = dict(zip(trainer.reward_func_names, trainer.reward_weights.tolist(), strict=True))
-        if RULES[self.rule].scales and trainer.args.scale_rewards != "none":
+        if not RULES[self.rule].scales:
+            return
+        check_rewards_are_summed(self, trainer)
+        if trainer.args.scale_rewards != "none":
             raise ValueError(
                 f"BrevityReward({self.rule!r}) keeps its scale, but scale_rewards={trainer.args.scale_rewards!r} divides rewards by "
                 'a standard deviation. Set scale_rewards="none".'
             )
-        if RULES[self.rule].scales and trainer.multi_objective_aggregation != "sum_then_normalize":
-            raise ValueError(
-                f"BrevityReward({self.rule!r}) keeps its scale, but multi_objective_aggregation="
-                f"{trainer.multi_objective_aggregation!r} normalizes each reward. Set it to 'sum_then_normalize'."
-            )
 
     def score(self, rollouts: Rollouts) -> Tensor:
-        rewards = rollouts.correct
-        if self.use_rewards:
-            columns = torch.stack(list(rollouts.rewards.values()), dim=1)  # (B, functions)
-            weights = [self._weights[name] for name in rollouts.rewards]
-            rewards = weighted_sum(columns, torch.tensor(weights))
+        rewards = rollouts.total_rewards() if self.use_rewards else rollouts.correct
         function = RULES[self.rule].function
         lengths, rewards = rollouts.by_group(rollouts.lengths), rollouts.by_group(rewards)
         return function(lengths, rewards, strength=self.strength).flatten()

@@ -16,14 +16,14 @@ instead of its groups. These details are reconstructed:
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..batch.rollouts import Rollouts, weighted_sum
+from ..batch.rollouts import Rollouts
 from ..components import DIVISORS, Advantage, GroupFilter, Paper, TrainerView
+from ..components.reward_functions import check_rewards_are_summed
 from .ddca import reward_advantages
 
 
@@ -144,26 +144,7 @@ def adaptive_k(
     return choices[quarter]
 
 
-class _ReadsRewards:
-    """Computes the weighted sum of the rewards, by group."""
-
-    _weights: Mapping[str, float] = {}
-
-    def _read_weights(self, trainer: TrainerView) -> None:
-        if trainer.multi_objective_aggregation != "sum_then_normalize":
-            raise ValueError(
-                f"{type(self).__name__} uses the sum of the rewards, but multi_objective_aggregation="
-                f"{trainer.multi_objective_aggregation!r} normalizes each reward. Set it to 'sum_then_normalize'."
-            )
-        self._weights = dict(zip(trainer.reward_func_names, trainer.reward_weights.tolist(), strict=True))
-
-    def _total_rewards(self, rollouts: Rollouts) -> Tensor:
-        rewards = torch.stack(list(rollouts.rewards.values()), dim=1)  # (B, functions)
-        weights = torch.tensor([self._weights.get(name, 1.0) for name in rollouts.rewards])
-        return rollouts.by_group(weighted_sum(rewards, weights))
-
-
-class GFPO(_ReadsRewards, GroupFilter):
+class GFPO(GroupFilter):
     """
     Keeps the k best completions of each group. Pass [`KeptBaseline`] as `advantage=` too, as in the paper.
 
@@ -203,7 +184,7 @@ class GFPO(_ReadsRewards, GroupFilter):
         self._has_warned = False
 
     def attach(self, trainer: TrainerView) -> None:
-        self._read_weights(trainer)
+        check_rewards_are_summed(self, trainer)
         if not any(isinstance(component, Advantage) for component in trainer.components):
             logger.warning(
                 "%s keeps some completions of each group, but their advantages are relative to all of them. Pass "
@@ -224,13 +205,13 @@ class GFPO(_ReadsRewards, GroupFilter):
         return self.k
 
     def keep(self, rollouts: Rollouts) -> Tensor:
-        rewards = self._total_rewards(rollouts)
+        rewards = rollouts.by_group(rollouts.total_rewards())
         scores = filter_scores(rewards, rollouts.by_group(rollouts.lengths), metric=self.metric)
         return best_k(scores, self._choose_k(rewards)).flatten()
 
     def observe(self, rollouts: Rollouts) -> None:
         assert rollouts.kept is not None  # set by the trainer
-        rewards, kept = self._total_rewards(rollouts), rollouts.by_group(rollouts.kept)
+        rewards, kept = rollouts.by_group(rollouts.total_rewards()), rollouts.by_group(rollouts.kept)
         lost = has_spread(rewards) & ~has_spread(rewards.masked_fill(~kept, torch.nan))
         self._metrics = {
             "k": kept.sum(dim=1).float().mean().item(),
@@ -313,7 +294,7 @@ class AdaptiveGFPO(GFPO):
 
     def observe(self, rollouts: Rollouts) -> None:
         super().observe(rollouts)
-        self._means = self._means_with(self._total_rewards(rollouts))
+        self._means = self._means_with(rollouts.by_group(rollouts.total_rewards()))
         quartiles = self._quartiles(self._means)
         values = quartiles.tolist() if quartiles is not None else [torch.nan] * 3
         self._metrics = {**self._metrics, **dict(zip(("q25", "q50", "q75"), values, strict=True))}
@@ -325,7 +306,7 @@ class AdaptiveGFPO(GFPO):
         self._means = state["means"].cpu()
 
 
-class KeptBaseline(_ReadsRewards, Advantage):
+class KeptBaseline(Advantage):
     """
     Computes advantages relative to the completions that a [`GroupFilter`] keeps. See [`kept_advantages`].
 
@@ -337,8 +318,9 @@ class KeptBaseline(_ReadsRewards, Advantage):
     needs_correctness = False
 
     def attach(self, trainer: TrainerView) -> None:
-        self._read_weights(trainer)
+        check_rewards_are_summed(self, trainer)
 
     def compute(self, rollouts: Rollouts, advantages: Tensor) -> Tensor:
         kept = rollouts.kept if rollouts.kept is not None else torch.ones_like(rollouts.truncated)
-        return kept_advantages(self._total_rewards(rollouts), rollouts.by_group(kept)).flatten().to(advantages)
+        rewards = rollouts.by_group(rollouts.total_rewards())
+        return kept_advantages(rewards, rollouts.by_group(kept)).flatten().to(advantages)

@@ -31,6 +31,31 @@ KIMI_PAPER = Paper(
 )
 
 
+def shortness(lengths: Tensor, included: Tensor) -> Tensor:
+    r"""
+    Place completions between the longest and the shortest of their group.
+
+    $$ \frac{\ell_{\max} - \ell_i}{\ell_{\max} - \ell_{\min}} $$
+
+    Args:
+        lengths (`torch.Tensor`): `(groups, G)`, $\ell$ in tokens.
+        included (`torch.Tensor`): `(groups, G)` bool, the completions over which minimum and maximum are taken.
+
+    Returns:
+        `torch.Tensor`: `(groups, G)` float64 from 0 for the longest to 1 for the shortest; NaN for the others, and if all lengths are
+        equal.
+
+    Examples:
+        >>> import torch
+        >>> shortness(torch.tensor([[800, 1500, 500, 1000]]), torch.tensor([[True, True, True, False]])).float()
+        tensor([[0.7000, 0.0000, 1.0000,    nan]])
+    """
+    own = torch.where(included, lengths.double(), torch.nan)
+    shortest = own.nan_to_num(nan=torch.inf).amin(dim=1, keepdim=True)
+    longest = own.nan_to_num(nan=-torch.inf).amax(dim=1, keepdim=True)
+    return (longest - own) / (longest - shortest)
+
+
 def kimi_length_reward(lengths: Tensor, correct: Tensor) -> Tensor:
     r"""
     Reward a completion by its length relative to the shortest and the longest of its group.
@@ -51,10 +76,9 @@ def kimi_length_reward(lengths: Tensor, correct: Tensor) -> Tensor:
         >>> kimi_length_reward(torch.tensor([[800, 1500, 500]]), torch.tensor([[1.0, 1.0, 0.0]]))
         tensor([[ 0.2000, -0.5000,  0.0000]])
     """
-    shortest, longest = lengths.aminmax(dim=1, keepdim=True)
-    place = 0.5 - (lengths - shortest) / (longest - shortest).clamp(min=1)
+    place = shortness(lengths, torch.ones_like(lengths, dtype=torch.bool)).float() - 0.5
     reward = torch.where(correct == 1, place, place.clamp(max=0))
-    return torch.where(longest > shortest, reward, 0.0).masked_fill(correct.isnan(), torch.nan)
+    return reward.nan_to_num(nan=0.0).masked_fill(correct.isnan(), torch.nan)
 
 
 class KimiLengthReward(GroupReward):

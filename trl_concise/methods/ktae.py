@@ -208,10 +208,7 @@ class KTAE(TokenCredit):
 
     def attach(self, trainer: TrainerView) -> None:
         check_selection(self, trainer.args)
-        tokenizer = getattr(trainer.processing_class, "tokenizer", trainer.processing_class)
-        ends = getattr(trainer.model.generation_config, "eos_token_id", None)
-        ids = [tokenizer.pad_token_id, tokenizer.eos_token_id, *(ends if isinstance(ends, list) else [ends])]
-        self._ignored_ids = {token_id for token_id in ids if token_id is not None}
+        self._ignored_ids = trainer.end_token_ids
 
     def assign(
         self, rollouts: Rollouts, batch: dict[str, Any], advantages: Tensor, selected: Tensor | None = None

@@ -73,30 +73,6 @@ def kept_completions(correct: Tensor, truncated: Tensor, lengths: Tensor, *, max
     return kept & (lengths <= max_length) if max_length is not None else kept
 
 
-def on_policy_sft_loss(logps: Tensor, mask: Tensor, kept: Tensor, *, normalization: str = "tokens") -> Tensor:
-    r"""
-    Compute the cross-entropy of the kept completions.
-
-    $$ -\frac{1}{N} \sum_{i \in K} \sum_t \log \pi(o_{i,t}), \qquad N = \sum_{i \in K} |o_i| \text{ (tokens)}, \quad
-       N = |K| \max_{i \in K} |o_i| \text{ (longest)} $$
-
-    The authors' code divides by the kept tokens, the paper's Eq. 9 by the number of kept completions and the longest of them.
-
-    Args:
-        logps (`torch.Tensor`): `(B, T)`, log-probability of each token.
-        mask (`torch.Tensor`): `(B, T)`, 1 for the tokens of a completion, EOS included, 0 for padding.
-        kept (`torch.Tensor`): `(B,)` bool.
-        normalization (`str`, *optional*, defaults to `"tokens"`): `"tokens"` or `"longest"`.
-
-    Returns:
-        `torch.Tensor`: The loss, a scalar; 0 if nothing is kept.
-    """
-    chosen = mask.bool() & kept[:, None]
-    lengths = chosen.sum(dim=1)
-    count = lengths.sum() if normalization == "tokens" else kept.sum() * lengths.max()
-    return -torch.where(chosen, logps, 0.0).sum() / count.clamp(min=1)
-
-
 class OnPolicySFT(Advantage):
     """
     Trains on the completions that are correct, finished and within a limit, as supervised fine-tuning does.

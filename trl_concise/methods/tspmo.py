@@ -29,10 +29,11 @@ from accelerate.utils import gather
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..batch.rollouts import CompletionTokens, LocalRollouts, Rollouts, weighted_sum
+from ..batch.rollouts import CompletionTokens, LocalRollouts, Rollouts
 from ..batch.rows import Rows
 from ..batch.token_credit import check_selection
 from ..components import Paper, TokenCredit, TrainerView
+from ..components.reward_functions import check_rewards_are_summed
 from ..trainer import ConciseGRPOTrainer
 from .tspmo_config import TSPMOConfig
 from .tspmo_prefix_tree import BASELINES, Edge, PrefixTable, prefix_advantages
@@ -108,19 +109,13 @@ class PrefixMatching(TokenCredit):
         self._replayed: _Credited | None = None
         self._replayed_groups = 0  # on all processes
         self._keeps_all = False  # whether tokens without advantage have a KL or entropy term
-        self._reward_weights: Tensor | None = None
         self._metrics: dict[str, float] = {}
 
     def attach(self, trainer: TrainerView) -> None:
         check_selection(self, trainer.args)
-        if trainer.multi_objective_aggregation != "sum_then_normalize":
-            raise ValueError(
-                "T-SPMO takes differences of raw rewards, but multi_objective_aggregation="
-                f"{trainer.multi_objective_aggregation!r} normalizes each reward. Set it to 'sum_then_normalize'."
-            )
+        check_rewards_are_summed(self, trainer)
         args = trainer.args
         self._keeps_all = args.beta != 0 or args.entropy_coef != 0 or args.use_adaptive_entropy
-        self._reward_weights = trainer.reward_weights
         if self.replay_per_prompt:
             self.replay_group_size = self.replay_group_size or trainer.num_generations
             check_replay(trainer)
@@ -212,7 +207,7 @@ class PrefixMatching(TokenCredit):
 
     def _credit_own(self, rollouts: Rollouts, tokens: CompletionTokens) -> _Credited:
         """Return advantages and mask of this process's completions."""
-        rewards = self._total_rewards(rollouts)[tokens.start : tokens.start + len(tokens.ids)]
+        rewards = rollouts.total_rewards().double().tolist()[tokens.start : tokens.start + len(tokens.ids)]
         own = tokens.own()
         return self._credit(_tables(tokens, rewards, self.baseline), (len(own), max(len(ids) for ids, _ in own)))
 
@@ -238,12 +233,6 @@ class PrefixMatching(TokenCredit):
         for edge in edges:
             if (row := rows[edge.completion]) is not None:
                 keep[row, edge.position] = True
-
-    def _total_rewards(self, rollouts: Rollouts) -> list[float]:
-        """Return the weighted sum of the rewards, NaN where every function abstained."""
-        rewards = torch.stack(list(rollouts.rewards.values()), dim=1)  # (B, functions)
-        weights = self._reward_weights if self._reward_weights is not None else torch.ones(rewards.size(1))
-        return weighted_sum(rewards, weights).double().tolist()
 
 
 # Per group: its rows on this process (`None`: another process's), its masks, and its table.

@@ -21,6 +21,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
+from types import NoneType
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
@@ -115,7 +116,7 @@ def _encode(value: Any, place: str) -> Any:
     """Return a value as JSON from which `_decode` restores it; NumPy numbers are restored as Python numbers."""
     if isinstance(value, np.generic):
         value = value.item()
-    if value is None or isinstance(value, (str, bool, int)):
+    if isinstance(value, (str, bool, int, NoneType)):
         return value
     if isinstance(value, float):
         return value if math.isfinite(value) else {_FLOAT: str(float(value))}

@@ -20,7 +20,7 @@ from trl_concise.methods.one_shot_rlvr import repeat_example
 from trl_concise.methods.table import METHODS
 
 
-OFFLINE = {"DPOTrainer", "SFTTrainer"}  # slots
+OFFLINE = {"DPOTrainer", "SFTTrainer", "RewardTrainer"}  # slots
 # They need a model that writes its reasoning between markers: tests/methods/test_adapt_think.py and test_auto_think.py.
 THINKING = {"AdaptThink", "AutoThink"}
 # By name, such as `laser_d_laser_de`: a module may have several methods.

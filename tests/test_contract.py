@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 import torch
 from transformers import Trainer
-from trl import DPOTrainer, GRPOTrainer, SFTTrainer
+from trl import DPOTrainer, GRPOTrainer, RewardTrainer, SFTTrainer
 from trl.trainer.utils import RepeatSampler
 
 import trl_concise
+from trl_concise.methods.tdrm import TDRMTrainer
 
 
 SEAMS = {
@@ -71,7 +72,7 @@ def test_trl_seam_unchanged(name):
     assert list(inspect.signature(getattr(GRPOTrainer, name)).parameters) == (SEAMS | OVERRIDDEN)[name]
 
 
-@pytest.mark.parametrize("trainer", [GRPOTrainer, DPOTrainer, SFTTrainer])
+@pytest.mark.parametrize("trainer", [GRPOTrainer, DPOTrainer, SFTTrainer, RewardTrainer])
 @pytest.mark.parametrize("name", OF_THE_CARD)
 def test_overridden_methods_of_the_card_are_unchanged(trainer, name):
     assert list(inspect.signature(getattr(trainer, name)).parameters) == OF_THE_CARD[name]
@@ -79,7 +80,7 @@ def test_overridden_methods_of_the_card_are_unchanged(trainer, name):
 
 @pytest.mark.parametrize("name", OF_RESUMING)
 def test_overridden_methods_of_resuming_are_unchanged(name):
-    for trainer in (GRPOTrainer, DPOTrainer, SFTTrainer):
+    for trainer in (GRPOTrainer, DPOTrainer, SFTTrainer, RewardTrainer):
         assert list(inspect.signature(getattr(trainer, name)).parameters) == OF_RESUMING[name]
 
 
@@ -150,6 +151,23 @@ def test_dpo_seam_unchanged(name):
 def test_every_override_of_dpo_is_pinned():
     ours = {name for name in set(vars(trl_concise.REDITrainer)) & set(dir(DPOTrainer)) if not name.startswith("__")}
     assert ours == {*DPO_SEAMS, "_tag_names", "_name", "_paper"}
+
+
+REWARD_SEAMS = {
+    "_prepare_dataset": ["self", "dataset", "processing_class", "args", "dataset_name"],
+    "_set_signature_columns_if_needed": ["self"],
+    "compute_loss": ["self", "model", "inputs", "return_outputs", "num_items_in_batch"],
+}
+
+
+def test_reward_trainer_seams():
+    for name, parameters in REWARD_SEAMS.items():
+        assert list(inspect.signature(getattr(RewardTrainer, name)).parameters) == parameters
+    ours = {name for name in set(vars(TDRMTrainer)) & set(dir(RewardTrainer)) if not name.startswith("__")}
+    assert ours == {*REWARD_SEAMS, "_tag_names", "_name", "_paper"}
+    source = inspect.getsource(RewardTrainer)
+    assert 'self._metrics = {"train": defaultdict(list), "eval": defaultdict(list)}' in source
+    assert "self._total_train_tokens += num_tokens_in_batch // self._tp_size" in source
 
 
 def test_dpo_makes_no_reference_when_it_is_given_one():

@@ -24,6 +24,7 @@ MODULES = {
     "token_credit": [],
     "evaluation": [],
     "redi": [],
+    "tdrm": [],
     "watch": [],
     "rows": [],
     "contract": [],

@@ -45,6 +45,7 @@ TRAINING: dict[str, str] = {  # script in the examples folder -> description in 
     "sgrpo": "compute the loss on a random subset of the tokens (GRPO)",
     "shorter_better": "match the shortest correct completion of the group (GRPO)",
     "siri": "oscillate the generation limit between two lengths (GRPO)",
+    "tdrm": "process reward model for best-of-n and as a reward (reward modeling)",
     "tspmo": "credit the tokens at which the completions of a group diverge (GRPO)",
 }
 LAUNCHER_FLAGS = (  # of `accelerate launch`, which a training command takes as well as the options of its script

@@ -3,6 +3,7 @@ from .critiques import TeacherPrompt, critique_example, critique_verdict
 from .effort import with_effort
 from .problems import load_problems
 from .redi import build_redi_pairs
+from .steps import build_steps, split_steps
 from .teachers import APITeacher, LocalTeacher
 
 __all__ = [
@@ -12,8 +13,10 @@ __all__ = [
     "TeacherPrompt",
     "build_critiques",
     "build_redi_pairs",
+    "build_steps",
     "critique_example",
     "critique_verdict",
     "load_problems",
+    "split_steps",
     "with_effort",
 ]

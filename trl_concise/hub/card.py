@@ -119,7 +119,7 @@ def render_card(
         base_model=facts.get("base_model"),
         datasets=facts.get("datasets"),
         library_name="peft" if facts.get("adapter") else "transformers",
-        pipeline_tag="text-generation",
+        pipeline_tag="text-classification" if facts.get("reward_model") else "text-generation",
         model_name=name,
         tags=facts["tags"],
         eval_results=model_index(results) or None,
@@ -128,7 +128,10 @@ def render_card(
     values = {
         **{
             key: facts.get(key)
-            for key in ("base_model", "base_note", "datasets", "methods", "trainer", "adapter", "badges", "merged")
+            for key in (
+                *("base_model", "base_note", "datasets", "methods", "trainer", "adapter", "reward_model"),
+                *("badges", "merged"),
+            )
         },
         "card_data": data.to_yaml(),
         "model_name": name,

@@ -83,6 +83,7 @@ def run_facts(trainer: Described) -> dict[str, Any]:
         "base_note": "the model that comes with `trl-concise`" if _is_embedded(trainer) else None,
         "datasets": [name for name in _listed(metadata.get("datasets")) if hub_id(name)],
         "adapter": bool(adapters),
+        "reward_model": True if getattr(trainer.model.config, "num_labels", 2) == 1 else None,
         "tags": sorted({*metadata.get("tags", []), "trl", "trl-concise", *ours}),
         "trainer": trainer._name,
         "methods": [_method(part, trainer) for part in trainer.components] or _own_paper(trainer),

@@ -38,7 +38,7 @@ ONLINE_METHODS = (
     "shorter_better",
     "siri",
 )
-OFFLINE_METHODS = ("redi", "dpo", "cft", "sft")
+OFFLINE_METHODS = ("redi", "dpo", "cft", "sft", "tdrm")  # tdrm as sft, which has an LM head in addition
 PAIR_METHODS = ("redi", "dpo")  # a row of the dataset is two sequences
 TRL_METHODS = ("grpo", "dpo", "sft")  # TRL's own methods and commands
 REFERENCE_METHODS = ("dpo", "crisp")  # methods that score a reference model without a KL term

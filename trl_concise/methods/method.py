@@ -11,6 +11,7 @@ QUESTIONS = (
     "Which prompts should be trained on?",
     "Which completions or tokens should carry the loss?",
     "How do I train without rollouts?",
+    "How do I train a reward model?",
 )
 PROVENANCE = {
     "code": "from the paper and the authors' code",

@@ -142,6 +142,19 @@ METHODS: tuple[Method, ...] = (
         "CFTTrainer",
         "cft.md#results",
     ),
+    Method(
+        "TDRM",
+        "a value for every step, learned by temporal differences: a reward, and the score of best-of-n",
+        "tdrm",
+        ("RewardTrainer",),
+        (),
+        "2509.15110",
+        "reconstructed",
+        "tdrm",
+        4,
+        "TDRMTrainer",
+        "tdrm.md#results",
+    ),
 )
 
 

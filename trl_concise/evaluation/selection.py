@@ -1,0 +1,175 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Best-of-n: a score chooses one of n completions, compared with majority vote over the same n."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from statistics import fmean
+from typing import TYPE_CHECKING, Any
+
+from ..verification import verify_answers
+from ..verification.extraction import AnswerFormat, final_answer
+from .completions import Completion, read_completions
+from .folder import COMPLETIONS_FILE
+from .metrics import accuracy_interval, bootstrap_interval
+
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+
+def best_of_n(
+    evaluation: str | Path,
+    datasets: Mapping[str, Dataset],
+    score: Callable[..., Sequence[float | None]],
+    sizes: Sequence[int] = (1, 2, 4, 8),
+    *,
+    answer_format: AnswerFormat = "auto",
+) -> list[dict[str, Any]]:
+    """
+    Measure how often a score chooses a correct completion among n, against all the tokens of the n completions.
+
+    The completions of an evaluation are used: N per problem make N / n groups, and every figure is the mean over groups. The baseline is
+    majority vote: the first completion with the most frequent answer. Truncated completions are neither chosen nor counted; a group of nothing
+    else is wrong. Ties go to the earlier completion.
+
+    Args:
+        evaluation (`str` or `Path`): Output folder of [`evaluate`], or of `trl-concise eval`.
+        datasets (`Mapping[str, Dataset]`): The problem sets that it was given, by name, with the columns `prompt` and `solution`.
+        score (`Callable`): A reward function, called with `prompts` and `completions`, such as
+            [`~trl_concise.methods.tdrm.ProcessReward`]. Higher is better; `None` is never chosen before a number.
+        sizes (`Sequence[int]`, *optional*, defaults to `(1, 2, 4, 8)`): The values of n, each at most N.
+        answer_format (`str`, *optional*, defaults to `"auto"`): Where the vote looks for the answer. Give that of the evaluation.
+
+    Returns:
+        `list[dict[str, Any]]`: One record per set and n: `dataset`, `n`, `problems`, `groups` (per problem), `tokens_mean` (of the n completions
+        together), `best_accuracy`, `majority_accuracy` and `any_accuracy` (whether one of the n is correct), the first two with an
+        interval (95 %, see [`accuracy_interval`]), and `difference_interval`, of best-of-n minus majority vote on the same groups.
+
+    Raises:
+        `FileNotFoundError`: If the folder has no completions.
+        `ValueError`: If a set is missing or has other problems, or n is out of range.
+
+    Example:
+
+    ```python
+    >>> problems = load_problem_sets(["math500"])
+    >>> evaluate("Qwen/Qwen2.5-1.5B-Instruct", problems, "outputs/base", num_completions=8)
+    >>> records = best_of_n("outputs/base", problems, ProcessReward("tdrm"))
+    ```
+    """
+    from ..data.steps import check_problems
+
+    path = Path(evaluation, COMPLETIONS_FILE)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} does not exist. Give the output folder of `trl-concise eval`.")
+    completions = read_completions(path)
+    records = []
+    for name, dataset in datasets.items():
+        problems: dict[int, list[Completion]] = {}
+        for item in sorted(completions, key=lambda item: (item.problem, item.completion)):
+            if item.dataset == name:
+                problems.setdefault(item.problem, []).append(item)
+        check_problems([items[0] for items in problems.values()], name, dataset, path)
+        judged = {row: items for row, items in problems.items() if all(item.correct is not None for item in items)}
+        fewest = min(map(len, judged.values()), default=0)
+        if not sizes or min(sizes) < 1 or max(sizes) > fewest:
+            raise ValueError(
+                f"sizes must be between 1 and {fewest}, the completions per problem of {name!r}; got {list(sizes)}. Evaluate with "
+                "more completions, or lower the sizes."
+            )
+        prompts = dataset["prompt"]
+        flat = [item for items in judged.values() for item in items]
+        asked = [prompts[item.problem] for item in flat]
+        texts = [
+            item.text if isinstance(prompt, str) else [{"role": "assistant", "content": item.text}]
+            for item, prompt in zip(flat, asked, strict=True)
+        ]
+        scores = iter(score(prompts=asked, completions=texts))
+        scored = {row: [next(scores) for _ in items] for row, items in judged.items()}
+        votes = {row: find_votes(items, answer_format) for row, items in judged.items()}
+        records += [{"dataset": name, **_measure(judged, scored, votes, n, fewest)} for n in sizes]
+    return records
+
+
+def find_votes(completions: Sequence[Completion], answer_format: AnswerFormat = "auto") -> list[int | None]:
+    """
+    Group the completions of a problem by their final answer.
+
+    Args:
+        completions (`Sequence[Completion]`): Completions.
+        answer_format (`str`, *optional*, defaults to `"auto"`): Where the answers are.
+
+    Returns:
+        `list[int | None]`: The number of each one's answer, equal for equal answers; `None` for one that is truncated or has no answer.
+    """
+    answers: list[str] = []  # one of each kind
+    known: dict[str, int] = {}
+    votes: list[int | None] = []
+    for item in completions:
+        text = "" if item.truncated else final_answer(item.text, answer_format).text
+        if not text:
+            votes.append(None)
+            continue
+        if text not in known:
+            same = verify_answers(answers, [rf"\boxed{{{text}}}"] * len(answers)) if answers else []
+            known[text] = same.index(True) if True in same else len(answers)
+            if True not in same:
+                answers.append(text)
+        votes.append(known[text])
+    return votes
+
+
+def choose_best(completions: Sequence[Completion], scores: Sequence[float | None]) -> int | None:
+    """Return the place of the completion with the highest score that is not truncated; `None` without one."""
+    places = [place for place, item in enumerate(completions) if not item.truncated]
+    return max(places, key=lambda place: _number(scores[place]), default=None)
+
+
+def choose_majority(votes: Sequence[int | None]) -> int | None:
+    """Return the place of the first completion with the most frequent answer; `None` without an answer."""
+    places = [place for place, vote in enumerate(votes) if vote is not None]
+    return max(places, key=lambda place: votes.count(votes[place]), default=None)
+
+
+def _measure(
+    problems: Mapping[int, Sequence[Completion]],
+    scores: Mapping[int, Sequence[float | None]],
+    votes: Mapping[int, Sequence[int | None]],
+    n: int,
+    count: int,
+) -> dict[str, Any]:
+    best: list[list[float]] = []
+    majority: list[list[float]] = []
+    solved: list[float] = []
+    tokens: list[int] = []
+    for row, items in problems.items():
+        best.append([])
+        majority.append([])
+        for first in range(0, count - n + 1, n):
+            group = items[first : first + n]
+            for found, place in (
+                (best[-1], choose_best(group, scores[row][first : first + n])),
+                (majority[-1], choose_majority(votes[row][first : first + n])),
+            ):
+                found.append(float(place is not None and bool(group[place].correct)))
+            solved.append(float(any(item.correct for item in group)))
+            tokens.append(sum(item.tokens for item in group))
+    difference = [[a - b for a, b in zip(*own, strict=True)] for own in zip(best, majority, strict=True)]
+    return {
+        "n": n,
+        "problems": len(problems),
+        "groups": count // n,
+        "tokens_mean": fmean(tokens),
+        "best_accuracy": fmean(value for own in best for value in own),
+        "best_interval": list(accuracy_interval(best)),
+        "majority_accuracy": fmean(value for own in majority for value in own),
+        "majority_interval": list(accuracy_interval(majority)),
+        "difference_interval": list(bootstrap_interval(difference)),
+        "any_accuracy": fmean(solved),
+    }
+
+
+def _number(score: float | None) -> float:
+    return score if score is not None and score == score else float("-inf")

@@ -7,7 +7,7 @@ A process reward model (TDRM) of the embedded task: best-of-n against majority v
 The embedded model solves problems of three operations at temperature 1.6, at which about half of its completions are correct. Its
 completions of training problems become step-labeled data, on which two process reward models are trained from the same start: TDRM, and a
 classifier of every state by the label of the completion, without bootstrapping (`gamma=0`, and the label as the reward of each step). Both
-choose among completions of held-out problems. Then the model is trained with GRPO, by the rule reward alone, and with 0.2 of TDRM.
+choose among completions of held-out problems, and so does the likelihood of the completion under the policy. Then the model is trained with GRPO, by the rule reward alone, and with 0.2 of TDRM.
 
 Each stage has a folder, and a stage that is done is not repeated, so the command can be interrupted. `--stages` selects some.
 """
@@ -19,12 +19,14 @@ import json
 from pathlib import Path
 from typing import Any
 
+import torch
 from datasets import Dataset
-from transformers import PrinterCallback, set_seed
+from transformers import AutoModelForCausalLM, AutoTokenizer, PrinterCallback, set_seed
 
 from trl_concise import ConciseGRPOConfig, ConciseGRPOTrainer, demo, math_accuracy_reward
 from trl_concise.data import build_steps
 from trl_concise.evaluation import best_of_n, evaluate
+from trl_concise.evaluation.sampling import tokenize_prompts
 from trl_concise.methods.tdrm import ProcessReward, TDRMConfig, TDRMTrainer, smoothness
 from trl_concise.state.checkpoint import write_atomically
 
@@ -94,19 +96,31 @@ def load_model(name: str, options: argparse.Namespace, **changes: Any) -> Proces
     return ProcessReward(options.output_dir / name, separator=SEPARATOR, batch_size=64, **changes)
 
 
+@torch.inference_mode()
+def likelihood(prompts: list[Any], completions: list[Any], **kwargs: Any) -> list[float]:
+    """Score completions by their mean log-probability under the policy, at temperature 1: a verifier that needs no training."""
+    tokenizer = AutoTokenizer.from_pretrained(demo.model_path())
+    model = AutoModelForCausalLM.from_pretrained(demo.model_path()).eval()
+    scores = []
+    for begin, completion in zip(tokenize_prompts(tokenizer, prompts), completions, strict=True):
+        ids = torch.tensor([begin + tokenizer(completion[-1]["content"]).input_ids])
+        logps = model(ids).logits[0, :-1].log_softmax(dim=-1).gather(1, ids[0, 1:, None])
+        scores.append(logps[len(begin) - 1 :].mean().item())
+    return scores
+
+
 def choose(name: str, options: argparse.Namespace) -> dict[str, Any]:
-    """Measure best-of-n and the smoothness of a model on the held-out problems."""
+    """Measure best-of-n on the held-out problems, and the smoothness of a process reward model."""
     path = options.output_dir / f"best_of_n_{name}.json"
     if path.is_file():
         return json.loads(path.read_text())
     test = {"test": problems(options)["test"]}
-    model = load_model(name, options, before_answer=False)
-    rows = build_steps(options.output_dir / "test", test, separator=SEPARATOR)
-    rows = rows.select(range(min(options.smoothness, len(rows))))
-    measured = {
-        "records": best_of_n(options.output_dir / "test", test, model, options.sizes),
-        "smoothness": smoothness(model.values(rows["prompt"], rows["completions"])),
-    }
+    model = load_model(name, options, before_answer=False) if name in MODELS else likelihood
+    measured: dict[str, Any] = {"records": best_of_n(options.output_dir / "test", test, model, options.sizes)}
+    if isinstance(model, ProcessReward):
+        rows = build_steps(options.output_dir / "test", test, separator=SEPARATOR)
+        rows = rows.select(range(min(options.smoothness, len(rows))))
+        measured["smoothness"] = smoothness(model.values(rows["prompt"], rows["completions"]))
     write_atomically(path, json.dumps(measured, indent=2).encode())
     return measured
 
@@ -163,19 +177,24 @@ def main() -> None:
         for name in MODELS:
             train_model(name, options)
     if "best_of_n" in options.stages:
-        found = {name: choose(name, options) for name in MODELS}
-        print("| n | Tokens | Majority vote | Best of n, TDRM | Against the vote, points | Best of n, labels | Any |")
-        print("|---|---|---|---|---|---|---|")
-        for own, other in zip(found["TDRM"]["records"], found["labels"]["records"], strict=True):
-            low, high = own["difference_interval"]
-            gain = own["best_accuracy"] - own["majority_accuracy"]
-            print(
-                f"| {own['n']} | {own['tokens_mean']:.0f} | {percent(own['majority_accuracy'], own['majority_interval'])} | "
-                f"{percent(own['best_accuracy'], own['best_interval'])} | {100 * gain:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}] | "
-                f"{percent(other['best_accuracy'], other['best_interval'])} | {own['any_accuracy']:.1%} |"
-            )
-        for name, own in found.items():
-            print(f"smoothness of {name}: {own['smoothness']:.4f}")
+        found = {name: choose(name, options) for name in (*MODELS, "likelihood")}
+        print("| n | Tokens | Majority vote | TDRM | TDRM against the vote, points | Labels | Likelihood | Any |")
+        print("|---|---|---|---|---|---|---|---|")
+        for tdrm, *others in zip(*(own["records"] for own in found.values()), strict=True):
+            low, high = tdrm["difference_interval"]
+            gain = tdrm["best_accuracy"] - tdrm["majority_accuracy"]
+            cells = [
+                str(tdrm["n"]),
+                f"{tdrm['tokens_mean']:.0f}",
+                percent(tdrm["majority_accuracy"], tdrm["majority_interval"]),
+                percent(tdrm["best_accuracy"], tdrm["best_interval"]),
+                f"{100 * gain:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}]",
+                *(percent(other["best_accuracy"], other["best_interval"]) for other in others),
+                f"{tdrm['any_accuracy']:.1%}",
+            ]
+            print(f"| {' | '.join(cells)} |")
+        for name in MODELS:
+            print(f"smoothness of {name}: {found[name]['smoothness']:.4f}")
     if "grpo" in options.stages:
         for name in options.rewards:
             record = train_policy(name, options)

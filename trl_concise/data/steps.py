@@ -5,14 +5,13 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from datasets import Dataset
 
-from ..evaluation.completions import Completion, read_completions
-from ..evaluation.folder import COMPLETIONS_FILE
+from ..evaluation.folder import read_sets
 
 
 logger = logging.getLogger(__name__)
@@ -114,17 +113,9 @@ def build_steps(
     """
     if not all(map(math.isfinite, (*correct_rewards, *wrong_rewards))):
         raise ValueError(f"Rewards must be finite; got {correct_rewards} and {wrong_rewards}.")
-    path = Path(evaluation, COMPLETIONS_FILE)
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} does not exist. Give the output folder of `trl-concise eval`.")
-    completions = read_completions(path)
     rows: list[dict[str, Any]] = []
-    for name, dataset in datasets.items():
-        items = sorted(
-            (item for item in completions if item.dataset == name), key=lambda item: (item.problem, item.completion)
-        )
-        check_problems(items, name, dataset, path)
-        prompts = dataset["prompt"]
+    for name, items in read_sets(evaluation, datasets).items():
+        prompts = list(datasets[name]["prompt"])
         for item in items:
             if item.correct is None:
                 continue
@@ -142,7 +133,7 @@ def build_steps(
     correct = sum(row["label"] for row in rows)
     if correct in (0, len(rows)):
         raise ValueError(
-            f"Of {len(rows)} completions in {path}, {correct} are correct, but correct and wrong ones are needed. Choose "
+            f"Of {len(rows)} completions in {evaluation}, {correct} are correct, but correct and wrong ones are needed. Choose "
             "harder or easier problems, a higher temperature, or more completions."
         )
     logger.info(
@@ -152,21 +143,3 @@ def build_steps(
         sum(len(row["completions"]) for row in rows),
     )
     return Dataset.from_list(rows)
-
-
-def check_problems(items: Sequence[Completion], name: str, dataset: Dataset, path: Path) -> None:
-    """
-    Check that completions are those of a problem set.
-
-    Raises:
-        `ValueError`: If there are none, or a reference answer differs.
-    """
-    if not items:
-        raise ValueError(f"{path} has no completions of {name!r}. Evaluate that problem set first.")
-    solutions = dataset["solution"]
-    for item in items:
-        if item.problem >= len(solutions) or item.gold != solutions[item.problem]:
-            raise ValueError(
-                f"{path} has completions of other problems under the name {name!r} (first: row {item.problem}). Give the "
-                "dataset that was evaluated."
-            )

@@ -3,13 +3,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..state.checkpoint import write_atomically
 from .completions import Completion, count_complete, read_completions
 from .summaries import read_json
 
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 COMPLETIONS_FILE = "completions.jsonl"
 SETTINGS_FILE = "settings.json"
@@ -59,3 +63,38 @@ def check_settings(folder: Path, settings: dict[str, Any]) -> None:
                 f"{folder} contains an evaluation with other settings: {other}, now "
                 f"{ {key: settings[key] for key in other} }. Choose another output_dir, or delete this one."
             )
+
+
+def read_sets(folder: str | Path, datasets: Mapping[str, Dataset]) -> dict[str, list[Completion]]:
+    """
+    Read the completions of problem sets that were evaluated.
+
+    Args:
+        folder (`str` or `Path`): Output folder of [`evaluate`].
+        datasets (`Mapping[str, Dataset]`): The problem sets, by name, with the column `solution`.
+
+    Returns:
+        `dict[str, list[Completion]]`: By name, in the order of the problems, then of their completions.
+
+    Raises:
+        `FileNotFoundError`: If the folder has no completions.
+        `ValueError`: If it has none of a set, or those of other problems.
+    """
+    path = Path(folder, COMPLETIONS_FILE)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} does not exist. Give the output folder of `trl-concise eval`.")
+    found: dict[str, list[Completion]] = {name: [] for name in datasets}
+    for item in sorted(read_completions(path), key=lambda item: (item.problem, item.completion)):
+        if item.dataset in found:
+            found[item.dataset].append(item)
+    for name, items in found.items():
+        if not items:
+            raise ValueError(f"{path} has no completions of {name!r}. Evaluate that problem set first.")
+        solutions = list(datasets[name]["solution"])
+        for item in items:
+            if item.problem >= len(solutions) or item.gold != solutions[item.problem]:
+                raise ValueError(
+                    f"{path} has completions of other problems under the name {name!r} (first: row {item.problem}). Give the "
+                    "dataset that was evaluated."
+                )
+    return found

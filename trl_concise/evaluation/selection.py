@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from ..verification import verify_answers
 from ..verification.extraction import AnswerFormat, final_answer
-from .completions import Completion, read_completions
-from .folder import COMPLETIONS_FILE
+from .completions import Completion
+from .folder import read_sets
 from .metrics import accuracy_interval, bootstrap_interval
 
 
@@ -59,19 +59,11 @@ def best_of_n(
     >>> records = best_of_n("outputs/base", problems, ProcessReward("tdrm"))
     ```
     """
-    from ..data.steps import check_problems
-
-    path = Path(evaluation, COMPLETIONS_FILE)
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} does not exist. Give the output folder of `trl-concise eval`.")
-    completions = read_completions(path)
     records = []
-    for name, dataset in datasets.items():
+    for name, found in read_sets(evaluation, datasets).items():
         problems: dict[int, list[Completion]] = {}
-        for item in sorted(completions, key=lambda item: (item.problem, item.completion)):
-            if item.dataset == name:
-                problems.setdefault(item.problem, []).append(item)
-        check_problems([items[0] for items in problems.values()], name, dataset, path)
+        for item in found:
+            problems.setdefault(item.problem, []).append(item)
         judged = {row: items for row, items in problems.items() if all(item.correct is not None for item in items)}
         fewest = min(map(len, judged.values()), default=0)
         if not sizes or min(sizes) < 1 or max(sizes) > fewest:
@@ -79,7 +71,7 @@ def best_of_n(
                 f"sizes must be between 1 and {fewest}, the completions per problem of {name!r}; got {list(sizes)}. Evaluate with "
                 "more completions, or lower the sizes."
             )
-        prompts = dataset["prompt"]
+        prompts = list(datasets[name]["prompt"])
         flat = [item for items in judged.values() for item in items]
         asked = [prompts[item.problem] for item in flat]
         texts = [

@@ -22,6 +22,7 @@ from inspect import signature
 from typing import Any
 
 import torch
+from accelerate import PartialState
 from datasets import Dataset
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
@@ -254,14 +255,15 @@ class TDRMTrainer(ResumesTraining, WritesCard, RewardTrainer):
         options = {}
         if isinstance(dataset, Dataset):  # streams take neither
             options = {"num_proc": args.dataset_num_proc, "desc": f"Tokenizing {dataset_name} dataset"}
-        return dataset.map(
-            _split_into_states,
-            with_indices=True,
-            batched=True,
-            remove_columns=columns,
-            fn_kwargs={"tokenizer": processing_class, "n": args.n_steps, "max_length": args.max_length},
-            **options,
-        )
+        with PartialState().main_process_first():  # the others find the result in the cache
+            return dataset.map(
+                _split_into_states,
+                with_indices=True,
+                batched=True,
+                remove_columns=columns,
+                fn_kwargs={"tokenizer": processing_class, "n": args.n_steps, "max_length": args.max_length},
+                **options,
+            )
 
     _signature_columns: Any  # the parent's; a list of column names once it is set
 

@@ -52,7 +52,7 @@ class ProcessReward:
 
     Args:
         model (`str`, `Path` or [`~transformers.PreTrainedModel`]):
-            Folder or Hub id of a trained model or adapter, or a model in memory. It is put into evaluation mode, on the device of the process.
+            Folder or Hub id of a trained model or adapter, or a model in memory. It is frozen, in evaluation mode, on the device of the process.
         tokenizer ([`~transformers.PreTrainedTokenizerBase`], *optional*):
             Tokenizer of a model in memory.
         output (`"logit"` or `"sigmoid"`, *optional*, defaults to `"logit"`):

@@ -32,6 +32,7 @@ from trl import RewardConfig, RewardTrainer
 
 from ..checks import check_not_empty
 from ..components import Paper
+from ..components.base import tokenizer_of
 from ..config import own_config
 from ..hub.mixin import WritesCard
 from ..state.resume import ResumesTraining
@@ -251,7 +252,7 @@ class TDRMTrainer(ResumesTraining, WritesCard, RewardTrainer):
                 "trl_concise.data.build_steps makes such a dataset from rollouts."
             )
         if not isinstance(next(iter(dataset))["prompt"], str):
-            check_template_keeps_steps(processing_class)
+            check_template_keeps_steps(tokenizer_of(processing_class))
         options = {}
         if isinstance(dataset, Dataset):  # streams take neither
             options = {"num_proc": args.dataset_num_proc, "desc": f"Tokenizing {dataset_name} dataset"}
@@ -261,7 +262,11 @@ class TDRMTrainer(ResumesTraining, WritesCard, RewardTrainer):
                 with_indices=True,
                 batched=True,
                 remove_columns=columns,
-                fn_kwargs={"tokenizer": processing_class, "n": args.n_steps, "max_length": args.max_length},
+                fn_kwargs={
+                    "tokenizer": tokenizer_of(processing_class),
+                    "n": args.n_steps,
+                    "max_length": args.max_length,
+                },
                 **options,
             )
 

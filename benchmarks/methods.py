@@ -65,6 +65,7 @@ from trl_concise.methods.gated_brevity import BrevityReward
 from trl_concise.methods.gfpo import GFPO, KeptBaseline
 from trl_concise.methods.ktae import KTAE
 from trl_concise.methods.on_policy_sft import OnPolicySFT
+from trl_concise.methods.rlpr import RewardStdFilter, RLPRReward
 from trl_concise.state.checkpoint import write_atomically
 
 
@@ -118,6 +119,11 @@ METHODS: dict[str, dict[str, Any]] = {
     "DRPO": {"slots": lambda: {"advantage": DRPO()}, "config": {"loss_type": "grpo"}},
     "KTAE": {"slots": lambda: {"token_credit": KTAE()}},
     "CRISP": {"slots": lambda: {"token_credit": CRISP(ask_to_be_brief)}, "config": {"beta": 0.0}},
+    "RLPR": {  # without a verifier: correctness has the weight 0, and is only logged
+        "rewards": lambda: [RLPRReward(("</think>", "\\boxed{", "}"), pad_answer=False)],
+        "slots": lambda: {"group_filter": RewardStdFilter()},
+        "config": {"reward_weights": [0.0, 1.0], "epsilon_high": 0.27},
+    },
     "On-Policy SFT": {
         "slots": lambda: {"advantage": OnPolicySFT()},
         "config": {"beta": 0.0, "max_completion_length": LIMIT * 3500 // 16384},  # the limit of the paper's 1.5B model

@@ -41,6 +41,7 @@ from trl_concise.methods.laser import LASERReward
 from trl_concise.methods.laser_d import LASERDReward
 from trl_concise.methods.mgpo import MGPO
 from trl_concise.methods.on_policy_sft import OnPolicySFT, OnPolicySFTFilter
+from trl_concise.methods.rlpr import RewardStdFilter, RLPRReward
 from trl_concise.methods.sgrpo import StochasticTokens
 from trl_concise.methods.shorter_better import ShorterBetterReward
 from trl_concise.methods.siri import SIRISchedule, TruncationPenalty
@@ -224,6 +225,24 @@ _ROWS = [
             "wrong_slope": 0.25,
             "adds_ellipsis": False,  # the prompts are texts
         },
+    ),
+    Row(
+        RLPRReward,
+        {
+            "tags": ["8", ":"],
+            "answer_column": "prompt_id",
+            "aggregate": "geometric",
+            "format_weight": 0.25,
+            "pad_answer": False,
+            "repetition_limit": 2,
+        },
+    ),
+    Row(
+        RewardStdFilter,
+        {"max_refills": 2, "ratio": 0.75, "decay": 0.5, "collect_from": 1, "filter_from": 2},
+        "group_filter",
+        neutral={"max_refills": 0, "ratio": 0.0},
+        on_processes={"max_refills": 0},
     ),
     Row(MGPO, {"strength": 2.0}, "advantage", neutral={"strength": 0.0}),
     Row(

@@ -42,6 +42,7 @@ TRAINING: dict[str, str] = {  # script in the examples folder -> description in 
     "on_policy_sft": "supervised fine-tuning on correct completions within the limit (GRPO)",
     "one_shot_rlvr": "train on a single problem (GRPO)",
     "redi": "distill correct and incorrect traces of a teacher (DPO)",
+    "rlpr": "reward the probability of the reference answer, without a verifier (GRPO)",
     "sgrpo": "compute the loss on a random subset of the tokens (GRPO)",
     "shorter_better": "match the shortest correct completion of the group (GRPO)",
     "siri": "oscillate the generation limit between two lengths (GRPO)",

@@ -39,6 +39,7 @@ class TrainerView(Protocol):
         model ([`~transformers.PreTrainedModel`]): The policy.
         processing_class ([`~transformers.PreTrainedTokenizerBase`]): Tokenizer, or processor with one.
         train_dataset (`Dataset` or `IterableDataset`): The training data.
+        eval_dataset (*optional*): The evaluation data: a dataset, a mapping of them, or `None`.
         num_generations (`int`): Completions per prompt, G.
         max_completion_length (`int`, *optional*): The generation limit, in tokens.
         mask_truncated_completions (`bool`): Whether the loss leaves truncated completions out.
@@ -59,6 +60,7 @@ class TrainerView(Protocol):
     model: PreTrainedModel
     processing_class: PreTrainedTokenizerBase
     train_dataset: Dataset
+    eval_dataset: Any
     num_generations: int
     max_completion_length: int | None
     mask_truncated_completions: bool

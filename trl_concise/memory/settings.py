@@ -35,6 +35,7 @@ ONLINE_METHODS = (
     "mgpo",
     "on_policy_sft",
     "one_shot_rlvr",
+    "rlpr",
     "shorter_better",
     "siri",
 )

@@ -12,6 +12,7 @@ QUESTIONS = (
     "Which completions or tokens should carry the loss?",
     "How do I train without rollouts?",
     "How do I train a reward model?",
+    "How do I train without a verifier?",
 )
 PROVENANCE = {
     "code": "from the paper and the authors' code",

@@ -155,6 +155,18 @@ METHODS: tuple[Method, ...] = (
         "TDRMTrainer",
         "tdrm.md#results",
     ),
+    Method(
+        "RLPR",
+        "reward the probability of the reference answer after the reasoning",
+        "rlpr",
+        ("reward_funcs", "group_filter"),
+        ("RLPRReward", "RewardStdFilter"),
+        "2506.18254",
+        "code",
+        "rlpr",
+        5,
+        evidence="rlpr.md#results",
+    ),
 )
 
 

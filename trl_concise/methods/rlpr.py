@@ -326,7 +326,7 @@ class RLPRReward(GroupReward):
         assert trainer is not None  # attached
         rows = {}
         for dataset in (trainer.train_dataset, *eval_datasets(trainer.eval_dataset)):
-            if self.answer_column in dataset.column_names:
+            if self.answer_column in (getattr(dataset, "column_names", None) or ()):
                 rows |= {self._key(row): row for row in dataset}
         missing = [key for key in rows if key not in self._base]
         if not missing:

@@ -16,14 +16,12 @@ from transformers import AutoTokenizer, TrainerCallback
 from tests import slot_rows, tiny
 from trl_concise import ConciseGRPOConfig, ConciseGRPOTrainer
 from trl_concise.batch.rollouts import LocalRollouts, Rollouts
-from trl_concise.methods.rlpr import (
+from trl_concise.methods.rlpr import RewardStdFilter, RLPRReward, group_stds
+from trl_concise.methods.rlpr_answer import (
     R1_TAGS,
-    RewardStdFilter,
-    RLPRReward,
     answer_probability,
     decode,
     find_answer,
-    group_stds,
     has_format,
     repeats_itself,
     rlpr_rewards,
@@ -155,12 +153,6 @@ def pair(std: float) -> list[float]:
     return [0.0, std * math.sqrt(2)]
 
 
-def make_filter(**settings) -> RewardStdFilter:
-    component = RewardStdFilter(**settings)
-    component._weights = {"rlpr": 1.0}
-    return component
-
-
 def test_the_deviation_is_unbiased():
     assert group_stds(torch.tensor([1.0, 0, 1, 0, 0.5, math.nan, 1, 0]), 4).tolist() == pytest.approx(
         [0.577350, math.nan], abs=1e-6, nan_ok=True
@@ -169,7 +161,7 @@ def test_the_deviation_is_unbiased():
 
 def test_the_threshold_is_the_authors():
     """Nothing is filtered before batch 11; the first average is that of batches 6 to 10; later ones move it."""
-    component = make_filter()
+    component = RewardStdFilter()
     for batch in range(1, 11):
         assert component.keep(batch_of([pair(0), [math.nan, 1.0]])).all() and math.isnan(component.threshold)
         component.observe(batch_of([pair(9.0 if batch < 6 else 0.11), pair(9.0 if batch < 6 else 0.13)]))
@@ -183,7 +175,7 @@ def test_the_threshold_is_the_authors():
 
 
 def test_the_threshold_goes_on_from_a_saved_state():
-    first, second = make_filter(collect_from=2, filter_from=4), make_filter(collect_from=2, filter_from=4)
+    first, second = (RewardStdFilter(collect_from=2, filter_from=4) for _ in range(2))
     for batch in range(8):
         second.load_state_dict(first.state_dict())
         for component in (first, second):

@@ -5,7 +5,7 @@ Draw a run's model card as the Hub would show it, down to a heading.
     trl-concise hapo
     python benchmarks/card_picture.py outputs/hapo-demo
 
-Needs `markdown`, which `make docs` installs, Pillow and Chromium (`apt-get install chromium`). The card itself is not changed.
+Needs Pillow, which comes with matplotlib, and Chromium (`apt-get install chromium`). The card itself is not changed.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-import markdown
 import yaml
+from markdown_it import MarkdownIt
 from PIL import Image, ImageOps
 
 
@@ -41,7 +41,7 @@ def page(card: str, until: str) -> str:
     fields = yaml.safe_load(metadata)
     names = [fields["pipeline_tag"], fields["library_name"], *fields["tags"]]
     tags = "".join(f'<span class="tag">{html.escape(name)}</span>' for name in names)
-    body = markdown.markdown(text.partition(f"\n## {until}\n")[0], extensions=["tables", "fenced_code"])
+    body = MarkdownIt("commonmark").enable("table").render(text.partition(f"\n## {until}\n")[0])
     return f'<!DOCTYPE html><meta charset="utf-8"><style>{STYLE}</style><p>{tags}</p>{body}'
 
 

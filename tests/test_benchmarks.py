@@ -8,7 +8,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
+from tests.evaluation.test_modes import a_run_with_a_card
 from trl_concise import demo
 
 
@@ -110,3 +112,63 @@ def test_learning_when_to_think(tmp_path, monkeypatch, capsys):
     assert json.loads((tmp_path / "AdaptThink-0" / "training.json").read_text())["steps"] == 1
     run(thinking, monkeypatch, *command)
     assert "AdaptThink, seed 0" not in capsys.readouterr().out  # not repeated
+
+
+def test_crisp_on_a_model_that_follows_an_instruction(tmp_path, monkeypatch, capsys):
+    import crisp
+
+    command = ["--teaching_steps", "1", "--tokens", "1", "--problems", "1", "--refresh_every", "1"]
+    run(crisp, monkeypatch, *command, "--output", str(tmp_path))
+    rows = [line.split(" | ") for line in capsys.readouterr().out.splitlines() if line.startswith("| ")]
+    assert [row[0].removeprefix("| ") for row in rows] == [
+        "Instruction to the embedded model",
+        *crisp.INSTRUCTIONS,
+        "From the taught model",
+        "before training, plain prompt",
+        "before training, with the instruction",
+        "GRPO, plain prompt, 1 steps",
+        "CRISP, plain prompt, 1 steps",
+    ]
+    figures = [row for row in rows if row[1].endswith("%")]
+    assert len(figures) == len(rows) - 2 and all(float(row[2].rstrip(" |")) >= 1 for row in figures)
+    results = {path.stem: json.loads(path.read_text()) for path in tmp_path.glob("*.json")}
+    assert results.keys() == {"instructions", "teaching", "GRPO", "CRISP"}
+    assert all(results[method]["generated"] > 1 == results[method]["steps"] for method in ("GRPO", "CRISP"))
+    taught = (tmp_path / "taught" / "model.safetensors").read_bytes()
+    assert taught != (Path(demo.model_path()) / "model.safetensors").read_bytes()
+    run(crisp, monkeypatch, *command, "--output", str(tmp_path))
+    assert {path.stem: json.loads(path.read_text()) for path in tmp_path.glob("*.json")} == results  # not repeated
+
+
+BROWSER = """#!{python}
+import sys
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+from PIL import Image, ImageDraw
+
+(target,) = [one.partition("=")[2] for one in sys.argv if one.startswith("--screenshot=")]
+assert "<table>" in Path(unquote(urlsplit(sys.argv[-1]).path)).read_text(encoding="utf-8")
+picture = Image.new("RGB", (870, 6000), "white")
+ImageDraw.Draw(picture).rectangle((0, 0, 100, 199), fill="black")
+picture.save(target)
+"""
+
+
+def test_the_picture_of_a_card_of_two_modes(tmp_path, monkeypatch):
+    """A script in the place of Chromium draws 200 pixels, to which the picture is reduced."""
+    import card_picture
+
+    folder = a_run_with_a_card(tmp_path)
+    page = card_picture.page((folder / "README.md").read_text(encoding="utf-8"), "Use")
+    assert "This model thought in 25.0% of its completions: accuracy 95.0% in 80.0 tokens with thinking" in page
+    assert page.count("<table>") >= 1 and '<span class="tag">text-generation</span>' in page
+    assert "<h2>Results</h2>" in page and "<h2>Use</h2>" not in page and "\n| " not in page
+
+    browser = tmp_path / "browser"
+    browser.write_text(BROWSER.format(python=sys.executable))
+    browser.chmod(0o755)
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    picture = tmp_path / "card.png"
+    run(card_picture, monkeypatch, str(folder), "--browser", str(browser), "--output", str(picture))
+    assert Image.open(picture).size == (870, 230)
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before

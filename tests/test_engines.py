@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.distributed import ROOT, token_credit
+from tests.distributed import ROOT, components, contract, token_credit
 
 
 deepspeed = [
@@ -97,6 +97,15 @@ def test_a_sharded_model_trains_alike(configuration, engine, tiny_model, tmp_pat
     for credit in token_credit.CREDITS:
         for sharded, plain in zip(here[credit], there[credit], strict=True):
             assert sharded == pytest.approx(plain, rel=1e-4, abs=1e-6)
+    for module in (contract, components):
+        name = module.__name__.rpartition(".")[2]
+        for path in sorted((two_processes / name).glob("*0.json")):
+            plain, sharded = (
+                json.loads((folder / name / path.name).read_text()) for folder in (two_processes, tmp_path)
+            )
+            for one, other in zip(plain["logged"], sharded["logged"], strict=True):
+                for key in module.COMPARED & one.keys():
+                    assert other[key] == pytest.approx(one[key], rel=1e-3, abs=1e-5), (path.name, key)
     here, there = (torch.load(folder / "redi" / "rank0.pt") for folder in (tmp_path, two_processes))
     assert [step["loss"] for step in here["logged"]] == pytest.approx([step["loss"] for step in there["logged"]])
     if configuration == "fsdp2":

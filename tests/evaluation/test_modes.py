@@ -13,7 +13,7 @@ from tests.evaluation import runs
 from tests.evaluation.test_completions import completion
 from trl_concise.cli.commands import main
 from trl_concise.demo import model_path, problem_dataset
-from trl_concise.evaluation import evaluate, read_completions, summarize
+from trl_concise.evaluation import evaluate, plots, read_completions, summarize
 from trl_concise.evaluation.command import print_records
 from trl_concise.evaluation.completions import truncate_at
 from trl_concise.evaluation.report import report
@@ -81,6 +81,26 @@ def a_run(folder):
     return run
 
 
+def a_run_with_a_card(folder):
+    from tests.hub.test_card import a_run as with_facts
+
+    run = with_facts(a_run(folder), base_model="org/base")
+    write_card(run)
+    return run
+
+
+def test_bars_of_both_modes(tmp_path, monkeypatch):
+    """Thinking, accuracy and tokens of each model; a mode without completions has a bar of length 0."""
+    monkeypatch.setattr(plots, "save_figure", lambda figure, path: figure)
+    always = {**both(1.0), "direct_accuracy": None, "direct_tokens_mean": None}
+    figure = plots.plot_modes({"gsm8k": {"base": always, "concise": both(0.25)}}, tmp_path / "modes.png")
+    drawn = [[bar.get_width() for bar in axes.patches] for axes in figure.axes]
+    # the thinking of both models, then their direct answers
+    assert drawn == [[1.0, 0.25], [0.95, 0.95, 0, 0.8], [80, 80, 0, 25.04]]
+    assert [axes.get_title(loc="left") for axes in figure.axes] == ["Thinking", "Accuracy", "Mean tokens"]
+    assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == ["base", "concise"]
+
+
 def test_report_by_mode(tmp_path):
     written = report([a_run(tmp_path)], tmp_path / "plots")
     assert {"modes.png", "modes.svg"} <= written.keys()
@@ -109,10 +129,7 @@ def test_table_of_the_command(capsys):
 
 
 def test_card_by_mode(tmp_path):
-    from tests.hub.test_card import a_run as with_facts
-
-    run = with_facts(a_run(tmp_path), base_model="org/base")
-    card = write_card(run).read_text()
+    card = (a_run_with_a_card(tmp_path) / "README.md").read_text()
     assert (
         "This model thought in 25.0% of its completions: accuracy 95.0% in 80.0 tokens with thinking, accuracy 80.0% in 25.0 "
         "tokens without. The base model thought in 100.0% of its completions: accuracy 95.0% in 80.0 tokens with thinking."

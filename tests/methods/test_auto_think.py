@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 
 import pytest
 import torch
@@ -161,6 +162,18 @@ TEXTS = [
 ]
 
 
+def with_lengths(naive: list[float]) -> list[float]:
+    """Return the rewards of stage 3 from those of stage 2, for `TEXTS`: by the paper's formula, completion by completion."""
+    lengths = [len(text.rstrip("|")) for text in TEXTS]  # the tokenizer has one token per byte
+    correct = [True, False, True, False, False, False, False, True]  # malformed ones count as wrong
+    rewards = []
+    for own, length, verdict in zip(naive, lengths, correct, strict=True):
+        among = [other for other, same in zip(lengths, correct, strict=True) if same is verdict]
+        place = (length - statistics.mean(among)) / statistics.stdev(among)
+        rewards.append(own + math.exp(-0.05 * place) - 1 if verdict else own + 1 - math.exp(-0.05 * place))
+    return rewards
+
+
 def test_training_rewards_the_modes(tiny_model, tmp_path):
     tokenizer = AutoTokenizer.from_pretrained(tiny_model)
     tokenizer.chat_template = tiny.CHAT_TEMPLATE.replace("assistant\n", "assistant\n<think>\n")
@@ -200,7 +213,7 @@ def test_training_rewards_the_modes(tiny_model, tmp_path):
     assert second.tolist() == pytest.approx(naive)
     # Five of eight answer directly: e = (5/8 - 1/2) * 2 = 1/4 of the way to 1 (correct) and -2 (wrong).
     assert first.tolist() == pytest.approx([1, 0, 1.75, -1.25, -0.5, 0, -2, 1.75])
-    assert third[:4].tolist() != pytest.approx(naive[:4]) and third[0] < 1
+    assert third.tolist() == pytest.approx(with_lengths(naive), abs=1e-5)
     logged = [entry for entry in trainer.state.log_history if "auto_think/stage" in entry]
     assert [entry["auto_think/stage"] for entry in logged] == [1, 2, 3]
     assert logged[0]["auto_think/thinking_fraction"] == pytest.approx(3 / 8)

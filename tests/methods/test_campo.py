@@ -164,11 +164,11 @@ def test_stages_follow_each_other(stages, last):
 
 
 def test_stages_and_the_penalty_in_training(tiny_model, tmp_path):
-    """A completion that fills its limit with one token is truncated, and loops."""
+    """A completion that fills its limit with one token is truncated, and loops; three quarters of the third one do."""
 
     def loops(prompts, trainer):
         limit = trainer.max_completion_length
-        ids = [[10, 11, 12, 2], [10] * limit, [10, 11, 12, 13][:limit], [10, 2]] * (len(prompts) // 4)
+        ids = [[10, 11, 12, 2], [10] * limit, [9, 10, 10, 10], [10, 11, 2]] * (len(prompts) // 4)
         return {"prompt_ids": [[5, 6, 7]] * len(prompts), "completion_ids": ids, "logprobs": None}
 
     args = ConciseGRPOConfig(**tiny.settings(tmp_path, max_steps=3, max_completion_length=8))
@@ -185,5 +185,10 @@ def test_stages_and_the_penalty_in_training(tiny_model, tmp_path):
     assert [entry["staged_budget/budget"] for entry in logged] == [4, 4, 6]
     assert [entry["staged_budget/stage"] for entry in logged] == [0, 0, 1]
     assert [entry["completions/max_length"] for entry in logged] == [4, 4, 6]
-    assert [entry["rewards/RepetitionReward/mean"] for entry in logged] == [-0.25] * 3
-    assert [entry["repetition/share"] for entry in logged] == [1] * 3
+    assert [entry["rewards/RepetitionReward/mean"] for entry in logged] == [-0.4375] * 3
+    assert [entry["repetition/share"] for entry in logged] == [0.875] * 3
+    # Equations 5 and 6: correctness [0, 0, 0, 1] less the shares, then less the mean, divided by the standard deviation.
+    assert list(trainer._logs["rewards"]["RepetitionReward"]) == [0, -1, -0.75, 0] * 2
+    totals = [0, -1, -0.75, 1]
+    advantages = [(total + 0.1875) / (0.898494 + 1e-4) for total in totals]
+    assert list(trainer._logs["advantages"]) == pytest.approx(advantages * 2, abs=1e-5)

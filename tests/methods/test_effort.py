@@ -93,22 +93,40 @@ def test_a_group_with_two_levels_is_refused(limits):
         EffortReward().score(effort_batch(limits))
 
 
-def effort_trainer(model, folder, dataset, eval_dataset=None, **changes) -> ConciseGRPOTrainer:
+def correct_in_part(completion_ids, **kwargs) -> list[float]:
+    return [[1.0, 0.0, 1.0, 1.0][row % 4] for row in range(len(completion_ids))]
+
+
+def effort_trainer(model, folder, dataset, eval_dataset=None, rollout_func=None, **changes) -> ConciseGRPOTrainer:
     args = ConciseGRPOConfig(**tiny.settings(folder, max_steps=1, **changes))
-    rewards = [tiny.even_reward, EffortReward()]
-    return ConciseGRPOTrainer(model, rewards, args, dataset, eval_dataset=eval_dataset)
+    rewards = [correct_in_part, EffortReward()]
+    return ConciseGRPOTrainer(model, rewards, args, dataset, eval_dataset=eval_dataset, rollout_func=rollout_func)
 
 
 def test_levels_of_the_dataset_reach_the_reward(tiny_model, problems, tmp_path):
+    """Four tokens are asked for at the level `low`: 2, 3, 6 and 20 tokens save 50 %, 25 %, -50 % and -400 % of them."""
     trainer = effort_trainer(
-        tiny_model, tmp_path, with_effort(problems, {"low": 4, "high": None}), per_device_train_batch_size=64
+        tiny_model,
+        tmp_path,
+        with_effort(problems, {"low": 4, "high": None}),
+        rollout_func=tiny.rollouts_of([[2, 3, 6, 20] * 16]),
+        per_device_train_batch_size=64,
+        max_completion_length=24,
     )
     trainer.train()
-    rewards = torch.tensor(list(trainer._logs["rewards"]["EffortReward"]))
-    is_low = torch.tensor(["Reasoning effort: low." in str(prompt) for prompt in trainer._logs["prompt"]])
-    assert 0 < is_low.sum() < 64 and (rewards[~is_low] == 0).all() and (rewards[is_low] < 0).any()
+    advantages = torch.tensor(list(trainer._logs["advantages"])).view(16, 4)
+    rewards = torch.tensor(list(trainer._logs["rewards"]["EffortReward"])).view(16, 4)
+    is_low = ["Reasoning effort: low." in str(prompt) for prompt in trainer._logs["prompt"]][::4]
+    assert 0 < sum(is_low) < 16
+    for group, low in enumerate(is_low):
+        added = [0.05, 0, -0.05, -0.4] if low else [0, 0, 0, 0]
+        # mean 0.65 and standard deviation 0.474342; mean 0.75 and standard deviation 0.5
+        normalized = [0.843096, -1.370031, 0.632322, -0.105387] if low else [0.4999, -1.4997, 0.4999, 0.4999]
+        assert rewards[group].tolist() == pytest.approx(added, abs=1e-6)
+        assert advantages[group].tolist() == pytest.approx(normalized, abs=1e-4)
     logged = trainer.state.log_history[0]
-    assert logged["effort/limited_tokens_mean"] > 4 and logged["effort/unlimited_tokens_mean"] > 4
+    assert logged["effort/limited_tokens_mean"] == logged["effort/unlimited_tokens_mean"] == 7.75
+    assert logged["effort/within_limit_fraction"] == 0.5
 
 
 def test_training_without_the_column_is_refused_and_an_evaluation_has_no_such_reward(tiny_model, problems, tmp_path):
@@ -274,18 +292,32 @@ def test_tokens_of_tools_do_not_count(tokenizer):
     assert with_tool["reasoning"][0] == plain["reasoning"][0] - 2 and with_tool["answer"] == plain["answer"]
 
 
-def test_the_trainer_compares_reasoning_and_answers(model, tokenizer, tmp_path):
-    """The embedded model writes both."""
-    from trl_concise import demo
+def test_training_compares_reasoning_and_answers(tiny_model, problems, tmp_path):
+    """Of a tokenizer with one token per byte. The last completion is wrong, and is compared with none."""
+    texts = ["r" * reasoning + "</think>" + "a" * answer for reasoning, answer in ((10, 4), (20, 2), (40, 3), (5, 1))]
 
-    args = ConciseGRPOConfig(**tiny.settings(tmp_path, max_completion_length=128, max_steps=1))
-    trainer = ConciseGRPOTrainer(
-        str(demo.model_path()), [tiny.even_reward, ReasoningAnswerReward()], args, demo.train_dataset(8)
-    )
+    def rollout(prompts, trainer):
+        ids = [
+            [*trainer.processing_class(text)["input_ids"], trainer.processing_class.eos_token_id] for text in texts
+        ] * 2
+        return {"prompt_ids": [[5, 6, 7]] * 8, "completion_ids": ids, "logprobs": None}
+
+    def first_three_are_correct(completion_ids, **kwargs):
+        return [1.0, 1.0, 1.0, 0.0] * 2
+
+    args = ConciseGRPOConfig(**tiny.settings(tmp_path, max_completion_length=64, max_steps=1))
+    rewards = [first_three_are_correct, ReasoningAnswerReward()]
+    trainer = ConciseGRPOTrainer(tiny_model, rewards, args, problems, rollout_func=rollout)
     trainer.train()
+    # Reasoning: 0.5 * [4 / 9, 1 / 9, -5 / 9], and 0.5 for the first. Answer: 0.5 * [-0.5, 0.5, 0], and 0.5 for the second.
+    added = [17 / 36, 29 / 36, -10 / 36, 0]
+    assert list(trainer._logs["rewards"]["ReasoningAnswerReward"]) == pytest.approx(added * 2, abs=1e-6)
+    # mean 1 and standard deviation 0.806034
+    normalized = [0.585786, 0.999282, -0.34458, -1.240488]
+    assert list(trainer._logs["advantages"]) == pytest.approx(normalized * 2, abs=1e-4)
     logged = trainer.state.log_history[0]
-    reasoning, answer = (logged[f"reasoning_answer/{name}_tokens_mean"] for name in ("reasoning", "answer"))
-    assert reasoning > answer > 0 and reasoning + answer < logged["completions/mean_length"]
+    assert logged["reasoning_answer/reasoning_tokens_mean"] == 18.75
+    assert logged["reasoning_answer/answer_tokens_mean"] == 2.5
 
 
 @pytest.mark.parametrize(

@@ -229,6 +229,43 @@ def test_rewards_are_scaled_where_they_are_wanted(tiny_model, problems, tmp_path
     assert dict(zip(lengths, inputs["advantages"].tolist(), strict=True)) == pytest.approx(expected, abs=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("rule", "expected"),
+    [
+        ("gated", [0.791837, 0.363265, 0.281633, -0.718367]),
+        ("pass-rate", [0.4405, 0.41425, 0.373, -0.54825, -0.6795]),
+        ("gr3", [0.40585, 0.320563, 0.215617, -0.471015]),
+        ("long2short", [0.6, 0.358407, 0.241593, -0.6]),
+        ("jet", [1.192667, 0.749333, 0.052667, -0.997333]),
+    ],
+)
+def test_training_uses_the_golden_advantages_of_each_rule(rule, expected, tiny_model, problems, tmp_path):
+    """The lengths are a hundredth of [`MIXED_LENGTHS`], which changes none of them."""
+    lengths = [length // 100 for length in MIXED_LENGTHS]
+    settings = tiny.settings(
+        tmp_path,
+        scale_rewards="none",
+        num_generations=5,
+        max_completion_length=50,
+        max_steps=1,
+        per_device_train_batch_size=5,
+    )
+    args = ConciseGRPOConfig(**settings)
+
+    def correct(completion_ids, **kwargs):
+        return [float(reward) for reward in MIXED]
+
+    rewards = [correct, BrevityReward(rule)]
+    trainer = tiny.spy(ConciseGRPOTrainer)(
+        tiny_model, rewards, args, problems, rollout_func=tiny.rollouts_of([lengths])
+    )
+    trainer.train()
+    ((inputs, loss, _),) = trainer.seen
+    used = dict(zip((inputs["completion_mask"].sum(dim=1) - 1).tolist(), inputs["advantages"].tolist(), strict=True))
+    expected = expected if len(expected) == 5 else [*expected, expected[-1]]  # both wrong ones
+    assert [used[length] for length in lengths] == pytest.approx(expected, abs=2e-6)
+
+
 def test_a_rule_brings_its_paper_and_its_published_strength():
     assert {rule: BrevityReward(rule).strength for rule in RULES} == {
         "gated": 1, "pass-rate": 0.25, "gr3": 0.33, "long2short": 0.2, "jet": 1.2

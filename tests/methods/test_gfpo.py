@@ -245,6 +245,40 @@ def test_completions_that_are_not_kept_have_no_gradient(divisor, tiny_model, tmp
         assert torch.allclose(one, other, atol=1e-5)
 
 
+def test_training_keeps_fewer_completions_of_easier_groups(tiny_model, tmp_path):
+    """
+    Two groups a step, whose mean rewards are given. From the second step on there are four means, with the quartiles 0.175, 0.3, 0.5;
+    then six with 0.225, 0.345, 0.3975.
+    """
+    means = [(0.2, 0.4), (0.1, 0.8), (0.3, 0.39)]
+    kept = [(4, 4), (4, 1), (3, 2)]
+    lengths, offsets = [3, 5, 7, 9, 4, 6, 8, 10], [0.06, -0.02, 0.02, -0.06]
+
+    def graded(completion_ids, trainer_state, **kwargs):
+        return [mean + offset for mean in means[trainer_state.global_step] for offset in offsets]
+
+    component = AdaptiveGFPO(1, 2, 3, 4, min_groups=4)
+    changes = {"max_steps": 3, "max_completion_length": 12}
+    trainer = gfpo_trainer(tiny_model, tmp_path, [graded], component, tiny.rollouts_of([lengths]), **changes)
+    trainer.train()
+    # of the shortest k: the offsets less their mean, divided by their population standard deviation
+    expected = {
+        4: [1.341641, -0.447214, 0.447214, -1.341641],
+        3: [1.224745, -1.224745, 0, 0],
+        2: [1, -1, 0, 0],
+        1: [0, 0, 0, 0],
+    }
+    assert len(trainer.seen) == 3
+    for (inputs, _, _), own in zip(trainer.seen, kept, strict=True):
+        sizes = (inputs["completion_mask"].sum(dim=1) - 1).tolist()
+        used = dict(zip(sizes, inputs["advantages"].tolist(), strict=True))
+        assert [used[length] for length in lengths] == pytest.approx(expected[own[0]] + expected[own[1]], abs=1e-4)
+    logged = slot_rows.logged(trainer)
+    assert [entry["gfpo/k"] for entry in logged] == [4, 2.5, 2.5]
+    assert [entry["gfpo/kept_length"] for entry in logged] == pytest.approx([6.5, (24 + 4) / 5, (15 + 10) / 5])
+    assert [logged[2][f"gfpo/{name}"] for name in ("q25", "q50", "q75")] == pytest.approx([0.225, 0.345, 0.3975])
+
+
 def test_without_the_baseline_of_the_kept_it_warns(tiny_model, tmp_path, caplog):
     args = ConciseGRPOConfig(**tiny.settings(tmp_path))
     with caplog.at_level(logging.WARNING):

@@ -68,6 +68,10 @@ ROWS = [
     # every training command, and what all of them share
     *[(name, "--lerning_rate 1", "--learning_rate") for name in TRAINING],
     *[(name, "--max_steps many", "--max_steps") for name in TRAINING],
+    ("tdrm", "--rollouts out", "--rollouts needs the problems that were evaluated: name them with --dataset_name"),
+    ("tdrm", "--dataset_name problems.jsonl --rollouts missing", "Give the output folder of `trl-concise eval`"),
+    ("tdrm", "--dataset_name problems.jsonl", "lacks the columns"),
+    ("tdrm", "--gamma 2", "gamma in [0, 1]"),
     ("hapo", "problems.jsonl", "problems.jsonl: every value follows an option"),
     ("hapo", "--config_file fsdp.yaml", "--accelerate_config"),
     ("hapo", "--save_strategy never", "--save_strategy"),

@@ -56,6 +56,7 @@ from trl_concise.evaluation.completions import read_completions
 from trl_concise.evaluation.evaluator import COMPLETIONS_FILE
 from trl_concise.evaluation.plots import BLACK, new_figure, run_styles, save_figure, show_as_percent
 from trl_concise.methods.campo import RepetitionReward, StagedBudget
+from trl_concise.methods.capo import CAPO
 from trl_concise.methods.crisp import CRISP
 from trl_concise.methods.ddca import DDCA
 from trl_concise.methods.dler import TruncationFactor
@@ -118,6 +119,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "DDCA": {"slots": lambda: {"advantage": DDCA()}},
     "DRPO": {"slots": lambda: {"advantage": DRPO()}, "config": {"loss_type": "grpo"}},
     "KTAE": {"slots": lambda: {"token_credit": KTAE()}},
+    "CAPO": {"slots": lambda: {"token_credit": CAPO(demo.ArithmeticCritic(), critiques=1, separator="\n")}},
     "CRISP": {"slots": lambda: {"token_credit": CRISP(ask_to_be_brief)}, "config": {"beta": 0.0}},
     "RLPR": {  # without a verifier: correctness has the weight 0, and is only logged
         "rewards": lambda: [RLPRReward(("</think>", "\\boxed{", "}"), pad_answer=False)],

@@ -8,7 +8,7 @@ A row has arguments for every setting of its component, none of them a default. 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,9 +18,11 @@ from datasets import Dataset
 from tests import slot_rows, tiny
 from trl_concise import ConciseGRPOConfig, ConciseGRPOTrainer, GroupReward
 from trl_concise.components import Component
+from trl_concise.data.teachers import Reply
 from trl_concise.methods.adapt_think import AdaptThink, ForcedModes
 from trl_concise.methods.auto_think import AutoThinkReward
 from trl_concise.methods.campo import RepetitionReward, StagedBudget
+from trl_concise.methods.capo import CAPO
 from trl_concise.methods.crisp import CRISP
 from trl_concise.methods.curriculum import AccuracyBand
 from trl_concise.methods.ddca import DDCA
@@ -53,6 +55,30 @@ LIMIT = 12  # tokens, with EOS: more than any completion of `slot_rows.rollout` 
 
 def length_in_hundreds(length: float) -> float:
     return length / 100
+
+
+def list_steps(problem: str, steps: Sequence[str], answer: str | None) -> list[dict[str, str]]:
+    return [{"role": "user", "content": " ".join(map(str, map(len, steps)))}]
+
+
+class StepLengthCritic:
+    """Names the steps of an odd length. Some of its critiques cannot be read, some fail."""
+
+    name = "step_length"
+
+    def config(self):
+        return {}
+
+    def cost(self, input_tokens, output_tokens):
+        return None
+
+    def replies(self, conversations, timeout=None):
+        for i, conversation in enumerate(conversations):
+            lengths = conversation[0]["content"]
+            numbers = [int(length) for length in lengths.split()]
+            odd = [str(number) for number, length in enumerate(numbers, start=1) if length % 2]
+            verdict = f"Wrong steps: {', '.join(odd) or 'none'}" if sum(numbers) % 5 else "?"
+            yield i, Reply(verdict, len(lengths), 1, error="failed" if sum(numbers) % 7 == 0 else None)
 
 
 class Careless(GroupReward):
@@ -308,6 +334,22 @@ _ROWS = [
         {"weight": 0.5, "fisher_weight": 0.5, "gain_weight": 2.0, "term_frequency": False},
         "token_credit",
         neutral={"weight": 0.0},
+    ),
+    Row(
+        CAPO,
+        {
+            "critic": StepLengthCritic(),
+            "critiques": 2,
+            "vote": "average",
+            "outcome_weight": 1.5,
+            "process_weight": 0.5,
+            "separator": "[05:?DI]",
+            "answer_column": None,
+            "timeout": 60.0,
+            "request": list_steps,
+        },
+        "token_credit",
+        neutral=None,
     ),
     Row(CRISP, {"instruction": "Short. ", "refresh_every": 1}, "token_credit", neutral=None),
     Row(Careless, {"judge": length_in_hundreds, "scale": 0.5, "fault": "of no kind"}),

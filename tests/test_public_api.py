@@ -110,7 +110,7 @@ EXAMPLES = {**PAGES, "ddca": "length_rewards", "drpo": "length_rewards", "gated_
 
 PARTS_OF_A_METHOD = {
     *("laser_d_monitor", "redi_rows", "staged_budget", "thinking_modes", "tspmo_prefix_tree", "tspmo_replay"),
-    *("length_table", "method", "rlpr_answer", "table", "tdrm_reward"),
+    *("capo_critiques", "length_table", "method", "rlpr_answer", "table", "tdrm_reward"),
 }
 METHOD_FILES = [
     path

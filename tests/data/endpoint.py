@@ -8,6 +8,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 
@@ -93,6 +94,7 @@ class Endpoint:
         http.send_header("Content-Type", "application/json")
         http.send_header("Content-Length", str(len(data)))
         http.send_header("retry-after-ms", "1")
-        http.end_headers()
-        http.wfile.write(data[: len(data) // 2] if cut else data)
+        with suppress(ConnectionError):  # the client has not waited
+            http.end_headers()
+            http.wfile.write(data[: len(data) // 2] if cut else data)
         http.close_connection = True

@@ -24,6 +24,7 @@ TRAINING: dict[str, str] = {  # script in the examples folder -> description in 
     "adapt_think": "answer without thinking where that costs no accuracy (GRPO)",
     "auto_think": "balance thinking and direct answers, then correctness, then length (GRPO)",
     "campo": "raise the generation limit in stages, and penalize loops (GRPO)",
+    "capo": "take reward from the steps that a critic finds wrong (GRPO)",
     "cft": "learn to critique solutions (SFT)",
     "combined": "combine HAPO, GRESO and S-GRPO in one trainer (GRPO)",
     "crisp": "distill the model with a concise instruction into itself, without answers (GRPO)",

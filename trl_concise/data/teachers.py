@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from multiprocessing import TimeoutError as PoolTimeout
 from multiprocessing.pool import ThreadPool
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -45,7 +46,7 @@ class Reply:
 
 class Teacher(Protocol):
     """
-    Interface of a teacher for [`build_critiques`].
+    Interface of a teacher for [`build_critiques`], and of a critic for [`~trl_concise.methods.capo.CAPO`].
 
     Attributes:
         name (`str`): Name of the model, kept with each critique.
@@ -56,8 +57,13 @@ class Teacher(Protocol):
     def config(self) -> dict[str, Any]:
         """Return the settings on which an answer depends. A request is repeated if they change."""
 
-    def replies(self, conversations: Sequence[Conversation]) -> Iterator[tuple[int, Reply]]:
-        """Yield the index of a conversation and the reply to it, in any order."""
+    def replies(
+        self, conversations: Sequence[Conversation], timeout: float | None = None
+    ) -> Iterator[tuple[int, Reply]]:
+        """
+        Yield the index of a conversation and the reply to it, in any order. After `timeout` seconds, if it is given, the iterator ends and
+        leaves out what is missing; [`build_critiques`] gives none.
+        """
 
     def cost(self, input_tokens: int, output_tokens: int) -> float | None:
         """Return the price of these numbers of tokens; `None` if it is unknown."""
@@ -128,6 +134,7 @@ class APITeacher:
         self.name = model
         self.concurrency = concurrency
         self.max_retries = max_retries
+        self.timeout = timeout
         self.prices = prices
         sampling = {"temperature": temperature, "top_p": top_p, "max_tokens": max_tokens}
         self.options = {name: value for name, value in sampling.items() if value is not None} | (options or {})
@@ -147,14 +154,18 @@ class APITeacher:
             return None
         return (input_tokens * self.prices[0] + output_tokens * self.prices[1]) / 1e6
 
-    def replies(self, conversations: Sequence[Conversation]) -> Iterator[tuple[int, Reply]]:
+    def replies(
+        self, conversations: Sequence[Conversation], timeout: float | None = None
+    ) -> Iterator[tuple[int, Reply]]:
         from openai import DefaultHttpxClient
+
+        deadline = time.monotonic() + timeout if timeout is not None else None
 
         # A caller that stops reading needs no further requests and does not wait for running ones: leaving a ThreadPool waits
         # for none of its threads, which are daemons, and the closed client sends none of their retries.
         with DefaultHttpxClient() as http, ThreadPool(self.concurrency) as pool:
-            client = self._client.with_options(http_client=http)
-
+            limit = self.timeout if timeout is None else min(self.timeout, timeout)
+            client = self._client.with_options(http_client=http, timeout=limit)
             is_refused = threading.Event()
 
             def ask(item: tuple[int, Conversation]) -> tuple[int, Reply]:
@@ -166,7 +177,12 @@ class APITeacher:
                     is_refused.set()
                     raise
 
-            yield from pool.imap_unordered(ask, enumerate(conversations))
+            answers = pool.imap_unordered(ask, enumerate(conversations))
+            while True:
+                try:
+                    yield answers.next(max(0.0, deadline - time.monotonic()) if deadline is not None else None)
+                except (StopIteration, PoolTimeout):
+                    return
 
     def _ask(self, client: OpenAI, conversation: Conversation) -> Reply:
         import openai
@@ -264,12 +280,18 @@ class LocalTeacher:
     def cost(self, input_tokens: int, output_tokens: int) -> None:
         return None
 
-    def replies(self, conversations: Sequence[Conversation]) -> Iterator[tuple[int, Reply]]:
+    def replies(
+        self, conversations: Sequence[Conversation], timeout: float | None = None
+    ) -> Iterator[tuple[int, Reply]]:
+        deadline = time.monotonic() + timeout if timeout is not None else None
         for first in range(0, len(conversations), self.batch_size):
             batch = conversations[first : first + self.batch_size]
-            yield from enumerate(self._answer(batch, seed=self.seed + first), start=first)
+            left = deadline - time.monotonic() if deadline is not None else None
+            if left is not None and left <= 0:
+                return
+            yield from enumerate(self._answer(batch, self.seed + first, left), start=first)
 
-    def _answer(self, conversations: Sequence[Conversation], seed: int) -> list[Reply]:
+    def _answer(self, conversations: Sequence[Conversation], seed: int, max_time: float | None) -> list[Reply]:
         import torch
 
         from .critique_tokens import end_of_turn
@@ -290,6 +312,7 @@ class LocalTeacher:
             generated = self.model.generate(
                 **inputs,
                 max_new_tokens=self.max_new_tokens,
+                max_time=max_time,
                 eos_token_id=ends,
                 pad_token_id=tokenizer.pad_token_id,
                 **(sampling if self.temperature > 0 else {"do_sample": False}),

@@ -1,4 +1,5 @@
 from .control import TokenBudget, train_control
+from .critic import ArithmeticCritic
 from .critiques import generate_critiques
 from .modes import two_mode_model
 from .problems import OPERATIONS, generate_problems
@@ -10,6 +11,7 @@ __all__ = [
     "EVALUATION",
     "OPERATIONS",
     "SETTINGS",
+    "ArithmeticCritic",
     "Report",
     "TokenBudget",
     "evaluate_model",

@@ -22,6 +22,7 @@ ONLINE_METHODS = (
     "campo",
     "combined",
     "crisp",
+    "capo",
     "curriculum",
     "dler",
     "dynamic_sampling",

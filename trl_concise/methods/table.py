@@ -117,6 +117,18 @@ METHODS: tuple[Method, ...] = (
         evidence="ktae.md#results",
     ),
     Method(
+        "CAPO",
+        "a critic model names wrong steps, whose tokens lose reward",
+        "capo",
+        ("token_credit",),
+        ("CAPO",),
+        "2508.02298",
+        "reconstructed",
+        "capo",
+        2,
+        evidence="capo.md#results",
+    ),
+    Method(
         "REDI",
         "offline, from a teacher's correct and incorrect traces",
         "redi",

@@ -42,6 +42,7 @@ from trl_concise.methods.l1 import L1Reward
 from trl_concise.methods.laser import LASERReward
 from trl_concise.methods.laser_d import LASERDReward
 from trl_concise.methods.mgpo import MGPO
+from trl_concise.methods.noisy_rewards import NoisyReward, PatternCalibration
 from trl_concise.methods.on_policy_sft import OnPolicySFT, OnPolicySFTFilter
 from trl_concise.methods.rlpr import RewardStdFilter, RLPRReward
 from trl_concise.methods.sgrpo import StochasticTokens
@@ -190,6 +191,18 @@ _ROWS = [
         },
     ),
     Row(TruncationPenalty, {"coefficient": 0.25, "spare_boxed": False}, samples=True, neutral={"coefficient": 1.0}),
+    Row(NoisyReward, {"probability": 0.6, "seed": 7, "per": "completion", "needs_answer": False}),
+    Row(
+        PatternCalibration,
+        {
+            "reward": "correct_if_even",
+            "threshold": 0.75,
+            "weight": 2.0,
+            "divisor": 20,
+            "count_repeats": True,
+            "whole_words": True,
+        },
+    ),
     Row(DifficultyWeighting, {"skip_unsolved": True}, "advantage", neutral=None),
     Row(DDCA, {"beta": 0.5, "baseline": "rloo", "use_pass_rate": False, "min_std": 0.5}, "advantage", neutral=None),
     Row(
@@ -374,7 +387,8 @@ def correct_if_even(completion_ids, **kwargs):
 def build(model: str, folder, row: str, correct: Callable = correct_if_even, **changes: Any) -> ConciseGRPOTrainer:
     """Return the trainer of a row: groups of four, two of the four prompts per step."""
     given = ROWS[row]
-    component = given.make(**changes.pop("arguments", {}))
+    named = {"reward": correct.__name__} if "reward" in given.arguments else {}
+    component = given.make(**named, **changes.pop("arguments", {}))
     dataset = changes.pop("dataset", problems(4))
     samples = changes.pop("samples", given.samples)
     slots = {} if given.slot == "reward_funcs" else {given.slot: component}

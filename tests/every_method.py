@@ -67,10 +67,13 @@ def build(
     rewards, slots = [*reward_funcs], {}
     for row in (ROWS[component] for component in method.components if component in ROWS):
         settings |= row.args
+        arguments = dict(ARGUMENTS.get(row.component.__name__, {}))
+        if "reward" in row.arguments:  # the name of a reward function
+            arguments["reward"] = reward_funcs[0].__name__
         if row.slot == "reward_funcs":
-            rewards.append(row.make(**ARGUMENTS.get(row.component.__name__, {})))
+            rewards.append(row.make(**arguments))
         else:
-            slots[row.slot] = row.make(**ARGUMENTS.get(row.component.__name__, {}))
+            slots[row.slot] = row.make(**arguments)
     if name == "effort":
         dataset = with_effort(dataset, {"low": 8, "high": None})
     if method.slots == ("train_dataset",):

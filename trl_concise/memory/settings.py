@@ -34,6 +34,7 @@ ONLINE_METHODS = (
     "laser_d",
     "length_rewards",
     "mgpo",
+    "noisy_rewards",
     "on_policy_sft",
     "one_shot_rlvr",
     "rlpr",

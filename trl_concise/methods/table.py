@@ -129,6 +129,18 @@ METHODS: tuple[Method, ...] = (
         evidence="capo.md#results",
     ),
     Method(
+        "Noisy rewards and RPR",
+        "inverts the rewards of some prompts, rewards phrases of reasoning, calibrates weak scores with them",
+        "noisy_rewards",
+        ("reward_funcs",),
+        ("NoisyReward", "PatternCalibration"),
+        "2505.22653",
+        "code",
+        "noisy_rewards",
+        2,
+        evidence="noisy_rewards.md#results",
+    ),
+    Method(
         "REDI",
         "offline, from a teacher's correct and incorrect traces",
         "redi",

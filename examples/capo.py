@@ -10,11 +10,11 @@ a program that carries out the operations again, not a language model, so nothin
 
     accelerate launch examples/capo.py
 
-A real model on one GPU, with a critic at an OpenAI-compatible endpoint, for example a vLLM server (`vllm serve Qwen/Qwen2.5-72B-Instruct`):
+A real model on one GPU, with a critic at an OpenAI-compatible endpoint, for example a vLLM server (`vllm serve Qwen/Qwen3-32B`):
 
     accelerate launch examples/capo.py --model_name_or_path Qwen/Qwen2.5-1.5B-Instruct --dataset_name openai/gsm8k \
         --dataset_config main --use_vllm --vote intersection --output_dir outputs/capo \
-        --critic_model Qwen/Qwen2.5-72B-Instruct --critic_url http://localhost:8000/v1
+        --critic_model Qwen/Qwen3-32B --critic_url http://localhost:8000/v1
 
 The key of the endpoint is read from OPENAI_API_KEY. `--critic_model` with a folder or a name on the Hub and `--critic_url local` runs the
 critic in the training process.

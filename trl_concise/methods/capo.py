@@ -141,7 +141,7 @@ class CAPO(TokenCredit):
     >>> from trl_concise.methods.capo import CAPO
 
     >>> critic = APITeacher(
-    ...     "Qwen/Qwen2.5-72B-Instruct",
+    ...     "Qwen/Qwen3-32B",
     ...     base_url="http://localhost:8000/v1",
     ...     api_key="none",
     ...     max_retries=2,

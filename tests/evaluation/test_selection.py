@@ -57,7 +57,7 @@ def test_choices():
     assert choose_best(items(1)[3:4], [1.0]) is None
 
 
-def test_best_of_n_beside_majority_vote(folder):
+def test_best_of_n_next_to_majority_vote(folder):
     records = {record["n"]: record for record in best_of_n(folder, PROBLEMS, by_answer, (1, 3, 6))}
     one, three, six = records.values()
     assert one["best_accuracy"] == one["majority_accuracy"] == one["any_accuracy"] == pytest.approx(4 / 12)

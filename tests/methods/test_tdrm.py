@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from peft import LoraConfig
 from torch.nn.functional import binary_cross_entropy
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
-from trl import RewardConfig
+from trl import GRPOConfig, GRPOTrainer, RewardConfig
 from trl.chat_template_utils import deepseek_r1_distill_chat_template
 
 from tests import tiny
@@ -416,6 +416,16 @@ def test_the_reward_is_mixed_with_the_rule_in_hapo(tiny_model, tmp_path, problem
     assert len(set(seen)) > 1 and logged["rewards/process_reward/mean"] == pytest.approx(sum(seen) / len(seen))
     rule, hapo = (logged[f"rewards/{name}/mean"] for name in ("even_reward", "HAPOLengthReward"))
     assert logged["reward"] == pytest.approx(0.8 * rule + 0.2 * sum(seen) / len(seen) + hapo, abs=1e-5)
+
+
+def test_a_plain_grpo_trainer_takes_the_reward(tiny_model, tmp_path, problems, other_model):
+    reward = ProcessReward(*other_model, output="sigmoid")
+    args = GRPOConfig(**tiny.settings(tmp_path, max_steps=1), reward_weights=[0.8, 0.2])
+    trainer = GRPOTrainer(tiny_model, [tiny.even_reward, reward], args=args, train_dataset=problems)
+    trainer.train()
+    logged = trainer.state.log_history[0]
+    rule, score = (logged[f"rewards/{name}/mean"] for name in ("even_reward", "process_reward"))
+    assert 0 < score < 1 and logged["reward"] == pytest.approx(0.8 * rule + 0.2 * score, abs=1e-5)
 
 
 def test_two_processes_give_the_gradient_and_the_rewards_of_one(tiny_model, tmp_path, two_processes):

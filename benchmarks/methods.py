@@ -31,6 +31,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from datasets import Dataset
 from transformers import AutoModelForCausalLM, AutoTokenizer, PrinterCallback
 from trl.rewards import get_soft_overlong_punishment
 
@@ -167,7 +168,25 @@ def settings(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def train(method: str, seed: int, options: argparse.Namespace) -> tuple[ConciseGRPOTrainer, demo.TokenBudget]:
-    recipe, spending = METHODS[method], demo.TokenBudget(options.tokens)
+    dataset = demo.train_dataset(seed=seed, operations=options.operations)
+    return train_recipe(METHODS[method], seed, options.tokens, str(demo.model_path()), dataset)
+
+
+def train_recipe(
+    recipe: dict[str, Any], seed: int, tokens: int, model: str, dataset: Dataset, **more: Any
+) -> tuple[ConciseGRPOTrainer, demo.TokenBudget]:
+    """
+    Train until a number of tokens is generated, the output of tools included.
+
+    Args:
+        recipe (`dict`): A value of METHODS.
+        seed (`int`): Seed of the run.
+        tokens (`int`): Tokens to generate.
+        model (`str`): Folder of the model to start from.
+        dataset (`Dataset`): Problems to train on.
+        more: Further arguments of the trainer.
+    """
+    spending = demo.TokenBudget(tokens)
     with tempfile.TemporaryDirectory() as output_dir:
         defaults = {name: value for name, value in demo.SETTINGS.items() if name != "model_name_or_path"}
         changes = {
@@ -179,12 +198,13 @@ def train(method: str, seed: int, options: argparse.Namespace) -> tuple[ConciseG
             "seed": seed,
         }
         trainer = ConciseGRPOTrainer(
-            model=str(demo.model_path()),
+            model=model,
             reward_funcs=[spending.accuracy_reward, *recipe.get("rewards", list)()],
             args=ConciseGRPOConfig(**{**defaults, **changes, **recipe.get("config", {})}),
-            train_dataset=demo.train_dataset(seed=seed, operations=options.operations),
+            train_dataset=dataset,
             callbacks=[spending],
             **recipe.get("slots", dict)(),
+            **more,
         )
         trainer.remove_callback(PrinterCallback)
         trainer.train()

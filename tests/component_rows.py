@@ -44,6 +44,7 @@ from trl_concise.methods.laser_d import LASERDReward
 from trl_concise.methods.mgpo import MGPO
 from trl_concise.methods.noisy_rewards import NoisyReward, PatternCalibration
 from trl_concise.methods.on_policy_sft import OnPolicySFT, OnPolicySFTFilter
+from trl_concise.methods.otc import OTCPPOReward, OTCReward
 from trl_concise.methods.rlpr import RewardStdFilter, RLPRReward
 from trl_concise.methods.sgrpo import StochasticTokens
 from trl_concise.methods.shorter_better import ShorterBetterReward
@@ -141,6 +142,7 @@ class Row:
             makes every group reward neutral.
         samples (`bool`): Whether the model generates the completions; otherwise `slot_rows.rollout` does.
         on_processes (`dict[str, Any]`): Changes to `arguments` without which completions depend on the number of processes.
+        rollout (`Callable`): What generates the completions in the place of the model.
     """
 
     component: type[Component]
@@ -150,9 +152,16 @@ class Row:
     neutral: dict[str, Any] | None = field(default_factory=dict)
     samples: bool = False
     on_processes: dict[str, Any] = field(default_factory=dict)
+    rollout: Callable = slot_rows.rollout
 
     def make(self, **changes: Any) -> Component:
         return self.component(**{**self.arguments, **changes})
+
+
+def rollout_with_calls(prompts, trainer) -> dict[str, Any]:
+    """Generate as `slot_rows.rollout` does, with zero to three tool calls per completion."""
+    output = slot_rows.rollout(prompts, trainer)
+    return output | {"tool_calls": [sum(ids) % 4 for ids in output["completion_ids"]]}
 
 
 _ROWS = [
@@ -190,6 +199,9 @@ _ROWS = [
             "only_correct": False,
         },
     ),
+    # Without a count of calls there is nothing to reward: tests/methods/test_otc.py has the weight 0, with tools.
+    Row(OTCReward, {"alpha": 0.5, "smoothing": 3.0}, neutral=None, rollout=rollout_with_calls),
+    Row(OTCPPOReward, {"alpha": 0.5, "smoothing": 3.0}, neutral=None, rollout=rollout_with_calls),
     Row(TruncationPenalty, {"coefficient": 0.25, "spare_boxed": False}, samples=True, neutral={"coefficient": 1.0}),
     Row(NoisyReward, {"probability": 0.6, "seed": 7, "per": "completion", "needs_answer": False}),
     Row(
@@ -399,6 +411,6 @@ def build(model: str, folder, row: str, correct: Callable = correct_if_even, **c
         [correct] if slots else [correct, component],
         ConciseGRPOConfig(**tiny.settings(folder, **{**settings, **changes})),
         dataset,
-        rollout_func=None if samples or given.slot == "rollout" else slot_rows.rollout,
+        rollout_func=None if samples or given.slot == "rollout" else given.rollout,
         **slots,
     )

@@ -23,11 +23,12 @@ from trl_concise.methods.table import METHODS
 OFFLINE = {"DPOTrainer", "SFTTrainer", "RewardTrainer"}  # slots
 # They need a model that writes its reasoning between markers: tests/methods/test_adapt_think.py and test_auto_think.py.
 THINKING = {"AdaptThink", "AutoThink"}
+TOOLS = {"OTC"}  # need a model that calls tools: tests/methods/test_otc.py and tests/demo/test_tools.py
 # By name, such as `laser_d_laser_de`: a module may have several methods.
 ONLINE = {
     re.sub(r"\W+", "_", method.name).lower(): method
     for method in METHODS
-    if not OFFLINE & set(method.slots) and method.name not in THINKING
+    if not OFFLINE & set(method.slots) and method.name not in THINKING | TOOLS
 }
 # What the default settings of a method need, or what makes it act within a few steps.
 SETTINGS: dict[str, dict[str, Any]] = {

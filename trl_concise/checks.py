@@ -229,6 +229,7 @@ def check_dataset(
     reward_funcs: Mapping[str, Callable | torch.nn.Module],
     chat_template: str | dict[str, str] | None,
     brings_own_prompts: bool,
+    calls_tools: bool = False,
     name: str = "train",
 ) -> None:
     """
@@ -242,6 +243,7 @@ def check_dataset(
         reward_funcs (`Mapping[str, Callable | torch.nn.Module]`): By name. Their parameters name the columns they need.
         chat_template (`str` or `dict[str, str]`, *optional*): Renders conversational prompts.
         brings_own_prompts (`bool`): Whether an environment or a rollout function makes prompts and columns.
+        calls_tools (`bool`, *optional*, defaults to `False`): Whether the model may call tools.
         name (`str`, *optional*, defaults to `"train"`): What the dataset is for.
 
     Raises:
@@ -277,6 +279,11 @@ def check_dataset(
             _check_columns(func_name, func, columns, name)
     if is_indexed:
         _check_prompt(dataset[0]["prompt"], chat_template)
+        if calls_tools and isinstance(dataset[0]["prompt"], str):
+            raise ValueError(
+                f"Tools are called in messages, but the first prompt of the {name} dataset is a string: "
+                f"{dataset[0]['prompt']!r:.100}. Convert prompts to [{{'role': 'user', 'content': prompt}}], or train without tools."
+            )
     if isinstance(dataset, Dataset) and components and "prompt_id" in columns:
         _check_prompt_ids(dataset)
 

@@ -239,6 +239,7 @@ class ConciseGRPOTrainer(
             reward_funcs=dict(zip(self.reward_func_names, self.reward_funcs, strict=True)),
             chat_template=getattr(self.processing_class, "chat_template", None) or self._tokenizer.chat_template,
             brings_own_prompts=self.environment_factories is not None or self.rollout_func is not None,
+            calls_tools=bool(self.tools),
         )
         warn_of_unsaved_state(args, names)
         self._keeps_reference = saves_reference(self, moving)

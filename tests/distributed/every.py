@@ -29,6 +29,7 @@ MODULES = {
     "rows": [],
     "contract": [],
     "components": [],
+    "tools": [],
 }
 
 if __name__ == "__main__":

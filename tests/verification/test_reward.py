@@ -8,7 +8,7 @@ import pytest
 from trl import GRPOConfig, GRPOTrainer
 
 from trl_concise import math_accuracy_reward
-from trl_concise.verification.reward import has_boxed_answer
+from trl_concise.verification.reward import completion_text, has_boxed_answer
 
 
 def test_plain_completions():
@@ -27,6 +27,26 @@ def test_the_last_message_is_read():
         {"role": "assistant", "content": [{"type": "text", "text": r"\boxed{2}"}]},
     ]
     assert math_accuracy_reward([completion], solution=["2"]) == [1.0]
+
+
+def test_a_completion_that_still_calls_a_tool_has_no_answer():
+    call = {"type": "function", "function": {"name": "add", "arguments": {}}}
+    calling = {"role": "assistant", "content": r"\boxed{3}", "tool_calls": [call]}
+    output = {"role": "tool", "name": "add", "content": "3"}
+    answer = {"role": "assistant", "content": r"\boxed{3}", "tool_calls": None}
+    completions = [[calling], [calling, output], [calling, output, answer]]
+    assert math_accuracy_reward(completions, solution=["3"] * 3) == [0, 0, 1]
+
+
+@pytest.mark.parametrize("name", ["reasoning_content", "thinking"])
+def test_reasoning_that_was_parsed_out_of_a_message_counts_as_reasoning(name):
+    """TRL parses completions with tools."""
+    message = {"role": "assistant", name: "1 + 2", "content": r"\boxed{3}"}
+    assert completion_text([message]) == r"<think>1 + 2</think>\boxed{3}"
+    assert has_boxed_answer([message])
+    rewards = math_accuracy_reward([[message], [{**message, "content": ""}]], solution=["3"] * 2)
+    assert rewards == [1, 0]
+    assert completion_text([{**message, name: None}]) == r"\boxed{3}"
 
 
 @pytest.mark.parametrize("completion", [[], [{"role": "assistant", "content": None}], [{"role": "assistant"}], ""])

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from accelerate.utils import gather
 
-from ..verification.finished import prompt_opens_reasoning
+from ..verification.finished import completions_open_reasoning
 from .generation import Generated
 from .refill import join_rows
 from .rollouts import CompletionTokens, LocalRollouts, Rollouts, completion_lengths, prompt_digest, prompt_key
@@ -43,7 +43,7 @@ class GenerationBatch:
         prompt_ids (`list[list[int]]`): Token ids of the prompts.
         completion_ids (`list[list[int]]`): Token ids of the completions, terminating EOS included.
         tool_mask (`list[list[int]]`, *optional*): 1 where the model wrote the token; `None` if it wrote all.
-        reasoning_opened (`list[bool]`): Whether a prompt ends with an open `<think>`.
+        reasoning_opened (`list[bool]`): Whether a prompt ends with an open `<think>`, which the completion has to close.
         tokens ([`CompletionTokens`], *optional*): Token ids for the token credits; `None` without them.
         selections (`list[torch.Tensor | None]`): What each token credit has selected.
         own ([`LocalRollouts`], *optional*): This process's completions; `None` without components.
@@ -97,7 +97,8 @@ class GenerationBatch:
     ) -> None:
         """Add what TRL's generation returned."""
         self.prompt_ids, self.completion_ids, self.tool_mask = prompt_ids, completion_ids, tool_mask
-        self.reasoning_opened = [prompt_opens_reasoning(tokenizer, ids) for ids in prompt_ids]
+        prompts = [row.get("prompt") for row in self.rows]
+        self.reasoning_opened = completions_open_reasoning(tokenizer, prompts, prompt_ids)
 
     def loss_mask(self) -> list[list[int]]:
         """Return 1 for each token that the loss may use: the model wrote it, and the completion is not left out as truncated."""

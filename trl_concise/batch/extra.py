@@ -13,7 +13,7 @@ import torch
 from accelerate.utils import gather
 from trl.chat_template_utils import parse_response
 
-from ..verification.finished import prompt_opens_reasoning
+from ..verification.finished import completions_open_reasoning
 from .generation import ForkedRandomState, GeneratedRollouts, GenerationRequest, pad_pairs
 from .limits import generation_limit
 from .limits import greedy as greedily
@@ -173,7 +173,7 @@ class GeneratesExtra(_Mixed):
         ]
         # What reward functions log waits here for the next training batch, which does not contain these completions.
         waiting = copy.deepcopy((self._pending_metrics, self._pending_extra_logs))
-        opened = [prompt_opens_reasoning(self._tokenizer, ids) for ids in rollouts.prompt_ids]
+        opened = completions_open_reasoning(self._tokenizer, prompts, rollouts.prompt_ids)
         marked = mark_finished(
             inputs,
             rollouts.completions,

@@ -43,6 +43,7 @@ TRAINING: dict[str, str] = {  # script in the examples folder -> description in 
     "noisy_rewards": "train with partly wrong rewards, or reward phrases of reasoning (GRPO)",
     "on_policy_sft": "supervised fine-tuning on correct completions within the limit (GRPO)",
     "one_shot_rlvr": "train on a single problem (GRPO)",
+    "otc": "answer with as few tool calls as possible, with a calculator (GRPO)",
     "redi": "distill correct and incorrect traces of a teacher (DPO)",
     "rlpr": "reward the probability of the reference answer, without a verifier (GRPO)",
     "sgrpo": "compute the loss on a random subset of the tokens (GRPO)",

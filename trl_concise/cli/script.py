@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 from trl import ModelConfig
@@ -139,7 +139,12 @@ class TrainingScript:
             **model_arguments(self.training_args, self.model_args, padding_side="left", truncation_side="left"),
         }
 
-    def train(self, trainer: ConciseGRPOTrainer) -> None:
+    def train(
+        self,
+        trainer: ConciseGRPOTrainer,
+        *,
+        report: Callable[..., AbstractContextManager] | None = None,
+    ) -> None:
         """
         Train, from a checkpoint with `--resume_from_checkpoint`; save the model, the history and a model card.
 
@@ -148,6 +153,8 @@ class TrainingScript:
 
         Args:
             trainer ([`ConciseGRPOTrainer`]): Built from [`~TrainingScript.trainer_arguments`].
+            report (`Callable`, *optional*): Makes the report of a run on the generated problems, a context manager, from the trainer,
+                the number of problems and `control`. Default: [`demo.Report`].
         """
         from ..callbacks import show_progress
 
@@ -157,7 +164,8 @@ class TrainingScript:
         is_demo = self.problem_args.report_problems and dataset_name is None
         reports = is_demo and not trainer.is_finished(checkpoint)
         problems, control = self.problem_args.report_problems, self.problem_args.control
-        with demo.Report(trainer, problems, control=control) if reports else nullcontext():
+        make_report = report or demo.Report
+        with make_report(trainer, problems, control=control) if reports else nullcontext():
             trainer.train(resume_from_checkpoint=checkpoint or False)
             trainer.save_model()
             if trainer.history is not None and trainer.accelerator.is_main_process:

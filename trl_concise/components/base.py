@@ -46,6 +46,7 @@ class TrainerView(Protocol):
         multi_objective_aggregation (`str`): How TRL combines rewards: `"sum_then_normalize"` or `"normalize_then_sum"`.
         tools (`list[Callable]`, *optional*): Tools that the model may call.
         environment_factories (`dict[str, Callable]`, *optional*): Environments that own the prompts.
+        rollout_func (`Callable`, *optional*): The user's function that generates in the place of TRL.
         reward_funcs, reward_func_names (`list`): Reward functions by column, and their names. A group reward's column contains a
             function that abstains.
         reward_weights (`torch.Tensor`): `(functions,)`.
@@ -67,6 +68,7 @@ class TrainerView(Protocol):
     multi_objective_aggregation: str
     tools: list[Callable] | None
     environment_factories: dict[str, Callable] | None
+    rollout_func: Callable | None
     reward_funcs: list[Callable]
     reward_func_names: list[str]
     reward_weights: Tensor

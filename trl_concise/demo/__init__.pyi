@@ -6,6 +6,8 @@ from .problems import OPERATIONS, generate_problems
 from .report import Report
 from .settings import EVALUATION, SETTINGS, evaluate_model, model_path, problem_dataset, train_dataset
 from .teacher import sample_traces
+from .tool_report import ToolReport
+from .tools import calculate, tool_dataset, tool_model
 
 __all__ = [
     "EVALUATION",
@@ -14,12 +16,16 @@ __all__ = [
     "ArithmeticCritic",
     "Report",
     "TokenBudget",
+    "ToolReport",
+    "calculate",
     "evaluate_model",
     "generate_critiques",
     "generate_problems",
     "model_path",
     "problem_dataset",
     "sample_traces",
+    "tool_dataset",
+    "tool_model",
     "train_control",
     "train_dataset",
     "two_mode_model",

@@ -37,6 +37,7 @@ ONLINE_METHODS = (
     "noisy_rewards",
     "on_policy_sft",
     "one_shot_rlvr",
+    "otc",
     "rlpr",
     "shorter_better",
     "siri",

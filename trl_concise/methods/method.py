@@ -13,6 +13,7 @@ QUESTIONS = (
     "How do I train without rollouts?",
     "How do I train a reward model?",
     "How do I train without a verifier?",
+    "How do I make a model call its tools less?",
 )
 PROVENANCE = {
     "code": "from the paper and the authors' code",

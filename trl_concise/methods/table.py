@@ -191,6 +191,18 @@ METHODS: tuple[Method, ...] = (
         5,
         evidence="rlpr.md#results",
     ),
+    Method(
+        "OTC",
+        "call tools no more often than the best correct completion so far",
+        "otc",
+        ("reward_funcs",),
+        ("OTCReward", "OTCPPOReward"),
+        "2504.14870",
+        "reconstructed",
+        "otc",
+        6,
+        evidence="otc.md#results",
+    ),
 )
 
 

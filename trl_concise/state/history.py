@@ -126,7 +126,14 @@ class PromptHistory(SavedRecords):
 
         Args:
             other ([`PromptHistory`]): Left unchanged.
+
+        Raises:
+            `TypeError`: If the records are of another type, and so of another unit.
         """
+        if type(other) is not type(self):
+            raise TypeError(
+                f"A {type(self).__name__} cannot be merged with a {type(other).__name__}. Pass one of the same type."
+            )
         count = len(other)
         theirs = {name: array[:count].copy() for name, array in other._arrays.items()}
         rows = self._rows_of_digests(list(other._rows))

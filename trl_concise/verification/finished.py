@@ -8,6 +8,7 @@ The only module that reads the markers around the reasoning.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,8 @@ from .extraction import answer_tag, has_open_box, last_boxed, without_reasoning
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+# Keys of a parsed message with its reasoning, in the response templates of TRL and transformers.
+REASONING_FIELDS = ("reasoning_content", "thinking")
 _OPENING_TOKENS = 16  # at the end of a prompt; enough for `<think>`, an ellipsis and line breaks in any tokenizer
 _BLANK = re.compile(r"[\s.…]*")  # AutoThink's prompts open the reasoning with an ellipsis, which is not a thought
 
@@ -152,3 +155,18 @@ def prompt_opens_reasoning(
 ) -> bool:
     """[`opens_reasoning`] of a prompt that the chat template has rendered and that is known by its token ids."""
     return opens_reasoning(tokenizer.decode(prompt_ids[-_OPENING_TOKENS:], skip_special_tokens=False), markers=markers)
+
+
+def completions_open_reasoning(
+    tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Any], prompt_ids: Sequence[list[int]]
+) -> list[bool]:
+    """
+    [`prompt_opens_reasoning`] of each prompt, `False` where TRL takes the reasoning out of the completion: it parses messages, and so
+    tool calls, with the tokenizer's `response_template`, and what is left has no `</think>`.
+    """
+    template = getattr(tokenizer, "response_template", None) or {}
+    is_parsed = any(name in template.get("fields", {}) for name in REASONING_FIELDS)
+    return [
+        not (is_parsed and not isinstance(prompt, str)) and prompt_opens_reasoning(tokenizer, ids)
+        for prompt, ids in zip(prompts, prompt_ids, strict=True)
+    ]

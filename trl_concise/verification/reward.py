@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any, overload
 
 from .extraction import ANSWER_FORMATS, AnswerFormat, last_boxed
-from .finished import is_finished, opens_reasoning
+from .finished import MARKERS, REASONING_FIELDS, is_finished, opens_reasoning
 from .verify import Tally, verify_and_count
 
 
@@ -204,13 +204,30 @@ _WATCH = _FormatWatch()
 
 
 def completion_text(completion: str | list[dict[str, Any]]) -> str:
-    """Return the text of a completion as TRL hands it to reward functions: a string, or messages."""
+    """
+    Return the text of a completion as TRL hands it to reward functions: a string, or messages, of which the last is read.
+
+    The text is empty if the last message calls a tool, or is the output of one: the model has not answered yet. Reasoning that
+    TRL has parsed out of the message, as it does with tools, is between `<think>` and `</think>` again.
+
+    Examples:
+        >>> completion_text([{"role": "assistant", "content": "42", "reasoning_content": "6 * 7"}])
+        '<think>6 * 7</think>42'
+        >>> completion_text([{"role": "assistant", "content": ""}, {"role": "tool", "content": "42"}])
+        ''
+    """
     if isinstance(completion, str):
         return completion
-    content = completion[-1].get("content") if completion else None  # the last message; earlier ones call tools
+    last = completion[-1] if completion else {}
+    if last.get("role") == "tool" or last.get("tool_calls"):
+        return ""
+    content = last.get("content") or ""
     if isinstance(content, list):  # parts of a multimodal message
-        return "".join(part.get("text", "") for part in content)
-    return content or ""
+        content = "".join(part.get("text", "") for part in content)
+    reasoning = next((last[name] for name in REASONING_FIELDS if isinstance(last.get(name), str)), None)
+    if reasoning is not None:  # without text after it, it has not ended
+        return f"{MARKERS.start}{reasoning}{MARKERS.end}{content}" if content else f"{MARKERS.start}{reasoning}"
+    return content
 
 
 def has_boxed_answer(completion: str | list[dict[str, Any]]) -> bool:

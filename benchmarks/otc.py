@@ -137,7 +137,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--methods", nargs="+", choices=list(METHODS), default=list(METHODS), help="default: all")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--tokens", type=int, default=250_000, help="tokens that a run may generate")
+    parser.add_argument("--tokens", type=int, default=120_000, help="tokens that a run may generate")
     parser.add_argument("--problems", type=int, default=256, help="problems of each kind in the evaluation")
     parser.add_argument("--training_problems", type=int, default=256, help="problems to train on")
     parser.add_argument(

@@ -196,14 +196,6 @@ def tool_model(folder: str | Path, *, steps: int = STEPS, seed: int = 0) -> Path
         `ImportError`: If transformers cannot read a `response_template`.
         `ValueError`: If `steps` is less than 1.
     """
-    import transformers
-    from packaging.version import Version
-
-    if Version(transformers.__version__) < Version("5.13"):
-        raise ImportError(
-            f"The demo with tools needs transformers 5.13 or newer, which parses calls with a response_template; {transformers.__version__} "
-            "is installed. Update transformers."
-        )
     return make_variant(
         folder,
         steps,
@@ -214,6 +206,13 @@ def tool_model(folder: str | Path, *, steps: int = STEPS, seed: int = 0) -> Path
 
 
 def _add_tools(tokenizer: PreTrainedTokenizerBase) -> None:
+    if not hasattr(tokenizer, "response_template"):
+        from transformers import __version__
+
+        raise ImportError(
+            f"The demo with tools needs transformers 5.13 or newer, which parses calls with a response_template; {__version__} is installed. "
+            "Update transformers."
+        )
     tokenizer.add_tokens(["<tool_call>", "</tool_call>", "calculate", "expression="])
     tokenizer.chat_template = CHAT_TEMPLATE
     tokenizer.response_template = RESPONSE_TEMPLATE

@@ -87,6 +87,23 @@ def test_the_controls_of_the_demo_are_measured(tmp_path, monkeypatch):
         assert ("generated_tokens" in records[0]) == (name == "grpo")
 
 
+def test_training_the_use_of_a_tool(tmp_path, monkeypatch, capsys):
+    import otc
+
+    monkeypatch.setattr(otc, "LIMIT", 24)
+    command = ["--seeds", "0", "--methods", "OTC", "--tokens", "1", "--problems", "2", "--training_problems", "8"]
+    command += ["--steps_before", "1", "--output_dir", str(tmp_path)]
+    run(otc, monkeypatch, *command)
+    rows = [line.split("|")[1].strip() for line in capsys.readouterr().out.splitlines() if line.startswith("| ")]
+    assert rows == ["Model", "before training", "OTC"] * 2
+    facts = json.loads((tmp_path / "OTC-0" / "training.json").read_text())
+    assert facts["steps"] == 1 and [len(own["calls"]) for own in facts["sets"].values()] == [2, 2]
+    run(otc, monkeypatch, *command)
+    assert "seed 0" not in capsys.readouterr().out  # not repeated
+    with pytest.raises(SystemExit, match="Use the same options, or another --output_dir"):
+        run(otc, monkeypatch, *command, "--tokens", "2")
+
+
 def test_learning_when_to_think(tmp_path, monkeypatch, capsys):
     import thinking
 

@@ -44,8 +44,8 @@ def answer(number: int) -> str:
 
 
 def turns(step: int, row: int) -> list[str]:
-    """Return the turns of a completion: zero to three calls, and an answer that is right in about half of the rows."""
-    return [call() + END] * ((row + 2 * step) % 4) + [answer(3 + (row // 2 + step) % 2)]
+    """Return the turns of a completion: more calls in later groups of four, and an answer that is right in about half of the rows."""
+    return [call() + END] * (row // 4 + (row + 2 * step) % 3) + [answer(3 + (row // 2 + step) % 2)]
 
 
 def problems(count: int = 6) -> Dataset:

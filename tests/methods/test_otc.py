@@ -268,7 +268,7 @@ def test_token_credit_resume_and_two_histories_with_tools(tiny_model, tmp_path):
     everything = whole.processing_class.decode(inputs["completion_ids"].flatten())
     assert "<|im_start|>tool" in everything
     assert all(texts) and not any("<|im_start|>" in text or "tool\n" in text for text in texts)
-    assert whole.state.log_history[0]["tools/call_frequency"] == 1.5
+    assert whole.state.log_history[0]["tools/call_frequency"] == 1.375
     resumed = run(tmp_path / "resumed", max_steps=3, resume=str(tmp_path / "whole" / "checkpoint-2"))
     for history in ("history", "call_history"):
         ours, theirs = (find(trainer, history).to_pandas() for trainer in (resumed, whole))
@@ -288,7 +288,7 @@ def test_two_processes_with_tools_train_as_one(tiny_model, tmp_path, two_process
     one = distributed.report(distributed.train(tiny_model, tmp_path, rows_per_process=12))
     assert [rank.pop("world_size") for rank in ranks] == [2, 2] and one.pop("world_size") == 1
     assert ranks[0]["histories"] == ranks[1]["histories"] == one["histories"]
-    assert {entry["fewest"] for entry in one["histories"][0].values()} > {0}
+    assert len({entry["fewest"] for entry in one["histories"][0].values()}) > 1
     for two, single in zip(ranks[0]["logged"], one["logged"], strict=True):
         assert two == pytest.approx(single, abs=1e-5, rel=1e-3)
 

@@ -20,7 +20,7 @@ A real model, from completions that `trl-concise eval` has sampled and judged:
 Then `ProcessReward("outputs/tdrm")` is a reward function, and the score of `best_of_n`. Without `--rollouts`, the dataset has step-labeled rows
 of your own: `prompt`, `completions` (the steps), `rewards` and `label`.
 
-Time and memory: the run without arguments takes 103 seconds of one CPU core; its reward model is too small to beat the vote (docs/tdrm.md). Not measured on a
+Time and memory: the run without arguments takes 103 seconds of one CPU core; its reward model does not beat the vote (docs/tdrm.md). Not measured on a
 GPU yet: `trl-concise plan --method tdrm` plans it as supervised fine-tuning, which has an LM head in addition.
 """
 

@@ -67,7 +67,9 @@ from trl_concise.methods.gated_brevity import BrevityReward
 from trl_concise.methods.gfpo import GFPO, KeptBaseline
 from trl_concise.methods.ktae import KTAE
 from trl_concise.methods.on_policy_sft import OnPolicySFT
+from trl_concise.methods.prorl import K2Penalty, ReferenceReset
 from trl_concise.methods.rlpr import RewardStdFilter, RLPRReward
+from trl_concise.methods.t1 import AnchoredKL
 from trl_concise.state.checkpoint import write_atomically
 
 
@@ -126,6 +128,19 @@ METHODS: dict[str, dict[str, Any]] = {
         "rewards": lambda: [RLPRReward(("</think>", "\\boxed{", "}"), pad_answer=False)],
         "slots": lambda: {"group_filter": RewardStdFilter()},
         "config": {"reward_weights": [0.0, 1.0], "epsilon_high": 0.27},
+    },
+    "ProRL": {  # two resets in a run of twelve steps
+        "rewards": lambda: [TruncationFactor(0.0)],
+        "slots": lambda: {
+            "group_filter": DynamicSampling(),
+            "advantage": [BatchWhitening(), ReferenceReset(5)],
+            "token_credit": K2Penalty(),
+        },
+        "config": {"scale_rewards": "none", "epsilon_high": 0.27, "beta": 0.0},
+    },
+    "T1": {
+        "rewards": lambda: [RepetitionReward(), AnchoredKL()],
+        "config": {"num_generations": 32, "temperature": 1.2, "entropy_coef": 1e-3, "beta": 0.0},
     },
     "On-Policy SFT": {
         "slots": lambda: {"advantage": OnPolicySFT()},

@@ -45,10 +45,12 @@ from trl_concise.methods.mgpo import MGPO
 from trl_concise.methods.noisy_rewards import NoisyReward, PatternCalibration
 from trl_concise.methods.on_policy_sft import OnPolicySFT, OnPolicySFTFilter
 from trl_concise.methods.otc import OTCPPOReward, OTCReward
+from trl_concise.methods.prorl import K2Penalty, ReferenceReset
 from trl_concise.methods.rlpr import RewardStdFilter, RLPRReward
 from trl_concise.methods.sgrpo import StochasticTokens
 from trl_concise.methods.shorter_better import ShorterBetterReward
 from trl_concise.methods.siri import SIRISchedule, TruncationPenalty
+from trl_concise.methods.t1 import AnchoredKL
 from trl_concise.methods.tspmo import PrefixMatching
 
 
@@ -376,6 +378,20 @@ _ROWS = [
         "token_credit",
         neutral=None,
     ),
+    Row(
+        ReferenceReset,
+        {"every": 1, "max_kl": 0.5, "patience": 2, "metric": "eval_reward", "clear_optimizer": True},
+        "advantage",
+        args={"beta": 0.1},
+        neutral={"every": 0, "max_kl": None, "patience": None},
+    ),
+    Row(
+        K2Penalty,
+        {"coefficient": 0.5, "max_log_ratio": 2.0, "max_penalty": 1.0},
+        "token_credit",
+        neutral={"coefficient": 0.0},
+    ),
+    Row(AnchoredKL, {"tau": 0.5, "kl_weight": 0.01}, neutral={"tau": 1.0, "kl_weight": 0.0}),
     Row(CRISP, {"instruction": "Short. ", "refresh_every": 1}, "token_credit", neutral=None),
     Row(Careless, {"judge": length_in_hundreds, "scale": 0.5, "fault": "of no kind"}),
 ]

@@ -45,11 +45,13 @@ TRAINING: dict[str, str] = {  # script in the examples folder -> description in 
     "one_shot_rlvr": "train on a single problem (GRPO)",
     "otc": "answer with as few tool calls as possible, with a calculator (GRPO)",
     "redi": "distill correct and incorrect traces of a teacher (DPO)",
+    "prorl": "reset the reference of the KL penalty now and then, for long runs (GRPO)",
     "rlpr": "reward the probability of the reference answer, without a verifier (GRPO)",
     "sgrpo": "compute the loss on a random subset of the tokens (GRPO)",
     "shorter_better": "match the shortest correct completion of the group (GRPO)",
     "siri": "oscillate the generation limit between two lengths (GRPO)",
     "tdrm": "process reward model for best-of-n and as a reward (reward modeling)",
+    "t1": "let the reference of a KL term follow the policy (GRPO, a reconstruction)",
     "tspmo": "credit the tokens at which the completions of a group diverge (GRPO)",
 }
 LAUNCHER_FLAGS = (  # of `accelerate launch`, which a training command takes as well as the options of its script

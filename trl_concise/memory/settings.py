@@ -38,14 +38,16 @@ ONLINE_METHODS = (
     "on_policy_sft",
     "one_shot_rlvr",
     "otc",
+    "prorl",
     "rlpr",
     "shorter_better",
     "siri",
+    "t1",
 )
 OFFLINE_METHODS = ("redi", "dpo", "cft", "sft", "tdrm")  # tdrm as sft, which has an LM head in addition
 PAIR_METHODS = ("redi", "dpo")  # a row of the dataset is two sequences
 TRL_METHODS = ("grpo", "dpo", "sft")  # TRL's own methods and commands
-REFERENCE_METHODS = ("dpo", "crisp")  # methods that score a reference model without a KL term
+REFERENCE_METHODS = ("dpo", "crisp", "prorl", "t1")  # methods that score a reference model without a KL term
 CROPPED_METHODS = ("sgrpo", "combined")  # methods with S-GRPO's token selection
 
 

@@ -14,6 +14,7 @@ QUESTIONS = (
     "How do I train a reward model?",
     "How do I train without a verifier?",
     "How do I make a model call its tools less?",
+    "How do I keep a long run stable?",
 )
 PROVENANCE = {
     "code": "from the paper and the authors' code",

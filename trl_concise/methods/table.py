@@ -203,6 +203,30 @@ METHODS: tuple[Method, ...] = (
         6,
         evidence="otc.md#results",
     ),
+    Method(
+        "ProRL",
+        "reset the reference model now and then, with a bounded KL penalty",
+        "prorl",
+        ("advantage", "token_credit"),
+        ("ReferenceReset", "K2Penalty"),
+        "2505.24864",
+        "reconstructed",
+        "prorl",
+        7,
+        evidence="prorl.md#results",
+    ),
+    Method(
+        "T1",
+        "a KL term whose reference is a moving average of the policy",
+        "t1",
+        ("reward_funcs",),
+        ("AnchoredKL",),
+        "2501.11651",
+        "reconstructed",
+        "t1",
+        7,
+        evidence="t1.md#results",
+    ),
 )
 
 

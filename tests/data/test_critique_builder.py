@@ -314,19 +314,25 @@ def test_a_truncated_local_reply_is_marked(tmp_path):
 
 def test_replies_end_at_a_timeout():
     conversations = [[{"role": "user", "content": "1+1=? it is \\boxed{2}"}]] * 6
-    with Endpoint(true_critique, seconds=0.4) as endpoint:
+    answered = iter(range(2))
+    hanging = threading.Event()
+
+    def answer(request: str) -> str:
+        if next(answered, None) is None:
+            hanging.wait(30)
+        return true_critique(request)
+
+    with Endpoint(answer) as endpoint:
         teacher = APITeacher("teacher", base_url=endpoint.url, api_key="none", concurrency=2)
-        list(teacher.replies(conversations[:1]))  # the first request takes longer
         start = time.monotonic()
-        replies = list(teacher.replies(conversations, timeout=0.6))
-        assert 0.5 < time.monotonic() - start < 1.1
-        assert len(replies) == 2 and all(reply.error is None for _, reply in replies)
+        replies = list(teacher.replies(conversations, timeout=1.0))
+        assert 0.9 < time.monotonic() - start < 15
+        hanging.set()
+    assert len(replies) == 2 and all(reply.error is None for _, reply in replies)
     local = LocalTeacher(str(demo.model_path()), max_new_tokens=4000, batch_size=2, temperature=0.0)
     local.model.generation_config.suppress_tokens = [local.tokenizer.eos_token_id]  # would write for a long time
-    start = time.monotonic()
     replies = list(local.replies(conversations, timeout=0.2))
-    assert time.monotonic() - start < 2
-    assert len(replies) == 2 and not any(reply.complete for _, reply in replies)
+    assert len(replies) == 2 and all(reply.output_tokens < 4000 and not reply.complete for _, reply in replies)
 
 
 def test_a_local_teacher_without_a_padding_token():

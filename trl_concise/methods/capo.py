@@ -292,7 +292,7 @@ class CAPO(TokenCredit):
                 "The critic %s has answered none of %d requests: %s. Completions keep their outcome rewards until it answers again.",
                 self.critic.name,
                 len(replies),
-                errors[0],
+                errors[0].rstrip("."),
             )
         elif was_down and not self._is_down:
             logger.warning("The critic %s answers again.", self.critic.name)

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from transformers import TrainerControl, TrainerState, TrainingArguments
 
 from tests import tiny
-from tests.hub.test_outbox import checkpoint, mark_sent, steps, unsent
+from tests.hub.outboxes import checkpoint, mark_sent, steps, unsent
 from tests.hub_server import HubServer
 from tests.test_hub_server import run_client
 from trl_concise import HAPOConfig, HAPOTrainer, HubFrontierCallback
@@ -91,7 +91,7 @@ A_PUSH_IN_BETWEEN = """
 import sys
 from pathlib import Path
 from transformers import TrainerControl, TrainerState, TrainingArguments
-from tests.hub.test_outbox import checkpoint
+from tests.hub.outboxes import checkpoint
 from trl_concise import HubFrontierCallback
 from trl_concise.hub.push import push_run
 run = Path(sys.argv[1])

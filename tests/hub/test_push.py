@@ -10,8 +10,8 @@ import sys
 
 import pytest
 
+from tests.hub.outboxes import checkpoint, fill, mark_sent
 from tests.hub.test_card import a_run
-from tests.hub.test_outbox import checkpoint, fill, mark_sent
 from tests.hub_server import HubServer
 from trl_concise.hub.card import card_files, write_card
 from trl_concise.hub.outbox import Outbox, Revision

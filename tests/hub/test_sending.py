@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import pytest
 from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
-from tests.hub.test_outbox import checkpoint, fill, steps, unsent
+from tests.hub.outboxes import checkpoint, fill, steps, unsent
 from tests.hub_server import HubServer
 from tests.test_hub_server import run_client
 from trl_concise.hub.outbox import FOLDER, Outbox, Revision
@@ -24,7 +24,7 @@ import sys, time
 from pathlib import Path
 sleep = time.sleep
 time.sleep = lambda seconds: sleep(seconds / 200)
-from tests.hub.test_outbox import checkpoint, drop, set_best
+from tests.hub.outboxes import checkpoint, drop, set_best
 from trl_concise.hub.outbox import Outbox, Revision
 run = Path(sys.argv[1])
 """

@@ -57,7 +57,7 @@ def main():
         OTCConfig,
         output_dir="outputs/otc-demo",
         max_completion_length=160,
-        max_steps=60,
+        max_steps=30,
         per_device_eval_batch_size=64,
         num_generations_eval=1,
         report_problems=128,

@@ -224,12 +224,8 @@ class Outbox:
         refused = None
         with self.sending():
             record = self.read()
-            requests: list[Callable[[], None]] = [
-                *(partial(self._send_revision, name, update_card) for name in record.revisions),
-                self._move_tag,
-                *(partial(self._delete_branch, name) for name in record.sent),
-            ]
-            for request in requests:
+            branches = dict.fromkeys([*record.revisions, *record.sent])
+            for request in (*(partial(self._update, name, update_card) for name in branches), self._move_tag):
                 try:
                     request()
                 except FAILURES as error:
@@ -239,11 +235,16 @@ class Outbox:
         if refused is not None:
             raise refused
 
-    def _send_revision(self, name: str, update_card: bool) -> None:
+    def _update(self, name: str, update_card: bool) -> None:
+        """Make a branch what the record says."""
+        if name not in self.read().revisions:
+            self._delete(self._api.delete_branch, branch=name)
+            with self.change() as record:
+                record.sent.pop(name, None)
         with self.change() as record:
-            revision = record.waiting().get(name)
-            if revision is None:
-                return  # it is sent, or was dropped meanwhile
+            if name not in record.waiting():
+                return
+            revision = record.waiting()[name]
             folder = self.folder / revision.staged
             if len(_files(folder)) < revision.files:
                 logger.warning("%s is not sent to the Hub: files in %s were deleted.", name, folder)
@@ -271,13 +272,6 @@ class Outbox:
         self._try(self._api.create_tag, self.repository, tag=record.tag, revision=record.best, exist_ok=True)
         with self.change() as changed:
             changed.tagged = record.tag_to_be()
-
-    def _delete_branch(self, name: str) -> None:
-        if name in self.read().revisions:
-            return
-        self._delete(self._api.delete_branch, branch=name)
-        with self.change() as record:
-            record.sent.pop(name, None)
 
     def _delete(self, request: Callable[..., Any], **name: str) -> None:
         try:

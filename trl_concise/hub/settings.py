@@ -61,7 +61,7 @@ def changed_settings(args: TrainingArguments) -> dict[str, Any]:
     for item in sorted(dataclasses.fields(args), key=lambda item: kinds.index(owner.get(item.name, kinds[-1]))):
         value = getattr(args, item.name)
         default = item.default if item.default_factory is dataclasses.MISSING else item.default_factory()
-        if value is None or value == default:
+        if value in (None, default):
             continue
         if item.name not in known:
             if item.name in getattr(args, "card_settings", ()):

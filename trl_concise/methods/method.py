@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the table of methods says of a method, and the questions that group the methods."""
+"""The fields of a row in the table of methods, and the questions that group the rows."""
 
 from __future__ import annotations
 

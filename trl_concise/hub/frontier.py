@@ -99,7 +99,7 @@ class HubFrontierCallback(TrainerCallback):
             )
         if state.is_world_process_zero:
             self.outbox = self._open(args.output_dir)
-            self.outbox.unlink(state.global_step)
+            self.outbox.break_links(state.global_step)
             self.outbox.wake()  # to send what an earlier run has left
 
     def on_save(self, args, state, control, **kwargs):

@@ -173,7 +173,7 @@ class Outbox:
                 revision, staged=staged.name, card=list(card), files=len(_files(staged))
             )
 
-    def unlink(self, step: int) -> None:
+    def break_links(self, step: int) -> None:
         """Copy what waits of steps after this one: training that goes on from here writes into the linked files again."""
         with self.change() as record:
             for revision in record.waiting().values():

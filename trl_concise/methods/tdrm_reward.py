@@ -213,7 +213,7 @@ def encode_states(
             else:
                 rendered = tokenizer.apply_chat_template(messages, tokenize=False)
                 ids = tokenizer(rendered, add_special_tokens=False).input_ids
-        states.append((ids if max_length is None else ids[-max_length:]) or [tokenizer.eos_token_id])
+        states.append((ids[-max_length:] if max_length is not None else ids) or [tokenizer.eos_token_id])
     return states
 
 

@@ -85,7 +85,7 @@ def critiques(source: CritiqueArguments, args: CFTConfig) -> Dataset:
     from trl_concise import APITeacher, build_critiques
     from trl_concise.data.problems import load_rows
 
-    if source.candidates is None and source.dataset_name is None:
+    if not (source.candidates or source.dataset_name):
         return Dataset.from_list(demo.generate_critiques(256, seed=args.seed))
     rows = load_rows(source.candidates or source.dataset_name, split=source.dataset_train_split)
     if source.candidates is None:

@@ -147,7 +147,7 @@ def main(arguments: list[str] | None = None):
     trainer = TDRMTrainer(args=args, train_dataset=rows, **model_arguments(args, model_args))
     show_progress(trainer)
     checkpoint = trainer.find_checkpoint()
-    is_demo = source.dataset_name is None and source.report_problems and not trainer.is_finished(checkpoint)
+    is_demo = not source.dataset_name and source.report_problems and not trainer.is_finished(checkpoint)
     trainer.train(resume_from_checkpoint=checkpoint or False)
     trainer.save_model()
     trainer.create_model_card(dataset_name=source.dataset_name)

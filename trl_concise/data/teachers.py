@@ -164,7 +164,7 @@ class APITeacher:
         # A caller that stops reading needs no further requests and does not wait for running ones: leaving a ThreadPool waits
         # for none of its threads, which are daemons, and the closed client sends none of their retries.
         with DefaultHttpxClient() as http, ThreadPool(self.concurrency) as pool:
-            limit = self.timeout if timeout is None else min(self.timeout, timeout)
+            limit = min(self.timeout, timeout) if timeout is not None else self.timeout
             client = self._client.with_options(http_client=http, timeout=limit)
             is_refused = threading.Event()
 

@@ -67,7 +67,7 @@ class MemoryPlan:
 
     @property
     def fits(self) -> bool:
-        return self.problem is None and self.peak <= self.settings.card_gib * GIB
+        return not self.problem and self.peak <= self.settings.card_gib * GIB
 
     def total(self, phase: str) -> float:
         """Bytes of a phase."""

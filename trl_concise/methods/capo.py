@@ -223,11 +223,11 @@ class CAPO(TokenCredit):
         sums = {name: torch.zeros(count) for name in (*SUMMED, "voted", "wrong_steps", "wrong", "squares")}
         votes: dict[int, list[set[int] | None]] = {row: [] for row in asked}
         for row, reply in zip(rows, replies, strict=True):
-            named = read_wrong_steps(reply.text, len(steps[row])) if reply.error is None and reply.complete else None
+            named = read_wrong_steps(reply.text, len(steps[row])) if not reply.error and reply.complete else None
             votes[row].append(named)
             sums["requests"][row] += 1
             sums["failed"][row] += reply.error is not None
-            sums["unreadable"][row] += reply.error is None and named is None
+            sums["unreadable"][row] += not reply.error and named is None
             sums["input_tokens"][row] += reply.input_tokens
             sums["output_tokens"][row] += reply.output_tokens
         for row in asked:

@@ -101,7 +101,7 @@ def pattern_score(
     Args:
         text (`str`): The text, in any case of letters.
         n (`int`, *optional*, defaults to `20`): See [`ngram_repetition`].
-        divisor (`int`, *optional*, defaults to `40`): What the number of phrases is divided by, at most up to 1. 20 in the authors' code.
+        divisor (`int`, *optional*, defaults to `40`): Divides the number of phrases; the result is at most 1. 20 in the authors' code.
         count_repeats (`bool`, *optional*, defaults to `False`):
             Whether each occurrence of a phrase counts, up to a sum of 1, as section 2.2 of the paper can be read. By default a phrase
             counts once.
@@ -169,7 +169,7 @@ def flip_rewards(rewards: Tensor, flips: Tensor, has_answer: Tensor | None = Non
         >>> flip_rewards(torch.tensor([1.0, 0.0, 1.0, 1.0]), torch.tensor(True))
         tensor([0., 1., 0., 0.])
     """
-    return torch.where(flips if has_answer is None else flips & has_answer, 1 - rewards, rewards)
+    return torch.where(flips & has_answer if has_answer is not None else flips, 1 - rewards, rewards)
 
 
 def draw_flip(probability: float, *key: int | str) -> bool:
@@ -313,7 +313,7 @@ class PatternCalibration(GroupReward):
 
     def attach(self, trainer: TrainerView) -> None:
         plain = [name for column, name in enumerate(trainer.reward_func_names) if column not in trainer.group_rewards]
-        if self.reward is None and len(plain) != 1:
+        if not self.reward and len(plain) != 1:
             raise ValueError(
                 f"PatternCalibration calibrates one reward function, but reward_funcs has {plain}. Name one of them in `reward`."
             )

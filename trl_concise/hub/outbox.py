@@ -225,7 +225,8 @@ class Outbox:
         with self.sending():
             record = self.read()
             branches = dict.fromkeys([*record.revisions, *record.sent])
-            for request in (*(partial(self._update, name, update_card) for name in branches), self._move_tag):
+            requests: list[Callable[[], None]] = [partial(self._update, name, update_card) for name in branches]
+            for request in [*requests, self._move_tag]:
                 try:
                     request()
                 except FAILURES as error:

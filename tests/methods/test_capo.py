@@ -238,7 +238,8 @@ def build(model, folder, capo, **arguments):
     )
     dataset = Dataset.from_list([{"prompt": f"{i}?", "prompt_id": str(i)} for i in range(4)])
     trainer_class = tiny.spy(ConciseGRPOTrainer)
-    return trainer_class(model, outcome, args, dataset, token_credit=capo, rollout_func=rollout, **arguments)
+    arguments = {"rollout_func": rollout, **arguments}
+    return trainer_class(model, outcome, args, dataset, token_credit=capo, **arguments)
 
 
 @pytest.fixture(scope="module")
@@ -376,6 +377,37 @@ def test_no_critic_at_all_and_a_process_weight_of_0_are_the_same(train, critic_a
         train(critic_at(endpoint.url), process_weight=0.0)
     assert endpoint.requests == [] and logged(trainer)["requests"] == 0
     assert_trained_with(trainer, expected_advantages([set()] * 4))
+
+
+def test_a_batch_without_a_request_says_nothing_about_the_critic(critic_at, caplog):
+    with Endpoint(find_x, ["500"] * 2) as endpoint:
+        capo = CAPO(critic_at(endpoint.url))
+        capo._has_answered = True
+        request = critic_request("2 + 2?", ["4x"])
+        for asked, is_down in (([request] * 2, True), ([], True), ([request], False), ([], False)):
+            assert len(capo._ask(asked)) == len(asked) and capo._is_down == is_down
+    assert caplog.text.count("critic answers again") == 1
+
+
+def test_truncated_completions_that_the_loss_leaves_out_are_not_sent(tiny_model, tmp_path, critic_at):
+    def cut_first(prompts, trainer):  # no end-of-sequence token
+        rolled = rollout(prompts, trainer)
+        rolled["completion_ids"][0] = rolled["completion_ids"][0][:-1]
+        return rolled
+
+    with Endpoint(find_x) as endpoint:
+        capo = CAPO(critic_at(endpoint.url), critiques=1, answer_column=None)
+        settings = {"max_steps": 1, "mask_truncated_completions": True}
+        trainer = build(tiny_model, tmp_path, capo, settings=settings, rollout_func=cut_first)
+        trainer.train()
+    assert len(endpoint.requests) == 3
+    steps = [split_steps(text) for text in TEXTS[1:]]
+    wrong = sum(
+        own[number - 1][1] - own[number - 1][0]
+        for own, named in zip(steps, WRONG[1:], strict=True)
+        for number in named
+    )
+    assert logged(trainer)["wrong_tokens"] == pytest.approx(wrong / sum(len(text) + 1 for text in TEXTS[1:]))
 
 
 def test_a_critic_that_hangs_does_not_stop_the_training(train, critic_at):

@@ -123,8 +123,9 @@ class CAPO(TokenCredit):
         answer_column (`str`, *optional*, defaults to `"solution"`):
             Dataset column of the reference answer, which the critic sees; `None` hides it.
         timeout (`float`, *optional*, defaults to `300.0`):
-            Seconds per generation batch after which training continues without the missing critiques. Processes wait for each other, so it
-            must be below the timeout of their communication, 600 seconds with NCCL.
+            Seconds after which training continues without the missing critiques, per round of generation: a group filter that replaces
+            groups has several per batch. Processes wait for each other, so it must be below the timeout of their communication, 600
+            seconds with NCCL.
         request (`Callable`, *optional*, defaults to [`~trl_concise.methods.capo_critiques.critic_request`]):
             Writes the conversation for a problem, its steps and the reference answer. The reply must end as
             [`~trl_concise.methods.capo_critiques.read_wrong_steps`] expects.
@@ -193,6 +194,7 @@ class CAPO(TokenCredit):
         self.request = request
         self.totals = dict.fromkeys(SUMMED, 0)
         self._end_ids: set[int] = set()
+        self._leaves_out_truncated = False
         self._has_answered = False  # since the start of this process
         self._is_down = False
 
@@ -206,12 +208,15 @@ class CAPO(TokenCredit):
         check_rewards_are_summed(self, trainer)
         self._tokenizer = tokenizer_of(trainer.processing_class)
         self._end_ids = trainer.end_token_ids
+        self._leaves_out_truncated = trainer.mask_truncated_completions
 
     def measure(self, local: LocalRollouts) -> dict[str, Tensor]:
         count, started = len(local.completion_ids), time.monotonic()
         ids = [self._without_end(own) for own in local.completion_ids]
         texts = [self._decode(own) for own in ids]
         steps = [split_steps(text, self.separator) for text in texts]
+        if self._leaves_out_truncated:  # not in the loss, so no critique could have an effect
+            steps = [own if len(ids[row]) < len(local.completion_ids[row]) else [] for row, own in enumerate(steps)]
         asked = [row for row in range(count) if steps[row] and self.process_weight > 0]
         rows = [
             row for _ in range(self.critiques) for row in asked
@@ -265,6 +270,8 @@ class CAPO(TokenCredit):
 
     def _ask(self, conversations: list[Conversation]) -> list[Reply]:
         """Return one reply per conversation, an error for those that are missing when the time is over."""
+        if not conversations:
+            return []
         deadline = time.monotonic() + self.timeout
         replies = [Reply(error=f"no reply after {self.timeout:g} seconds")] * len(conversations)
 
@@ -274,9 +281,9 @@ class CAPO(TokenCredit):
                 replies[first + position] = reply
 
         try:
-            if self._is_down and conversations:
+            if self._is_down:
                 collect(0, 1)
-            if not self._is_down or (replies and replies[0].error is None):
+            if not self._is_down or replies[0].error is None:
                 collect(int(self._is_down), len(conversations))
         except Exception as error:
             if not self._has_answered:
@@ -285,7 +292,7 @@ class CAPO(TokenCredit):
                 reply if reply.error is None else Reply(error=f"{type(error).__name__}: {error}") for reply in replies
             ]
         errors = [reply.error for reply in replies if reply.error is not None]
-        was_down, self._is_down = self._is_down, len(errors) == len(replies) > 0
+        was_down, self._is_down = self._is_down, len(errors) == len(replies)
         self._has_answered |= len(errors) < len(replies)
         if self._is_down and not was_down:
             logger.warning(

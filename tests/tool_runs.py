@@ -111,7 +111,7 @@ def train(
         config_class(**tiny.settings(folder, **settings)),
         dataset or problems(),
         processing_class=tool_tokenizer(model),
-        tools=tools or [add],
+        tools=[add] if tools is None else tools,
         **(slots or {}),
     )
     trainer.train(resume_from_checkpoint=resume)

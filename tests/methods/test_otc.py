@@ -235,6 +235,37 @@ def test_calls_are_counted_as_trl_parses_them(tiny_model, tmp_path):
     assert trainer.components[0].call_history.to_pandas()["fewest"].tolist()[0] == 0
 
 
+class Environment:
+    """An environment whose method is the tool."""
+
+    def reset(self, **kwargs) -> None:
+        self.calls = 0
+
+    def add(self, a: int, b: int) -> int:
+        """
+        Add two numbers.
+
+        Args:
+            a: One number.
+            b: Another number.
+        """
+        self.calls += 1
+        return a + b
+
+
+def test_calls_of_an_environment_count(tiny_model, tmp_path):
+    otc, made = Remembers(), []
+
+    def judge(completions, environments, **kwargs):
+        made.extend(environment.calls for environment in environments)
+        return math_accuracy_reward(completions, **kwargs)
+
+    environment = {"environment_factory": Environment}
+    tool_runs.train(tiny_model, tmp_path, [judge, otc], tools=[], slots=environment, max_steps=1)
+    assert otc.last.measured["otc"]["calls"].tolist() == made and sum(made) == 11
+    assert len(otc.call_history) == 2
+
+
 def cos(calls: int) -> float:
     return math.cos(math.pi * calls / (2 * calls + 1))
 

@@ -211,6 +211,7 @@ LINES = {
     "{new} --max_tokens 60 --margin 2": "--margin has no effect without --plan",
     "{new} --max_tokens 60 --accuracy_bound t": "--accuracy_bound has no effect without a limit on the accuracy",
     "{new} --min_accuracy 0.5 --token_bound hoeffding": "--token_bound has no effect without a limit on the tokens",
+    "{new} --max_tokens 60 --base {new}": "--base has no effect without --max_token_share or --max_accuracy_loss",
     "{uneven} --min_accuracy 0.5": "problems have [1, 2] completions, expected 2",
     "{lost} --min_accuracy 0.5": "completions of 150 problems, expected 200",
     "{gone} --min_accuracy 0.5": "completions.jsonl does not exist",
@@ -287,11 +288,40 @@ def test_a_problem_set_that_is_named_twice_is_tested_once(tmp_path):
 
 
 def test_the_sentence_rounds_nothing_and_names_no_folder(tmp_path):
+    """Also of an evaluation whose files have the name of a folder, from an earlier version."""
     name = str(tmp_path / "sums.jsonl")
     folder = write(tmp_path / "new", {name: completions(LENGTHS, name=name)})
-    sentence = accept([folder], Limits(max_tokens=1234567.5), delta=1e-8)[0].sentence()
+    sentence = accept([folder], Limits(max_tokens=1234567.5), datasets=[name], delta=1e-8)[0].sentence()
     assert "at 99.999999 % confidence for at most 1,234,567.5 tokens" in sentence
-    assert "on sums.jsonl (200 problems)" in sentence and str(tmp_path) not in sentence
+    assert "on sums (200 problems)" in sentence
+    written = (folder / ACCEPTANCE_FILE).read_text()
+    assert sentence in written and str(tmp_path) not in written
+
+
+CANDIDATES = {
+    "other settings": (lambda items: items, {"temperature": 0.6}, r"temperature is 0\.6, for .*new 1\.0"),
+    "another limit": (lambda items: items, {"max_new_tokens": 32}, r"max_new_tokens is 32, for .*new 64"),
+    "another judgment": (lambda items: items, {"final_form": False}, "final_form is False, for .*new True"),
+    "other problems": (lambda items: [replace(item, gold="7") for item in items], {}, "have other problems, reference answers"),
+    "fewer problems": (lambda items: items[:150], {}, "problems is 150, for .*new 200"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", CANDIDATES)
+def test_candidates_are_evaluated_in_the_same_way(case, pair, tmp_path):
+    change, settings, message = CANDIDATES[case]
+    new, base = pair
+    other = write(tmp_path / "other", {"sums": change(completions(LENGTHS))}, **settings)
+    for limits, options in ((Limits(max_tokens=60), {}), (Limits(max_accuracy_loss=0.1), {"base": base})):
+        with pytest.raises(ValueError, match=message):
+            accept([new, other], limits, **options)
+    assert not (new / ACCEPTANCE_FILE).exists() and accept([other], Limits(max_tokens=60))[0].accepted
+
+
+def test_a_base_that_no_limit_needs_is_refused(pair):
+    new, base = pair
+    with pytest.raises(ValueError, match="base has no effect: no limit compares with a base model"):
+        accept([new], Limits(max_tokens=60), base=base)
 
 
 # Of 300 problems in the run of 2026-11-28, one completion each: solved by the base and not by the model, by the model and not by the base, by

@@ -90,6 +90,19 @@ def test_an_interrupted_run_continues_to_the_same_result(
     assert generated == drawn
 
 
+@pytest.mark.parametrize("name", ["/home/me/sums.jsonl", "~/sums", "C:\\data\\sums.parquet"])
+def test_a_path_as_name_of_a_set_stays_private(name, model, tokenizer, sets, tmp_path):
+    problems, short = sets["six"].select(range(2)), {"max_new_tokens": 4, "num_completions": 1}
+    records = run(model, tokenizer, {name: problems}, tmp_path, **short)
+    assert [record["dataset"] for record in records] == ["sums"]
+    for path in tmp_path.iterdir():
+        text = path.read_text()
+        assert not any(private in text for private in ("/home/me", "~/", "C:"))
+    assert run(model, tokenizer, {"sums": problems}, tmp_path, **short) == records  # the same folder
+    with pytest.raises(ValueError, match="Two problem sets have the name 'sums'"):
+        run(model, tokenizer, {name: problems, "sums": problems}, **short)
+
+
 def test_another_evaluation_is_not_merged(model, tokenizer, sets, tmp_path):
     run(model, tokenizer, sets, tmp_path, num_completions=1)
     with pytest.raises(ValueError, match=r"other settings: \{'seed': 0\}, now \{'seed': 1\}"):

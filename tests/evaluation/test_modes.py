@@ -15,7 +15,7 @@ from trl_concise.cli.commands import main
 from trl_concise.demo import model_path, problem_dataset
 from trl_concise.evaluation import evaluate, plots, read_completions, summarize
 from trl_concise.evaluation.command import print_records
-from trl_concise.evaluation.completions import truncate_at
+from trl_concise.evaluation.completions import judge, truncate_at
 from trl_concise.evaluation.report import report
 from trl_concise.hub.card import write_card
 from trl_concise.verification.finished import ThinkingMarkers
@@ -66,6 +66,21 @@ def test_evaluation_by_mode(model, tokenizer, tmp_path):
     )
     with pytest.raises(ValueError, match="other settings: .*thinking_markers"):
         evaluate(model, problems, tmp_path, **settings)
+
+
+def test_the_answer_and_the_empty_share_follow_the_markers():
+    markers = ThinkingMarkers("[THINK]", "[/THINK]")
+    texts = [
+        r"[THINK] \boxed{7}? No. [/THINK] So it is 5.",
+        r"[THINK] \boxed{5}[/THINK] It is \boxed{7}.",
+        r"[THINK] \boxed{5}[/THINK]",
+        r"[THINK] \boxed{5}",
+    ]
+    items = [replace(completion(row, 0, None, 9), text=text, gold="5") for row, text in enumerate(texts)]
+    judged = judge(items, markers=markers)
+    assert [item.correct for item in judged] == [True, False, False, False]
+    assert summarize(judged, markers)["empty_fraction"] == 0.25
+    assert summarize(judged)["empty_fraction"] == 0  # no end marker of these
 
 
 def both(share: float) -> dict:

@@ -20,11 +20,13 @@ from trl_concise.evaluation.thinking_budget import (
     FILE,
     Budgeted,
     ThinkingBudgets,
+    describe_origin,
     read_budgeted,
     stop_thinking,
+    thinking_start,
     write_budgeted,
 )
-from trl_concise.verification.finished import MARKERS
+from trl_concise.verification.finished import MARKERS, ThinkingMarkers
 
 
 @pytest.mark.parametrize(
@@ -59,7 +61,8 @@ def measured(model, tokenizer, tmp_path_factory):
 
 def stopped(folder) -> dict[int, list[Budgeted]]:
     head, *lines = (folder / FILE).read_text().splitlines()
-    assert json.loads(head) == {"closing": "\n</think>\n", "answer_cue": "\\boxed{", "answer_tokens": 8}
+    origin = {"closing": "\n</think>\n", "answer_cue": "\\boxed{", "answer_tokens": 8}
+    assert json.loads(head) == {**origin, "evaluation": json.loads((folder / "settings.json").read_text())}
     items = [Budgeted.of_line(line) for line in lines]
     return {budget: [item for item in items if item.budget == budget] for budget in HOW.budgets}
 
@@ -120,6 +123,51 @@ def test_nothing_is_drawn_twice(measured, model, tokenizer, monkeypatch):
     assert calls and (folder / FILE).read_text() == before
 
 
+def test_answers_of_another_origin_are_drawn_again(measured, model, tokenizer, monkeypatch, tmp_path):
+    """A changed text, length, sampling setting, model or completion: the file of the answers alone remains."""
+    folder, problems, _ = measured
+    small = {"problems": problems["problems"].select(range(2))}
+    how = ThinkingBudgets((20,), closing="\n</think>\n", answer_tokens=8)
+    again = {"tokenizer": tokenizer, **SETTINGS, "batch_size": 2}
+    before = evaluate(model, small, tmp_path, thinking_budgets=how, **again)
+    saved = {path.name: path.read_text() for path in tmp_path.iterdir()}
+    calls = []
+    generate = model.generate
+    monkeypatch.setattr(model, "generate", lambda **kwargs: calls.append(kwargs) or generate(**kwargs))
+
+    def drawn(changed_how=how, removed=(), completions=None, **changes) -> int:
+        for name, text in saved.items():
+            (tmp_path / name).write_text(text)
+        for name in removed:
+            (tmp_path / name).unlink()
+        if completions is not None:
+            (tmp_path / "completions.jsonl").write_text(completions)
+        calls.clear()
+        evaluate(model, small, tmp_path, thinking_budgets=changed_how, **{**again, **changes})
+        return len(calls)
+
+    assert drawn() == 0
+    assert drawn(replace(how, answer_cue="Final Answer:")) == 1
+    assert drawn(replace(how, closing="</think>")) == 1
+    assert drawn(replace(how, answer_tokens=9)) == 1
+    assert drawn(replace(how, budgets=(20, 30))) == 1  # the second budget only
+    # Other completions, of which the first tokens are others, or settings: the answers are drawn too.
+    settings = ("completions.jsonl", "settings.json")
+    assert drawn(removed=settings, seed=1) == drawn(removed=settings, top_p=0.9) == 2
+    assert drawn(removed=settings, model_name="another") == 2
+    other = [json.loads(line) for line in saved["completions.jsonl"].splitlines()]
+    other[0]["completion_ids"][3] += 1
+    assert drawn(completions="".join(json.dumps(record) + "\n" for record in other)) == 1
+    with monkeypatch.context() as patch:
+        weight = next(model.parameters())
+        patch.setattr(weight, "data", weight.data * 1.001)
+        assert drawn(removed=settings) == 2
+    assert drawn() == 0 and evaluate(model, small, tmp_path, thinking_budgets=how, **again) == before
+    (tmp_path / FILE).write_text(saved[FILE] + "{}\n")
+    with pytest.raises(ValueError, match=r"thinking_budgets\.jsonl is damaged"):
+        evaluate(model, small, tmp_path, thinking_budgets=how, **again)
+
+
 def test_a_marker_may_be_a_special_token(measured, model, tokenizer):
     """Decoding leaves it out of the text, as with Qwen3 and DeepSeek-R1."""
     _, problems, records = measured
@@ -134,8 +182,20 @@ def test_any_text_can_be_saved_and_read(measured, tmp_path):
     item = stopped(measured[0])[20][0]
     strange = replace(item, completion=replace(item.completion, text="one\u2028two\x85three"))
     key = (strange.completion.dataset, 20)
-    write_budgeted(tmp_path, HOW, {key: [strange]})
-    assert read_budgeted(tmp_path, HOW) == {key: [strange]}
+    write_budgeted(tmp_path, describe_origin(HOW), {key: [strange]})
+    assert read_budgeted(tmp_path, describe_origin(HOW)) == {key: [strange]}
+
+
+def test_where_the_thinking_begins(tokenizer):
+    """Of a model without a template that opens it: anywhere in the completion."""
+    opened, plain = tokenizer("6 * 7?<think>\n").input_ids, tokenizer("6 * 7?").input_ids
+    text = tokenizer("We<think>6 * 7 = 42</think>42").input_ids
+    assert thinking_start(tokenizer, opened, text, MARKERS) == 0
+    start = thinking_start(tokenizer, plain, text, MARKERS)
+    assert tokenizer.decode(text[start:]).startswith("6") and tokenizer.decode(text[:start]).endswith("<think>")
+    assert thinking_start(tokenizer, plain, tokenizer("42</think>").input_ids, MARKERS) is None
+    with pytest.raises(ValueError, match="A thinking budget needs markers of one token"):
+        thinking_start(tokenizer, plain, text, ThinkingMarkers("<reasoning>", "</think>"))
 
 
 def test_a_model_without_markers_is_refused(model, tokenizer):
@@ -170,6 +230,23 @@ def test_a_model_without_markers_is_refused(model, tokenizer):
 def test_settings_are_checked(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ("--thinking_close </think>", "--thinking_close has no effect without --thinking_budget"),
+        ("--answer_cue Answer:", "--answer_cue has no effect without --thinking_budget"),
+        ("--answer_tokens 64 --budgets 4", "--answer_tokens has no effect without --thinking_budget"),
+        ("--max_model_len 512", "--max_model_len has no effect without --use_vllm"),
+        ("--dataset_split train", "split = 'train' has no effect on demo"),
+    ],
+)
+def test_options_without_effect_are_refused(given, message, tmp_path, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        main(["eval", "demo", "demo", "--output_dir", str(tmp_path / "e"), *given.split()])
+    shown = capsys.readouterr().err
+    assert message in shown and shown.count("\n") == 1 and not (tmp_path / "e").exists()
 
 
 def test_command_and_report(measured, tmp_path, capsys):

@@ -9,9 +9,11 @@ import pytest
 
 from tests.vllm.engine import CACHE_BYTES
 from trl_concise import demo
-from trl_concise.evaluation import evaluate
+from trl_concise.evaluation import ThinkingBudgets, evaluate
+from trl_concise.evaluation.command import main as eval_command
 from trl_concise.evaluation.filter import main as filter_command
 from trl_concise.evaluation.sampling import SamplingSettings, load_sampler, tokenize_prompts
+from trl_concise.evaluation.thinking_budget import describe_origin, read_budgeted
 
 
 # Only on a CPU: a seeded request that chunked prefill splits ends the engine.
@@ -36,6 +38,27 @@ def test_sampled_completions_are_seeded(embedded):
     prompts = tokenize_prompts(sampler.tokenizer, [row["prompt"] for row in demo.train_dataset(4)])
     first, again, other = (sampler.sample(prompts, SamplingSettings(64, 1.0, 1.0, seed)) for seed in (0, 0, 100))
     assert first == again != other
+
+
+def test_thinking_budgets(tmp_path, capsys):
+    """Both engines stop the same thoughts, and give the same greedy answers after them."""
+    how = ThinkingBudgets((0, 20, 40), closing="\n</think>\n", answer_tokens=8)
+    command = ["demo", "demo", "--limit", "24", "--temperature", "0", "--max_new_tokens", "96"]
+    command += ["--thinking_budget", "0,20,40", "--thinking_close", how.closing, "--answer_tokens", "8"]
+    found = {}
+    for engine, options in {
+        "transformers": [],
+        "vllm": ["--use_vllm", "--gpu_memory_utilization", "0.2"],  # the context is computed
+    }.items():
+        folder = tmp_path / engine
+        assert eval_command([*command, "--output_dir", str(folder), *options]) == 0
+        assert "thinking stopped at 20" in capsys.readouterr().out
+        evaluated = json.loads((folder / "settings.json").read_text())
+        found[engine] = read_budgeted(folder, describe_origin(how, evaluated))
+    ours, theirs = found.values()
+    assert ours == theirs and list(ours) == [("demo", budget) for budget in how.budgets]
+    stopped = [item for items in ours.values() for item in items if item.outcome == "stopped"]
+    assert len(stopped) >= 48 and any(item.completion.correct for item in stopped)
 
 
 def test_filter(embedded, tmp_path, capsys):

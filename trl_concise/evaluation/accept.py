@@ -79,6 +79,8 @@ def _refuse_options_without_effect(parser: Parser, options: argparse.Namespace) 
         unused, reason = ["token_bound"], "without a limit on the tokens"
     elif "accuracy_bound" in given and not set(given) & set(accuracy):
         unused, reason = ["accuracy_bound"], "without a limit on the accuracy"
+    elif "base" in given and not set(given) & {"max_token_share", "max_accuracy_loss"}:
+        unused, reason = ["base"], "without --max_token_share or --max_accuracy_loss, which compare with it"
     if unused:
         parser.error(f"--{unused[0]} has no effect {reason}. Leave it out.")
 

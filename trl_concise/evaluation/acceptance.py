@@ -27,6 +27,7 @@ from .bounds import (
     upper_bound,
 )
 from .recorded import Evaluation, Problems
+from .summaries import public_name
 
 
 ACCEPTANCE_FILE = "acceptance.json"
@@ -133,7 +134,7 @@ class Acceptance:
 
     def sentence(self) -> str:
         """Return the result in words, for example for a model card: limits, confidence, problems, sampling settings."""
-        limits, sets = self.limits, [(_short(name), own) for name, own in self.settings.items()]
+        limits, sets = self.limits, list(self.settings.items())
         promises = []
         if limits.max_tokens is not None:
             promises.append(f"at most {limits.max_tokens:,.12g} tokens per completion on average")
@@ -157,9 +158,7 @@ class Acceptance:
         among = f", one of {self.candidates} candidates" if self.candidates > 1 else ""
         failed = [test for test in self.tests if not test.passed]
         because = (
-            "; not shown: " + ", ".join(f"{test.limit_name} on {_short(test.dataset)}" for test in failed)
-            if failed
-            else ""
+            "; not shown: " + ", ".join(f"{test.limit_name} on {test.dataset}" for test in failed) if failed else ""
         )
         return (
             f"{self.model} is {verdict} at {confidence} confidence for {_listed(promises)}, on {where}, with {sampling}"
@@ -204,7 +203,7 @@ def accept(
     Args:
         candidates (`Sequence[str | Path]`): Folders of evaluations (`trl-concise eval --output_dir`).
         limits ([`Limits`]): What a model must keep.
-        base (`str` or `Path`, *optional*): Folder of the base model's evaluation, for limits that compare with it.
+        base (`str` or `Path`, *optional*): Folder of the base model's evaluation, if a limit compares with it.
         datasets (`Sequence[str]`, *optional*): Problem sets to test on. Default: all of the first candidate.
         delta (`float`, *optional*, defaults to `0.05`): Probability of a wrong acceptance, between 0 and 0.5.
         token_bound (`str`, *optional*, defaults to `"t"`): `"t"`, `"bernstein"` or `"hoeffding"` (see [`upper_bound`]).
@@ -217,8 +216,8 @@ def accept(
         `list[Acceptance]`: One per candidate, in order.
 
     Raises:
-        `ValueError`: If an argument is out of range, an evaluation is incomplete, or evaluations have other problems, reference answers
-            or sampling settings.
+        `ValueError`: If an argument is out of range or has no effect, an evaluation is incomplete, or candidates and base have other
+            problems, reference answers or sampling settings.
         `FileNotFoundError`: If a folder has no evaluation.
     """
     check_delta(delta)
@@ -235,9 +234,16 @@ def accept(
         raise ValueError(
             "max_accuracy_loss and max_token_share compare with a base model. Give the folder of its evaluation."
         )
+    if base is not None and not limits.need_base:
+        raise ValueError(
+            "base has no effect: no limit compares with a base model. Set max_accuracy_loss or max_token_share, or leave base out."
+        )
     evaluations = [Evaluation.read(Path(folder)) for folder in candidates]
-    of_base = Evaluation.read(Path(base)) if base is not None and limits.need_base else None
-    names = list(dict.fromkeys(datasets)) or list(evaluations[0].sets)
+    of_base = Evaluation.read(Path(base)) if base is not None else None
+    names = list(dict.fromkeys(map(public_name, datasets))) or list(evaluations[0].sets)
+    for evaluation in evaluations[1:]:
+        for name in names:
+            evaluation.check_same(name, evaluations[0])
     count = len(evaluations) + earlier_candidates
     results = []
     for evaluation in evaluations:
@@ -270,11 +276,6 @@ def accept(
 
 def _percent(share: float | Decimal) -> str:
     return f"{(100 * Decimal(str(share))).normalize():f}"
-
-
-def _short(dataset: str) -> str:
-    """Return the name of a problem set; of a local file, without the folders above it."""
-    return Path(dataset).name if Path(dataset).is_absolute() else dataset
 
 
 def _listed(texts: Sequence[str]) -> str:

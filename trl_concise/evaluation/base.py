@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from .metrics import accuracy_efficiency_score
-from .summaries import differing_settings, read_summary
+from .summaries import differing_settings, public_name, read_summary
 
 
 logger = logging.getLogger(__name__)
@@ -21,7 +21,9 @@ def read_base(base: str | Path | Sequence[Mapping[str, Any]] | None) -> Sequence
     """Return the records of the base model; `None` without a base."""
     if base is None:
         return None
-    return read_summary(base) if isinstance(base, (str, Path)) else list(base)
+    if isinstance(base, (str, Path)):
+        return read_summary(base)
+    return [{**record, "dataset": public_name(record["dataset"])} for record in base]
 
 
 def _base_of(record: Mapping[str, Any], base_records: Sequence[Mapping[str, Any]] | None) -> Mapping[str, Any] | None:

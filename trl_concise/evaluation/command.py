@@ -21,6 +21,11 @@ ENGINE_OPTIONS = {
     "gpu_memory_utilization": (float, "share of the GPU memory for vLLM"),
     "tensor_parallel_size": (int, "number of GPUs over which vLLM splits the model"),
 }
+NEEDED_OPTIONS = {  # option -> the one without which it has no effect
+    "effort_instruction": "effort",
+    **dict.fromkeys(("thinking_close", "answer_cue", "answer_tokens"), "thinking_budget"),
+    **dict.fromkeys(ENGINE_OPTIONS, "use_vllm"),
+}
 COLUMN_OPTIONS = {
     "problem_column": "the problem",
     "answer_column": "the final answer",
@@ -44,8 +49,7 @@ def main(argv: Sequence[str]) -> int:
     columns = dataset_options(options)
     if options.show < 0:
         parser.error(f"argument --show: must be at least 0, got {options.show}")
-    if options.effort_instruction is not None and not options.effort:
-        parser.error("--effort_instruction has no effect without --effort. Add --effort, or leave it out.")
+    refuse_without_effect(parser, options)
     if not options.show and options.output_dir is None:
         parser.error("the following arguments are required: --output_dir")
     try:
@@ -86,6 +90,13 @@ def main(argv: Sequence[str]) -> int:
     print_records(records)
     print(f"Every completion and the summary are in {options.output_dir}.")
     return 0
+
+
+def refuse_without_effect(parser: Parser, options: argparse.Namespace) -> None:
+    """End the command if an option is given without the one that it needs."""
+    for name, needed in NEEDED_OPTIONS.items():
+        if getattr(options, name, None) is not None and not getattr(options, needed, None):
+            parser.error(f"--{name} has no effect without --{needed}. Add --{needed}, or leave it out.")
 
 
 def dataset_options(options: argparse.Namespace) -> dict[str, Any]:

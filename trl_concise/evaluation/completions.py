@@ -12,22 +12,23 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from ..verification import verify_answers
-from ..verification.extraction import AnswerFormat
+from ..verification.extraction import AnswerFormat, without_reasoning
 from ..verification.finished import MARKERS, ThinkingMarkers, is_finished
 from ..verification.verify import verify_and_count
 from .metrics import accuracy_interval, bootstrap_interval, pass_at_k
+from .summaries import public_name
 
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
-def has_no_answer(text: str) -> bool:
+def has_no_answer(text: str, markers: ThinkingMarkers = MARKERS) -> bool:
     r"""
     Return whether a completion is empty: only white space follows its reasoning.
 
-    The text after the last `</think>` is checked, or the whole text without one; special tokens are ignored. A completion
-    that ends within its reasoning counts as truncated, not as empty.
+    The text after the last `</think>` (the end marker) is checked, or the whole text without one; special tokens are ignored. A
+    completion that ends within its reasoning counts as truncated, not as empty.
 
     Examples:
         >>> has_no_answer("<think>6 * 7 = 42</think>\n")
@@ -35,7 +36,7 @@ def has_no_answer(text: str) -> bool:
         >>> has_no_answer("42")
         False
     """
-    return not text.rpartition("</think>")[2].strip()
+    return not text.rpartition(markers.end)[2].strip()
 
 
 @dataclass(frozen=True)
@@ -123,9 +124,12 @@ def judge(
         )
         for item in completions
     ]
+    texts = [item.text for item in completions]
+    if markers.end != MARKERS.end:  # which the verification knows
+        texts = [without_reasoning(text, markers.end) for text in texts]
     verdicts, _ = verify_and_count(
         [item.gold for item in completions],
-        [item.text for item in completions],
+        texts,
         finished=finished,
         format=answer_format,
         final_form=final_form,
@@ -183,7 +187,7 @@ def read_completions(path: str | Path) -> list[Completion]:
         try:
             record = json.loads(line)
             record.pop("tokens")
-            completions.append(Completion(**record))
+            completions.append(Completion(**{**record, "dataset": public_name(record["dataset"])}))
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"{path}, line {number}, is not a completion of an evaluation ({error}).") from error
     return completions
@@ -200,7 +204,7 @@ def count_complete(completions: Sequence[Completion]) -> int:
     return end
 
 
-def summarize(completions: Iterable[Completion]) -> dict[str, Any]:
+def summarize(completions: Iterable[Completion], markers: ThinkingMarkers = MARKERS) -> dict[str, Any]:
     """
     Summarize the completions of one problem set.
 
@@ -208,6 +212,7 @@ def summarize(completions: Iterable[Completion]) -> dict[str, Any]:
 
     Args:
         completions (`Iterable[Completion]`): Judged completions, the same number for each problem.
+        markers ([`ThinkingMarkers`], *optional*): The texts around the reasoning.
 
     Returns:
         `dict[str, Any]`: `problems`, `completions_per_problem`, `accuracy` (mean over all completions: pass@1),
@@ -244,7 +249,7 @@ def summarize(completions: Iterable[Completion]) -> dict[str, Any]:
         "tokens_correct_mean": mean_or_none(item.tokens for item in known if item.correct),
         "tokens_wrong_mean": mean_or_none(item.tokens for item in known if not item.correct),
         "truncated_fraction": fmean(item.truncated for item in known),
-        "empty_fraction": fmean(has_no_answer(item.text) for item in known),
+        "empty_fraction": fmean(has_no_answer(item.text, markers) for item in known),
         **summarize_modes(known),
     }
 

@@ -37,7 +37,7 @@ from .sampling import (
     tokenize_prompts,
 )
 from .sets import ProblemSets, add_to_prompts, at_levels, load_problem_sets
-from .summaries import SUMMARY_FILE
+from .summaries import SUMMARY_FILE, public_name
 from .thinking_budget import ThinkingBudgets, answer_within_all, summarize_budgeted
 
 
@@ -88,7 +88,8 @@ def evaluate(
         model (`str` or [`~transformers.PreTrainedModel`]):
             Path or Hub id of a model or of an adapter, `demo` for the embedded model, or a model in memory.
         datasets (`str`, `Sequence[str]` or `Mapping[str, Dataset]`):
-            Problem sets by name (see [`load_problem_sets`]), or datasets with the columns `prompt` and `solution`.
+            Problem sets by name (see [`load_problem_sets`]), or datasets with the columns `prompt` and `solution`. Of a name
+            that is an absolute path, the results have the name of the file only.
         output_dir (`str` or `Path`, *optional*):
             Folder of the results. `None` keeps nothing.
         tokenizer ([`~transformers.PreTrainedTokenizerBase`], *optional*):
@@ -255,19 +256,19 @@ def evaluate(
             )
             for budget in [None, *budgets]:
                 items = truncate_at(completions, budget, sampler.tokenizer) if budget is not None else completions
-                record = {"dataset": set_name, **summarize(items), "budget": budget, "model": name}
+                record = {"dataset": set_name, **summarize(items, thinking_markers), "budget": budget, "model": name}
                 record |= how[set_name]
                 records.append(record | efficiency(record, base_records) if base_records is not None else record)
             if thinking_budgets is not None:
                 found = answer_within_all(
-                    *(completions, thinking_budgets, sampler, prompts[set_name], settings, folder),
+                    *(completions, thinking_budgets, sampler, prompts[set_name], settings, folder, written),
                     markers=thinking_markers,
                     batch_size=batch_size,
                     unreadable=unreadable[set_name],
                     **judging,
                 )
                 for budget, stopped in found.items():
-                    record = {"dataset": set_name, **summarize_budgeted(stopped), "budget": budget}
+                    record = {"dataset": set_name, **summarize_budgeted(stopped, thinking_markers), "budget": budget}
                     record |= {"thinking_budget": budget, "model": name} | how[set_name]
                     records.append(record | efficiency(record, base_records) if base_records is not None else record)
     records.sort(key=lambda record: (record["budget"] is not None, "thinking_budget" in record, record["budget"] or 0))
@@ -283,7 +284,19 @@ def _load_sets(datasets: str | Sequence[str] | Mapping[str, Dataset]) -> Mapping
         datasets = load_problem_sets(datasets)
     if not datasets:
         raise ValueError("Name at least one problem set.")
-    return datasets
+    names = {name: public_name(name) for name in datasets}
+    if names == {name: name for name in datasets}:
+        return datasets
+    renamed = ProblemSets()
+    for name, short in names.items():
+        if short in renamed:
+            raise ValueError(
+                f"Two problem sets have the name {short!r} in the results. Choose another name for one of them."
+            )
+        renamed[short] = datasets[name]
+    if isinstance(datasets, ProblemSets):
+        renamed.sources = {names[name]: source for name, source in datasets.sources.items()}
+    return renamed
 
 
 def _find_unreadable(name: str, golds: Sequence[str]) -> set[int]:

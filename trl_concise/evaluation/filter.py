@@ -11,7 +11,13 @@ from statistics import fmean
 from typing import Any
 
 from ..errors import Parser
-from .command import ENGINE_OPTIONS, add_answer_options, add_column_options, dataset_options
+from .command import (
+    ENGINE_OPTIONS,
+    add_answer_options,
+    add_column_options,
+    dataset_options,
+    refuse_without_effect,
+)
 
 
 SUFFIXES = (".jsonl", ".parquet")
@@ -158,6 +164,7 @@ def main(argv: Sequence[str]) -> int:
 
     from ..data.problems import show_problems
 
+    refuse_without_effect(parser, options)
     problem_options = {**dataset_options(options), "system_prompt": options.system_prompt}
     if options.show < 0:
         parser.error(f"argument --show: must be at least 0, got {options.show}")

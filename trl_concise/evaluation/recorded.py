@@ -73,28 +73,37 @@ class Evaluation:
 
     def problems_of(self, name: str, base: Evaluation | None) -> tuple[Problems, Problems | None]:
         """Return the judged problems of a set, and the same ones of the base, after checking that they can be compared."""
-        for evaluation in (self, *([base] if base is not None else [])):
-            if name not in evaluation.sets:
-                raise ValueError(
-                    f"{evaluation.folder} has no evaluation on {name!r}, only on {', '.join(map(repr, evaluation.sets))}."
-                )
-        problems = _judged(self.completions[name])
         if base is None:
-            return problems, None
-        if different := differing_settings(self.sets[name], base.sets[name]):
+            self._check_has(name)
+            return _judged(self.completions[name]), None
+        self.check_same(name, base, "the base")
+        return _judged(self.completions[name]), _judged(base.completions[name])
+
+    def check_same(self, name: str, other: Evaluation, called: str | None = None) -> None:
+        """Check that another evaluation, which the message calls `called`, has the same problems and settings on a set."""
+        for evaluation in (self, other):
+            evaluation._check_has(name)
+        if different := differing_settings(self.sets[name], other.sets[name], called or str(other.folder)):
             raise ValueError(
-                f"{self.folder} and {base.folder} cannot be compared on {name!r}: {different}. Evaluate both with the same "
+                f"{self.folder} and {other.folder} cannot be compared on {name!r}: {different}. Evaluate both with the same "
                 "settings."
             )
-        of_base = _judged(base.completions[name])
-        own, other = ({row: _identity(items[0]) for row, items in found.items()} for found in (problems, of_base))
-        if own != other:
-            rows = sorted(row for row in own.keys() | other.keys() if own.get(row) != other.get(row))
+        own, others = (
+            {row: _identity(items[0]) for row, items in _judged(found.completions[name]).items()}
+            for found in (self, other)
+        )
+        if own != others:
+            rows = sorted(row for row in own.keys() | others.keys() if own.get(row) != others.get(row))
             raise ValueError(
-                f"{self.folder} and {base.folder} have other problems, reference answers or chat templates under the name {name!r} "
+                f"{self.folder} and {other.folder} have other problems, reference answers or chat templates under the name {name!r} "
                 f"({len(rows)} of {len(own)}, first: row {rows[0]}). Evaluate both on the same problems."
             )
-        return problems, of_base
+
+    def _check_has(self, name: str) -> None:
+        if name not in self.sets:
+            raise ValueError(
+                f"{self.folder} has no evaluation on {name!r}, only on {', '.join(map(repr, self.sets))}."
+            )
 
     def settings_of(self, name: str, problems: Problems) -> dict[str, Any]:
         """Return what the promise depends on: problems, completions and sampling settings."""

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from .plots import FrontierPoint, PointKind
-from .summaries import SUMMARY_FILE, read_json, read_summary
+from .summaries import SUMMARY_FILE, public_name, read_json, read_summary
 
 
 logger = logging.getLogger(__name__)
@@ -212,7 +212,7 @@ def watch_measurements(log_history: Sequence[Mapping[str, Any]]) -> dict[int, di
 
 def _in_training(log: Sequence[Mapping[str, Any]], run: str) -> Iterator[Measurement]:
     for name, evaluated in evaluations(log).items():
-        dataset = f"{name}, evaluated in training" if name is not None else IN_TRAINING
+        dataset = f"{public_name(name)}, evaluated in training" if name is not None else IN_TRAINING
         for step, figures in evaluated.items():
             yield _of_step(dataset, step, figures, run, "training")
 

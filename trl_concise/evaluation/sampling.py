@@ -22,7 +22,7 @@ from .sets import KNOWN_MODELS
 
 if TYPE_CHECKING:
     from peft import PeftModel
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 Prompt = str | list[dict[str, str]]  # text, or messages
 
@@ -165,7 +165,7 @@ class VLLMSampler:
             # vLLM takes powers of two, from 16 on
             engine_options["max_lora_rank"] = max(16, 1 << (PeftConfig.from_pretrained(adapter).r - 1).bit_length())
         self.engine = LLM(model=model, generation_config="vllm", **engine_options)
-        self.end_token_ids = {tokenizer.eos_token_id}
+        self.end_token_ids = _tokens(generation_config(model).eos_token_id, tokenizer)
 
     def sample(self, prompts: Sequence[list[int]], settings: SamplingSettings) -> list[list[int]]:
         """See [`Sampler`]."""
@@ -283,8 +283,21 @@ def _refuse_folder_without_model(folder: Path) -> None:
 
 def end_token_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> set[int]:
     """Return the tokens that end a turn: those of the model's generation config, and the tokenizer's EOS."""
-    ends = model.generation_config.eos_token_id
+    return _tokens(model.generation_config.eos_token_id, tokenizer)
+
+
+def _tokens(ends: int | list[int] | None, tokenizer: PreTrainedTokenizerBase) -> set[int]:
     return {*(ends if isinstance(ends, list) else [ends]), tokenizer.eos_token_id} - {None}
+
+
+def generation_config(model: str) -> GenerationConfig:
+    """Return the generation config of a model by its path or id; that of its config if it has none of its own."""
+    from transformers import AutoConfig, GenerationConfig
+
+    try:
+        return GenerationConfig.from_pretrained(model)
+    except OSError:
+        return GenerationConfig.from_model_config(AutoConfig.from_pretrained(model))
 
 
 def with_padding_token(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:

@@ -75,10 +75,17 @@ def load_problem_sets(names: Sequence[str], *, system_prompt: str | None = None,
         and suffix) to the problems, as [`load_problems`] returns them. Its `sources` has the origin of sets from the Hub.
 
     Raises:
-        `ValueError`: If a set cannot be read (see [`load_problems`]), or two have the same name.
+        `ValueError`: If a set cannot be read (see [`load_problems`]), two have the same name, or options are given for sets with a
+            short name only.
         `FileNotFoundError`: If the file does not exist, or the set could not be loaded from the Hub.
     """
-    options = {"split": "test"} | {name: value for name, value in options.items() if value is not None}
+    given = {name: value for name, value in options.items() if value is not None}
+    if given and names and all(name in KNOWN_SETS for name in names):
+        raise ValueError(
+            f"{', '.join(f'{name} = {value!r}' for name, value in given.items())} has no effect on {', '.join(names)}: the "
+            "configuration, split and columns of a set with a short name are fixed. Leave it out, or give the dataset's id or a file."
+        )
+    options = {"split": "test"} | given
     sets = ProblemSets()
     for name in names:
         arguments = KNOWN_SETS.get(name, {"name_or_path": name, **options})
@@ -122,8 +129,12 @@ def add_to_prompts(dataset: Dataset, system_prompt: str | None, prompt_suffix: s
 def at_levels(sets: dict[str, Dataset], effort: Sequence[str], instruction: str | None) -> dict[str, Dataset]:
     """Ask for each level of effort in each set: as many sets as there are pairs, named after both; `sets` without levels."""
     if not effort:
+        if instruction is not None:
+            raise ValueError(
+                "effort_instruction has no effect without effort. Name levels of effort, or leave it out."
+            )
         return sets
-    instruction = instruction if instruction is not None else EFFORT_INSTRUCTION
+    instruction = EFFORT_INSTRUCTION if instruction is None else instruction
     return {
         f"{name}, {level} effort": with_effort(dataset, [level], instruction=instruction)
         for name, dataset in sets.items()

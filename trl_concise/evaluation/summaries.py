@@ -6,17 +6,33 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Mapping
-from pathlib import Path
+from pathlib import Path, PurePath, PurePosixPath, PureWindowsPath
 from typing import Any
 
 
 SUMMARY_FILE = "summary.json"
+FILE_SUFFIXES = (".jsonl", ".json", ".parquet", ".csv")  # of problem sets
 KEYS = {"dataset", "model", "accuracy", "accuracy_interval", "tokens_mean", "tokens_interval"}
 COMPARED = (
     *("dataset_id", "dataset_config", "dataset_split", "limit", "problems"),
     *("max_new_tokens", "temperature", "top_p", "system_prompt_sha256", "prompt_suffix_sha256"),
     *("answer_format", "final_form"),
 )
+
+
+def public_name(dataset: str) -> str:
+    """
+    Return the name of a problem set in the results: of an absolute path, without the folders above it, which stay private.
+
+    Examples:
+        >>> public_name("/home/me/data/hard.jsonl"), public_name("gsm8k"), public_name("openai/gsm8k")
+        ('hard', 'gsm8k', 'openai/gsm8k')
+    """
+    paths: list[PurePath] = [PurePosixPath(dataset), PureWindowsPath(dataset)]
+    path = next((path for path in paths if path.is_absolute() or path.parts[:1] == ("~",)), None)
+    if path is None:
+        return dataset
+    return path.stem if path.suffix in FILE_SUFFIXES else path.name
 
 
 def read_summary(path: str | Path) -> list[dict[str, Any]]:
@@ -38,14 +54,20 @@ def read_summary(path: str | Path) -> list[dict[str, Any]]:
             f"The file {path} does not exist. Give the output folder of an evaluation: {written_by}"
         )
     records = read_json(path)
-    if not isinstance(records, list) or not all(isinstance(one, dict) and KEYS <= one.keys() for one in records):
+    if not isinstance(records, list) or not all(map(_is_record, records)):
         raise ValueError(f"{path} is not a summary of an evaluation: expected a list of records.")
-    return records
+    return [{**record, "dataset": public_name(record["dataset"])} for record in records]
 
 
-def differing_settings(record: Mapping[str, Any], base: Mapping[str, Any]) -> str:
+def _is_record(value: Any) -> bool:
+    return isinstance(value, dict) and value.keys() >= KEYS and isinstance(value["dataset"], str)
+
+
+def differing_settings(record: Mapping[str, Any], base: Mapping[str, Any], other: str = "the base") -> str:
     """
-    Return the settings that differ between a record and its base, so that they cannot be compared.
+    Return the settings that differ between a record and another one, so that they cannot be compared.
+
+    `other` is what the text calls the second one.
 
     Settings that one of them lacks, for example in a file of an earlier version, are not compared.
 
@@ -57,7 +79,7 @@ def differing_settings(record: Mapping[str, Any], base: Mapping[str, Any]) -> st
         'max_new_tokens is 4096, for the base 512'
     """
     known = [key for key in COMPARED if key in record and key in base]
-    return ", ".join(f"{key} is {record[key]}, for the base {base[key]}" for key in known if record[key] != base[key])
+    return ", ".join(f"{key} is {record[key]}, for {other} {base[key]}" for key in known if record[key] != base[key])
 
 
 def read_json(path: Path) -> Any:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from ..state.checkpoint import write_atomically
-from ..verification.finished import ThinkingMarkers, prompt_opens_reasoning
+from ..verification.finished import MARKERS, ThinkingMarkers, prompt_opens_reasoning
 from .completions import Completion, judge, summarize
 
 
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from .sampling import Sampler, SamplingSettings
 
 FILE = "thinking_budgets.jsonl"
+_ANSWERED = ("completion_ids", "text", "truncated", "correct")  # what the answer to a stopped completion changes
 Outcome = Literal["closed", "ended", "stopped"]
 
 
@@ -121,6 +122,15 @@ class Budgeted:
     thinking: int
     forced: int
     answer: int
+
+    def continues(self, whole: Completion) -> bool:
+        """Return whether this is a completion of the same prompt with the same first tokens, or, if it is not stopped, the same one."""
+        if self.outcome != "stopped":
+            return self.completion == whole
+        kept = len(self.completion.completion_ids) - self.forced - self.answer
+        begun = self.completion.completion_ids[:kept]
+        same = replace(self.completion, **{name: getattr(whole, name) for name in _ANSWERED})
+        return same == whole and whole.completion_ids[:kept] == begun
 
     def line(self) -> str:
         """The completion as a line of JSON."""
@@ -225,6 +235,7 @@ def answer_within_all(
     prompts: Sequence[list[int]],
     settings: SamplingSettings,
     folder: Path | None = None,
+    evaluated: Mapping[str, Any] | None = None,
     **options: Any,
 ) -> dict[int, list[Budgeted]]:
     """
@@ -233,32 +244,30 @@ def answer_within_all(
     Args:
         completions, how, sampler, prompts, settings, **options: See [`answer_within`].
         folder (`Path`, *optional*): Folder of the evaluation.
+        evaluated (`Mapping[str, Any]`, *optional*): Model and settings of the evaluation. Answers of others are not used.
 
     Returns:
         `dict[int, list[Budgeted]]`: By budget.
     """
-    groups, wanted = read_budgeted(folder, how), [(item.problem, item.completion) for item in completions]
-    name = completions[0].dataset
+    origin = describe_origin(how, evaluated)
+    groups, name = read_budgeted(folder, origin), completions[0].dataset
     for budget in how.budgets:
-        known = [(item.completion.problem, item.completion.completion) for item in groups.get((name, budget), [])]
-        if known != wanted:
+        known = groups.get((name, budget), [])
+        if len(known) != len(completions) or not all(map(Budgeted.continues, known, completions)):
             groups[name, budget] = answer_within(completions, budget, how, sampler, prompts, settings, **options)
             if folder is not None:
-                write_budgeted(folder, how, groups)
+                write_budgeted(folder, origin, groups)
     return {budget: groups[name, budget] for budget in how.budgets}
 
 
 def thinking_start(
     tokenizer: PreTrainedTokenizerBase, prompt: list[int], ids: Sequence[int], markers: ThinkingMarkers
 ) -> int | None:
-    """Return the place of the first thinking token in a completion; `None` if it does not begin by thinking."""
+    """Return the place of the first thinking token in a completion; `None` if it does not think between the markers."""
     if prompt_opens_reasoning(tokenizer, prompt, markers=markers):
         return 0
-    begun = tokenizer.decode(list(ids[:4]), skip_special_tokens=False).lstrip()
-    if not begun.startswith(markers.start):
-        return None
     start = marker_token(tokenizer, markers.start)
-    return list(ids).index(start) + 1
+    return list(ids).index(start) + 1 if start in ids else None
 
 
 def marker_token(tokenizer: PreTrainedTokenizerBase, marker: str) -> int:
@@ -271,9 +280,9 @@ def marker_token(tokenizer: PreTrainedTokenizerBase, marker: str) -> int:
     return ids[0]
 
 
-def summarize_budgeted(items: Sequence[Budgeted]) -> dict[str, Any]:
+def summarize_budgeted(items: Sequence[Budgeted], markers: ThinkingMarkers = MARKERS) -> dict[str, Any]:
     """
-    Summarize the completions of one problem set under a thinking budget.
+    Summarize the completions of one problem set under a thinking budget. `markers` are the texts around the reasoning.
 
     Returns:
         `dict[str, Any]`: The figures of [`summarize`], of whole completions with their forced tokens; `stopped_fraction`, and
@@ -281,7 +290,7 @@ def summarize_budgeted(items: Sequence[Budgeted]) -> dict[str, Any]:
     """
     known = [item for item in items if item.completion.correct is not None]
     return {
-        **summarize([item.completion for item in items]),
+        **summarize([item.completion for item in items], markers),
         "stopped_fraction": fmean(item.outcome == "stopped" for item in known),
         "thinking_tokens": fmean(item.thinking for item in known),
         "forced_tokens": fmean(item.forced for item in known),
@@ -289,25 +298,35 @@ def summarize_budgeted(items: Sequence[Budgeted]) -> dict[str, Any]:
     }
 
 
-def read_budgeted(folder: Path | None, how: ThinkingBudgets) -> dict[tuple[str, int], list[Budgeted]]:
-    """Return the completions of `thinking_budgets.jsonl` by problem set and budget, if they were stopped in the same way."""
+def describe_origin(how: ThinkingBudgets, evaluated: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Return everything that answers depend on, apart from the budget: how thinking is stopped, the model and its settings."""
+    own = {key: value for key, value in asdict(how).items() if key != "budgets"}
+    return {**own, "evaluation": dict(evaluated or {})}
+
+
+def read_budgeted(folder: Path | None, origin: Mapping[str, Any]) -> dict[tuple[str, int], list[Budgeted]]:
+    """
+    Return the completions of `thinking_budgets.jsonl` by problem set and budget, if they have this origin.
+
+    Raises:
+        `ValueError`: If the file is damaged.
+    """
     path = folder / FILE if folder is not None else None
     if path is None or not path.is_file():
         return {}
-    head, *lines = path.read_text(encoding="utf-8").split("\n")[:-1]  # not `splitlines`: a text may contain U+2028
-    if json.loads(head) != _settings(how):
-        return {}
+    lines = path.read_text(encoding="utf-8").split("\n")[:-1]  # not `splitlines`: a text may contain U+2028
     found: dict[tuple[str, int], list[Budgeted]] = {}
-    for item in map(Budgeted.of_line, lines):
-        found.setdefault((item.completion.dataset, item.budget), []).append(item)
+    try:
+        if json.loads(lines[0]) != json.loads(json.dumps(origin)):
+            return {}
+        for item in map(Budgeted.of_line, lines[1:]):
+            found.setdefault((item.completion.dataset, item.budget), []).append(item)
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+        raise ValueError(f"{path} is damaged ({error}). Delete it; its answers are then drawn again.") from error
     return found
 
 
-def write_budgeted(folder: Path, how: ThinkingBudgets, groups: Mapping[Any, Iterable[Budgeted]]) -> None:
-    """Write `thinking_budgets.jsonl`: the settings, then one completion per line."""
+def write_budgeted(folder: Path, origin: Mapping[str, Any], groups: Mapping[Any, Iterable[Budgeted]]) -> None:
+    """Write `thinking_budgets.jsonl`: the origin, then one completion per line."""
     lines = (item.line() for items in groups.values() for item in items)
-    write_atomically(folder / FILE, (json.dumps(_settings(how)) + "\n" + "".join(lines)).encode())
-
-
-def _settings(how: ThinkingBudgets) -> dict[str, Any]:
-    return {key: value for key, value in asdict(how).items() if key != "budgets"}
+    write_atomically(folder / FILE, (json.dumps(origin) + "\n" + "".join(lines)).encode())

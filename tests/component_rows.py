@@ -277,6 +277,8 @@ _ROWS = [
             "correct_slope": 0.5,
             "wrong_slope": 0.25,
             "adds_ellipsis": False,  # the prompts are texts
+            "start_marker": "?",  # with which they end
+            "end_marker": "!",
         },
     ),
     Row(

@@ -3,14 +3,17 @@
 
 from __future__ import annotations
 
+import copy
 import math
+from pathlib import Path
 
 import pytest
 import torch
 from datasets import Dataset
 from hypothesis import given
 from hypothesis import strategies as st
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 from trl import GRPOConfig
 
 from tests import tiny
@@ -75,9 +78,9 @@ def test_share_of_a_group(group, share, direct):
 # Training
 
 
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory):
-    """Two steps of the embedded model, and what the advantage saw."""
+@pytest.fixture(scope="module", params=["sequence", "token"])
+def trained(request, tmp_path_factory):
+    """Two steps of the embedded model with each reading of the importance correction, and what the advantage saw."""
     seen = []
 
     class Noted(AdaptThinkTrainer):
@@ -87,7 +90,12 @@ def trained(tmp_path_factory):
             slots["advantage"].compute = lambda *given: seen.append((given[0], compute(*given))) or seen[-1][1]
             return slots
 
-    trainer = make(tmp_path_factory.mktemp("adapt"), trainer_class=tiny.spy(Noted), learning_rate=1e-5)
+    trainer = make(
+        tmp_path_factory.mktemp("adapt"),
+        trainer_class=tiny.spy(Noted),
+        learning_rate=1e-5,
+        importance_sampling_level=request.param,
+    )
     trainer.train()
     return trainer, seen
 
@@ -110,44 +118,96 @@ def test_each_half_of_a_group_is_forced_into_a_mode(trained):
     assert any(not rollouts.truncated.all() for rollouts, _ in seen)
 
 
-def test_the_loss_is_the_released_one(trained):
-    """The mean over completions of max(-A s, -A clip(s, 0.8, 1.2)), with the ratio s of whole completions; no dual clip, no KL."""
+def test_the_loss_of_both_readings(trained):
+    """
+    The mean over completions of max(-A s, -A clip(s, 0.8, 1.2)); no dual clip, no KL. The released reading has the ratio s of whole
+    completions, the other one that of each token, and the mean over tokens.
+    """
     trainer, _ = trained
     inputs, loss, gradients = trainer.seen[0]
     model = AutoModelForCausalLM.from_pretrained(demo.model_path())  # before the first step
     mask = inputs["completion_mask"]
     logps = tiny.whole_logps(model, inputs)
     old = torch.cat([torch.full_like(logps[:, :1], math.log(0.5)), logps[:, 1:].detach()], dim=1)
-    ratio = (((logps - old) * mask).sum(dim=1) / mask.sum(dim=1)).exp()
-    advantages = inputs["advantages"]
-    by_hand = torch.max(-advantages * ratio, -advantages * ratio.clamp(0.8, 1.2)).mean()
+    ratio, advantages = (logps - old).exp(), inputs["advantages"][:, None]
+    if trainer.importance_sampling_level == "sequence":
+        ratio = (((logps - old) * mask).sum(dim=1) / mask.sum(dim=1)).exp()[:, None]
+    losses = torch.max(-advantages * ratio, -advantages * ratio.clamp(0.8, 1.2)) * mask
+    by_hand = (losses.sum(dim=1) / mask.sum(dim=1)).mean()
     assert loss.item() == pytest.approx(by_hand.item(), abs=1e-5)
     expected = torch.autograd.grad(by_hand, [p for p in model.parameters() if p.requires_grad])
     for one, other in zip(gradients, expected, strict=True):
         torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-2)
 
 
-@pytest.mark.parametrize("level", ["sequence", "token"])
-@pytest.mark.parametrize("length", [1, 300])
-def test_golden_ratios_of_both_readings(level, length, tmp_path):
-    """A first token that the policy writes with probability 0.02, and that was forced with 0.5."""
-    trainer = make(tmp_path, importance_sampling_level=level, epsilon_high=0.2)
-    ids = torch.full((1, length), 12)
-    inputs = {
-        "prompt_ids": torch.full((1, 3), 5),
-        "prompt_mask": torch.ones(1, 3, dtype=torch.long),
-        "completion_ids": ids,
-        "completion_mask": torch.ones_like(ids),
-        "advantages": torch.ones(1),
-        "num_items_in_batch": torch.tensor(length),
-    }
-    with torch.no_grad():
-        logps = tiny.whole_logps(trainer.model.eval(), inputs)
-        inputs["old_per_token_logps"] = torch.cat([logps[:, :1] - math.log(0.02 / 0.5), logps[:, 1:]], dim=1)
-        loss = trainer._compute_loss(trainer.model, inputs)
-    sequence = {1: 0.04, 300: 0.989327770604733}[length]
-    expected = sequence if level == "sequence" else (0.04 + length - 1) / length
-    assert -loss.item() == pytest.approx(expected, abs=1e-4)
+def test_the_card_names_the_method_once(trained):
+    """Although the trainer adds two components of the paper."""
+    trainer, _ = trained
+    trainer.create_model_card()
+    card = Path(trainer.args.output_dir, "README.md").read_text()
+    assert card.count("| AdaptThink |") == 1 and "| `AdaptThink(thinking_start)` | We |" in card
+
+
+@pytest.fixture(scope="module")
+def uniform_model():
+    """A model that writes each of 50 tokens with probability 0.02, whatever precedes them."""
+    words = ["<pad>", "<eos>", "<unk>", "<think>", "</think>", "We", *map(str, range(44))]
+    of_words = Tokenizer(models.WordLevel({word: place for place, word in enumerate(words)}, unk_token="<unk>"))
+    of_words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=of_words, pad_token="<pad>", eos_token="<eos>", unk_token="<unk>"
+    )
+    tokenizer.chat_template = "{{ messages[0]['content'] }}{{ ' <think>' if add_generation_prompt }}"
+    config = AutoConfig.for_model(
+        "qwen2",
+        vocab_size=len(words),
+        hidden_size=16,
+        intermediate_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        tie_word_embeddings=True,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        bos_token_id=None,
+    )
+    model = AutoModelForCausalLM.from_config(config)
+    model.model.norm.weight.data.zero_()
+    model.config._name_or_path = "uniform"  # of the card
+    return model, tokenizer
+
+
+# By the number of tokens: of the sequence, 0.04 ** (1 / length); of tokens, the mean of 0.04 and ones.
+RATIOS = {("sequence", 2): 0.2, ("sequence", 300): 0.989327770604733, ("token", 2): 0.52, ("token", 300): 0.9968}
+
+
+@pytest.mark.parametrize(("level", "length"), RATIOS)
+def test_golden_ratios_of_both_readings_in_training(level, length, uniform_model, tmp_path):
+    """A first token that the policy writes with probability 0.02, and that is forced with 0.5."""
+    model, tokenizer = uniform_model
+    row = {"prompt": [{"role": "user", "content": "3 4"}], "solution": "12", "pass_rate": 0.0}
+    settings = tiny.settings(
+        tmp_path,
+        max_steps=1,
+        per_device_train_batch_size=4,
+        max_completion_length=length,
+        generation_kwargs={"min_new_tokens": length - 1},
+        importance_sampling_level=level,
+        thinking_start="We",
+        direct_bonus=1.0,  # the advantage of a direct answer that is wrong; 0 with thinking
+    )
+    trainer = tiny.spy(AdaptThinkTrainer)(
+        copy.deepcopy(model),
+        math_accuracy_reward,
+        AdaptThinkConfig(**settings),
+        Dataset.from_list([row] * 4),
+        processing_class=tokenizer,
+    )
+    trainer.train()
+    ((inputs, loss, _),) = trainer.seen
+    assert inputs["completion_mask"].sum(dim=1).tolist() == [length] * 4
+    assert sorted(inputs["advantages"].tolist()) == [0, 0, 1, 1]
+    assert -2 * loss.item() == pytest.approx(RATIOS[level, length], abs=1e-5)
 
 
 @pytest.mark.parametrize(("share", "corrects"), [(0.0, True), (1.0, True), (0.5, False)])
@@ -191,7 +251,8 @@ def test_evaluation_forces_nothing(tmp_path):
         return math_accuracy_reward(**kwargs)
 
     args = AdaptThinkConfig(**tiny.settings(tmp_path, max_completion_length=16, thinking_start="We"))
-    trainer = AdaptThinkTrainer(str(demo.model_path()), noted, args, problems(), eval_dataset=problems(4))
+    untabled = demo.train_dataset(4)  # the accuracy of the reference is for training only
+    trainer = AdaptThinkTrainer(str(demo.model_path()), noted, args, problems(), eval_dataset=untabled)
     metrics = trainer.evaluate()
     tokenizer = trainer.processing_class
     assert "</think>" not in tokenizer.batch_decode([[token] for token in firsts]) and len(set(firsts)) > 1
@@ -290,6 +351,7 @@ def test_a_streamed_table_is_checked_in_training(tmp_path):
         ({"direct_share": 0.1}, "direct_share = 0.1 of num_generations = 4 is 0 completions"),
         ({"direct_bonus": -0.1}, "delta must be at least 0 and finite, got -0.1"),
         ({"max_direct_length": 0}, "max_direct_length must be at least 1 token, got 0"),
+        ({"max_direct_length": LIMIT + 1}, "max_direct_length = 41 has no effect.*max_completion_length = 40"),
         ({"thinking_start": "Alright"}, r"'Alright' is \d tokens of this tokenizer"),
     ],
 )
@@ -298,20 +360,36 @@ def test_settings_are_checked(changes, message, tmp_path):
         make(tmp_path, **changes)
 
 
-def test_a_prompt_outside_the_thinking_is_refused(tmp_path):
+@pytest.mark.parametrize("case", ["template", "markers", "text"])
+def test_a_prompt_outside_the_thinking_is_refused(case, tmp_path):
+    """Before training; in a stream, in the first batch."""
     tokenizer = AutoTokenizer.from_pretrained(demo.model_path())
-    tokenizer.chat_template = tiny.CHAT_TEMPLATE
-    trainer = ConciseGRPOTrainer(
-        str(demo.model_path()),
-        math_accuracy_reward,
-        ConciseGRPOConfig(**tiny.settings(tmp_path)),
-        problems(),
-        processing_class=tokenizer,
-        rollout=ForcedModes(thinking_start="We"),
-        advantage=AdaptThink(),
-    )
-    with pytest.raises(ValueError, match="The prompt does not end with '<think>'"):
-        trainer.train()
+    dataset, markers = problems(), {}
+    if case == "template":
+        tokenizer.chat_template = tiny.CHAT_TEMPLATE
+    elif case == "markers":
+        markers = {"start_marker": "[THINK]"}
+    else:
+        dataset = dataset.map(lambda row: {"prompt": row["prompt"][0]["content"]})
+
+    def build(rows):
+        return ConciseGRPOTrainer(
+            str(demo.model_path()),
+            math_accuracy_reward,
+            ConciseGRPOConfig(**tiny.settings(tmp_path)),
+            rows,
+            processing_class=tokenizer,
+            rollout=ForcedModes(thinking_start="We", **markers),
+            advantage=AdaptThink(),
+        )
+
+    message = r"The prompt ends with '.*', not with '(<think>|\[THINK\])'"
+    with pytest.raises(ValueError, match=message):
+        build(dataset)
+    if case == "template":
+        trainer = build(dataset.to_iterable_dataset())
+        with pytest.raises(ValueError, match=message):
+            trainer.train()
 
 
 def test_a_plain_config_keeps_its_loss(tmp_path):

@@ -25,6 +25,7 @@ from trl_concise.methods.auto_think import (
     balance_modes,
     naive_reward,
     shape_lengths,
+    stage_budget,
 )
 
 
@@ -196,6 +197,7 @@ def test_training_rewards_the_modes(tiny_model, tmp_path):
         max_completion_length=60,
         max_steps=3,
         stage_steps=[1, 2],
+        stage_limits=[50, 60, 70],
         save_strategy="steps",
         save_steps=1,
     )
@@ -216,6 +218,7 @@ def test_training_rewards_the_modes(tiny_model, tmp_path):
     assert third.tolist() == pytest.approx(with_lengths(naive), abs=1e-5)
     logged = [entry for entry in trainer.state.log_history if "auto_think/stage" in entry]
     assert [entry["auto_think/stage"] for entry in logged] == [1, 2, 3]
+    assert [entry["staged_budget/budget"] for entry in logged] == [50, 60, 70]
     assert logged[0]["auto_think/thinking_fraction"] == pytest.approx(3 / 8)
     assert logged[0]["auto_think/malformed_fraction"] == pytest.approx(2 / 8)
     saved = AutoTokenizer.from_pretrained(tmp_path / "checkpoint-3")
@@ -246,12 +249,41 @@ def test_the_ellipsis_in_the_templates_of_real_models():
 
 def test_a_template_that_does_not_open_the_thinking_is_refused(tiny_model, problems, tmp_path):
     args = AutoThinkConfig(**tiny.settings(tmp_path))
-    with pytest.raises(ValueError, match=r"ends a prompt with '.*assistant\\n', not with '<think>'"):
+    with pytest.raises(ValueError, match=r"ends a prompt with '.*assistant\\n', so no prompt ends with '<think>'"):
         AutoThinkTrainer(tiny_model, math_accuracy_reward, args, problems)
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+    tokenizer.chat_template = None
+    with pytest.raises(ValueError, match="The tokenizer has no chat template, so no prompt ends with '<think>'"):
+        add_ellipsis(tokenizer)
     reward = AutoThinkReward(adds_ellipsis=False)
     ConciseGRPOTrainer(
         tiny_model, [math_accuracy_reward, reward], ConciseGRPOConfig(**tiny.settings(tmp_path)), problems
     )
+
+
+def test_prompts_that_are_texts_bring_the_ellipsis(tiny_model, tmp_path):
+    """No template is applied to them, so that an ellipsis in the template would have no effect."""
+    args = AutoThinkConfig(**tiny.settings(tmp_path))
+    for end, is_refused in (("", True), ("<think>\n", True), ("...", True), ("<think>\n...\n", False)):
+        rows = Dataset.from_list([{"prompt": f"3 * 4?{end}", "solution": "12"}] * 4)
+        if is_refused:
+            with pytest.raises(ValueError, match="The prompts are texts, to which no chat template is applied"):
+                AutoThinkTrainer(tiny_model, math_accuracy_reward, args, rows)
+        else:
+            AutoThinkTrainer(tiny_model, math_accuracy_reward, args, rows)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"reward_weights": [2.0]}, "'math_accuracy_reward' has the weight 2 and the column 1"),
+        ({"multi_objective_aggregation": "normalize_then_sum"}, "normalizes each before the sum"),
+    ],
+)
+def test_a_sum_other_than_the_papers_is_a_warning(changes, message, tmp_path, caplog):
+    args = AutoThinkConfig(**tiny.settings(tmp_path, **changes))
+    AutoThinkTrainer(str(demo.model_path()), math_accuracy_reward, args, demo.train_dataset(4))
+    assert message in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -271,15 +303,45 @@ def test_settings_are_checked(changes, message):
         AutoThinkReward(**changes)
 
 
-def test_markers_that_are_special_tokens_are_seen():
+def test_limits_of_the_stages():
+    budget = stage_budget([8192, 16384, 24576], [300, 700])
+    assert budget.config() == {"limits": [8192, 16384, 24576], "steps": [300, 400]} and budget.longest == 24576
+    reward = AutoThinkReward(stage_steps=[300, 700])
+    for step in (0, 299, 300, 699, 700, 10**6):
+        assert budget.stage(step) + 1 == reward.stage_at(step)
+    assert stage_budget([8192], []).max_completion_length(10**6) == 8192
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"stage_limits": [8, 16]}, r"for each of the 1 stages that stage_steps = \[\] makes; got \[8, 16\]"),
+        ({"stage_limits": [8, 16], "stage_steps": [1, 2]}, r"each of the 3 stages .* got \[8, 16\]"),
+        ({"stage_limits": [8, 0], "stage_steps": [1]}, r"at least 1, for each .* got \[8, 0\]"),
+        ({"stage_limits": [8, 16, 32], "stage_steps": [2, 1]}, r"at most 2 rising steps.*got \[2, 1\]"),
+        ({"stage": 3, "stage_limits": [8, 16], "stage_steps": [1]}, "at most 0 rising steps"),
+    ],
+)
+def test_limits_of_the_stages_are_checked(changes, message, tmp_path):
+    args = AutoThinkConfig(**tiny.settings(tmp_path, **changes))
+    with pytest.raises(ValueError, match=message):
+        AutoThinkTrainer(str(demo.model_path()), math_accuracy_reward, args, demo.train_dataset(8))
+
+
+@pytest.mark.parametrize(("start", "end"), [("<think>", "</think>"), ("[THINK]", "[/THINK]")])
+def test_markers_that_are_special_tokens_are_seen(start, end):
     tokenizer = AutoTokenizer.from_pretrained(demo.model_path())
-    tokenizer.add_special_tokens({"additional_special_tokens": ["</think>"]})
-    component = AutoThinkReward()
+    tokenizer.add_special_tokens({"additional_special_tokens": [end]})
+    component = AutoThinkReward(start_marker=start, end_marker=end)
     component._tokenizer = tokenizer
-    texts = ["</think>\\boxed{5}", "2 + 3 = 5</think>\\boxed{5}", "2 + 3 = 5"]
+    texts = [f"{end}\\boxed{{5}}", f"2 + 3 = \\boxed{{5}}{end}5", "2 + 3 = 5"]
     ids = [tokenizer(text).input_ids for text in texts]
-    prompts = [tokenizer("2 + 3?<think>").input_ids] * 3
+    prompts = [tokenizer(f"2 + 3?{start}").input_ids] * 3
     local = LocalRollouts([""] * 3, texts, ids, None, torch.ones(3), {}, 3, 0, True, prompts)
     measured = component.measure(local)
     assert measured["thinks"].tolist() == [False, True, True]
-    assert measured["formed"].tolist() == [True, True, False]
+    assert measured["formed"].tolist() == [True, False, False]  # the box is before the end of the thinking
+    tokenizer.chat_template = f"{{{{ 'a{start}' if add_generation_prompt }}}}"
+    add_ellipsis(tokenizer, component._markers)
+    messages = [{"role": "user", "content": "2 + 3?"}]
+    assert tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False) == f"a{start}\n...\n"

@@ -50,7 +50,10 @@ SETTINGS: dict[str, dict[str, Any]] = {  # of the methods whose defaults are for
     "AdaptThinkTrainer": {"thinking_start": "a", "max_completion_length": 12},
     "AutoThinkTrainer": {"stage_steps": [3, 6], "max_completion_length": 24},
 }
-THINKING = ("AdaptThinkTrainer", "AutoThinkTrainer")  # their prompts end with `<think>`
+THINKING = (
+    "AdaptThinkTrainer",
+    "AutoThinkTrainer",
+)  # their prompts end with `<think>`, AutoThink's with an ellipsis after it
 FIGURES = ("loss", "grad_norm", "num_tokens", "completions/mean_length", "reward", "reward_std")
 
 
@@ -131,7 +134,8 @@ def build(name: str, model: str, folder: str | Path):
         model = tiny.make_model(f"{folder}/model", more_tokens=["<think>", "</think>"])
         tokenizer = AutoTokenizer.from_pretrained(model)
         tokenizer.chat_template = tiny.CHAT_TEMPLATE.replace("assistant\n", "assistant\n<think>\n")
-        rows = [{**row, "prompt": f"{row['prompt']}<think>", "pass_rate": 0.5} for row in rows]
+        opening = "<think>" + "\n...\n" * (name == "AutoThinkTrainer")
+        rows = [{**row, "prompt": row["prompt"] + opening, "pass_rate": 0.5} for row in rows]
         options = {"processing_class": tokenizer, **({"rollout_func": thoughts} if name == "AutoThinkTrainer" else {})}
     dataset = Dataset.from_list(rows)
     return with_fixed_monitor(trainer_class)(model, [correct], config_class(**settings), dataset, **options)

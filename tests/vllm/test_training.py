@@ -14,6 +14,7 @@ from tests import sketches
 from tests.vllm.engine import COLOCATE
 from tests.vllm.runs import assert_engine_is_policy, train
 from trl_concise.methods.adapt_think import AdaptThinkConfig, AdaptThinkTrainer
+from trl_concise.methods.auto_think import AutoThinkConfig, AutoThinkTrainer
 
 
 LORA = LoraConfig(r=8, target_modules="all-linear", task_type="CAUSAL_LM")
@@ -129,6 +130,25 @@ def test_adapt_think(embedded, mode, tmp_path):
         assert batch["forced_logps"][:, 0].tolist() == pytest.approx([math.log(0.5)] * len(firsts))
         assert batch["sampling_per_token_logps"][:, 0].isnan().all()
     assert all(entry["forced_modes/direct_tokens"] <= 24 for entry in logs)
+    assert_engine_is_policy(trainer)
+
+
+def test_auto_think(embedded, mode, tmp_path):
+    """The engine gets the prompt with the ellipsis, and the limit of each stage."""
+    trainer, logs = train(
+        AutoThinkTrainer,
+        AutoThinkConfig,
+        embedded,
+        mode,
+        tmp_path,
+        stage_steps=[1, 2],
+        stage_limits=[24, 48, 96],
+    )
+    assert [entry["auto_think/stage"] for entry in logs] == [1, 2, 3]
+    assert [entry["staged_budget/budget"] for entry in logs] == [24, 48, 96]
+    assert all(entry["completions/max_length"] <= entry["staged_budget/budget"] for entry in logs)
+    prompts = trainer.processing_class.batch_decode(trainer._buffered_inputs[0]["prompt_ids"])
+    assert all(prompt.endswith("<think>\n...\n") for prompt in prompts)
     assert_engine_is_policy(trainer)
 
 

@@ -122,7 +122,8 @@ class ForcedModes(Rollout):
             and `</think>`.
 
     Raises:
-        `ValueError`: If a setting is out of range, the tokenizer splits a forced text, or a prompt does not end inside the thinking.
+        `ValueError`: If a setting is out of range. When a trainer is built: if the tokenizer splits a forced text, the limit of direct
+            answers has no effect, or the first prompt does not end inside the thinking. In training: if another prompt does not.
     """
 
     name = "forced_modes"
@@ -161,6 +162,22 @@ class ForcedModes(Rollout):
                 f"direct_share = {self.direct_share} of num_generations = {trainer.num_generations} is {direct} completions, so one mode "
                 "is never sampled. Raise num_generations, or change direct_share."
             )
+        limit = trainer.max_completion_length
+        if self.max_direct_length is not None and limit is not None and self.max_direct_length > limit:
+            raise ValueError(
+                f"max_direct_length = {self.max_direct_length} has no effect: completions have at most max_completion_length = {limit} "
+                "tokens. Lower it, or leave it out."
+            )
+        if isinstance(trainer.train_dataset, Dataset) and trainer.environment_factories is None:
+            self._check_prompt(trainer.tokenize_prompts([trainer.train_dataset[0]["prompt"]])[0])
+
+    def _check_prompt(self, prompt_ids: list[int]) -> None:
+        if not prompt_opens_reasoning(self._tokenizer, prompt_ids, markers=self._markers):
+            end = self._tokenizer.decode(prompt_ids[-8:], skip_special_tokens=False)
+            raise ValueError(
+                f"The prompt ends with {end!r}, not with {self.start_marker!r}, so {self.end_marker!r} as first token does not skip the "
+                "thinking. Use a chat template whose generation prompt opens the thinking, such as DeepSeek-R1's."
+            )
 
     def generate(self, trainer: TrainerView, rows: list[dict[str, Any]]) -> Generated:
         group, first = trainer.num_generations, trainer.accelerator.process_index * len(rows)
@@ -169,11 +186,8 @@ class ForcedModes(Rollout):
         rollouts = trainer.generate_rollouts(
             rows, 1, prefix_ids=[[self._end if direct else self._start] for direct in is_direct]
         )
-        if not prompt_opens_reasoning(self._tokenizer, rollouts.prompt_ids[0], markers=self._markers):
-            raise ValueError(
-                f"The prompt does not end with {self.start_marker!r}, so {self.end_marker!r} as first token does not skip the "
-                "thinking. Use a chat template whose generation prompt opens the thinking, such as DeepSeek-R1's."
-            )
+        for prompt_ids in rollouts.prompt_ids:
+            self._check_prompt(prompt_ids)
         probability = trainer.score_logps(rollouts.prompt_ids, [[self._end]] * len(rows))[:, 0].exp()
         share = {True: self.direct_share, False: 1 - self.direct_share}  # not 0 for a mode that was drawn
         generated = Generated.of(

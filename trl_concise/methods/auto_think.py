@@ -17,27 +17,34 @@ Differences from the authors' code:
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import torch
+from datasets import Dataset
 from torch import Tensor
 
 from ..batch.rollouts import LocalRollouts, Rollouts
 from ..components import GroupReward, Paper, TrainerView
 from ..components.base import tokenizer_of
 from ..trainer import ConciseGRPOTrainer
-from ..verification.finished import MARKERS, opens_reasoning
+from ..verification.extraction import without_reasoning
+from ..verification.finished import MARKERS, ThinkingMarkers, opens_reasoning
 from ..verification.reward import has_boxed_answer
 from .auto_think_config import AutoThinkConfig
 from .grpo_lead import has_adjacent_repetition
+from .staged_budget import StagedBudget
 from .thinking_modes import mode_metrics, read_thoughts
 
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+
+logger = logging.getLogger(__name__)
 
 AUTO_THINK_PAPER = Paper(
     title="Learning When to Think: Shaping Adaptive Reasoning in R1-Style Models via Multi-Stage RL",
@@ -150,6 +157,24 @@ def shape_lengths(
     return shaped.flatten().to(reward)
 
 
+def check_stages(stage: int, stage_steps: Sequence[int] | None) -> list[int]:
+    """
+    Return the steps after which the next stages begin.
+
+    Raises:
+        `ValueError`: If they do not rise, or there are more than stages after `stage`.
+    """
+    steps = list(stage_steps or [])
+    if stage not in STAGES:
+        raise ValueError(f"stage must be 1, 2 or 3, got {stage}.")
+    if stage + len(steps) > STAGES[-1] or steps != sorted(set(steps)) or any(step < 1 for step in steps):
+        raise ValueError(
+            f"stage_steps must be at most {STAGES[-1] - stage} rising steps, at least 1, for a run that starts in stage {stage}; got "
+            f"{steps}."
+        )
+    return steps
+
+
 class AutoThinkReward(GroupReward):
     """
     The reward of AutoThink, less the correctness, which the correctness function adds. See [`naive_reward`], [`balance_modes`] and
@@ -166,11 +191,13 @@ class AutoThinkReward(GroupReward):
         balance_target (`float`, *optional*, defaults to `0.5`): Share of each mode that stage 1 leaves alone, in `[0.5, 1]`.
         balance_slope (`float`, *optional*, defaults to `2.0`): How fast a mode above it loses reward, at least 0; 0 never.
         correct_slope, wrong_slope (`float`, *optional*, defaults to `0.05`): Effect of length in stage 3, at least 0.
-        adds_ellipsis (`bool`, *optional*, defaults to `True`): Whether to add the ellipsis. `False` is for prompts that are texts, and
-            for models that choose the mode without it.
+        adds_ellipsis (`bool`, *optional*, defaults to `True`): Whether to add the ellipsis. `False` is for models that choose the
+            mode without it. Prompts that are texts must end with it.
+        start_marker, end_marker (`str`, *optional*): The texts around the thinking. Default: `<think>` and `</think>`.
 
     Raises:
-        `ValueError`: If a setting is out of range. When a trainer is built: if the chat template does not open the thinking.
+        `ValueError`: If a setting is out of range. When a trainer is built: if the chat template does not open the thinking, or prompts
+            that are texts do not end with the ellipsis.
     """
 
     name = "auto_think"
@@ -186,15 +213,10 @@ class AutoThinkReward(GroupReward):
         correct_slope: float = 0.05,
         wrong_slope: float = 0.05,
         adds_ellipsis: bool = True,
+        start_marker: str = MARKERS.start,
+        end_marker: str = MARKERS.end,
     ):
-        steps = list(stage_steps or [])
-        if stage not in STAGES:
-            raise ValueError(f"stage must be 1, 2 or 3, got {stage}.")
-        if stage + len(steps) > STAGES[-1] or steps != sorted(set(steps)) or any(step < 1 for step in steps):
-            raise ValueError(
-                f"stage_steps must be at most {STAGES[-1] - stage} rising steps, at least 1, for a run that starts in stage {stage}; got "
-                f"{steps}."
-            )
+        steps = check_stages(stage, stage_steps)
         if not 0.5 <= balance_target <= 1:
             raise ValueError(f"balance_target must lie in [0.5, 1], got {balance_target}.")
         for name, value in (
@@ -204,6 +226,7 @@ class AutoThinkReward(GroupReward):
         ):
             if not 0 <= value < math.inf:
                 raise ValueError(f"{name} must be at least 0 and finite, got {value}.")
+        self._markers = ThinkingMarkers(start_marker, end_marker)
         self.stage = stage
         self.stage_steps = steps
         self.balance_target = balance_target
@@ -211,22 +234,55 @@ class AutoThinkReward(GroupReward):
         self.correct_slope = correct_slope
         self.wrong_slope = wrong_slope
         self.adds_ellipsis = adds_ellipsis
+        self.start_marker = start_marker
+        self.end_marker = end_marker
         self._metrics: dict[str, float] = {}
 
     def attach(self, trainer: TrainerView) -> None:
         self._tokenizer = tokenizer_of(trainer.processing_class)
-        if self.adds_ellipsis:
-            add_ellipsis(self._tokenizer)
+        self._warn_of_another_sum(trainer)
+        if not self.adds_ellipsis:
+            return
+        first = trainer.train_dataset[0]["prompt"] if isinstance(trainer.train_dataset, Dataset) else None
+        if not isinstance(first, str):
+            add_ellipsis(self._tokenizer, self._markers)
+        elif not (opens_reasoning(first, markers=self._markers) and first.rstrip().endswith(ELLIPSIS.rstrip())):
+            raise ValueError(
+                f"The prompts are texts, to which no chat template is applied, and the first one ends with {first[-40:]!r}. AutoThink needs "
+                f"{self.start_marker + chr(10) + ELLIPSIS!r} at the end of each: add it, or use prompts that are messages."
+            )
+
+    def _warn_of_another_sum(self, trainer: TrainerView) -> None:
+        """Warn if the correctness and this column do not add up to the rewards of the paper."""
+        own = next(column for column, reward in trainer.group_rewards.items() if reward is self)
+        weights, column = trainer.reward_weights.tolist(), trainer.correctness_column
+        if column is not None and weights[column] != weights[own]:
+            logger.warning(
+                "AutoThink's reward is the correctness plus the column %r, but %r has the weight %g and the column %g, so the sum is not the "
+                "reward of the paper. Give both the same weight in reward_weights; AutoThinkTrainer's own is 1.",
+                *(self.name, trainer.reward_func_names[column], weights[column], weights[own]),
+            )
+        if trainer.multi_objective_aggregation != "sum_then_normalize":
+            logger.warning(
+                "AutoThink's reward is the correctness plus the column %r, but multi_objective_aggregation = %r normalizes each before the "
+                "sum. Set it to 'sum_then_normalize' for the reward of the paper.",
+                *(self.name, trainer.multi_objective_aggregation),
+            )
 
     def stage_at(self, step: int) -> int:
         """Return the stage after `step` optimizer steps."""
         return self.stage + sum(step >= start for start in self.stage_steps)
 
     def measure(self, local: LocalRollouts) -> dict[str, Tensor]:
-        texts, thoughts = read_thoughts(local, self._tokenizer)
+        texts, thoughts = read_thoughts(local, self._tokenizer, self._markers)
         return {
             "thinks": torch.tensor([thought is not False for thought in thoughts]),
-            "formed": torch.tensor([MARKERS.end in text and has_boxed_answer(text) for text in texts]),
+            "formed": torch.tensor(
+                [
+                    self.end_marker in text and has_boxed_answer(without_reasoning(text, self.end_marker))
+                    for text in texts
+                ]
+            ),
             "repeats": torch.tensor([has_adjacent_repetition(text) for text in texts]),
         }
 
@@ -261,12 +317,13 @@ class AutoThinkReward(GroupReward):
         }
 
 
-def add_ellipsis(tokenizer: PreTrainedTokenizerBase) -> None:
+def add_ellipsis(tokenizer: PreTrainedTokenizerBase, markers: ThinkingMarkers = MARKERS) -> None:
     r"""
     Let the chat template's generation prompt end with `<think>\n...\n`, in place. A template that does so already is not changed.
 
     Args:
         tokenizer ([`~transformers.PreTrainedTokenizerBase`]): One whose chat template opens the thinking.
+        markers ([`ThinkingMarkers`], *optional*): The texts around the thinking.
 
     Raises:
         `ValueError`: If it has no chat template, or one that does not.
@@ -275,14 +332,43 @@ def add_ellipsis(tokenizer: PreTrainedTokenizerBase) -> None:
     template, prompt = tokenizer.chat_template or "", ""
     if template:
         prompt = str(tokenizer.apply_chat_template(probe, add_generation_prompt=True, tokenize=False))
-    if not opens_reasoning(prompt):
+    if not opens_reasoning(prompt, markers=markers):
+        given = (
+            f"The chat template ends a prompt with {prompt[-40:]!r}"
+            if template
+            else "The tokenizer has no chat template"
+        )
         raise ValueError(
-            f"The chat template ends a prompt with {prompt[-40:]!r}, not with '<think>'. AutoThink needs a model whose template opens the "
-            "thinking, such as DeepSeek-R1's: use another model, or set another chat template."
+            f"{given}, so no prompt ends with {markers.start!r}. AutoThink needs a model whose template opens the thinking, such as "
+            "DeepSeek-R1's: use another model, or set another chat template."
         )
     if not prompt.endswith(ELLIPSIS):
         tail = ELLIPSIS if prompt.endswith("\n") else "\n" + ELLIPSIS
         tokenizer.chat_template = template + "{% if add_generation_prompt %}{{ " + repr(tail) + " }}{% endif %}"
+
+
+def stage_budget(limits: Sequence[int], stage_steps: Sequence[int]) -> StagedBudget:
+    """
+    Return the generation limits of the stages of a run.
+
+    Args:
+        limits (`Sequence[int]`): Limit of each stage, in tokens.
+        stage_steps (`Sequence[int]`): Optimizer steps after which the next stages begin, in rising order.
+
+    Raises:
+        `ValueError`: If there is not one limit per stage, or one is below 1.
+
+    Examples:
+        >>> budget = stage_budget([8192, 16384, 24576], [300, 700])
+        >>> [budget.max_completion_length(step) for step in (0, 299, 300, 700)]
+        [8192, 8192, 16384, 24576]
+    """
+    if len(limits) != len(stage_steps) + 1 or min(limits) < 1:
+        raise ValueError(
+            f"stage_limits must be one number of tokens, at least 1, for each of the {len(stage_steps) + 1} stages that stage_steps = "
+            f"{list(stage_steps)} makes; got {list(limits)}."
+        )
+    return StagedBudget(limits, [after - before for before, after in pairwise([0, *stage_steps])])
 
 
 class AutoThinkTrainer(ConciseGRPOTrainer):
@@ -291,7 +377,7 @@ class AutoThinkTrainer(ConciseGRPOTrainer):
 
     Takes the arguments of [`ConciseGRPOTrainer`]. The first reward function (or `args.correctness`) says whether a completion is correct; an
     [`AutoThinkReward`] with the settings of `args` is added as the last column. Each stage starts from the model of the one before, or
-    follows it in the same run with `stage_steps`.
+    follows it in the same run with `stage_steps`. With `args.stage_limits`, a [`StagedBudget`] is in the slot `budget_schedule`.
 
     Example:
 
@@ -324,3 +410,8 @@ class AutoThinkTrainer(ConciseGRPOTrainer):
             args.wrong_slope,
         )
         return [(reward, 1.0)]
+
+    def _own_slots(self, args):
+        if args.stage_limits is None:
+            return {}
+        return {"budget_schedule": stage_budget(args.stage_limits, check_stages(args.stage, args.stage_steps))}

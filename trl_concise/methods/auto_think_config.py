@@ -21,6 +21,9 @@ class AutoThinkConfig(ConciseGRPOConfig):
         stage_steps (`list[int]`, *optional*):
             Optimizer steps after which the next stages begin, for example `[300, 600]`. Default: the run stays in its stage,
             and the next one is a run of its own that starts from its model.
+        stage_limits (`list[int]`, *optional*):
+            Generation limit of each stage of the run, in tokens, one more value than `stage_steps`. Default:
+            `max_completion_length` in all of them; with `stage_limits`, that setting limits evaluation only.
         balance_target (`float`, *optional*, defaults to `0.5`):
             $\gamma$, share of each mode that stage 1 leaves alone, in `[0.5, 1]`.
         balance_slope (`float`, *optional*, defaults to `2.0`):
@@ -40,6 +43,10 @@ class AutoThinkConfig(ConciseGRPOConfig):
     )
     stage_steps: list[int] | None = field(
         default=None, metadata={"help": "Steps after which the next stages begin. Default: none begins in this run."}
+    )
+    stage_limits: list[int] | None = field(
+        default=None,
+        metadata={"help": "Generation limit of each stage, in tokens. Default: max_completion_length in all stages."},
     )
     balance_target: float = field(
         default=0.5, metadata={"help": "Share of each mode that stage 1 leaves alone, in [0.5, 1]."}

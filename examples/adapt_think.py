@@ -57,7 +57,8 @@ def main():
     from trl_concise.evaluation import filter_problems
     from trl_concise.methods.adapt_think import AdaptThinkTrainer
 
-    table = Path(args.output_dir, "reference.jsonl")
+    # Two folders below the run: an evaluation in the one below would count as one of its base.
+    table = Path(args.output_dir, "reference", "problems.jsonl")
     if is_demo:
         reference = model_args.model_name_or_path
         if reference == str(demo.model_path()):

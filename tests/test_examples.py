@@ -16,6 +16,7 @@ from trl import SFTTrainer
 from trl.chat_template_utils import deepseek_r1_distill_chat_template
 
 from trl_concise import REDITrainer, demo
+from trl_concise.evaluation.runs import read_measurements
 
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
@@ -49,6 +50,8 @@ def test_example(path, tmp_path, monkeypatch, capsys):
     card, *others = tmp_path.glob("outputs/**/README.md")
     assert not others
     assert (card.parent / "model.safetensors").is_file()
+    if path.stem == "adapt_think":  # the evaluation of its reference is not one of the run's base
+        assert not read_measurements(card.parent) and list(card.parent.glob("reference/*/summary.json"))
 
 
 @pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.py")), ids=lambda path: path.stem)

@@ -24,6 +24,7 @@ from huggingface_hub import ModelCard
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
+from ..components import Component
 from ..evaluation.runs import FACTS_FILE, LAST_CHECKPOINT
 from ..state.checkpoint import write_atomically
 from .settings import as_text, changed_settings, is_number, is_word
@@ -32,7 +33,6 @@ from .settings import as_text, changed_settings, is_number, is_word
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, TrainerState, TrainingArguments
 
-    from ..components import Component
     from ..state.history import PromptHistory
 
 _FORMAT = 1
@@ -86,7 +86,7 @@ def run_facts(trainer: Described) -> dict[str, Any]:
         "reward_model": True if getattr(trainer.model.config, "num_labels", 2) == 1 else None,
         "tags": sorted({*metadata.get("tags", []), "trl", "trl-concise", *ours}),
         "trainer": trainer._name,
-        "methods": [_method(part, trainer) for part in trainer.components] or _own_paper(trainer),
+        "methods": _methods(trainer) or _own_paper(trainer),
         "settings": changed_settings(args) | _rewards(trainer) | _adapter_settings(trainer),
         "badges": [line.strip() for line in card.text.splitlines() if line.lstrip().startswith("[<img ")],
         "citations": _citations(card.text, trainer.components),
@@ -184,6 +184,23 @@ def _rewards(trainer: Described) -> dict[str, Any]:
 
 def _listed(value: Any) -> list:
     return value if isinstance(value, list) else [value] if value is not None else []
+
+
+def _methods(trainer: Described) -> list[dict[str, Any]]:
+    """Describe the components. Those of different kinds that a drop-in trainer adds for its paper are one method."""
+    methods: list[dict[str, Any]] = []
+    kinds: set[type] = set()  # in the first method of the trainer's paper
+    for component in trainer.components:
+        own = _method(component, trainer)
+        kind = next(kind for kind in type(component).__mro__ if Component in kind.__bases__)
+        first = next((method for method in methods if method["name"] == trainer._name), None)
+        if own["name"] != trainer._name or first is None or kind in kinds:
+            methods.append(own)
+        elif settings := first.get("settings", {}) | own.get("settings", {}):
+            first["settings"] = settings
+        if own["name"] == trainer._name:
+            kinds.add(kind)
+    return methods
 
 
 def _method(component: Component, trainer: Described) -> dict[str, Any]:

@@ -18,12 +18,7 @@ tuned. L1 and effort levels are left out, because they need a model that can rea
 from __future__ import annotations
 
 import argparse
-import json
 import math
-import shutil
-import tempfile
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
@@ -31,14 +26,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from datasets import Dataset
-from transformers import AutoModelForCausalLM, AutoTokenizer, PrinterCallback
+from comparison import BASE, Run, finished_runs, load, measure, one_decimal, percent, seed_range, train
 from trl.rewards import get_soft_overlong_punishment
 
 from trl_concise import (
     BatchWhitening,
-    ConciseGRPOConfig,
-    ConciseGRPOTrainer,
     DifficultyWeighting,
     DynamicSampling,
     EfficientReasoningReward,
@@ -52,7 +44,7 @@ from trl_concise import (
     TruncationPenalty,
     demo,
 )
-from trl_concise.evaluation import accuracy_efficiency_score, accuracy_interval, bootstrap_interval, evaluate
+from trl_concise.evaluation import accuracy_efficiency_score, accuracy_interval, bootstrap_interval
 from trl_concise.evaluation.completions import read_completions
 from trl_concise.evaluation.evaluator import COMPLETIONS_FILE
 from trl_concise.evaluation.plots import BLACK, new_figure, run_styles, save_figure, show_as_percent
@@ -70,11 +62,9 @@ from trl_concise.methods.on_policy_sft import OnPolicySFT
 from trl_concise.methods.prorl import K2Penalty, ReferenceReset
 from trl_concise.methods.rlpr import RewardStdFilter, RLPRReward
 from trl_concise.methods.t1 import AnchoredKL
-from trl_concise.state.checkpoint import write_atomically
 
 
-BASE, CONTROL = "before training", "GRPO"
-TRAINING = "training.json"
+CONTROL = "GRPO"
 LIMIT = demo.SETTINGS["max_completion_length"]  # 128 tokens
 QUARTER = {"shortest_target": LIMIT // 4, "longest_target": LIMIT, "interval": LIMIT // 16}
 MONITOR = {"monitor_prompts": 32, "monitor_generations": 4}
@@ -182,87 +172,30 @@ def settings(options: argparse.Namespace) -> dict[str, Any]:
     return {"operations": options.operations, "tokens": options.tokens, "problems": options.problems}
 
 
-def train(method: str, seed: int, options: argparse.Namespace) -> tuple[ConciseGRPOTrainer, demo.TokenBudget]:
-    dataset = demo.train_dataset(seed=seed, operations=options.operations)
-    return train_recipe(METHODS[method], seed, options.tokens, str(demo.model_path()), dataset)
-
-
-def train_recipe(
-    recipe: dict[str, Any], seed: int, tokens: int, model: str, dataset: Dataset, **more: Any
-) -> tuple[ConciseGRPOTrainer, demo.TokenBudget]:
-    """
-    Train until a number of tokens is generated, the output of tools included.
-
-    Args:
-        recipe (`dict`): A value of METHODS.
-        seed (`int`): Seed of the run.
-        tokens (`int`): Tokens to generate.
-        model (`str`): Folder of the model to start from.
-        dataset (`Dataset`): Problems to train on.
-        more: Further arguments of the trainer.
-    """
-    spending = demo.TokenBudget(tokens)
-    with tempfile.TemporaryDirectory() as output_dir:
-        defaults = {name: value for name, value in demo.SETTINGS.items() if name != "model_name_or_path"}
-        changes = {
-            "output_dir": output_dir,
-            "max_steps": 10**6,
-            "lr_scheduler_type": "constant_with_warmup",  # the end of a run is not known as a step
-            "save_strategy": "no",
-            "disable_tqdm": True,
-            "seed": seed,
-        }
-        trainer = ConciseGRPOTrainer(
-            model=model,
-            reward_funcs=[spending.accuracy_reward, *recipe.get("rewards", list)()],
-            args=ConciseGRPOConfig(**{**defaults, **changes, **recipe.get("config", {})}),
-            train_dataset=dataset,
-            callbacks=[spending],
-            **recipe.get("slots", dict)(),
-            **more,
-        )
-        trainer.remove_callback(PrinterCallback)
-        trainer.train()
-    return trainer, spending
-
-
-def carry_out(method: str, seed: int, folder: Path, options: argparse.Namespace) -> None:
+def carry_out(run: Run, options: argparse.Namespace) -> dict[str, Any]:
     """Train, unless the method is `BASE`, and evaluate."""
-    start = time.perf_counter()
-    facts: dict[str, Any] = {"method": method, "seed": seed, "settings": settings(options)}
-    if method == BASE:
-        model = AutoModelForCausalLM.from_pretrained(demo.model_path())
-        tokenizer = AutoTokenizer.from_pretrained(demo.model_path())
+    facts: dict[str, Any] = {}
+    if run.method == BASE:
+        model, tokenizer = load(demo.model_path())
     else:
-        trainer, spending = train(method, seed, options)
+        recipe = METHODS[run.method]
+        trainer, facts = train(
+            options.tokens,
+            demo.train_dataset(seed=run.seed, operations=options.operations),
+            run.seed,
+            rewards=recipe.get("rewards", list)(),
+            config=recipe.get("config"),
+            slots=recipe.get("slots", dict)(),
+        )
         model, tokenizer = trainer.model, trainer.processing_class
-        facts |= {
-            "generated_tokens": spending.tokens,
-            "rollouts": spending.completions,
-            "steps": trainer.state.global_step,
-        }
-    evaluate(
-        model,
-        {
-            name: demo.problem_dataset(options.problems, operations=lengths)
-            for name, lengths in problem_sets(options).items()
-        },
-        folder,
-        tokenizer=tokenizer,
-        seed=seed,
-        model_name=method,
-        progress=False,
-        **demo.EVALUATION,
-    )
-    facts["seconds"] = time.perf_counter() - start
-    write_atomically(folder / TRAINING, json.dumps(facts, indent=2).encode() + b"\n")
-    print(f"{method}, seed {seed}: {facts['seconds']:.0f} s", flush=True)
+    measure(model, tokenizer, problem_sets(options), options.problems, run)
+    return facts
 
 
 @dataclass
-class Run:
+class Results:
     """
-    A finished run.
+    The results of a finished run.
 
     Args:
         facts (`dict`): Content of `training.json`.
@@ -276,54 +209,35 @@ class Run:
     truncated: dict[str, float]
 
 
-def read_run(folder: Path) -> Run:
+def read_results(run: Run) -> Results:
     items: dict[str, list[Any]] = {}
-    for item in read_completions(folder / COMPLETIONS_FILE):
+    for item in read_completions(run.folder / COMPLETIONS_FILE):
         items.setdefault(item.dataset, []).append(item)
     of_sets = {name: sorted(own, key=lambda item: item.problem) for name, own in items.items()}
-    return Run(
-        facts=json.loads((folder / TRAINING).read_text()),
+    return Results(
+        facts=run.facts(),
         correct={name: np.array([float(bool(item.correct)) for item in own]) for name, own in of_sets.items()},
         tokens={name: np.array([float(item.tokens) for item in own]) for name, own in of_sets.items()},
         truncated={name: fmean(item.truncated for item in own) for name, own in of_sets.items()},
     )
 
 
-def run_all(options: argparse.Namespace) -> dict[str, list[Run]]:
+def run_all(options: argparse.Namespace) -> dict[str, list[Results]]:
     """Carry out the missing runs, at most `--at_most` of them, and return the finished ones of each method, by seed."""
-    runs: dict[str, list[Run]] = {}
-    for seed in options.seeds:
-        for method in [BASE, *options.methods]:
-            folder = options.output_dir / f"{method.replace(' ', '-')}-{seed}"
-            if not (folder / TRAINING).is_file():
-                if options.at_most == 0:
-                    continue
-                options.at_most -= 1
-                shutil.rmtree(folder, ignore_errors=True)  # an evaluation that was interrupted
-                carry_out(method, seed, folder, options)
-            run = read_run(folder)
-            if run.facts["settings"] != settings(options):
-                raise SystemExit(
-                    f"{folder} has a run with {run.facts['settings']}, but this command has {settings(options)}. Use the same "
-                    "options, or another --output_dir."
-                )
-            runs.setdefault(method, []).append(run)
+    runs: dict[str, list[Results]] = {}
+    for run in finished_runs(
+        options.output_dir,
+        [BASE, *options.methods],
+        options.seeds,
+        settings(options),
+        lambda run: carry_out(run, options),
+        options.at_most,
+    ):
+        runs.setdefault(run.method, []).append(read_results(run))
     return runs
 
 
-def percent(value: float) -> str:
-    return f"{100 * value:.1f}"
-
-
-def one_decimal(value: float) -> str:
-    return f"{value:.1f}"
-
-
-def seed_range(values: list[float], form: Callable[[float], str]) -> str:
-    return f" ({form(min(values))} to {form(max(values))})" if len(values) > 1 else ""
-
-
-def change_points(own: list[Run], other: list[Run], name: str) -> str:
+def change_points(own: list[Results], other: list[Results], name: str) -> str:
     """Return the change in accuracy in points, with its 95 % interval, paired over problems and seeds."""
     pairs = list(zip(own, other, strict=True))
     changes = 100 * np.stack([run.correct[name] - paired.correct[name] for run, paired in pairs], axis=1)
@@ -331,7 +245,7 @@ def change_points(own: list[Run], other: list[Run], name: str) -> str:
     return f"{changes.mean():+.1f} [{low:+.1f}, {high:+.1f}]"
 
 
-def table(runs: dict[str, list[Run]], name: str) -> str:
+def table(runs: dict[str, list[Results]], name: str) -> str:
     """Return the table of one problem set, in Markdown."""
     lines = [
         "| Method | Accuracy (seeds) | Change, points | Against GRPO, points | Tokens (seeds) | AES | Truncated | Generated | Rollouts |",
@@ -366,7 +280,7 @@ def table(runs: dict[str, list[Run]], name: str) -> str:
     return "\n".join(lines)
 
 
-def plot(runs: dict[str, list[Run]], sets: list[str], path: Path) -> None:
+def plot(runs: dict[str, list[Results]], sets: list[str], path: Path) -> None:
     """
     Plot accuracy against tokens, a panel per problem set that the model solves before training: means over seeds and problems, with 95 %
     intervals.

@@ -20,7 +20,8 @@ from statistics import fmean
 from typing import Any
 
 import torch
-from methods import BASE, CONTROL, TRAINING, one_decimal, percent, seed_range, train_recipe
+from comparison import BASE, TRAINING, one_decimal, percent, seed_range, train
+from methods import CONTROL
 from transformers import PrinterCallback
 
 from trl_concise import ConciseGRPOConfig, ConciseGRPOTrainer, demo, math_accuracy_reward
@@ -93,11 +94,17 @@ def carry_out(method: str, seed: int, folder: Path, options: argparse.Namespace)
     model, tokenizer = start, None
     if method != BASE:
         recipe = METHODS[method]
-        recipe = {**recipe, "config": {"max_completion_length": LIMIT, **recipe.get("config", {})}}
-        dataset = demo.tool_dataset(options.training_problems, seed=seed)
-        trainer, spending = train_recipe(recipe, seed, options.tokens, start, dataset, tools=[demo.calculate])
+        trainer, spent = train(
+            options.tokens,
+            demo.tool_dataset(options.training_problems, seed=seed),
+            seed,
+            model=start,
+            rewards=recipe.get("rewards", list)(),
+            config={"max_completion_length": LIMIT, **recipe.get("config", {})},
+            tools=[demo.calculate],
+        )
         model, tokenizer = trainer.model, trainer.processing_class
-        facts |= {"generated_tokens": spending.tokens, "steps": trainer.state.global_step}
+        facts |= spent
     facts["sets"] = {kind: measure(model, tokenizer, kind, folder, seed, options.problems) for kind in KINDS}
     facts["seconds"] = time.perf_counter() - started
     write_atomically(folder / TRAINING, json.dumps(facts).encode() + b"\n")

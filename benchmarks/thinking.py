@@ -8,43 +8,46 @@ Every run starts from the embedded model with two modes (`demo.two_mode_model`),
 generates until its token budget is used up. Then it is evaluated, without anything forced, on problems that training never saw: accuracy, tokens
 and the share of completions that think, for each number of operations. The reference of AdaptThink is the embedded model, which always
 thinks. Each run has a folder with the files of `trl-concise eval`, and a finished run is not repeated, so the command can be interrupted, and
-run again for the table and the plot alone. Settings of the methods are their defaults, except those in METHODS; the rest is the demo's.
+run again for the table and the plot alone; a folder with other settings is refused. Settings of the methods are their defaults, except those in METHODS; the rest is the demo's.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import tempfile
-import time
+from collections.abc import Callable
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 import torch
+from comparison import BASE, Run, finished_runs, load, measure, one_decimal, percent, seed_range, train
 from datasets import Dataset
-from transformers import AutoModelForCausalLM, AutoTokenizer, PrinterCallback
 
 from trl_concise import ConciseGRPOTrainer, demo, load_problems
-from trl_concise.evaluation import evaluate, filter_problems, read_summary
+from trl_concise.evaluation import filter_problems, read_summary
 from trl_concise.evaluation.plots import plot_modes
-from trl_concise.evaluation.summaries import SUMMARY_FILE
 from trl_concise.methods.adapt_think import AdaptThinkConfig, AdaptThinkTrainer
 from trl_concise.methods.auto_think import AutoThinkConfig, AutoThinkTrainer
 
 
-BASE, REFERENCE = "before training", "always thinks"
+REFERENCE = "always thinks"
 METHODS: dict[str, tuple[Any, Any, dict[str, Any]]] = {  # trainer, config, settings
     "GRPO": (ConciseGRPOTrainer, ConciseGRPOTrainer.config_class, {}),
     "AdaptThink": (AdaptThinkTrainer, AdaptThinkConfig, {"thinking_start": "We"}),
+    "AdaptThink token": (
+        AdaptThinkTrainer,
+        AdaptThinkConfig,
+        {"thinking_start": "We", "importance_sampling_level": "token"},
+    ),
     "AutoThink": (AutoThinkTrainer, AutoThinkConfig, {"stage_steps": [15, 30]}),
 }
-TRAINING = "training.json"
 
 
 def reference_table(folder: Path, seed: int, options: argparse.Namespace) -> Dataset:
     """Return the problems to train on, with the accuracy of the embedded model on each."""
-    problems, table = folder / f"problems-{seed}.jsonl", folder / f"reference-{seed}.jsonl"
+    problems = folder / f"problems-{options.training_problems}-{seed}.jsonl"
+    table = folder / f"reference-{options.training_problems}-{options.reference_completions}-{seed}.jsonl"
     if not table.is_file():
         rows = demo.generate_problems(options.training_problems, seed, "train", demo.OPERATIONS)
         problems.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
@@ -59,57 +62,73 @@ def reference_table(folder: Path, seed: int, options: argparse.Namespace) -> Dat
     return load_problems(str(table))
 
 
-def train(method: str, seed: int, start: Path, dataset: Dataset, options: argparse.Namespace) -> tuple[Any, dict]:
-    trainer_class, config_class, changes = METHODS[method]
-    spending = demo.TokenBudget(options.tokens)
-    with tempfile.TemporaryDirectory() as output_dir:
-        settings = {name: value for name, value in demo.SETTINGS.items() if name != "model_name_or_path"} | {
-            "output_dir": output_dir,
-            "max_steps": 10**6,
-            "lr_scheduler_type": "constant_with_warmup",  # the end of a run is not known as a step
-            "save_strategy": "no",
-            "disable_tqdm": True,
-            "seed": seed,
-        }
-        trainer = trainer_class(
-            model=str(start),
-            reward_funcs=spending.accuracy_reward,
-            args=config_class(**{**settings, **changes}),
-            train_dataset=dataset,
-            callbacks=[spending],
-        )
-        trainer.remove_callback(PrinterCallback)
-        trainer.train()
-    return trainer, {"generated_tokens": spending.tokens, "steps": trainer.state.global_step}
+def settings(options: argparse.Namespace) -> dict[str, Any]:
+    """Return what all runs of one table have in common."""
+    names = ("tokens", "problems", "training_problems", "reference_completions")
+    return {name: getattr(options, name) for name in names}
 
 
-def carry_out(method: str, seed: int, folder: Path, options: argparse.Namespace) -> None:
+def carry_out(run: Run, options: argparse.Namespace) -> dict[str, Any]:
     """Train, unless nothing is to be trained, and evaluate."""
-    started = time.perf_counter()
-    facts: dict[str, Any] = {"method": method, "seed": seed}
+    facts: dict[str, Any] = {}
     start = demo.two_mode_model(options.output_dir / "two-modes")
-    if method in METHODS:
-        dataset = reference_table(options.output_dir, seed, options)
-        trainer, spent = train(method, seed, start, dataset, options)
+    if run.method in METHODS:
+        trainer_class, config_class, config = METHODS[run.method]
+        trainer, facts = train(
+            options.tokens,
+            reference_table(options.output_dir, run.seed, options),
+            run.seed,
+            model=start,
+            trainer_class=trainer_class,
+            config_class=config_class,
+            config=config,
+        )
         model, tokenizer = trainer.model, trainer.processing_class
-        facts |= spent
+        facts["method_settings"] = config
     else:
-        path = demo.model_path() if method == REFERENCE else start
-        model, tokenizer = AutoModelForCausalLM.from_pretrained(path), AutoTokenizer.from_pretrained(path)
-    sets = {
-        f"{length} operations": demo.problem_dataset(options.problems, operations=(length,))
-        for length in demo.OPERATIONS
-    }
-    evaluate(model, sets, folder, tokenizer=tokenizer, seed=seed, model_name=method, progress=False, **demo.EVALUATION)
-    facts["seconds"] = time.perf_counter() - started
-    (folder / TRAINING).write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
-    print(f"{method}, seed {seed}: {facts['seconds']:.0f} s", flush=True)
+        model, tokenizer = load(demo.model_path() if run.method == REFERENCE else start)
+    measure(model, tokenizer, {f"{n} operations": [n] for n in demo.OPERATIONS}, options.problems, run)
+    return facts
 
 
-def spread(values: list[float], form: str) -> str:
-    """Return the mean over seeds and, with several, the smallest and the largest value."""
-    text = format(fmean(values), form)
-    return text if len(values) == 1 else f"{text} ({format(min(values), form)} to {format(max(values), form)})"
+def over_seeds(values: list[float], form: Callable[[float], str], unit: str = "") -> str:
+    """Return the mean over seeds and, with several, the smallest and the largest value; nothing without values."""
+    return f"{form(fmean(values))}{unit}{seed_range(values, form)}" if values else ""
+
+
+def table(runs: dict[str, list[list[dict[str, Any]]]]) -> str:
+    """Return the table of all problem sets, in Markdown."""
+    lines = ["| Problems | Model | Accuracy | Tokens | Thinking | Accuracy, direct |", "|---|---|---|---|---|---|"]
+    for index, record in enumerate(runs[BASE][0]):
+        for method, summaries in runs.items():
+            values = {
+                name: [records[index][name] for records in summaries if records[index][name] is not None]
+                for name in ("accuracy", "tokens_mean", "thinking_fraction", "direct_accuracy")
+            }
+            cells = [
+                record["dataset"],
+                method,
+                over_seeds(values["accuracy"], percent, " %"),
+                over_seeds(values["tokens_mean"], one_decimal),
+                over_seeds(values["thinking_fraction"], percent, " %"),
+                over_seeds(values["direct_accuracy"], percent, " %"),
+            ]
+            lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def mean_modes(runs: dict[str, list[list[dict[str, Any]]]]) -> dict[str, dict[str, dict[str, Any]]]:
+    """Return the figures of both modes, means over seeds, by problem set and model."""
+    means: dict[str, dict[str, dict[str, Any]]] = {}
+    for index, record in enumerate(runs[BASE][0]):
+        for method, summaries in runs.items():
+            records = [own[index] for own in summaries]
+            means.setdefault(record["dataset"], {})[method] = {
+                name: fmean(values) if (values := [one[name] for one in records if one[name] is not None]) else None
+                for name in record
+                if name.startswith(("thinking_", "direct_"))
+            }
+    return means
 
 
 def main() -> None:
@@ -126,33 +145,16 @@ def main() -> None:
     options.output_dir.mkdir(parents=True, exist_ok=True)
 
     runs: dict[str, list[list[dict[str, Any]]]] = {}
-    for seed in options.seeds:
-        for method in [REFERENCE, BASE, *options.methods]:
-            folder = options.output_dir / f"{method.replace(' ', '-')}-{seed}"
-            if not (folder / TRAINING).is_file():
-                carry_out(method, seed, folder, options)
-            runs.setdefault(method, []).append(read_summary(folder / SUMMARY_FILE))
-    print("\n| Problems | Model | Accuracy | Tokens | Thinking | Accuracy, direct |\n|---|---|---|---|---|---|")
-    bars: dict[str, dict[str, dict[str, Any]]] = {}
-    for index, record in enumerate(runs[BASE][0]):
-        for method, summaries in runs.items():
-            records = [records[index] for records in summaries]
-            direct = [one["direct_accuracy"] for one in records if one["direct_accuracy"] is not None]
-            cells = [
-                record["dataset"],
-                method,
-                spread([one["accuracy"] for one in records], ".1%"),
-                spread([one["tokens_mean"] for one in records], ".1f"),
-                spread([one["thinking_fraction"] for one in records], ".1%"),
-                spread(direct, ".1%") if direct else "",
-            ]
-            print(f"| {' | '.join(cells)} |")
-            bars.setdefault(record["dataset"], {})[method] = {
-                name: fmean(values) if (values := [one[name] for one in records if one[name] is not None]) else None
-                for name in record
-                if name.startswith(("thinking_", "direct_"))
-            }
-    plot_modes(bars, options.output_dir / "modes.png")
+    for run in finished_runs(
+        options.output_dir,
+        [REFERENCE, BASE, *options.methods],
+        options.seeds,
+        settings(options),
+        lambda run: carry_out(run, options),
+    ):
+        runs.setdefault(run.method, []).append(read_summary(run.folder))
+    print(f"\n{table(runs)}")
+    plot_modes(mean_modes(runs), options.output_dir / "modes.png")
 
 
 if __name__ == "__main__":

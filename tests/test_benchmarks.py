@@ -128,7 +128,17 @@ def test_learning_when_to_think(tmp_path, monkeypatch, capsys):
     assert (tmp_path / "modes.png").is_file()
     assert json.loads((tmp_path / "AdaptThink-0" / "training.json").read_text())["steps"] == 1
     run(thinking, monkeypatch, *command)
-    assert "AdaptThink, seed 0" not in capsys.readouterr().out  # not repeated
+    again = capsys.readouterr().out
+    assert "AdaptThink, seed 0" not in again and again.endswith(printed[printed.index("| Problems") :])  # not repeated
+    # A folder with other settings, or with none, is refused.
+    with pytest.raises(SystemExit, match="has a run with .*'reference_completions': 1}, but this command has"):
+        run(thinking, monkeypatch, *command, "--reference_completions", "2")
+    path = tmp_path / "AdaptThink-0" / "training.json"
+    facts = json.loads(path.read_text())
+    assert facts["method_settings"] == {"thinking_start": "We"} and facts.pop("settings")["tokens"] == 1
+    path.write_text(json.dumps(facts))
+    with pytest.raises(SystemExit, match="has a run with unknown settings"):
+        run(thinking, monkeypatch, *command)
 
 
 def test_crisp_on_a_model_that_follows_an_instruction(tmp_path, monkeypatch, capsys):

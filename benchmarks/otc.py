@@ -115,11 +115,24 @@ def two_decimals(value: float) -> str:
     return f"{value:.2f}"
 
 
+def against_control(own: list[dict[str, Any]], control: list[dict[str, Any]], kind: str) -> str:
+    """Return the difference in accuracy, in points, with its 95 % interval, paired over problems and seeds; empty without a control."""
+    pairs = [
+        zip(facts["sets"][kind]["correct"], other["sets"][kind]["correct"], strict=True)
+        for facts, other in zip(own, control, strict=False)
+    ]
+    if not pairs:
+        return ""
+    changes = [[100 * (ours - theirs) for ours, theirs in pair] for pair in pairs]  # (seeds, problems)
+    low, high = bootstrap_interval([list(column) for column in zip(*changes, strict=True)])
+    return f"{fmean(map(fmean, changes)):+.1f} [{low:+.1f}, {high:+.1f}]"
+
+
 def table(runs: dict[str, list[dict[str, Any]]], kind: str) -> str:
     """Return the table of one kind of problems, in Markdown."""
     lines = [
-        "| Model | Accuracy (seeds) | Tool calls per problem (seeds) | Correct per call | Tokens (seeds) | Steps |",
-        "|---|---|---|---|---|---|",
+        "| Model | Accuracy (seeds) | Against GRPO, points | Tool calls per problem (seeds) | Correct per call | Tokens (seeds) | Steps |",
+        "|---|---|---|---|---|---|---|",
     ]
     for method, own in runs.items():
         sets = [facts["sets"][kind] for facts in own]
@@ -131,6 +144,7 @@ def table(runs: dict[str, list[dict[str, Any]]], kind: str) -> str:
         cells = [
             method,
             f"{percent(fmean(accuracies))} % [{percent(low)}, {percent(high)}]{seed_range(accuracies, percent)}",
+            "" if method in (BASE, CONTROL) else against_control(own, runs.get(CONTROL, []), kind),
             f"{two_decimals(fmean(means))} [{two_decimals(least)}, {two_decimals(most)}]{seed_range(means, two_decimals)}",
             two_decimals(sum(map(sum, correct)) / sum(map(sum, calls))) if any(map(any, calls)) else "",
             f"{one_decimal(fmean(tokens))}{seed_range(tokens, one_decimal)}",

@@ -134,7 +134,7 @@ def at_levels(sets: dict[str, Dataset], effort: Sequence[str], instruction: str 
                 "effort_instruction has no effect without effort. Name levels of effort, or leave it out."
             )
         return sets
-    instruction = EFFORT_INSTRUCTION if instruction is None else instruction
+    instruction = instruction if instruction is not None else EFFORT_INSTRUCTION
     return {
         f"{name}, {level} effort": with_effort(dataset, [level], instruction=instruction)
         for name, dataset in sets.items()

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from .sampling import Sampler, SamplingSettings
 
 FILE = "thinking_budgets.jsonl"
-_ANSWERED = ("completion_ids", "text", "truncated", "correct")  # what the answer to a stopped completion changes
+_ANSWERED = ("completion_ids", "text", "truncated", "correct")  # changed by the answer to a stopped completion
 Outcome = Literal["closed", "ended", "stopped"]
 
 

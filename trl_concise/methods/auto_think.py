@@ -37,11 +37,11 @@ from ..verification.reward import has_boxed_answer
 from .auto_think_config import AutoThinkConfig
 from .grpo_lead import has_adjacent_repetition
 from .staged_budget import StagedBudget
-from .thinking_modes import mode_metrics, read_thoughts
+from .thinking_modes import ELLIPSIS, add_ellipsis, mode_metrics, read_thoughts
 
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+    pass
 
 
 logger = logging.getLogger(__name__)
@@ -59,7 +59,6 @@ AUTO_THINK_PAPER = Paper(
     eprint       = {arXiv:2505.10832}
 }""",
 )
-ELLIPSIS = "...\n"
 STAGES = (1, 2, 3)
 
 
@@ -315,36 +314,6 @@ class AutoThinkReward(GroupReward):
             "malformed_fraction": 1 - measured["formed"].mean().item(),
             **mode_metrics(rollouts, ~thinks),
         }
-
-
-def add_ellipsis(tokenizer: PreTrainedTokenizerBase, markers: ThinkingMarkers = MARKERS) -> None:
-    r"""
-    Let the chat template's generation prompt end with `<think>\n...\n`, in place. A template that does so already is not changed.
-
-    Args:
-        tokenizer ([`~transformers.PreTrainedTokenizerBase`]): One whose chat template opens the thinking.
-        markers ([`ThinkingMarkers`], *optional*): The texts around the thinking.
-
-    Raises:
-        `ValueError`: If it has no chat template, or one that does not.
-    """
-    probe = [{"role": "user", "content": "6 * 7?"}]
-    template, prompt = tokenizer.chat_template or "", ""
-    if template:
-        prompt = str(tokenizer.apply_chat_template(probe, add_generation_prompt=True, tokenize=False))
-    if not opens_reasoning(prompt, markers=markers):
-        given = (
-            f"The chat template ends a prompt with {prompt[-40:]!r}"
-            if template
-            else "The tokenizer has no chat template"
-        )
-        raise ValueError(
-            f"{given}, so no prompt ends with {markers.start!r}. AutoThink needs a model whose template opens the thinking, such as "
-            "DeepSeek-R1's: use another model, or set another chat template."
-        )
-    if not prompt.endswith(ELLIPSIS):
-        tail = ELLIPSIS if prompt.endswith("\n") else "\n" + ELLIPSIS
-        tokenizer.chat_template = template + "{% if add_generation_prompt %}{{ " + repr(tail) + " }}{% endif %}"
 
 
 def stage_budget(limits: Sequence[int], stage_steps: Sequence[int]) -> StagedBudget:

@@ -172,7 +172,7 @@ class ReferenceReset(Advantage):
         self._resets += 1
 
     def has_stalled(self, value: float) -> bool:
-        """Note the value of an evaluation, and return whether the last `patience` ones were no new best."""
+        """Note the value of an evaluation, and return whether none of the last `patience` ones was a new best."""
         if value > self._best:
             self._best, self._stalled = value, 0
         else:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What methods that learn when to think measure: whether a completion thought, and accuracy and tokens with and without thinking."""
+"""What methods that learn when to think share: whether a completion thought, figures of both modes, and the prompt with an ellipsis."""
 
 from __future__ import annotations
 
@@ -7,7 +7,10 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from ..batch.rollouts import LocalRollouts, Rollouts
-from ..verification.finished import MARKERS, ThinkingMarkers, has_thought, prompt_opens_reasoning
+from ..verification.finished import MARKERS, ThinkingMarkers, has_thought, opens_reasoning, prompt_opens_reasoning
+
+
+ELLIPSIS = "...\n"
 
 
 def read_thoughts(
@@ -40,3 +43,33 @@ def mode_metrics(rollouts: Rollouts, is_direct: Tensor) -> dict[str, float]:
         metrics[f"{mode}_accuracy"] = rollouts.correct[is_own].nanmean().item()
         metrics[f"{mode}_tokens"] = rollouts.lengths[is_own].float().mean().item()
     return metrics
+
+
+def add_ellipsis(tokenizer: PreTrainedTokenizerBase, markers: ThinkingMarkers = MARKERS) -> None:
+    r"""
+    Let the chat template's generation prompt end with `<think>\n...\n`, in place. A template that does so already is not changed.
+
+    Args:
+        tokenizer ([`~transformers.PreTrainedTokenizerBase`]): One whose chat template opens the thinking.
+        markers ([`ThinkingMarkers`], *optional*): The texts around the thinking.
+
+    Raises:
+        `ValueError`: If it has no chat template, or one that does not.
+    """
+    probe = [{"role": "user", "content": "6 * 7?"}]
+    template, prompt = tokenizer.chat_template or "", ""
+    if template:
+        prompt = str(tokenizer.apply_chat_template(probe, add_generation_prompt=True, tokenize=False))
+    if not opens_reasoning(prompt, markers=markers):
+        given = (
+            f"The chat template ends a prompt with {prompt[-40:]!r}"
+            if template
+            else "The tokenizer has no chat template"
+        )
+        raise ValueError(
+            f"{given}, so no prompt ends with {markers.start!r}. AutoThink needs a model whose template opens the thinking, such as "
+            "DeepSeek-R1's: use another model, or set another chat template."
+        )
+    if not prompt.endswith(ELLIPSIS):
+        tail = ELLIPSIS if prompt.endswith("\n") else "\n" + ELLIPSIS
+        tokenizer.chat_template = template + "{% if add_generation_prompt %}{{ " + repr(tail) + " }}{% endif %}"

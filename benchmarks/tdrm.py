@@ -37,6 +37,7 @@ SEPARATOR = "\n"  # the embedded model writes one step per line
 STAGES = ("rollouts", "models", "best_of_n", "grpo")
 MODELS = {"TDRM": {}, "labels": {"gamma": 0.0}}
 TRAINING: dict[str, Any] = {
+    "step_separator": SEPARATOR,
     "learning_rate": 5e-4,
     "lr_scheduler_type": "cosine",
     "warmup_steps": 20,

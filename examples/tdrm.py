@@ -82,15 +82,12 @@ class TDRMArguments(RunArguments):
     rollouts: str | None = field(
         default=None, metadata={"help": "Output folder of trl-concise eval with completions of the problems."}
     )
-    step_separator: str = field(
-        default="\n\n", metadata={"help": "Text between the steps of a completion. Default: an empty line."}
-    )
     demo_problems: int = field(
         default=128, metadata={"help": "Generated problems to train on, with two completions each."}
     )
 
 
-def step_rows(source: TDRMArguments, output_dir: str, seed: int) -> Dataset:
+def step_rows(source: TDRMArguments, args: TDRMConfig) -> Dataset:
     """The step-labeled rows to train on: loaded, built from rollouts, or from those of the embedded model."""
     from trl_concise.data import build_steps
     from trl_concise.data.problems import load_rows
@@ -102,11 +99,11 @@ def step_rows(source: TDRMArguments, output_dir: str, seed: int) -> Dataset:
     if name is not None:
         sets = load_problem_sets([name], config_name=source.dataset_config, split=source.dataset_train_split)
     else:
-        sets = {"train": demo.train_dataset(source.demo_problems, seed=seed, operations=OPERATIONS)}
-        folder = f"{output_dir}/rollouts"
+        sets = {"train": demo.train_dataset(source.demo_problems, seed=args.seed, operations=OPERATIONS)}
+        folder = f"{args.output_dir}/rollouts"
         with PartialState().main_process_first():  # the others find every completion in the folder
-            evaluate(str(demo.model_path()), sets, folder, num_completions=2, seed=seed, **SAMPLING)
-    return build_steps(folder, sets, separator=source.step_separator)
+            evaluate(str(demo.model_path()), sets, folder, num_completions=2, seed=args.seed, **SAMPLING)
+    return build_steps(folder, sets, separator=args.step_separator)
 
 
 def report(source: TDRMArguments, output_dir: str, seed: int) -> None:
@@ -117,7 +114,7 @@ def report(source: TDRMArguments, output_dir: str, seed: int) -> None:
     sets = {"test": demo.problem_dataset(source.report_problems, operations=OPERATIONS)}
     folder = f"{output_dir}/held_out"
     evaluate(str(demo.model_path()), sets, folder, num_completions=8, seed=seed, **SAMPLING)
-    model = ProcessReward(output_dir, before_answer=False, separator=source.step_separator, batch_size=64)
+    model = ProcessReward(output_dir, before_answer=False, batch_size=64)
     print("held-out problems, accuracy")
     for record in best_of_n(folder, sets, model):
         print(
@@ -143,7 +140,7 @@ def main(arguments: list[str] | None = None):
         raise ValueError(
             f"{model_args.model_name_or_path} is an adapter, to which no value head can be added. Merge it first: trl-concise merge."
         )
-    rows = step_rows(source, args.output_dir, args.seed)
+    rows = step_rows(source, args)
     trainer = TDRMTrainer(args=args, train_dataset=rows, **model_arguments(args, model_args))
     show_progress(trainer)
     checkpoint = trainer.find_checkpoint()

@@ -157,6 +157,7 @@ REWARD_SEAMS = {
     "_prepare_dataset": ["self", "dataset", "processing_class", "args", "dataset_name"],
     "_set_signature_columns_if_needed": ["self"],
     "compute_loss": ["self", "model", "inputs", "return_outputs", "num_items_in_batch"],
+    "_save": ["self", "output_dir", "state_dict"],
 }
 
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 import pytest
 from datasets import Dataset
 
+from trl_concise import math_accuracy_reward
 from trl_concise.evaluation import Completion, best_of_n
 from trl_concise.evaluation.selection import choose_best, choose_majority, find_votes
 
@@ -38,9 +39,10 @@ def folder(tmp_path):
     return tmp_path
 
 
-def by_answer(prompts, completions):
+def by_answer(prompts, completions, solution):
     """A score that knows the answers, and takes the truncated completion for the best one."""
     assert all(prompt == PROMPT for prompt in prompts)
+    assert sorted(solution) == ["1/2"] * 6 + ["3"] * 6
     texts = [completion[-1]["content"] for completion in completions]
     return [9.0 if text == "So" else float(any(part in text for part in ("0.5", "frac", "{3}"))) for text in texts]
 
@@ -70,8 +72,13 @@ def test_best_of_n_next_to_majority_vote(folder):
 
 
 def test_a_constant_score_takes_the_first(folder):
-    (record,) = best_of_n(folder, PROBLEMS, lambda prompts, completions: [0.0] * len(prompts), [6])
+    (record,) = best_of_n(folder, PROBLEMS, lambda prompts, completions, **kwargs: [0.0] * len(prompts), [6])
     assert record["best_accuracy"] == 0.5 and record["any_accuracy"] == 1.0
+
+
+def test_a_reward_function_reads_the_columns_of_the_set(folder):
+    (record,) = best_of_n(folder, PROBLEMS, math_accuracy_reward, [6])
+    assert record["best_accuracy"] == 1.0
 
 
 def test_evaluations_that_do_not_fit(folder, tmp_path):

@@ -178,7 +178,7 @@ def test_rows_become_states(tiny_model, tmp_path):
 
 
 def test_the_loss_is_that_of_the_equations(tiny_model, tmp_path):
-    """Loss and gradient of a batch, against plain forward passes of each state and the equations."""
+    """Loss, gradient and metrics of a batch, against plain forward passes of each state and the equations."""
     args = TDRMConfig(**distributed.settings(tmp_path, terminal_weight=3.0, gamma=0.5))
     trainer = TDRMTrainer(tiny_model, args, train_dataset=distributed.rows())
     batch = next(iter(trainer.get_train_dataloader()))
@@ -186,18 +186,33 @@ def test_the_loss_is_that_of_the_equations(tiny_model, tmp_path):
     trainer.compute_loss(trainer.model, batch).backward()
 
     losses = []
+    seen = {
+        name: [] for name in ("value", "target", "last_value_correct", "last_value_wrong", "accuracy", "smoothness")
+    }
     for i in range(len(batch["label"])):
         ids, later = (
             batch[name][i][batch[mask][i].bool()][None]
             for name, mask in (("input_ids", "attention_mask"), ("bootstrap_ids", "bootstrap_mask"))
         )
         target = (batch["rewards"][i] * tensor([1.0, 0.5])).sum()
+        value = model(ids).logits[0, 0].sigmoid().item()
+        seen["value"].append(value)
         if batch["mask"][i]:
-            target = target + 0.25 * model(later).logits[0, 0].sigmoid().detach()
-        is_last = bool(batch["done"][i])
+            next_value = model(later).logits[0, 0].sigmoid().detach()
+            target = target + 0.25 * next_value
+            seen["smoothness"].append(abs(next_value.item() - value) / 2)
+        is_last, is_correct = bool(batch["done"][i]), bool(batch["label"][i])
+        if is_last:
+            seen["last_value_correct" if is_correct else "last_value_wrong"].append(value)
+            seen["accuracy"].append((value > 0.5) == is_correct)
+        else:
+            seen["target"].append(target.clamp(0, 1).item())
         wanted = batch["label"][i] if is_last else target.clamp(0, 1)
         loss = binary_cross_entropy(model(ids).logits[0, 0].sigmoid(), wanted)
         losses.append((3.0 if is_last else 1.0) * loss)
+    assert all(seen.values())
+    for name, values in seen.items():
+        assert trainer._metrics["eval"][f"tdrm/{name}"] == [pytest.approx(sum(values) / len(values), abs=1e-5)], name
     torch.stack(losses).mean().backward()
     for (name, ours), theirs in zip(trainer.model.named_parameters(), model.parameters(), strict=True):
         torch.testing.assert_close(ours.grad, theirs.grad, atol=1e-5, rtol=1e-4, msg=name)
@@ -225,7 +240,8 @@ def test_a_resumed_run_equals_an_uninterrupted_one_and_the_saved_model_scores_th
 def test_values_reach_the_fixed_point(tiny_model, tmp_path):
     """Without step rewards, V is 1 or 0 after the last step, and gamma times that before it."""
     rows = [
-        {"prompt": "1?", "completions": [first, "b"], "rewards": [0.0, 0.0], "label": first == "g"} for first in "gw"
+        {"prompt": "1?", "completions": [first + "\n\n", "b"], "rewards": [0.0, 0.0], "label": first == "g"}
+        for first in "gw"
     ]
     changes = {"n_steps": 1, "gamma": 0.5, "learning_rate": 1e-2, "max_steps": 60, "logging_steps": 60}
     trainer = train(tiny_model, tmp_path, Dataset.from_list(rows), **changes)
@@ -252,18 +268,50 @@ def test_micro_batches_make_no_difference(tiny_model, tmp_path):
 
 
 def test_lora_trains_and_saves_the_value_head(tiny_model, tmp_path):
-    trainer = train(tiny_model, tmp_path, trainer_kwargs={"peft_config": LoraConfig(**LORA, task_type="SEQ_CLS")})
+    adapter = {"peft_config": LoraConfig(**LORA, task_type="SEQ_CLS")}
+    trainer = train(tiny_model, tmp_path, trainer_kwargs=adapter, max_length=300)
     trainer.save_model()
     changed = {name for name, value in trainer.model.named_parameters() if value.requires_grad}
     assert any("score" in name for name in changed) and all("lora_" in name or "score" in name for name in changed)
     torch.manual_seed(7)  # a head that is not saved would be another one
     loaded = ProcessReward(tmp_path)
+    assert (loaded.separator, loaded.max_length) == ("\n\n", 300)
     completion = [{"role": "assistant", "content": "It is 2.\n\nYes."}]
     assert loaded([PROMPT], [completion]) == pytest.approx(
         ProcessReward(trainer.model, trainer.processing_class)([PROMPT], [completion]), abs=1e-5
     )
-    with pytest.raises(ValueError, match=r"would be neither trained nor saved. Set task_type=\"SEQ_CLS\""):
-        train(tiny_model, tmp_path, trainer_kwargs={"peft_config": LoraConfig(**LORA, task_type="CAUSAL_LM")})
+    for other in ({"task_type": "CAUSAL_LM"}, {"task_type": "CAUSAL_LM", "modules_to_save": ["score"]}, {}):
+        with pytest.raises(
+            ValueError, match=r"the task type .* is not trained, saved and loaded. Set task_type=\"SEQ_CLS\""
+        ):
+            train(tiny_model, tmp_path, trainer_kwargs={"peft_config": LoraConfig(**LORA, **other)})
+
+
+def test_separator_and_max_length_are_saved_with_the_model(tiny_model, tmp_path, other_model, caplog):
+    rows = [{"prompt": "1?", "completions": ["a\n", "b"], "rewards": [0.0, 0.0], "label": label} for label in (0, 1)]
+    changes = {"max_steps": 1, "step_separator": "\n", "max_length": 64}
+    trainer = train(tiny_model, tmp_path, Dataset.from_list(rows), **changes)
+    trainer.save_model()
+    trainer.create_model_card()
+    for model in (ProcessReward(tmp_path), ProcessReward(trainer.model, trainer.processing_class)):
+        assert (model.separator, model.max_length) == ("\n", 64)
+    assert (
+        f"ProcessReward(\"path/to/{tmp_path.name}\", separator='\\n', max_length=64)"
+        in (tmp_path / "README.md").read_text()
+    )
+    with caplog.at_level("WARNING"):
+        other = ProcessReward(tmp_path, separator="\n\n", max_length=64)
+    assert (other.separator, other.max_length) == ("\n\n", 64)
+    assert r"scores with {'separator': '\n\n'}, but the model was trained with {'separator': '\n'}" in caplog.text
+    unknown = ProcessReward(*other_model)
+    assert (unknown.separator, unknown.max_length) == ("\n\n", 1024)
+
+
+def test_prepared_rows_have_the_n_steps_of_the_trainer(tiny_model, tmp_path):
+    prepared = train(tiny_model, tmp_path, max_steps=1).train_dataset  # with n_steps=2
+    assert train(tiny_model, tmp_path, prepared, max_steps=1).train_dataset is prepared
+    with pytest.raises(ValueError, match="are prepared for n_steps=2, but n_steps is 3. Set n_steps=2"):
+        train(tiny_model, tmp_path, prepared, n_steps=3)
 
 
 def test_plain_texts_streams_and_evaluation(tiny_model, tmp_path):
@@ -291,7 +339,11 @@ def test_a_plain_config_is_accepted_and_not_changed(tiny_model, tmp_path):
     ("changes", "message"),
     [
         ({"completions": []}, r"Row 1: `completions` must be a list of one or more steps"),
-        ({"completions": [""] * 2}, r"Row 1 has 2 steps, so `rewards` needs as many numbers"),
+        (
+            {"completions": ["a\n", "b"]},
+            r"Row 1: every step but the last must end with step_separator='\\n\\n', .* 'a\\n'",
+        ),
+        ({"completions": ["\n\n"] * 2}, r"Row 1 has 2 steps, so `rewards` needs as many numbers"),
         ({"rewards": [math.nan]}, r"Row 1: `rewards` must be finite numbers"),
         ({"label": 2}, r"Row 1: `label` must be true or false"),
         ({"label": None}, r"Row 1: `label` must be true or false"),
@@ -323,6 +375,7 @@ def test_datasets_and_templates_that_do_not_fit(tiny_model, tmp_path):
         ({"gamma": 1.1}, r"gamma in \[0, 1\]"),
         ({"gamma": math.nan}, r"gamma in \[0, 1\]"),
         ({"terminal_weight": 0.0}, "positive terminal_weight"),
+        ({"step_separator": ""}, "step_separator is an empty text"),
         ({"center_rewards_coefficient": 0.01}, "center_rewards_coefficient=0.01 has no effect"),
     ],
 )

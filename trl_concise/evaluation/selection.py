@@ -37,8 +37,9 @@ def best_of_n(
     Args:
         evaluation (`str` or `Path`): Output folder of [`evaluate`], or of `trl-concise eval`.
         datasets (`Mapping[str, Dataset]`): The problem sets that it was given, by name, with the columns `prompt` and `solution`.
-        score (`Callable`): A reward function, called with `prompts` and `completions`, such as
-            [`~trl_concise.methods.tdrm.ProcessReward`]. Higher is better; `None` is never chosen before a number.
+        score (`Callable`): A reward function, such as [`~trl_concise.methods.tdrm.ProcessReward`]. As in TRL, it is called with
+            `prompts`, `completions` and the other columns of the set; token ids are not passed. Higher is better; `None` is never
+            chosen before a number.
         sizes (`Sequence[int]`, *optional*, defaults to `(1, 2, 4, 8)`): The values of n, each at most N.
         answer_format (`str`, *optional*, defaults to `"auto"`): Where the vote looks for the answer. Give that of the evaluation.
 
@@ -78,7 +79,12 @@ def best_of_n(
             item.text if isinstance(prompt, str) else [{"role": "assistant", "content": item.text}]
             for item, prompt in zip(flat, asked, strict=True)
         ]
-        scores = iter(score(prompts=asked, completions=texts))
+        columns = {
+            column: [values[item.problem] for item in flat]
+            for column, values in datasets[name].to_dict().items()
+            if column not in ("prompt", "completion", "completion_ids")  # as TRL
+        }
+        scores = iter(score(prompts=asked, completions=texts, **columns))
         scored = {row: [next(scores) for _ in items] for row, items in judged.items()}
         votes = {row: find_votes(items, answer_format) for row, items in judged.items()}
         records += [{"dataset": name, **_measure(judged, scored, votes, n, fewest)} for n in sizes]

@@ -135,6 +135,7 @@ def render_card(
         },
         "card_data": data.to_yaml(),
         "model_name": name,
+        "reward_arguments": reward_arguments(facts.get("process_reward", {})),
         "headline": headline(results),
         "results": tables(results),
         "results_note": results_note(results),
@@ -287,6 +288,14 @@ def all_settings(facts: dict[str, Any]) -> dict[str, str]:
         for name, value in method.get("settings", {}).items()
     }
     return {name: _setting(value) for name, value in (settings | facts.get("settings", {})).items()}
+
+
+def reward_arguments(settings: Mapping[str, Any]) -> str:
+    """Return the arguments of `ProcessReward` that differ from its defaults for other models, as code."""
+    defaults = {"separator": "\n\n", "max_length": 1024}
+    return "".join(
+        f", {name}={value!r}" for name, value in settings.items() if value is not None and value != defaults.get(name)
+    )
 
 
 def run_table(facts: dict[str, Any]) -> dict[str, str]:

@@ -84,6 +84,7 @@ def run_facts(trainer: Described) -> dict[str, Any]:
         "datasets": [name for name in _listed(metadata.get("datasets")) if hub_id(name)],
         "adapter": bool(adapters),
         "reward_model": True if getattr(trainer.model.config, "num_labels", 2) == 1 else None,
+        "process_reward": getattr(trainer.model.config, "process_reward", None),
         "tags": sorted({*metadata.get("tags", []), "trl", "trl-concise", *ours}),
         "trainer": trainer._name,
         "methods": _methods(trainer) or _own_paper(trainer),

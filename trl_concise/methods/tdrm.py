@@ -15,10 +15,12 @@ Differences from the authors' code (THUDM/TDRM, tdrm/tdrm_{1,2,3}_step_train.py;
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from inspect import signature
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -35,9 +37,10 @@ from ..components import Paper
 from ..components.base import tokenizer_of
 from ..config import own_config
 from ..hub.mixin import WritesCard
+from ..state.checkpoint import write_atomically
 from ..state.resume import ResumesTraining
 from .tdrm_config import TDRMConfig
-from .tdrm_reward import ProcessReward, check_template_keeps_steps, encode_states
+from .tdrm_reward import ENTRY, ENTRY_FILE, ProcessReward, check_template_keeps_steps, encode_states
 
 
 __all__ = ["DataCollatorForTDRM", "ProcessReward", "TDRMConfig", "TDRMTrainer", "smoothness", "td_loss", "td_targets"]
@@ -208,8 +211,8 @@ class TDRMTrainer(ResumesTraining, WritesCard, RewardTrainer):
             [`DataCollatorForTDRM`].
 
     Raises:
-        `ValueError`: If a dataset is empty or a row is not valid, if the chat template drops text of a completion, or if an adapter
-            would not train and save the value head.
+        `ValueError`: If a dataset is empty or a row is not valid, if prepared rows have another `n_steps`, if the chat template drops
+            text of a completion, or if an adapter has another task type than `"SEQ_CLS"`.
 
     Example:
 
@@ -237,14 +240,21 @@ class TDRMTrainer(ResumesTraining, WritesCard, RewardTrainer):
         args = own_config(self.config_class, args, trainer=type(self), parent=RewardConfig, model=model)
         given["args"] = args
         check_not_empty(given.get("train_dataset"), given.get("eval_dataset"))
-        _check_head_is_saved(given.get("peft_config") or getattr(model, "active_peft_config", None))
+        _check_task_type(given.get("peft_config") or getattr(model, "active_peft_config", None))
         super().__init__(**given)
+        setattr(self.model.config, ENTRY, {"separator": args.step_separator, "max_length": args.max_length})
         if given.get("data_collator") is None:
             self.data_collator: Any = DataCollatorForTDRM(self.processing_class.pad_token_id, args.pad_to_multiple_of)
 
     def _prepare_dataset(self, dataset, processing_class, args, dataset_name):
         columns = dataset.column_names or list(next(iter(dataset)))  # a stream may not know its columns
         if set(_STATES) <= set(columns):
+            width = len(next(iter(dataset))["rewards"])
+            if width != args.n_steps:
+                raise ValueError(
+                    f"The rows of the {dataset_name} dataset are prepared for n_steps={width}, but n_steps is {args.n_steps}. Set "
+                    f"n_steps={width}, or pass the rows that they were prepared from."
+                )
             return dataset
         if missing := [name for name in _COLUMNS if name not in columns]:
             raise ValueError(
@@ -265,6 +275,7 @@ class TDRMTrainer(ResumesTraining, WritesCard, RewardTrainer):
                 fn_kwargs={
                     "tokenizer": tokenizer_of(processing_class),
                     "n": args.n_steps,
+                    "separator": args.step_separator,
                     "max_length": args.max_length,
                 },
                 **options,
@@ -288,6 +299,16 @@ class TDRMTrainer(ResumesTraining, WritesCard, RewardTrainer):
         losses = td_loss(logits, targets, labels, done, terminal_weight=self.args.terminal_weight)
         self._record(logits.detach().float().sigmoid(), next_values, targets, inputs)
         return (losses.mean(), outputs) if return_outputs else losses.mean()
+
+    def _save(self, output_dir=None, state_dict=None):
+        super()._save(output_dir, state_dict)
+        if hasattr(self.model, "peft_config"):  # PEFT does not save the config of the model
+            content = json.dumps(getattr(self.model.config, ENTRY)).encode()
+            for folder in {
+                Path(output_dir or self.args.output_dir),
+                Path(self.args.output_dir),
+            }:  # the latter is uploaded
+                write_atomically(folder / ENTRY_FILE, content)
 
     @torch.no_grad()
     def _record(self, values: Tensor, next_values: Tensor, targets: Tensor, inputs: Mapping[str, Tensor]) -> None:
@@ -321,12 +342,13 @@ def _split_into_states(
     *,
     tokenizer: PreTrainedTokenizerBase,
     n: int,
+    separator: str,
     max_length: int | None,
 ) -> dict[str, list[Any]]:
     """Return the states of completions, each with the rewards of its next n steps and the state after them."""
     found: dict[str, list[Any]] = {name: [] for name in _STATES}
     for index, prompt, steps, rewards, label in zip(indices, *(rows[name] for name in _COLUMNS), strict=True):
-        _check_row(index, steps, rewards, label)
+        _check_row(index, steps, rewards, label, separator)
         count = len(steps)
         texts = ["".join(steps[: t + 1]) for t in range(count)]
         ids = encode_states(tokenizer, [prompt] * count, texts, max_length)
@@ -342,11 +364,16 @@ def _split_into_states(
     return found
 
 
-def _check_row(index: int, steps: Any, rewards: Any, label: Any) -> None:
+def _check_row(index: int, steps: Any, rewards: Any, label: Any, separator: str) -> None:
     if not isinstance(steps, list) or not steps or not all(isinstance(step, str) for step in steps):
         raise ValueError(
             f"Row {index}: `completions` must be a list of one or more steps, as text; got {steps!r:.80}. "
             "trl_concise.data.steps.split_steps splits a text."
+        )
+    if other := [step for step in steps[:-1] if not step.endswith(separator)]:
+        raise ValueError(
+            f"Row {index}: every step but the last must end with step_separator={separator!r}, but one ends with {other[0][-20:]!r}. "
+            "Set step_separator to the text between your steps, or add it to the steps."
         )
     if not isinstance(rewards, list) or len(rewards) != len(steps):
         raise ValueError(
@@ -360,13 +387,10 @@ def _check_row(index: int, steps: Any, rewards: Any, label: Any) -> None:
         )
 
 
-def _check_head_is_saved(peft_config: Any) -> None:
-    if peft_config is None:
-        return
-    saved = {*(getattr(peft_config, "modules_to_save", None) or ())}
-    if getattr(peft_config, "task_type", None) == "SEQ_CLS" or saved & {"score", "classifier"}:
-        return  # PEFT adds the head of a sequence classifier itself
-    raise ValueError(
-        f"The adapter has the task type {getattr(peft_config, 'task_type', None)!r} and modules_to_save={sorted(saved)}, so the value head "
-        'would be neither trained nor saved. Set task_type="SEQ_CLS", on the command line --lora_task_type SEQ_CLS.'
-    )
+def _check_task_type(peft_config: Any) -> None:
+    task_type = getattr(peft_config, "task_type", None)
+    if peft_config is not None and task_type != "SEQ_CLS":
+        raise ValueError(
+            f"The adapter has the task type {getattr(task_type, 'value', task_type)!r}, with which the value head is not trained, saved and "
+            'loaded. Set task_type="SEQ_CLS", on the command line --lora_task_type SEQ_CLS.'
+        )

@@ -27,6 +27,9 @@ class TDRMConfig(ConfigMixin, RewardConfig):
             $\gamma$, discount per step, in `[0, 1]`.
         terminal_weight (`float`, *optional*, defaults to `1.0`):
             $w_T$, weight of the last state of a completion, whose target is the label. Positive.
+        step_separator (`str`, *optional*, defaults to an empty line):
+            Text between the steps of a completion, at the end of every step but the last. It is saved with the model, together with
+            `max_length`, for [`ProcessReward`].
     """
 
     n_steps: int = field(default=1, metadata={"help": "Rewards in a target before the value of a later state."})
@@ -38,6 +41,9 @@ class TDRMConfig(ConfigMixin, RewardConfig):
         default=1.0,  # the authors' code
         metadata={"help": "Weight of the last state of a completion, whose target is the label."},
     )
+    step_separator: str = field(
+        default="\n\n", metadata={"help": "Text between the steps of a completion. Default: an empty line."}
+    )
 
     def __post_init__(self):
         super().__post_init__()
@@ -45,6 +51,10 @@ class TDRMConfig(ConfigMixin, RewardConfig):
             raise ValueError(
                 "TDRM needs n_steps >= 1, gamma in [0, 1] and a positive terminal_weight; got "
                 f"{self.n_steps}, {self.gamma} and {self.terminal_weight}."
+            )
+        if not self.step_separator:
+            raise ValueError(
+                "step_separator is an empty text. Give the text between two steps, such as '\\n\\n', an empty line."
             )
         if self.center_rewards_coefficient is not None:
             raise ValueError(

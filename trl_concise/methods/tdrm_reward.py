@@ -3,6 +3,8 @@ r"""[`ProcessReward`]: a trained process reward model as a reward function, and 
 
 from __future__ import annotations
 
+import json
+import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,13 +12,18 @@ from typing import Any
 import torch
 from accelerate import PartialState
 from transformers import AutoModelForSequenceClassification, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import cached_file
 
 from ..data.steps import SEPARATOR, split_steps
 from ..state.adapters import adapter_config, check_base_model, check_model, load_tokenizer
 from ..verification.reward import completion_text
 
 
+logger = logging.getLogger(__name__)
+
 MAX_LENGTH = 1024  # tokens of a state, as in TRL's RewardConfig
+ENTRY = "process_reward"  # of the model's config: `separator` and `max_length` of the training
+ENTRY_FILE = "process_reward.json"  # the same next to an adapter, which is saved without the config of its model
 _PROBE = ("first step", "second step")
 
 
@@ -59,10 +66,11 @@ class ProcessReward:
             `"logit"` is the authors' score, which has no bounds; `"sigmoid"` is the value, in [0, 1].
         before_answer (`bool`, *optional*, defaults to `True`):
             Whether the state before the answer is scored; otherwise the whole completion.
-        separator (`str`, *optional*, defaults to an empty line):
-            Text between steps. Give that of the training data.
-        max_length (`int`, *optional*, defaults to `1024`):
-            Tokens of a state, of which the last are kept. Give that of the training. `None`: no limit.
+        separator (`str`, *optional*):
+            Text between steps. Default: that of the training, which is saved with the model; an empty line for a model that
+            another trainer saved.
+        max_length (`int`, *optional*):
+            Tokens of a state, of which the last are kept. Default: that of the training; 1024 for a model that another trainer saved.
         batch_size (`int`, *optional*, defaults to `16`):
             States that are scored at a time.
 
@@ -93,13 +101,13 @@ class ProcessReward:
         *,
         output: str = "logit",
         before_answer: bool = True,
-        separator: str = SEPARATOR,
-        max_length: int | None = MAX_LENGTH,
+        separator: str | None = None,
+        max_length: int | None = None,
         batch_size: int = 16,
     ):
         if output not in ("logit", "sigmoid"):
             raise ValueError(f'output must be "logit" or "sigmoid", got {output!r}.')
-        if not separator or batch_size < 1 or (max_length is not None and max_length < 1):
+        if separator == "" or batch_size < 1 or (max_length is not None and max_length < 1):
             raise ValueError(
                 "ProcessReward needs a separator with text, and batch_size and max_length of at least 1; got "
                 f"{separator!r}, {batch_size} and {max_length}."
@@ -114,13 +122,23 @@ class ProcessReward:
                 f"The reward model has {model.config.num_labels} labels, but a process reward model has one. Train it with TDRMTrainer."
             )
         check_template_keeps_steps(tokenizer)
+        trained = getattr(model.config, ENTRY, {})
+        given = {"separator": separator, "max_length": max_length}
+        given = {name: value for name, value in given.items() if value is not None}
+        if other := {name: trained[name] for name in given if name in trained and trained[name] != given[name]}:
+            logger.warning(
+                "ProcessReward scores with %s, but the model was trained with %s. Leave these arguments out to use the values of the training.",
+                {name: given[name] for name in other},
+                other,
+            )
+        settings = {"separator": SEPARATOR, "max_length": MAX_LENGTH} | trained | given
         self.__name__ = "process_reward"  # of its column in TRL's metrics
         self.model = model.eval().requires_grad_(False)
         self.tokenizer = tokenizer
         self.output = output
         self.before_answer = before_answer
-        self.separator = separator
-        self.max_length = max_length
+        self.separator: str = settings["separator"]
+        self.max_length: int | None = settings["max_length"]
         self.batch_size = batch_size
         text_config = model.config.get_text_config()
         if text_config.pad_token_id is None:  # with which the model finds the end of a padded row
@@ -257,7 +275,11 @@ def load_process_model(model: str) -> Any:
             )
         from peft import AutoPeftModelForSequenceClassification
 
-        return AutoPeftModelForSequenceClassification.from_pretrained(model, num_labels=1)
+        adapted = AutoPeftModelForSequenceClassification.from_pretrained(model, num_labels=1)
+        saved = cached_file(model, ENTRY_FILE, _raise_exceptions_for_missing_entries=False)
+        if saved is not None:
+            setattr(adapted.config, ENTRY, json.loads(Path(saved).read_text(encoding="utf-8")))
+        return adapted
     check_model(model)
     loaded, found = AutoModelForSequenceClassification.from_pretrained(model, output_loading_info=True)
     if missing := sorted(found["missing_keys"]):

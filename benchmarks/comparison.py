@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from datasets import Dataset
-from transformers import AutoModelForCausalLM, AutoTokenizer, PrinterCallback
+from transformers import AutoModelForCausalLM, AutoTokenizer, PrinterCallback, TrainerCallback
 
 from trl_concise import ConciseGRPOConfig, ConciseGRPOTrainer, demo
 from trl_concise.evaluation import evaluate
@@ -40,6 +40,7 @@ def train(
     rewards: Sequence[Any] = (),
     config: Mapping[str, Any] | None = None,
     slots: Mapping[str, Any] | None = None,
+    callbacks: Sequence[TrainerCallback] = (),
     **more: Any,
 ) -> tuple[ConciseGRPOTrainer, dict[str, Any]]:
     """
@@ -53,6 +54,7 @@ def train(
         trainer_class, config_class: Classes of the trainer and its config.
         rewards (`Sequence`, *optional*): Reward functions in addition to the correctness.
         config, slots (`Mapping`, *optional*): Settings that differ from the demo's, and components.
+        callbacks (`Sequence`, *optional*): Callbacks in addition to the one that counts tokens.
         **more: Further arguments of the trainer.
 
     Returns:
@@ -73,7 +75,7 @@ def train(
             reward_funcs=[spending.accuracy_reward, *rewards],
             args=config_class(**{**settings, **(config or {})}),
             train_dataset=dataset,
-            callbacks=[spending],
+            callbacks=[spending, *callbacks],
             **(slots or {}),
             **more,
         )

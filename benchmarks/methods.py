@@ -27,6 +27,7 @@ from typing import Any
 import numpy as np
 import torch
 from comparison import BASE, Run, finished_runs, load, measure, one_decimal, percent, seed_range, train
+from transformers import TrainerCallback
 from trl.rewards import get_soft_overlong_punishment
 
 from trl_concise import (
@@ -50,6 +51,7 @@ from trl_concise.evaluation.evaluator import COMPLETIONS_FILE
 from trl_concise.evaluation.plots import BLACK, new_figure, run_styles, save_figure, show_as_percent
 from trl_concise.methods.campo import RepetitionReward, StagedBudget
 from trl_concise.methods.capo import CAPO
+from trl_concise.methods.cost_constraints import CostConstraints, LengthLimit
 from trl_concise.methods.crisp import CRISP
 from trl_concise.methods.ddca import DDCA
 from trl_concise.methods.dler import TruncationFactor
@@ -75,7 +77,20 @@ def ask_to_be_brief(prompt: list[dict[str, str]]) -> list[dict[str, str]]:
     return [{"role": "system", "content": "Be brief."}, *prompt]
 
 
-# Per method: components in `reward_funcs`, components in slots, and what its config sets differently.
+class StopAtLength(TrainerCallback):
+    """Ends a run when the completions of the last three steps have at most so many tokens on average."""
+
+    def __init__(self, tokens: float):
+        self.tokens = tokens
+        self.lengths: list[float] = []
+
+    def on_log(self, args, state, control, logs, **kwargs):
+        if "completions/mean_length" in logs:
+            self.lengths.append(logs["completions/mean_length"])
+            control.should_training_stop |= fmean(self.lengths[-3:]) <= self.tokens
+
+
+# Per method: components in `reward_funcs`, components in slots, what its config sets differently, and callbacks.
 METHODS: dict[str, dict[str, Any]] = {
     "GRPO": {},
     "HAPO": {"rewards": lambda: [HAPOLengthReward()]},
@@ -150,6 +165,10 @@ METHODS: dict[str, dict[str, Any]] = {
         },
         "config": {"epsilon_high": 0.28},
     },
+    "Cost constraints": {
+        "slots": lambda: {"advantage": CostConstraints(LengthLimit(40), multiplier_learning_rate=0.1)}
+    },
+    "HAPO to 40 tokens": {"rewards": lambda: [HAPOLengthReward()], "callbacks": lambda: [StopAtLength(40)]},
     "GFPO": {  # the shortest 4 of 16, for as many generated tokens as the others: half of the prompts
         "slots": lambda: {"group_filter": GFPO(4), "advantage": KeptBaseline()},
         "config": {"num_generations": 16},
@@ -186,6 +205,7 @@ def carry_out(run: Run, options: argparse.Namespace) -> dict[str, Any]:
             rewards=recipe.get("rewards", list)(),
             config=recipe.get("config"),
             slots=recipe.get("slots", dict)(),
+            callbacks=recipe.get("callbacks", list)(),
         )
         model, tokenizer = trainer.model, trainer.processing_class
     measure(model, tokenizer, problem_sets(options), options.problems, run)

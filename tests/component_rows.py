@@ -23,6 +23,7 @@ from trl_concise.methods.adapt_think import AdaptThink, ForcedModes
 from trl_concise.methods.auto_think import AutoThinkReward
 from trl_concise.methods.campo import RepetitionReward, StagedBudget
 from trl_concise.methods.capo import CAPO
+from trl_concise.methods.cost_constraints import CostConstraints, LengthLimit
 from trl_concise.methods.crisp import CRISP
 from trl_concise.methods.curriculum import AccuracyBand
 from trl_concise.methods.ddca import DDCA
@@ -300,6 +301,22 @@ _ROWS = [
         on_processes={"max_refills": 0},
     ),
     Row(MGPO, {"strength": 2.0}, "advantage", neutral={"strength": 0.0}),
+    Row(
+        CostConstraints,
+        {
+            "limits": [LengthLimit(5)],
+            "delta": 0.2,
+            "test_size": 100,
+            "c1": 0.5,
+            "c2": 2.0,
+            "multiplier": 2.0,
+            "multiplier_learning_rate": 0.5,
+            "max_multiplier": 100.0,
+            "window": 32,
+        },
+        "advantage",
+        neutral={"multiplier": 0.0},
+    ),
     Row(
         SIRISchedule,
         {"longest": LIMIT, "shortest": 4, "cycle": 3, "shape": "stair"},

@@ -245,11 +245,6 @@ class ConciseGRPOTrainer(
         self._keeps_reference = saves_reference(self, moving)
         if moving:
             make_reference_movable(self)
-        for component in self.components:
-            component.attach(self)
-            for callback in component.callbacks():
-                self.add_callback(callback)
-        check_states(self.components)
         self.watch_set: WatchSet | None = None
         if watch_dataset is not None:
             self.watch_set = WatchSet(
@@ -259,6 +254,12 @@ class ConciseGRPOTrainer(
                 max_accuracy_loss=args.max_accuracy_loss,
                 on_loss=args.on_loss,
             )
+        for component in self.components:
+            component.attach(self)
+            for callback in component.callbacks():
+                self.add_callback(callback)
+        check_states(self.components)
+        if self.watch_set is not None:
             self.add_callback(self.watch_set)
 
     @property
@@ -266,6 +267,11 @@ class ConciseGRPOTrainer(
         """Lengths and visits per prompt, of the first component that keeps a `history`; `None` if none does."""
         histories = (getattr(component, "history", None) for component in self.components)
         return next((history for history in histories if history is not None), None)
+
+    @property
+    def watch_losses(self) -> list[float] | None:
+        """Accuracy lost on each problem of the `watch_dataset` (see [`WatchSet`]); `None` without one."""
+        return self.watch_set.losses if self.watch_set is not None else None
 
     # Construction
 

@@ -249,6 +249,8 @@ ROWS = [
     ("campo", "--stage_limits 64", "limits must have one more value than steps"),
     ("dynamic_sampling", "--reward_weights 0", "reward_weights are all 0"),
     ("dynamic_sampling", "--num_generations 1", "at least 2 generations"),
+    ("cost_constraints", "--max_mean_tokens 0", "max_tokens must be a positive number of tokens, got 0"),
+    ("cost_constraints", "--loss_limit 2", "max_loss must be a fraction in [0, 1)"),
     ("mgpo", "--strength=-1", "strength must be at least 0"),
     ("mgpo", "--strength inf", "--strength"),
     ("siri", "--mask_truncated_completions True", "mask_truncated_completions"),

@@ -27,6 +27,7 @@ TRAINING: dict[str, str] = {  # script in the examples folder -> description in 
     "capo": "take reward from the steps that a critic finds wrong (GRPO)",
     "cft": "learn to critique solutions (SFT)",
     "combined": "combine HAPO, GRESO and S-GRPO in one trainer (GRPO)",
+    "cost_constraints": "keep limits on mean length and accuracy while training (GRPO)",
     "crisp": "distill the model with a concise instruction into itself, without answers (GRPO)",
     "curriculum": "train on prompts that are solved sometimes (GRPO)",
     "dler": "truncate at a length limit, and normalize advantages over the batch (GRPO)",

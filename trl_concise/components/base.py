@@ -87,6 +87,10 @@ class TrainerView(Protocol):
     def token_credits(self) -> Sequence[Component]:
         """The token credits, in order."""
 
+    @property
+    def watch_losses(self) -> Sequence[float] | None:
+        """Accuracy lost on each problem of the watch set, see [`WatchSet`]; `None` without a `watch_dataset`."""
+
     def generate_rollouts(
         self,
         rows: Sequence[Mapping[str, Any]],

@@ -136,6 +136,7 @@ class WatchSet(TrainerCallback):
         self.on_loss = on_loss
         self.best: dict[str, float] | None = None
         self._start: np.ndarray | None = None  # correctness per problem
+        self._latest: np.ndarray | None = None
         self._start_step = 0
         self._last_step: int | None = None
         digests = b"".join(prompt_digest(prompt_key(row)) for row in self.rows)
@@ -147,11 +148,19 @@ class WatchSet(TrainerCallback):
                 RECOMMENDED_PROBLEMS,
             )
 
+    @property
+    def losses(self) -> list[float]:
+        """Correctness at the start minus that of the last measurement, -1, 0 or 1 per problem; empty before the first."""
+        if self._start is None or self._latest is None:
+            return []
+        changes = self._start - self._latest
+        return changes[~np.isnan(changes)].tolist()
+
     # When to measure
 
     def on_train_begin(self, args, state, control, **kwargs):
         if state.global_step == 0:
-            self._start = self._last_step = self.best = None
+            self._start = self._latest = self._last_step = self.best = None
             if self.on_loss == "best" and self.trainer.accelerator.is_main_process:
                 _remove_best(Path(args.output_dir))  # of an earlier run in the same folder
         elif self._start is None:
@@ -196,7 +205,7 @@ class WatchSet(TrainerCallback):
             )
         if self._start is None:
             self._start, self._start_step = correct, step
-        self._last_step = step
+        self._latest, self._last_step = correct, step
         figures = measure_change(correct, tokens, self._start, self.max_accuracy_loss)
         figures["watch/truncated_fraction"] = float(truncated.mean())
         self._log(figures)
@@ -282,7 +291,8 @@ class WatchSet(TrainerCallback):
         state = {
             "prompts": self._digest,
             "start": self._start_step,
-            "correct": [None if math.isnan(one) else int(one) for one in self._start],
+            "correct": _as_json(self._start),
+            "latest": _as_json(self._latest),
             "last": self._last_step,
             "best": self.best,
         }
@@ -304,11 +314,20 @@ class WatchSet(TrainerCallback):
                 f"{checkpoint} was written with another watch_dataset of {len(state['correct'])} problems. Resume with that "
                 f"one, or delete {path} to compare with the accuracy at the resumed step."
             )
-        self._start = np.array([one if one is not None else math.nan for one in state["correct"]], dtype=float)
+        self._start = _from_json(state["correct"])
+        self._latest = _from_json(state.get("latest"))  # None in checkpoints of version 0.1.0
         self._start_step, self._last_step, self.best = state["start"], state["last"], state["best"]
         previous = Path(self.trainer.args.output_dir, f"{BEST_FOLDER}.old")
         if self.trainer.accelerator.is_main_process and previous.exists() and not previous.with_suffix("").exists():
             previous.rename(previous.with_suffix(""))  # the run was killed between two renames
+
+
+def _as_json(correct: np.ndarray | None) -> list[int | None] | None:
+    return None if correct is None else [None if math.isnan(one) else int(one) for one in correct]
+
+
+def _from_json(correct: list[int | None] | None) -> np.ndarray | None:
+    return None if correct is None else np.array([math.nan if one is None else one for one in correct], dtype=float)
 
 
 def measure_change(

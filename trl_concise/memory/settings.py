@@ -21,6 +21,7 @@ ONLINE_METHODS = (
     "auto_think",
     "campo",
     "combined",
+    "cost_constraints",
     "crisp",
     "capo",
     "curriculum",

@@ -291,4 +291,16 @@ LENGTH_METHODS: tuple[Method, ...] = (
         "AutoThinkTrainer",
         evidence="auto_think.md#results",
     ),
+    Method(
+        "Cost constraints",
+        "limits on mean length and accuracy, with multipliers (HC-RLHF)",
+        "cost_constraints",
+        ("advantage",),
+        ("CostConstraints",),
+        "2506.08266",
+        "reconstructed",
+        "cost_constraints",
+        0,
+        evidence="cost_constraints.md#results",
+    ),
 )

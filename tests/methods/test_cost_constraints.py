@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from tests import tiny
 from trl_concise import ConciseGRPOConfig, ConciseGRPOTrainer
 from trl_concise.batch.rollouts import Rollouts
+from trl_concise.hub.settings import as_text
 from trl_concise.methods.cost_constraints import (
     AccuracyLimit,
     CostConstraints,
@@ -270,3 +271,10 @@ def test_limits_of_the_checkpoint_must_be_those_of_the_run():
     state = CostConstraints([LengthLimit(40)]).state_dict()
     with pytest.raises(ValueError, match="has limits on length, but this run on accuracy"):
         CostConstraints(AccuracyLimit(0.02, base=0.9)).load_state_dict(state)
+
+
+def test_the_card_shows_the_limits():
+    settings = as_text(CostConstraints([LengthLimit(40), AccuracyLimit(0.02, on="watch")]).config())
+    accuracy = {"AccuracyLimit": {"max_loss": 0.02, "base": None, "on": "watch"}}
+    assert settings["limits"] == [{"LengthLimit": {"max_tokens": 40}}, accuracy]
+    assert settings["delta"] == 0.1

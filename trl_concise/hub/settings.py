@@ -101,7 +101,8 @@ def as_text(value: Any) -> Any:
 
     Returns:
         `Any`: Numbers, switches and text as they are; lists, tuples, sets and dicts as JSON; infinite numbers and everything
-        else as text, without addresses and folders.
+        else as text, without addresses and folders. Dataclasses of this package, such as the limits of `CostConstraints`, with their
+        fields.
     """
     if isinstance(value, (bool, int, str, NoneType)):
         return value
@@ -115,6 +116,10 @@ def as_text(value: Any) -> Any:
         return [as_text(item) for item in value]
     if isinstance(value, (set, frozenset)):
         return sorted((as_text(item) for item in value), key=str)
+    if dataclasses.is_dataclass(type(value)) and type(value).__module__.split(".")[0] == "trl_concise":
+        return {
+            type(value).__name__: as_text({item.name: getattr(value, item.name) for item in dataclasses.fields(value)})
+        }
     if isinstance(value, torch.Tensor):
         return f"tensor of shape {tuple(value.shape)}"
     if isinstance(value, PurePath):

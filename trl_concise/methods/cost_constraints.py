@@ -252,6 +252,7 @@ class CostConstraints(Advantage):
 
     name = "cost_constraints"
     paper = HC_RLHF_PAPER
+    card_settings = ("limits",)
 
     def __init__(
         self,
@@ -358,11 +359,6 @@ class CostConstraints(Advantage):
 
     def _base(self, rollouts: Rollouts) -> Tensor | None:
         return rollouts.measured.get(self.name, {}).get("base")
-
-    def config(self) -> dict[str, Any]:
-        return super().config() | {
-            limit.name: limit.max_tokens if isinstance(limit, LengthLimit) else limit.max_loss for limit in self.limits
-        }
 
     def state_dict(self) -> dict[str, Any]:
         return {

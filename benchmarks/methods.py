@@ -166,7 +166,7 @@ METHODS: dict[str, dict[str, Any]] = {
         "config": {"epsilon_high": 0.28},
     },
     "Cost constraints": {
-        "slots": lambda: {"advantage": CostConstraints(LengthLimit(40), multiplier_learning_rate=0.1)}
+        "slots": lambda: {"advantage": CostConstraints(LengthLimit(40), multiplier_learning_rate=1.0)}
     },
     "HAPO to 40 tokens": {"rewards": lambda: [HAPOLengthReward()], "callbacks": lambda: [StopAtLength(40)]},
     "GFPO": {  # the shortest 4 of 16, for as many generated tokens as the others: half of the prompts

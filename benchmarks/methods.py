@@ -165,8 +165,10 @@ METHODS: dict[str, dict[str, Any]] = {
         },
         "config": {"epsilon_high": 0.28},
     },
-    "Cost constraints": {
-        "slots": lambda: {"advantage": CostConstraints(LengthLimit(40), multiplier_learning_rate=1.0)}
+    "Cost constraints": {  # the reward never counts less than half; a run is too short for the defaults
+        "slots": lambda: {
+            "advantage": CostConstraints(LengthLimit(40), multiplier_learning_rate=10.0, max_multiplier=1.0)
+        },
     },
     "HAPO to 40 tokens": {"rewards": lambda: [HAPOLengthReward()], "callbacks": lambda: [StopAtLength(40)]},
     "GFPO": {  # the shortest 4 of 16, for as many generated tokens as the others: half of the prompts

@@ -43,12 +43,19 @@ class CostConstraintsConfig(ConciseGRPOConfig):
         },
     )
     delta: float = field(default=0.1, metadata={"help": "Probability that a mean is above its pessimistic estimate."})
-    multiplier_learning_rate: float = field(default=0.1, metadata={"help": "Step size of the multipliers."})
+    multiplier_learning_rate: float = field(default=0.01, metadata={"help": "Step size of the multipliers."})
+    max_multiplier: float = field(
+        default=1e6, metadata={"help": "Largest multiplier. 1: the reward counts at least half."}
+    )
+
+
+# A run of 100 steps is too short for the authors' step size.
+DEMO = {"max_mean_tokens": 40.0, "multiplier_learning_rate": 10.0, "max_multiplier": 1.0}
 
 
 @report_input_errors()
 def main():
-    script = TrainingScript(CostConstraintsConfig, output_dir="outputs/cost_constraints-demo", max_mean_tokens=40.0)
+    script = TrainingScript(CostConstraintsConfig, output_dir="outputs/cost_constraints-demo", **DEMO)
     args = script.training_args
 
     from trl_concise import ConciseGRPOTrainer  # after the command line: --help does not wait for them

@@ -256,7 +256,7 @@ class CostConstraints(Advantage):
 
     def __init__(
         self,
-        limits: LengthLimit | AccuracyLimit | Sequence[LengthLimit | AccuracyLimit],
+        limits: LengthLimit | AccuracyLimit | list[LengthLimit | AccuracyLimit],
         delta: float = 0.1,
         test_size: int = 1000,
         c1: float = 1.0,
@@ -266,8 +266,8 @@ class CostConstraints(Advantage):
         max_multiplier: float = 1e6,
         window: int = 256,
     ):
-        self.limits = list(limits) if isinstance(limits, (list, tuple)) else [limits]
-        if not all(isinstance(limit, (LengthLimit, AccuracyLimit)) for limit in self.limits or [None]):
+        self.limits = limits if isinstance(limits, list) else [limits]
+        if not self.limits or not all(isinstance(limit, (LengthLimit, AccuracyLimit)) for limit in self.limits):
             raise ValueError(f"limits must be LengthLimit or AccuracyLimit, one or several, got {limits!r}.")
         names = [limit.name for limit in self.limits]
         if len(set(names)) < len(names):

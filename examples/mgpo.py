@@ -3,7 +3,7 @@
 # dependencies = ["trl-concise[peft,plots]"]
 # ///
 """
-Train with MGPO: groups count the more, the closer their success rate is to one half.
+Train with MGPO: groups count more the closer their success rate is to one half.
 
 Without arguments: the embedded model on generated problems, on a CPU, in a few minutes, with a report before and after:
 

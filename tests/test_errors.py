@@ -73,7 +73,7 @@ needs_solution.__name__ = "accuracy"
             {"reward_weights": [1.0, 2.0]},
             "reward_weights covers your reward functions only: got 2 weights for 1 functions",
         ),
-        ({"correctness": "judge"}, "names none of the reward functions "),
+        ({"correctness": "judge"}, "is not a reward function. The functions are "),
         ({"config": SIRIConfig}, "the settings of a SIRIConfig would have no effect"),
     ],
 )

@@ -16,7 +16,7 @@ from transformers import AutoTokenizer, TrainerCallback
 from tests import slot_rows, tiny
 from trl_concise import ConciseGRPOConfig, ConciseGRPOTrainer
 from trl_concise.batch.reference import reference_tensors
-from trl_concise.batch.rollouts import LocalRollouts
+from trl_concise.batch.rollouts import LocalRollouts, Rollouts
 from trl_concise.methods.crisp import CRISP, log_ratio, teacher_prompt
 
 
@@ -30,19 +30,43 @@ def reverse_kl(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
     return (p.exp() * (p - q)).sum(dim=-1)
 
 
+def assign(*places: tuple[torch.Tensor, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor, float]:
+    """
+    Tokens `(20, T)` that occur at each place exactly as often as the student says, so that means over them are its expectations; the
+    advantages that CRISP assigns to them; and the divergence that it logs.
+    """
+    tokens = [torch.arange(len(student)).repeat_interleave((20 * student).round().long()) for student, _ in places]
+    ratios = [log_ratio(p.log()[own], q.log()[own]) for (p, q), own in zip(places, tokens, strict=True)]
+    rollouts = Rollouts(
+        ("a",) * 20,
+        torch.full((20,), len(places)),
+        torch.ones(20),
+        20,
+        measured_tokens={"crisp": {"log_ratio": torch.stack(ratios, dim=1)}},
+    )
+    component = CRISP()
+    batch = {"completion_mask": torch.ones(20, len(places) + 1, dtype=torch.long)}
+    batch["completion_mask"][:, -1] = 0  # padding
+    advantages, selected = component.assign(rollouts, batch, torch.zeros(20))
+    assert selected is None and not advantages[:, -1].any()
+    return torch.stack(tokens, dim=1), advantages[:, :-1], component.metrics()["divergence"]
+
+
 def test_golden_values():
-    logits = STUDENT.log().requires_grad_()
-    loss = reverse_kl(logits, TEACHER.log())
-    loss.backward()
-    assert loss.item() == pytest.approx(0.274887, abs=1e-6)
-    assert logits.grad.tolist() == pytest.approx(SLOPE, abs=1e-6)
-    assert log_ratio(STUDENT.log(), TEACHER.log()).tolist() == pytest.approx([-0.916291, 0, 0.916291], abs=1e-6)
-    second = reverse_kl(torch.tensor([0.7, 0.2, 0.1]).log(), torch.tensor([0.9, 0.05, 0.05]).log())
-    assert second.item() == pytest.approx(0.170653, abs=1e-6)
-    assert (loss.item() + second.item()) / 2 == pytest.approx(0.222770, abs=1e-6)
+    first = STUDENT, TEACHER
+    second = torch.tensor([0.7, 0.2, 0.1]), torch.tensor([0.9, 0.05, 0.05])
     wide = torch.tensor([0.5, 0.3, 0.15, 0.05]), torch.tensor([0.2, 0.3, 0.25, 0.25])
-    assert reverse_kl(wide[0].log(), wide[1].log()).item() == pytest.approx(0.301050, abs=1e-6)
-    assert reverse_kl(STUDENT.log(), STUDENT.log()).item() == 0
+    tokens, advantages, divergence = assign(first)
+    assert divergence == pytest.approx(0.274887, abs=1e-6)
+    golden = torch.tensor([-0.916291, 0, 0.916291]).double()  # by token
+    torch.testing.assert_close(advantages, golden[tokens], atol=1e-6, rtol=0)
+    logits = STUDENT.log().requires_grad_()
+    (-advantages * logits.log_softmax(-1)[tokens]).mean().backward()  # the policy gradient
+    assert logits.grad.tolist() == pytest.approx(SLOPE, abs=1e-6)
+    assert assign(second)[2] == pytest.approx(0.170653, abs=1e-6)
+    assert assign(first, second)[2] == pytest.approx(0.222770, abs=1e-6)  # the mean over tokens
+    assert assign(wide)[2] == pytest.approx(0.301050, abs=1e-6)
+    assert assign((STUDENT, STUDENT))[2] == 0
 
 
 LOGITS = st.lists(st.floats(-3, 3), min_size=4, max_size=4)

@@ -67,14 +67,16 @@ MASK = torch.tensor([[1, 1, 0, 0], [1, 1, 1, 1], [1, 1, 1, 0]])
 
 @pytest.mark.parametrize(("normalization", "loss", "slope"), [("tokens", 5 / 6, 1 / 6), ("longest", 0.625, 0.125)])
 def test_golden_loss(normalization, loss, slope):
-    logps, kept = LOGPS.clone().requires_grad_(), torch.tensor([True, True, False])
-    value = on_policy_sft_loss(logps, MASK, kept, normalization=normalization)
-    value.backward()
-    assert value.item() == pytest.approx(loss)
-    torch.testing.assert_close(logps.grad, -slope * MASK.double() * kept[:, None])
-    logps.grad = None
-    on_policy_sft_loss(logps, MASK, kept & False, normalization=normalization).backward()
-    assert (logps.grad == 0).all()
+    """The weight of each token in the loss: its advantage, divided by the tokens of the kept completions."""
+    in_loss = MASK.sum(dim=1)
+    for correct in ([1, 1, 0], [0, 0, 0]):
+        rollouts = batch_of(correct, (in_loss - 1).tolist(), size=3, loss_lengths=in_loss)
+        advantages = OnPolicySFT(normalization=normalization).compute(rollouts, torch.zeros(3, dtype=torch.float64))
+        kept = torch.tensor(correct) == 1
+        assert (~advantages.isnan()).tolist() == kept.tolist()
+        weights = advantages.nan_to_num()[:, None] * MASK / in_loss[kept].sum().clamp(min=1)
+        torch.testing.assert_close(weights, slope * MASK.double() * kept[:, None])
+        assert -(weights * LOGPS).sum().item() == pytest.approx(loss * kept.any().item())
 
 
 ROW = st.tuples(st.sampled_from([0.0, 1.0, math.nan]), st.integers(1, 9), st.booleans())

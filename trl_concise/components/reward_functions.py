@@ -127,7 +127,9 @@ def find_correctness(
             "with its own `def`; a `functools.partial` has the name of the function that it wraps."
         )
     if name is not None and name not in names:
-        raise ValueError(f"correctness={name!r} names none of the reward functions {names}.")
+        raise ValueError(
+            f"correctness={name!r} is not a reward function. The functions are {names}. Use one of these names."
+        )
     if not columns and not needs_correctness(components):
         return None
     if not columns:

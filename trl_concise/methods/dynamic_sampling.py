@@ -78,7 +78,7 @@ class DynamicSampling(GroupFilter):
 
     def __init__(self, max_refills: int = 10, score: str = "correct", tolerance: float = 1e-6):
         if max_refills < 0:
-            raise ValueError(f"max_refills must be at least 0, got {max_refills}.")
+            raise ValueError(f"max_refills must be at least 0, got {max_refills}. 0 replaces no group.")
         if not tolerance >= 0:
             raise ValueError(f"tolerance must be at least 0, got {tolerance}.")
         self.max_refills = max_refills

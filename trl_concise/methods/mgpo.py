@@ -2,7 +2,7 @@
 """
 MGPO: MaxEnt-guided policy optimization of VibeThinker-1.5B (Xu et al., 2025, https://huggingface.co/papers/2511.06221).
 
-The advantages of a group count the more, the closer its success rate is to one half.
+The advantages of a group count more the closer its success rate is to one half.
 
 Differences from the paper:
   1. The strength is not public in what we read. The default, 1, is ours.

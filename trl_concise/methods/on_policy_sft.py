@@ -164,7 +164,7 @@ class OnPolicySFTFilter(GroupFilter):
     def __init__(self, max_length: int | None = None, max_refills: int = 10):
         _check_length(max_length)
         if max_refills < 0:
-            raise ValueError(f"max_refills must be at least 0, got {max_refills}.")
+            raise ValueError(f"max_refills must be at least 0, got {max_refills}. 0 replaces no group.")
         self.max_length = max_length
         self.max_refills = max_refills
 

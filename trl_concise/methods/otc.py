@@ -2,7 +2,7 @@
 """
 OTC: optimal tool calls (Wang et al., 2025, https://huggingface.co/papers/2504.14870).
 
-A correct completion earns the more, the closer its number of tool calls is to the fewest with which the policy ever answered the
+A correct completion earns more the closer its number of tool calls is to the fewest with which the policy ever answered the
 prompt correctly. A wrong completion earns nothing, however few calls it makes.
 
 No code of the authors was found. Equations and results are from secondary sources, and two details are reconstructed: the constant k

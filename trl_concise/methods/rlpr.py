@@ -333,7 +333,7 @@ class RewardStdFilter(GroupFilter):
         filter_from: int = 11,
     ):
         if max_refills < 0:
-            raise ValueError(f"max_refills must be at least 0, got {max_refills}.")
+            raise ValueError(f"max_refills must be at least 0, got {max_refills}. 0 replaces no group.")
         if not 0 <= ratio < math.inf:
             raise ValueError(f"ratio must be at least 0 and finite, got {ratio}.")
         if not 0 <= decay <= 1:

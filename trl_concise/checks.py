@@ -6,7 +6,7 @@ from __future__ import annotations
 import inspect
 import logging
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -263,6 +263,7 @@ def check_dataset(
         columns = sorted(dataset[0]) if is_indexed else None
     if columns is None:
         return
+    check_text_only(components, columns, name)
     if not all(isinstance(func, torch.nn.Module) for func in reward_funcs.values()):
         _check_names(columns, name)
     if brings_own_prompts:
@@ -286,6 +287,26 @@ def check_dataset(
             )
     if isinstance(dataset, Dataset) and components and "prompt_id" in columns:
         _check_prompt_ids(dataset)
+
+
+def check_text_only(components: Sequence[Component], columns: Iterable[str], name: str | None = None) -> None:
+    """
+    Check that a dataset has no images if a component reads text only.
+
+    Args:
+        components (`Sequence[Component]`): The trainer's components.
+        columns (`Iterable[str]`): Names of the dataset's columns.
+        name (`str`, *optional*): What the dataset is for.
+
+    Raises:
+        `ValueError`: If it has a column `image` or `images`.
+    """
+    readers = [type(component).__name__ for component in components if component.text_only]
+    if readers and (images := sorted({"image", "images"} & set(columns))):
+        raise ValueError(
+            f"{readers[0]} reads text only, but the {name + ' ' if name else ''}dataset has the columns {images}. Remove them, or train "
+            f"without {readers[0]}."
+        )
 
 
 def _check_names(columns: Sequence[str], dataset: str) -> None:

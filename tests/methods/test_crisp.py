@@ -326,8 +326,11 @@ def test_what_cannot_be_scored_token_by_token_is_refused(tiny_model, problems, t
     local = LocalRollouts(["p"], ["c"], [[5]], None, torch.tensor([1]), {"image": [None]}, 1, 0, True, [[5]])
     component = CRISP()
     make_trainer(tiny_model, problems, tmp_path, component)
-    with pytest.raises(ValueError, match="scores text only.* Train without images"):
+    with pytest.raises(ValueError, match="CRISP reads text only, but the dataset"):
         component.measure(local)
+    with_images = problems.add_column("images", [[]] * len(problems))
+    with pytest.raises(ValueError, match=r"CRISP reads text only, but the train dataset has the columns \['images'\]"):
+        make_trainer(tiny_model, with_images, tmp_path, CRISP())
 
 
 def test_a_negative_interval_is_refused():

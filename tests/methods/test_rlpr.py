@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import math
+import statistics
+from functools import partial
 
 import pytest
 import torch
@@ -41,7 +43,9 @@ def test_golden_values():
     assert rlpr_rewards(probability, base, right).item() == pytest.approx(0.279011, abs=1e-6)
     assert rlpr_rewards(probability, base, right, -1).item() == pytest.approx(0.198901, abs=1e-6)
     assert rlpr_rewards(probability, base, 0 * right, -1).item() == -1
-    assert rlpr_rewards(probability, base * math.nan, right).isnan()
+    for weight in (0.1, -1):
+        assert rlpr_rewards(probability, base * math.nan, right, weight).isnan()
+        assert rlpr_rewards(probability, base * math.nan, 0 * right, weight).isnan()
 
 
 LOGPS = st.lists(st.floats(-20, 0), min_size=1, max_size=6)
@@ -77,6 +81,28 @@ def test_the_mean_is_of_probabilities_and_no_gain_is_negative(logps, data, base,
 )
 def test_format_of_the_authors(text, four, two):
     assert has_format(text, R1_TAGS) == four and has_format(text, R1_TAGS[2:]) == two
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (r"so \frac{1}{2} </think> \boxed{3}", True),
+        (r"{a} </think> \boxed{\frac{1}{\sqrt{2}}} and {b}}", True),
+        (r"</think> \boxed{}", True),
+        (r"</think> \boxed{\frac{1}{2}", False),  # not closed
+        (r"</think> \boxed{1} or \boxed{2}", False),
+        (r"\boxed{1} </think> {2}", False),
+        (r"\frac{1}{2} \boxed{3}", False),
+    ],
+)
+def test_braces_are_matched_from_the_opening_tag(text, expected):
+    assert has_format(text, ("</think>", r"\boxed{", "}")) == expected
+    assert has_format(f"<think>{text}", ("<think>", "</think>", r"\boxed{", "}")) == expected
+
+
+def test_the_closing_tag_may_go_on_after_its_brace():
+    assert has_format(r"\frac{1}{2} $\boxed{3^{4}}$", (r"$\boxed{", "}$"))
+    assert not has_format(r"$\boxed{3^{4}} or {5}$", (r"$\boxed{", "}$"))
 
 
 def test_repetition_of_the_authors():
@@ -190,7 +216,7 @@ LORA = {"r": 2, "target_modules": ["q_proj", "v_proj"], "init_lora_weights": "ga
 TEXTS = (
     "<think>{i}+{i}</think> <answer> {i} </answer>",
     "<think>it is {i}</think><answer>{i}",
-    "<think>{i}",
+    "<think> " + "{i} " * 19,  # ten times the same ten words
     "no <answer> {i} </answer>",
 )
 
@@ -211,25 +237,28 @@ def write(prompts, trainer):
     }
 
 
-def make_trainer(model, folder, rewards, dataset, adapter=False, **changes):
+def make_trainer(model, folder, rewards, dataset, adapter=False, eval_dataset=None, **changes):
     settings = {"learning_rate": 1e-2, "max_completion_length": 96, "log_completions": False, **changes}
     return tiny.spy(ConciseGRPOTrainer)(
         model,
         rewards,
         ConciseGRPOConfig(**tiny.settings(folder, **settings)),
         dataset,
-        eval_dataset=settings.pop("eval_dataset", None),
+        eval_dataset=eval_dataset,
         rollout_func=write,
         peft_config=LoraConfig(**LORA) if adapter else None,
     )
 
 
-def probability_of(model, tokenizer, before: str, answer: str) -> float:
-    """The mean probability of an answer after a text, by all logits of a model; each byte is a token here."""
+AGGREGATED = {"mean": torch.mean, "product": torch.prod, "geometric": lambda values: values.log().mean().exp()}
+
+
+def probability_of(model, tokenizer, before: str, answer: str, aggregate: str) -> float:
+    """The probability of an answer after a text, by all logits of a model; each byte is a token here."""
     given, ids = (tokenizer(text)["input_ids"] for text in (before, answer))
     with torch.no_grad():
         logits = model(input_ids=torch.tensor([given + ids])).logits[0, len(given) - 1 : -1]
-    return logits.softmax(-1)[torch.arange(len(ids)), ids].mean().item()
+    return AGGREGATED[aggregate](logits.softmax(-1)[torch.arange(len(ids)), ids]).item()
 
 
 class Rewards(TrainerCallback):
@@ -242,8 +271,11 @@ class Rewards(TrainerCallback):
         self.bases.append(dict(self.component._base))
 
 
-def test_rewards_and_base_scores_are_those_of_the_policy(answered, tiny_model, tmp_path):
-    component = RLPRReward()
+@pytest.mark.parametrize(
+    ("aggregate", "weight", "pad"), [("mean", 0.1, True), ("product", -1, True), ("geometric", 0.5, False)]
+)
+def test_rewards_and_base_scores_are_those_of_the_policy(aggregate, weight, pad, answered, tiny_model, tmp_path):
+    component = RLPRReward(aggregate=aggregate, format_weight=weight, pad_answer=pad)
     seen = []
 
     class Spy(ConciseGRPOTrainer):
@@ -259,22 +291,37 @@ def test_rewards_and_base_scores_are_those_of_the_policy(answered, tiny_model, t
     model, tokenizer = tiny.load(tiny_model), AutoTokenizer.from_pretrained(tiny_model)
     model.eval()
     assert len(component._base) == 8 and watch.bases == [component._base] * 2  # never changes
-    bases = {row["prompt"]: probability_of(model, tokenizer, row["prompt"] + " ", row["solution"]) for row in answered}
+    probability_after = partial(probability_of, model, tokenizer, aggregate=aggregate)
+    bases = {row["prompt"]: probability_after(row["prompt"] + " " * pad, row["solution"]) for row in answered}
     assert sorted(component._base.values()) == pytest.approx(sorted(bases.values()), abs=1e-6)
     rows, rewards = seen[0]
-    well_formed = [0.1, 0.0, 0.0, 0.0]
+    probabilities, gains = [], []
     for index, (row, reward) in enumerate(zip(rows, rewards, strict=True)):
-        text = TEXTS[index % 4].format(i=index)
-        gain = 0.0
-        if index % 4 < 2:
-            before = text.split("<answer>")[0] + "<answer> "
-            probability = probability_of(model, tokenizer, row["prompt"] + before, row["solution"])
-            gain = max(0.0, probability - bases[row["prompt"]])
-        assert reward == pytest.approx(0.9 * gain + well_formed[index % 4], abs=1e-6), index
-    logged = slot_rows.logged(trainer)
-    assert logged[0]["rlpr/well_formed"] == 0.25 and 0 < logged[0]["rlpr/below_base"] < 1
-    assert logged[0]["reward"] == pytest.approx(sum(rewards) / 8, abs=1e-6)
-    assert not [key for entry in logged for key in entry if "accuracy" in key]  # nothing is judged
+        kind = index % 4
+        probability = 0.0
+        if kind < 2:
+            before = TEXTS[kind].format(i=index).split("<answer>")[0] + "<answer>" + " " * (pad or kind == 0)
+            probability = probability_after(row["prompt"] + before, row["solution"])
+        probabilities.append(probability)
+        gains.append(probability - bases[row["prompt"]])
+        expected, well_formed = max(0.0, gains[-1]), kind == 0
+        if weight == -1:
+            expected = expected if well_formed else -1
+        else:
+            expected = (1 - weight) * expected + weight * well_formed
+        assert reward == pytest.approx(expected - (kind == 2), abs=1e-6), index
+    logged = slot_rows.logged(trainer)[0]
+    figures = {
+        "probability": sum(probabilities) / 8,
+        "base": sum(bases[row["prompt"]] for row in rows) / 8,
+        "gain": sum(gain for gain in gains if gain > 0) / 8,
+        "below_base": sum(gain < 0 for gain in gains) / 8,
+        "well_formed": 0.25,
+        "repeats": 0.25,
+    }
+    assert {name: logged[f"rlpr/{name}"] for name in figures} == pytest.approx(figures, abs=1e-6)
+    assert figures["gain"] > 0 and logged["reward"] == pytest.approx(sum(rewards) / 8, abs=1e-6)
+    assert not [key for key in logged if "accuracy" in key]  # nothing is judged
 
 
 def test_no_gradient_flows_through_the_reward(answered, tiny_model, tmp_path):
@@ -319,28 +366,78 @@ def test_a_resumed_run_keeps_the_base_scores_of_the_first_model(adapter, answere
         assert torch.equal(own, other)
 
 
-def test_a_resumed_run_without_base_scores_is_refused(answered, tiny_model, tmp_path):
-    make_trainer(
-        tiny_model, tmp_path, [RLPRReward()], answered.select(range(6)), save_strategy="steps", save_steps=1
-    ).train()
+def is_unknown(logged: float | None) -> bool:
+    """Whether a logged reward is NaN, which may be logged as `None`."""
+    return logged is None or math.isnan(logged)
+
+
+def test_a_resumed_run_needs_the_base_scores_of_its_training_problems(answered, tiny_model, tmp_path, caplog):
+    few, more, checkpoint = answered.select(range(6)), answered.select([6, 7]), str(tmp_path / "checkpoint-1")
+    make_trainer(tiny_model, tmp_path, [RLPRReward()], few, save_strategy="steps", save_steps=1, max_steps=1).train()
     trainer = make_trainer(tiny_model, tmp_path, [RLPRReward()], answered)
     with pytest.raises(ValueError, match="2 of 8 problems have no base score.* has done 1 steps"):
-        trainer.train(resume_from_checkpoint=str(tmp_path / "checkpoint-1"))
+        trainer.train(resume_from_checkpoint=checkpoint)
+    component = RLPRReward()
+    trainer = make_trainer(tiny_model, tmp_path, [component], few, eval_dataset=more)
+    with caplog.at_level("WARNING"):
+        trainer.train(resume_from_checkpoint=checkpoint)
+    assert "2 evaluation problems get no RLPR reward" in caplog.text
+    assert trainer.state.global_step == 2 and len(component._base) == 6
+    assert is_unknown(trainer.evaluate()["eval_reward"])
 
 
 def test_evaluation_problems_have_base_scores_and_others_no_reward(answered, tiny_model, tmp_path):
-    component, held_out = RLPRReward(), answered.select([6, 7])
-    args = ConciseGRPOConfig(**tiny.settings(tmp_path, max_completion_length=96, max_steps=1))
-    trainer = ConciseGRPOTrainer(
-        tiny_model, [component], args, answered.select(range(6)), held_out, rollout_func=write
+    component = RLPRReward()
+    sets = {
+        "held_out": answered.select([6, 7]),
+        "unanswered": answered.select([6, 7]).remove_columns("solution"),
+        "partly": Dataset.from_list([{"prompt": "x = ?", "solution": None}, answered[7]]),
+    }
+    trainer = make_trainer(
+        tiny_model,
+        tmp_path,
+        [component],
+        answered.select(range(6)),
+        eval_dataset=sets,
+        max_steps=1,
+        eval_strategy="steps",
+        eval_steps=1,
     )
     trainer.train()
+    logged = [entry["eval_reward"] for entry in trainer.state.log_history if "eval_reward" in entry]
+    assert [is_unknown(reward) for reward in logged] == [False, True, False]  # in the order of the sets
     state = component.state_dict()
     assert len(component._base) == 8
-    assert trainer.evaluate()["eval_reward"] > 0
     other = Dataset.from_list([{"prompt": "x = ?", "solution": "1"}] * 2)
-    trainer.evaluate(other)
+    assert is_unknown(trainer.evaluate(other)["eval_reward"])
     assert all(torch.equal(state[name], value) for name, value in component.state_dict().items())
+
+
+def test_replaced_groups_count_in_the_average(answered, tiny_model, tmp_path):
+    """Rewards differ in each group by the number in its prompt, so its deviation is known."""
+    seen = []
+
+    class Noting(RewardStdFilter):
+        def observe(self, rollouts):
+            groups = rollouts.by_group(rollouts.rewards["spread"]).tolist()
+            seen.append(([statistics.stdev(group) for group in groups], rollouts.by_group(rollouts.kept).tolist()))
+            super().observe(rollouts)
+
+    def spread(prompts, **kwargs):
+        return [float(prompt.split()[0]) * (row % 2) for row, prompt in enumerate(prompts)]
+
+    component = Noting(max_refills=1, ratio=1.0, decay=0.75, collect_from=1, filter_from=2)
+    args = ConciseGRPOConfig(**tiny.settings(tmp_path, max_completion_length=96, max_steps=3))
+    trainer = ConciseGRPOTrainer(tiny_model, spread, args, answered, rollout_func=write, group_filter=component)
+    trainer.train()
+    average = math.nan
+    for (stds, kept), logged in zip(seen, slot_rows.logged(trainer), strict=True):
+        assert kept == [[math.isnan(average) or std >= average] * 4 for std in stds]
+        assert logged["reward_std_filter/std"] == pytest.approx(statistics.mean(stds))
+        assert logged.get("reward_std_filter/threshold", math.nan) == pytest.approx(average, nan_ok=True)
+        assert logged["refill/replaced_fraction"] == pytest.approx((len(stds) - 2) / 2)
+        average = statistics.mean(stds) if math.isnan(average) else 0.75 * average + 0.25 * statistics.mean(stds)
+    assert component.average == pytest.approx(average) and max(len(stds) for stds, _ in seen) > 2
 
 
 @pytest.mark.parametrize(
@@ -367,8 +464,12 @@ def test_images_are_refused(answered, tiny_model, tmp_path):
     component = RLPRReward()
     make_trainer(tiny_model, tmp_path, [component], answered)
     local = LocalRollouts(["p"], ["c"], [[5]], None, torch.tensor([1]), {"image": [None]}, 1, 0, True, [[5]])
-    with pytest.raises(ValueError, match="scores text only.* Train without images"):
+    with pytest.raises(ValueError, match="RLPRReward reads text only, but the dataset"):
         component.measure(local)
+    with_images = answered.add_column("image", [None] * 8)
+    for train, held_out, name in ((with_images, None, "train"), (answered, {"known": with_images}, "known")):
+        with pytest.raises(ValueError, match=rf"RLPRReward reads text only, but the {name} dataset has .*\['image'\]"):
+            make_trainer(tiny_model, tmp_path, [RLPRReward()], train, eval_dataset=held_out)
 
 
 @pytest.mark.parametrize(

@@ -174,6 +174,9 @@ class Component(ABC):
         needs_correctness (`bool`):
             Whether the component reads which completions are correct. A trainer whose components all set it to `False` needs no
             reward function that says so. Default: `True`.
+        text_only (`bool`):
+            Whether the component cannot read prompts with images. A dataset with a column `image` or `images` is then refused when
+            the trainer is built. Default: `False`.
         needs_reference (`bool`):
             Whether the component calls `trainer.score_logps(model="reference")`: the reference model is then loaded without a KL
             term (`beta=0`) too. Default: `False`.
@@ -186,6 +189,7 @@ class Component(ABC):
     paper: Paper | None = None
     card_settings: ClassVar[tuple[str, ...]] = ()
     needs_correctness: bool = True
+    text_only: bool = False
     needs_reference: bool = False
     moves_reference: bool = False
     _metrics: Mapping[str, float] = MappingProxyType({})

@@ -30,7 +30,7 @@ from transformers import TrainerCallback
 
 from ..batch.rollouts import LocalRollouts, Rollouts
 from ..batch.token_credit import check_selection
-from ..checks import restricted_sampling
+from ..checks import check_text_only, restricted_sampling
 from ..components import Paper, TokenCredit, TrainerView
 
 
@@ -136,13 +136,14 @@ class CRISP(TokenCredit):
             results from 40 to 60, worse ones at 10, and a collapse at 1.
 
     Raises:
-        `ValueError`: If `refresh_every` is negative. When the trainer is built, if the loss has one ratio per completion. In training, if
-            prompts have images, or no place for the instruction.
+        `ValueError`: If `refresh_every` is negative. When the trainer is built, if the loss has one ratio per completion, or the dataset
+            has images. In training, if a prompt has no place for the instruction.
     """
 
     name = "crisp"
     paper = CRISP_PAPER
     needs_correctness = False
+    text_only = True
     needs_reference = True
     card_settings = ("instruction",)
 
@@ -184,10 +185,7 @@ class CRISP(TokenCredit):
 
     def measure(self, local: LocalRollouts) -> dict[str, Tensor]:
         assert self._trainer is not None  # attached
-        if {"image", "images"} & set(local.columns):
-            raise ValueError(
-                "CRISP scores text only, but the dataset has a column `image` or `images`. Train without images."
-            )
+        check_text_only([self], local.columns)  # of a stream whose columns were not known before
         prompts = [teacher_prompt(prompt, self.instruction) for prompt in local.prompts]
         teacher_ids = self._trainer.tokenize_prompts(prompts)
         teacher = self._trainer.score_logps(teacher_ids, local.completion_ids, model="reference")

@@ -15,7 +15,8 @@ Differences from the authors' code:
   5. TRL divides by the standard deviation plus 1e-4, the authors by that plus 1e-6.
   6. Groups are filtered per generation batch, and exactly the missing ones are drawn again. The authors draw whole batches, without a
      limit, and keep the surplus for later steps.
-  7. The mean logarithm as an aggregate is left out: a completion without an answer, whose score is 0, would be the best one.
+  7. With `pad_answer=False`, the base score has no spaces around the answer either. Theirs always has.
+  8. The mean logarithm as an aggregate is left out: a completion without an answer, whose score is 0, would be the best one.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedTokenizerBase, TrainerCallback
 
 from ..batch.rollouts import LocalRollouts, Rollouts, pack_keys, prompt_key, unpack_keys
+from ..checks import check_text_only
 from ..components import GroupFilter, GroupReward, Paper, TrainerView
 from ..components.base import tokenizer_of
 from .rlpr_answer import (
@@ -76,7 +78,7 @@ class RLPRReward(GroupReward):
         tags (`Sequence[str]`, *optional*, defaults to `R1_TAGS`):
             Tags of the required format, in order; the last two surround the answer. The authors' formats are `<think>`, `</think>`,
             `<answer>`, `</answer>`, where a completion must begin with the first, and the last two alone. If the prompt ends with an
-            open `<think>`, leave it out. `("\\\\boxed{", "}")` suits completions that end with a boxed answer.
+            open `<think>`, leave it out. `("\\\\boxed{", "}")` suits completions that end with a boxed answer; its braces are matched.
         answer_column (`str`, *optional*, defaults to `"solution"`):
             Column of the dataset with the reference answers.
         aggregate (`str`, *optional*, defaults to `"mean"`):
@@ -84,20 +86,21 @@ class RLPRReward(GroupReward):
         format_weight (`float`, *optional*, defaults to `0.1`):
             Weight of the format in the reward, in `[0, 1]`; or -1: the reward is -1 without the required format.
         pad_answer (`bool`, *optional*, defaults to `True`):
-            Whether a space is placed before a reference answer where the model has written none, and after it. Set it to `False` for
-            tags that the model writes without spaces inside.
+            Whether a space is placed before a reference answer where the model has written none, and after it. The base score has
+            the same spaces. Set it to `False` for tags that the model writes without spaces inside.
         repetition_limit (`int`, *optional*, defaults to `10`):
-            How often the same ten words may occur, less one: from this on, the reward is lower by 1. 0 never lowers it.
+            Number of occurrences of the same ten words at which the reward is lowered by 1; 0 disables the penalty.
 
     Raises:
-        `ValueError`: If an argument is out of range. When the trainer is built, if the dataset is streamed or lacks the column, or the
-            tokenizer is not a fast one. When training begins, if an answer is empty, or a resumed run has no base scores. In training, if
-            prompts have images.
+        `ValueError`: If an argument is out of range. When the trainer is built, if the dataset is streamed, lacks the column or has
+            images, or the tokenizer is not a fast one. When training begins, if an answer is empty, or a resumed run has no base scores
+            of its training problems.
     """
 
     name = "rlpr"
     paper = RLPR_PAPER
     needs_correctness = False
+    text_only = True
     card_settings = ("tags", "answer_column")
 
     def __init__(
@@ -116,7 +119,7 @@ class RLPRReward(GroupReward):
         if not (0 <= format_weight <= 1 or format_weight == -1):
             raise ValueError(f"format_weight must lie in [0, 1] or be -1, got {format_weight}.")
         if repetition_limit < 0:
-            raise ValueError(f"repetition_limit must be at least 0, got {repetition_limit}. 0 never penalizes.")
+            raise ValueError(f"repetition_limit must be at least 0, got {repetition_limit}. 0 disables the penalty.")
         self.tags = list(tags)
         self.answer_column = answer_column
         self.aggregate = aggregate
@@ -156,18 +159,24 @@ class RLPRReward(GroupReward):
         """Score every problem without reasoning, unless that is done. Every process calls this, before the first step."""
         trainer = self._trainer
         assert trainer is not None  # attached
-        rows: dict[str, Mapping[str, Any]] = {}
-        for dataset in (trainer.train_dataset, *eval_datasets(trainer.eval_dataset)):
+        rows = {self._key(row): row for row in trainer.train_dataset}
+        if step > 0 and (lost := len(rows.keys() - self._base.keys())):
+            raise ValueError(
+                f"{lost} of {len(rows)} problems have no base score, which only the model before training can give: this run "
+                f"has done {step} steps. Resume from a checkpoint of a run with RLPR and the same problems, or start from the beginning."
+            )
+        for dataset in eval_datasets(trainer.eval_dataset):
             if self.answer_column in (getattr(dataset, "column_names", None) or ()):
-                rows |= {self._key(row): row for row in dataset}
+                rows |= {self._key(row): row for row in dataset if row[self.answer_column] is not None}
         missing = [key for key in rows if key not in self._base]
         if not missing:
             return
         if step > 0:
-            raise ValueError(
-                f"{len(missing)} of {len(rows)} problems have no base score, which only the model before training can give: this run "
-                f"has done {step} steps. Resume from a checkpoint of a run with RLPR and the same problems, or start from the beginning."
+            logger.warning(
+                "%d evaluation problems get no RLPR reward: they have no base score, which only the model before training can give.",
+                len(missing),
             )
+            return
         logger.info("RLPR scores %d problems without reasoning.", len(missing))
         processes, size = trainer.accelerator.num_processes, trainer.args.per_device_train_batch_size
         share = math.ceil(len(missing) / processes)
@@ -180,7 +189,8 @@ class RLPRReward(GroupReward):
     def _base_scores(self, rows: Sequence[Mapping[str, Any]]) -> Tensor:
         assert self._trainer is not None and self._tokenizer is not None  # attached
         prompts = self._trainer.tokenize_prompts([row["prompt"] for row in rows])
-        answers = [encode_answer(self._tokenizer, " ", self._answer(row), " ") for row in rows]
+        space = " " * self.pad_answer
+        answers = [encode_answer(self._tokenizer, space, self._answer(row), space) for row in rows]
         return self._score(prompts, [ids for ids, _ in answers], [mask for _, mask in answers])
 
     def _score(self, prompts: list[list[int]], ids: list[list[int]], masks: Sequence[Sequence[bool]]) -> Tensor:
@@ -208,22 +218,22 @@ class RLPRReward(GroupReward):
     def measure(self, local: LocalRollouts) -> dict[str, Tensor]:
         tokenizer = self._tokenizer
         assert tokenizer is not None  # attached
-        if {"image", "images"} & set(local.columns):
-            raise ValueError(
-                "RLPR scores text only, but the dataset has a column `image` or `images`. Train without images."
-            )
+        check_text_only([self], local.columns)  # of a dataset whose columns were not known before
         prompts, continuations, masks, texts, base = [], [], [], [], []
         for i, (prompt, ids) in enumerate(zip(local.prompt_ids, local.completion_ids, strict=True)):
             row = local.row(i)
             own = ids[:-1] if ids[-1] in self._end_ids else ids
-            spliced = splice_answer(tokenizer, own, self._answer(row), self.tags, self.pad_answer)
-            # Without a place for the answer, any token is scored, and counts nowhere.
+            spliced, base_score = None, math.nan
+            if local.training or row.get(self.answer_column) is not None:
+                spliced = splice_answer(tokenizer, own, self._answer(row), self.tags, self.pad_answer)
+                base_score = self._base_of(row, local.training)
+            # Without an answer or a place for it, any token is scored, and counts nowhere.
             kept, continuation, mask = spliced if spliced is not None else (0, [ids[0]], [False])
             prompts.append([*prompt, *own[:kept]])
             continuations.append(continuation)
             masks.append(mask)
             texts.append(decode(tokenizer, own))
-            base.append(self._base_of(row, local.training))
+            base.append(base_score)
         limit = self.repetition_limit
         return {
             "probability": self._score(prompts, continuations, masks),

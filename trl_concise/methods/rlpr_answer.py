@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from ..verification.extraction import closing_brace
+
 
 R1_TAGS = ("<think>", "</think>", "<answer>", "</answer>")
 
@@ -62,26 +64,35 @@ def rlpr_rewards(probability: Tensor, base: Tensor, well_formed: Tensor, format_
     """
     gain = (probability - base).clamp(min=0, max=1)
     if format_weight == -1:
-        return torch.where(well_formed == 1, gain, -1.0)
+        return torch.where((well_formed == 1) | gain.isnan(), gain, -1.0)
     return (1 - format_weight) * gain + format_weight * well_formed
 
 
 def has_format(text: str, tags: Sequence[str]) -> bool:
-    """
+    r"""
     Return whether each tag occurs exactly once, all in order. With four tags, the text must begin with the first.
+
+    If the last two tags are braces, as in `\boxed{` and `}`, the last is the brace that closes the one before; others are ignored.
 
     Examples:
         >>> has_format("<think>2 + 3</think> <answer> 5 </answer>", R1_TAGS)
         True
         >>> has_format("2 + 3 <answer> 5 </answer>", R1_TAGS)
         False
+        >>> has_format(r"\frac{2}{4} </think> \boxed{\frac{1}{2}}", ("</think>", r"\boxed{", "}"))
+        True
     """
-    places = [text.find(tag) for tag in tags]
-    return (
-        all(text.count(tag) == 1 for tag in tags)
-        and all(end >= place + len(tag) for place, tag, end in zip(places, tags, places[1:], strict=False))
-        and (len(tags) < 4 or places[0] == 0)
-    )
+    is_braced = len(tags) > 1 and tags[-2].endswith("{") and tags[-1].startswith("}")
+    once = tags[:-1] if is_braced else tags
+    if any(text.count(tag) != 1 for tag in once):
+        return False
+    places = [text.index(tag) for tag in once]
+    if is_braced:
+        closing = closing_brace(text, places[-1] + len(tags[-2]), len(text))
+        if closing is None or not text.startswith(tags[-1], closing):
+            return False
+    in_order = all(end >= place + len(tag) for place, tag, end in zip(places, once, places[1:], strict=False))
+    return in_order and (len(tags) < 4 or places[0] == 0)
 
 
 def find_answer(text: str, tags: Sequence[str]) -> int | None:

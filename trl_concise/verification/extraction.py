@@ -199,7 +199,7 @@ def last_boxed(text: str) -> str | None:
     next_start = None  # where the box to the right begins
     is_empty = False
     for match in reversed(list(_BOX.finditer(text))):
-        close = _closing_brace(text, match.end(), end)
+        close = closing_brace(text, match.end(), end)
         end = match.start()
         if close is None:
             if parts:
@@ -222,7 +222,7 @@ def last_boxed(text: str) -> str | None:
 def has_open_box(text: str) -> bool:
     r"""Whether the last `\boxed{` has no closing brace."""
     boxes = list(_BOX.finditer(text))
-    return bool(boxes) and _closing_brace(text, boxes[-1].end(), len(text)) is None
+    return bool(boxes) and closing_brace(text, boxes[-1].end(), len(text)) is None
 
 
 def _are_joined(between: str) -> bool:
@@ -236,7 +236,8 @@ def _are_joined(between: str) -> bool:
     return _OR.search(plain) is not None or (is_one_formula and (_AND.search(plain) is not None or len(between) < 10))
 
 
-def _closing_brace(text: str, start: int, end: int) -> int | None:
+def closing_brace(text: str, start: int, end: int) -> int | None:
+    """Return where the brace is closed that was opened before `start`, searched up to `end`; `None` if it is not."""
     depth = 1
     for position in range(start, end):
         if text[position] == "{":

@@ -33,6 +33,7 @@ ONLINE = {
 # What the default settings of a method need, or what makes it act within a few steps.
 SETTINGS: dict[str, dict[str, Any]] = {
     "laser_d_laser_de": {"monitor_prompts": 2, "monitor_generations": 2},
+    "prorl": {"beta": 0.0},  # the penalty is K2Penalty's
     "t_spmo": {"scale_rewards": "none", "loss_type": "dr_grpo"},
 }
 # Arguments by component, where those of its row suit only the completions of `tests/slot_rows.py`.
@@ -42,6 +43,7 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
         "repetition_reward": None,
     },  # which no completion of a small model would have
     "StagedBudget": {"limits": [32, 48], "steps": [4]},
+    "RLPRReward": {"answer_column": "solution"},
 }
 
 
@@ -79,5 +81,5 @@ def build(
         dataset = with_effort(dataset, {"low": 8, "high": None})
     if method.slots == ("train_dataset",):
         dataset = repeat_example(dataset[0], len(dataset))
-    args = tc.ConciseGRPOConfig(**settings)
+    args = tc.ConciseGRPOConfig(**{**settings, **SETTINGS.get(name, {})})
     return tc.ConciseGRPOTrainer(model, rewards, args=args, train_dataset=dataset, **slots, **more)

@@ -167,7 +167,8 @@ def test_crisp_on_a_model_that_follows_an_instruction(tmp_path, monkeypatch, cap
     assert {path.stem: json.loads(path.read_text()) for path in tmp_path.glob("*.json")} == results  # not repeated
 
 
-BROWSER = """#!{python}
+BROWSER = """#!/bin/sh
+"exec" "{python}" "$0" "$@"
 import sys
 from pathlib import Path
 from urllib.parse import unquote, urlsplit

@@ -62,6 +62,7 @@ CONFIGS = [name for name in trl_concise.__all__ if name.endswith("Config")]
 DIFFERENT_DEFAULTS: dict[tuple[str, str], str] = {
     ("SGRPOConfig", "loss_type"): "sgrpo.md",
     ("DLERConfig", "epsilon_high"): "dler.md",
+    ("DLERConfig", "scale_rewards"): "dler.md",
 }
 
 

@@ -590,7 +590,13 @@ def needs_solution(completions, solution, **kwargs):
     ("rewards", "changes", "slots", "error", "message"),
     [
         ([tiny.even_reward], {"remove_unused_columns": True}, {}, ValueError, "Leave it False"),
-        ([tiny.even_reward], {"correctness": "accuracy"}, {}, ValueError, r"none of the reward functions \['even"),
+        (
+            [tiny.even_reward],
+            {"correctness": "accuracy"},
+            {},
+            ValueError,
+            r"is not a reward function. The functions are \['even",
+        ),
         ([Group()], {}, {}, ValueError, r"\['Group'\] build on correctness: put a reward function"),
         ([tiny.even_reward, Group(), Group()], {}, {}, ValueError, "Group and Group have the same name, 'group'"),
         ([tiny.even_reward, Slashed()], {}, {}, ValueError, "The name of Slashed is 'my/part'"),

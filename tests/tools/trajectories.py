@@ -26,7 +26,7 @@ from datasets import Dataset
 from transformers import AutoTokenizer
 
 from tests import tiny
-from tests.distributed import critiques, redi
+from tests.distributed import critiques, redi, tdrm
 from trl_concise.batch.generation import GeneratedRollouts
 from trl_concise.methods.table import METHODS
 
@@ -127,6 +127,10 @@ def build(name: str, model: str, folder: str | Path):
         settings = redi.settings(folder, **common)
         args = config_class(**settings, max_length=400)
         return trainer_class(model, args, train_dataset=Dataset.from_list(critiques.ROWS))
+    if name == "TDRMTrainer":
+        args = config_class(**tdrm.settings(folder, **common))
+        tokenizer = tdrm.tokenizer_of(model)
+        return trainer_class(tdrm.process_model(model), args, train_dataset=tdrm.rows(), processing_class=tokenizer)
     settings = tiny.settings(folder, **common, **({"max_completion_length": LIMIT} | SETTINGS.get(name, {})))
     rows = [{"prompt": f"{i}?", "prompt_id": f"p{i}"} for i in range(6)]
     options: dict[str, Any] = {"rollout_func": rollout}
@@ -146,7 +150,7 @@ def figures(trainer) -> dict[str, list[float | None]]:
     entries = [entry for entry in trainer.state.log_history if "loss" in entry]
     own = tuple(f"{component.name}/" for component in getattr(trainer, "components", ()))
     names = sorted({name for entry in entries for name in entry})
-    chosen = [name for name in names if name in FIGURES or name.startswith(("rewards/", *own))]
+    chosen = [name for name in names if name in FIGURES or name.startswith(("rewards/", "tdrm/", *own))]
     return {name: [rounded(entry.get(name)) for entry in entries] for name in chosen}
 
 

@@ -3,7 +3,7 @@
 # dependencies = ["trl-concise[peft,plots]"]
 # ///
 """
-Train under limits: at most so many tokens per completion on average, and at most so much less accuracy on harder problems (HC-RLHF).
+Train under limits on the mean length and on the loss of accuracy on harder problems (HC-RLHF).
 
 Without arguments: the embedded model on generated problems, at most 40 tokens on average, on a CPU, in a few minutes, with a report before
 and after:

@@ -397,20 +397,3 @@ def check_filter(group_filter: GroupFilter | None, tools: Any, environments: Any
 def describe(value: Any) -> str:
     """Describe the value that a component returned, for an error message."""
     return f"the shape {tuple(value.shape)}" if isinstance(value, torch.Tensor) else f"a {type(value).__name__}"
-
-
-def check_rewards(rewards: torch.Tensor, names: Sequence[str]) -> None:
-    """
-    Check that no reward is infinite.
-
-    Args:
-        rewards (`torch.Tensor`): `(B, F)`, NaN where a function abstained.
-        names (`Sequence[str]`): The F functions.
-
-    Raises:
-        `ValueError`: If there are any: one of them makes the loss NaN.
-    """
-    infinite = rewards.isinf().any(dim=0)
-    if infinite.any():
-        found = [name for name, bad in zip(names, infinite.tolist(), strict=True) if bad]
-        raise ValueError(f"The reward functions {found} returned an infinite reward. Return None to abstain.")

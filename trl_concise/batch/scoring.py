@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from accelerate.utils import gather
 
-from ..checks import check_rewards, describe
+from ..checks import describe
 from ..components.reward_functions import needs_correctness
 from ..verification.finished import is_finished
 from ..verification.reward import completion_text
@@ -71,7 +71,7 @@ class ScoresRewards(_Mixed):
             end_ids=batch.end_ids,
         )
         rewards = super()._calculate_rewards(marked, prompts, completions, completion_ids_list)  # (B, F), gathered
-        check_rewards(rewards, self.reward_func_names)
+        _check_rewards(rewards, self.reward_func_names)
         batch.correct = self._judge(rewards)
         if self.components:
             names = self.reward_func_names
@@ -109,7 +109,7 @@ class ScoresRewards(_Mixed):
                     f"tensor of the shape ({len(rollouts)},)."
                 )
             rewards[:, column] = scores.to(rewards)
-        check_rewards(rewards, self.reward_func_names)
+        _check_rewards(rewards, self.reward_func_names)
         by_name = {name: rewards[:, i] for i, name in enumerate(self.reward_func_names)}
         return dataclasses.replace(rollouts, rewards=by_name)
 
@@ -209,3 +209,20 @@ def add_measures(component: Component, local: LocalRollouts, rollouts: Rollouts)
     rollouts.measured_tokens[component.name] = {
         name: values.to(device) for name, values in measures.items() if values.ndim == 2
     }
+
+
+def _check_rewards(rewards: torch.Tensor, names: Sequence[str]) -> None:
+    """
+    Check that no reward is infinite.
+
+    Args:
+        rewards (`torch.Tensor`): `(B, F)`, NaN where a function abstained.
+        names (`Sequence[str]`): The F functions.
+
+    Raises:
+        `ValueError`: If there are any: one of them makes the loss NaN.
+    """
+    infinite = rewards.isinf().any(dim=0)
+    if infinite.any():
+        found = [name for name, bad in zip(names, infinite.tolist(), strict=True) if bad]
+        raise ValueError(f"The reward functions {found} returned an infinite reward. Return None to abstain.")

@@ -213,7 +213,7 @@ class WatchSet(TrainerCallback):
             if self.trainer.accelerator.is_main_process:
                 logger.warning(self._explain_loss(figures, step))
         elif self.on_loss == "best" and step != self._start_step:
-            if self.best is None or figures["watch/tokens"] < self.best["tokens"]:
+            if not self.best or figures["watch/tokens"] < self.best["tokens"]:
                 self._keep_best(figures, step)
 
     def _log(self, figures: dict[str, float]) -> None:
@@ -323,11 +323,15 @@ class WatchSet(TrainerCallback):
 
 
 def _as_json(correct: np.ndarray | None) -> list[int | None] | None:
-    return None if correct is None else [None if math.isnan(one) else int(one) for one in correct]
+    if correct is None:
+        return None
+    return [int(one) if one in (0, 1) else None for one in correct]
 
 
 def _from_json(correct: list[int | None] | None) -> np.ndarray | None:
-    return None if correct is None else np.array([math.nan if one is None else one for one in correct], dtype=float)
+    if correct is None:
+        return None
+    return np.array(correct, dtype=float)  # NaN for None
 
 
 def measure_change(

@@ -75,7 +75,7 @@ def write_card(
     draw_frontier(folder, facts["model_name"], results)
     # In training, the weights are others than those that were tested.
     own = {name for name in (run.resolve().name, facts.get("repo_id")) if name is not None}
-    content = render_card(folder, facts, results, read_acceptance(run, own) if state is None else None)
+    content = render_card(folder, facts, results, None if state else read_acceptance(run, own))
     write_atomically(folder / "README.md", content.encode())
     write_eval_results(folder, results)
     if folder != run:

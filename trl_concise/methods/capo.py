@@ -288,9 +288,7 @@ class CAPO(TokenCredit):
         except Exception as error:
             if not self._has_answered:
                 raise
-            replies = [
-                reply if reply.error is None else Reply(error=f"{type(error).__name__}: {error}") for reply in replies
-            ]
+            replies = [Reply(error=f"{type(error).__name__}: {error}") if reply.error else reply for reply in replies]
         errors = [reply.error for reply in replies if reply.error is not None]
         was_down, self._is_down = self._is_down, len(errors) == len(replies)
         self._has_answered |= len(errors) < len(replies)

@@ -192,7 +192,7 @@ class AccuracyLimit:
                 f"AccuracyLimit(on='watch') compares with the accuracy at the start of training, but got base={self.base!r}. Leave "
                 "base out."
             )
-        if self.on == "train" and (self.base is None or self.base == ""):
+        if self.on == "train" and self.base in (None, ""):
             raise ValueError(
                 "AccuracyLimit needs base: the accuracy of the base model on the training problems, or the name of the dataset "
                 "column that has it for each problem. Or measure it during training: on='watch'."
@@ -247,7 +247,7 @@ class CostConstraints(Advantage):
             Number of the newest costs of which mean and standard deviation are taken, at least 2.
 
     Raises:
-        `ValueError`: If an argument is out of range, there is no limit or one twice, or a limit on the watch set has none.
+        `ValueError`: If an argument is out of range, `limits` is empty or has two of a kind, or a limit needs a watch set.
     """
 
     name = "cost_constraints"

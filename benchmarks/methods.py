@@ -78,7 +78,7 @@ def ask_to_be_brief(prompt: list[dict[str, str]]) -> list[dict[str, str]]:
 
 
 class StopAtLength(TrainerCallback):
-    """Ends a run when the completions of the last three steps have at most so many tokens on average."""
+    """Ends a run when the mean length of the completions of the last three steps has fallen to a number of tokens."""
 
     def __init__(self, tokens: float):
         self.tokens = tokens
@@ -169,6 +169,9 @@ METHODS: dict[str, dict[str, Any]] = {
         "slots": lambda: {
             "advantage": CostConstraints(LengthLimit(40), multiplier_learning_rate=10.0, max_multiplier=1.0)
         },
+    },
+    "Cost constraints, rate 0.1": {  # and the default for the largest multiplier
+        "slots": lambda: {"advantage": CostConstraints(LengthLimit(40), multiplier_learning_rate=0.1)}
     },
     "HAPO to 40 tokens": {"rewards": lambda: [HAPOLengthReward()], "callbacks": lambda: [StopAtLength(40)]},
     "GFPO": {  # the shortest 4 of 16, for as many generated tokens as the others: half of the prompts

@@ -80,6 +80,16 @@ def test_golden_advantages(multiplier, expected):
     assert total.tolist() == pytest.approx(expected, abs=5e-5)
 
 
+def test_a_base_that_solves_everything():
+    """The accuracy may be written as an integer: every wrong completion is a loss."""
+    constraints = CostConstraints(AccuracyLimit(0.1, base=1))
+    batch = rollouts_of([5] * 4, [1.0, 0.0, 1.0, math.nan])
+    for _ in range(2):
+        constraints.compute(batch, torch.zeros(4))
+    assert constraints.metrics()["accuracy_cost"] == pytest.approx(1 / 3)
+    assert constraints.multipliers["accuracy"] > 1
+
+
 def test_the_component_combines_the_functions():
     """Two groups of four, two limits: the formula of the class, written out."""
     limits = [LengthLimit(50), AccuracyLimit(0.1, base=0.75)]

@@ -227,7 +227,7 @@ def test_calls_are_counted_as_trl_parses_them(tiny_model, tmp_path):
     )
     _, calls, correct = zip(*KINDS.values(), strict=True)
     assert otc.last.measured["otc"]["calls"].tolist() == list(calls)
-    assert otc.last.correct.tolist() == list(correct)  # a call that is not answered is no answer
+    assert otc.last.correct.tolist() == list(correct)  # an unanswered call does not count as an answer
     rewards = [cos(calls) if correct else 0 for calls, correct in zip(calls, correct, strict=True)]
     assert otc.last.rewards["Remembers"].tolist() == pytest.approx(rewards)
     logged = trainer.state.log_history[0]

@@ -211,7 +211,9 @@ class AccuracyLimit:
     def costs(self, rollouts: Rollouts, base: Tensor | None) -> Tensor:
         """Return the cost of each completion, NaN if its correctness is unknown: `(B,)` float64."""
         if base is None:
-            base = torch.tensor(self.base if isinstance(self.base, float) else 0.0)  # a constant cancels in the group
+            base = torch.tensor(
+                float(self.base) if isinstance(self.base, (int, float)) else 0.0
+            )  # a constant cancels in the group
         return base.to(rollouts.correct.device).double() - rollouts.correct.double()
 
 

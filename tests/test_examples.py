@@ -28,6 +28,7 @@ FLAGS = {  # what an example takes beside, or instead of, the flags for a quick 
     "cft": f"{QUICK} --per_device_train_batch_size 2 --report_problems 2",
     "hapo": f"{ROLLOUTS} --report_problems 2",
     "laser_d": f"{ROLLOUTS} --monitor_prompts 4",
+    "mr_rlvr": f"{ROLLOUTS} --process_steps 1 --demo_steps 1",
     "multiplication": "--max_steps 2 --seeds 0 --methods S-GRPO --completions 8 --tokens 4",
     "one_shot_rlvr": f"{ROLLOUTS} --report_problems 2",
     "otc": f"{ROLLOUTS} --demo_steps 1 --demo_problems 8",
@@ -47,7 +48,8 @@ def test_example(path, tmp_path, monkeypatch, capsys):
     if path.stem == "multiplication":
         assert "| S-GRPO |" in capsys.readouterr().out
         return
-    card, *others = tmp_path.glob("outputs/**/README.md")
+    cards = tmp_path.glob("outputs/**/README.md")
+    card, *others = [path for path in cards if path.parent.name != "process"]  # MR-RLVR's first stage has a card too
     assert not others
     assert (card.parent / "model.safetensors").is_file()
     if path.stem == "adapt_think":  # the evaluation of its reference is not one of the run's base

@@ -30,6 +30,7 @@ MODULES = {
     "contract": [],
     "components": [],
     "tools": [],
+    "process_tasks": [],
 }
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@ from .critic import ArithmeticCritic
 from .critiques import generate_critiques
 from .modes import two_mode_model
 from .problems import OPERATIONS, generate_problems
+from .process import process_model, process_tasks, worked_solutions
 from .report import Report
 from .settings import EVALUATION, SETTINGS, evaluate_model, model_path, problem_dataset, train_dataset
 from .teacher import sample_traces
@@ -23,10 +24,13 @@ __all__ = [
     "generate_problems",
     "model_path",
     "problem_dataset",
+    "process_model",
+    "process_tasks",
     "sample_traces",
     "tool_dataset",
     "tool_model",
     "train_control",
     "train_dataset",
     "two_mode_model",
+    "worked_solutions",
 ]

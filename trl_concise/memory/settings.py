@@ -35,6 +35,7 @@ ONLINE_METHODS = (
     "laser_d",
     "length_rewards",
     "mgpo",
+    "mr_rlvr",
     "noisy_rewards",
     "on_policy_sft",
     "one_shot_rlvr",

@@ -79,6 +79,17 @@ METHODS: tuple[Method, ...] = (
         evidence="one_shot_rlvr.md#results",
     ),
     Method(
+        "MR-RLVR",
+        "train on tasks about worked solutions first: fill in pieces, restore the order of the steps",
+        "mr_rlvr",
+        ("train_dataset", "reward_funcs"),
+        ("build_process_tasks", "fill_reward", "order_reward"),
+        "2511.17473",
+        "reconstructed",
+        "mr_rlvr",
+        1,
+    ),
+    Method(
         "S-GRPO",
         "the loss on a random subset of the tokens",
         "sgrpo",

@@ -122,8 +122,8 @@ def build_process_tasks(
             Whether the final answer may be a blank. It is what `\boxed{}` or `####` marks, or the column `answer`; without either, nothing of
             the last step is left blank.
         fill_prompt, order_prompt (`str`, *optional*):
-            Format strings with `{problem}`, and `{solution}` or `{steps}`; other braces are doubled. What they ask for must be what
-            [`~trl_concise.methods.mr_rlvr.fill_reward`] and [`~trl_concise.methods.mr_rlvr.order_reward`] read.
+            Format strings with `{problem}`, and `{solution}` or `{steps}`; other braces are doubled. They must ask for the
+            form that [`~trl_concise.methods.mr_rlvr.fill_reward`] and [`~trl_concise.methods.mr_rlvr.order_reward`] read.
         system_prompt (`str`, *optional*):
             System message before every problem.
         seed (`int`, *optional*, defaults to `0`):
@@ -222,7 +222,7 @@ def _make_task(row: Mapping[str, Any], index: int, options: Mapping[str, Any]) -
     chosen = read_column(row, "task")
     if chosen not in (*TASKS, None):
         raise ValueError(f"Row {index}: the column 'task' must hold one of {list(TASKS)}, got {chosen!r:.60}.")
-    if not problem or solution is None or not solution.strip():
+    if not (problem and solution and solution.strip()):
         return task | {"left_out": "without a problem or a solution"}
 
     text = problem if isinstance(problem, str) else problem[-1]["content"]
@@ -294,7 +294,7 @@ def _make_blanks(
         return None
     spans = {}
     for place, step in enumerate(steps):
-        if answer is None and not options["blank_answer"] and place == len(steps) - 1:
+        if place == len(steps) - 1 and not (answer or options["blank_answer"]):
             continue  # the final answer is somewhere in it
         found = find_pieces(step, problem)
         if not options["blank_answer"] and answer is not None:
@@ -325,7 +325,7 @@ def find_pieces(step: str, problem: str = "") -> list[Span]:
         `list[Span]`: In the order of the text; they may overlap. What occurs twice in the step is left out.
 
     Examples:
-        >>> [piece.text for piece in find_pieces("So 48/2 = 24 clips are left.")]
+        >>> [piece.text for piece in find_pieces("So 48/2 = 24 clips are left.", problem="She sold half of 48 clips.")]
         ['48/2 = 24', '24']
     """
     known = {_value(number) for number in re.findall(_NUMBER, problem)}

@@ -3,7 +3,7 @@
 Worked solutions of the embedded model's problems, and the embedded model taught to answer tasks about them, for MR-RLVR.
 
 A solution has one line per operation. [`process_model`] trains the embedded model on, for a minute, on its traces and on tasks with their
-answers, so that it knows what is asked for before it is rewarded.
+answers, so that it knows the tasks before it is rewarded.
 """
 
 from __future__ import annotations

@@ -59,7 +59,7 @@ def score_order(order: Sequence[int], given: Sequence[int] | None) -> float:
         >>> score_order([2, 1, 3, 4], [2, 1, 4, 3]), score_order([2, 1, 3, 4], [2, 1, 1, 4])
         (0.5, 0.0)
     """
-    if not order or given is None or sorted(given) != list(range(1, len(order) + 1)):
+    if not (order and given) or sorted(given) != list(range(1, len(order) + 1)):
         return 0.0
     return fmean(float(one == other) for one, other in zip(given, order, strict=True))
 
@@ -88,7 +88,7 @@ def match_pieces(references: Sequence[str], given: Sequence[str | None]) -> list
     verdicts = [False] * len(references)
     sides: list[tuple[int, str, str]] = []  # of formulas, to be judged
     for place, (reference, piece) in enumerate(zip(references, given, strict=True)):
-        if piece is None or len(piece) > LONGEST_PIECE:
+        if not piece or len(piece) > LONGEST_PIECE:
             continue
         reference, piece = _without_markup(reference), _without_markup(piece)
         if not piece:
@@ -123,7 +123,7 @@ def read_blanks(text: str) -> dict[int, str | None]:
         end = marks[place + 1].start() if place + 1 < len(marks) else len(text)
         number, piece = int(mark[1]), text[mark.end() : end].strip().partition("\n")[0].strip()
         previous = pieces.setdefault(number, piece)
-        if previous is None or _plain(previous) != _plain(piece):
+        if _plain(previous or "") != _plain(piece):
             pieces[number] = None
     return pieces
 

@@ -25,6 +25,7 @@ from trl_concise.methods.campo import RepetitionReward, StagedBudget
 from trl_concise.methods.capo import CAPO
 from trl_concise.methods.cost_constraints import CostConstraints, LengthLimit
 from trl_concise.methods.crisp import CRISP
+from trl_concise.methods.cure import CURE
 from trl_concise.methods.curriculum import AccuracyBand
 from trl_concise.methods.ddca import DDCA
 from trl_concise.methods.dler import BatchWhitening, DifficultyTruncation, TruncationFactor
@@ -146,6 +147,7 @@ class Row:
         samples (`bool`): Whether the model generates the completions; otherwise `slot_rows.rollout` does.
         on_processes (`dict[str, Any]`): Changes to `arguments` without which completions depend on the number of processes.
         rollout (`Callable`): What generates the completions in the place of the model.
+        trainer (`type[ConciseGRPOTrainer]`): The trainer, if the model does not generate.
     """
 
     component: type[Component]
@@ -156,6 +158,7 @@ class Row:
     samples: bool = False
     on_processes: dict[str, Any] = field(default_factory=dict)
     rollout: Callable = slot_rows.rollout
+    trainer: type[ConciseGRPOTrainer] = ConciseGRPOTrainer
 
     def make(self, **changes: Any) -> Component:
         return self.component(**{**self.arguments, **changes})
@@ -266,6 +269,21 @@ _ROWS = [
             "direct_share": 1.0,
             "max_direct_length": 1,
         },  # the forced token alone, whatever the model samples
+    ),
+    Row(
+        CURE,
+        {
+            "sources": 2,
+            "forks": 1,
+            "top_k": 6,
+            "ordering": "random",  # entropies may differ in their last digits, by the rows that are scored together
+            "min_characters": 1,
+            "max_prompt_length": 100,
+        },
+        "rollout",
+        neutral={"sources": 4, "forks": 0},
+        samples=True,
+        trainer=slot_rows.FollowsStart,
     ),
     Row(AdaptThink, {"delta": 0.1, "start_marker": "?", "end_marker": "!"}, "advantage", neutral=None),
     Row(
@@ -441,7 +459,8 @@ def build(model: str, folder, row: str, correct: Callable = correct_if_even, **c
     slots = {} if given.slot == "reward_funcs" else {given.slot: component}
     settings = {"max_steps": 4, "max_completion_length": LIMIT, "learning_rate": 1e-2, **given.args}
     settings |= {} if slots else {"reward_weights": [1.0, 0.5]}
-    return ConciseGRPOTrainer(
+    trainer_class = ConciseGRPOTrainer if samples else given.trainer
+    return trainer_class(
         model,
         [correct] if slots else [correct, component],
         ConciseGRPOConfig(**tiny.settings(folder, **{**settings, **changes})),

@@ -29,6 +29,7 @@ TRAINING: dict[str, str] = {  # script in the examples folder -> description in 
     "combined": "combine HAPO, GRESO and S-GRPO in one trainer (GRPO)",
     "cost_constraints": "keep limits on mean length and accuracy while training (GRPO)",
     "crisp": "distill the model with a concise instruction into itself, without answers (GRPO)",
+    "cure": "continue completions again from tokens at which the model was uncertain (GRPO)",
     "curriculum": "train on prompts that are solved sometimes (GRPO)",
     "dler": "truncate at a length limit, and normalize advantages over the batch (GRPO)",
     "dynamic_sampling": "replace groups without a learning signal (GRPO)",

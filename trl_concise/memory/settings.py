@@ -24,6 +24,7 @@ ONLINE_METHODS = (
     "cost_constraints",
     "crisp",
     "capo",
+    "cure",
     "curriculum",
     "dler",
     "dynamic_sampling",

@@ -227,6 +227,18 @@ METHODS: tuple[Method, ...] = (
         evidence="prorl.md#results",
     ),
     Method(
+        "CURE",
+        "continue completions again from tokens at which the model was uncertain",
+        "cure",
+        ("rollout",),
+        ("CURE",),
+        "2508.11016",
+        "code",
+        "cure",
+        7,
+        evidence="cure.md#results",
+    ),
+    Method(
         "T1",
         "a KL term whose reference is a moving average of the policy",
         "t1",

@@ -167,6 +167,22 @@ def test_crisp_on_a_model_that_follows_an_instruction(tmp_path, monkeypatch, cap
     assert {path.stem: json.loads(path.read_text()) for path in tmp_path.glob("*.json")} == results  # not repeated
 
 
+@pytest.mark.slow
+def test_the_entropy_of_a_policy_that_is_trained_with_forks(tmp_path, monkeypatch, capsys):
+    import cure
+
+    command = ["--steps", "2", "--problems", "1", "--completions", "2", "--every", "1", "--entropy_problems", "2"]
+    command += ["--methods", "CURE, two stages", "--output_dir", str(tmp_path)]
+    run(cure, monkeypatch, *command)
+    rows = [line.split("|") for line in capsys.readouterr().out.splitlines() if line.startswith("| ")]
+    assert [row[1].strip() for row in rows] == ["", "before training", "CURE, two stages"] * 3
+    facts = json.loads((tmp_path / "CURE,-two-stages-0" / "training.json").read_text())
+    assert facts["steps"] == 2 and facts["entropy_steps"] == [0, 1, 2] and min(facts["entropies"]) > 0
+    logged = ["cure/prefix_tokens" in entry for entry in facts["log"] if "loss" in entry]
+    assert logged == [True, False]  # stage 1, then stage 2
+    assert (tmp_path / "entropy.png").is_file()
+
+
 BROWSER = """#!/bin/sh
 "exec" "{python}" "$0" "$@"
 import sys

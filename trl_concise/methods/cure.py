@@ -267,6 +267,7 @@ class CURE(Rollout):
     def observe(self, rollouts: Rollouts) -> None:
         measured = rollouts.measured.get(self.name)
         if not measured:  # TRL has generated
+            self._metrics = {}
             return
         is_fork = measured["is_fork"] == 1
         has_prefix = measured["prefix_tokens"] > 0

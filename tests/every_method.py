@@ -28,7 +28,7 @@ TOOLS = {"OTC"}  # need a model that calls tools: tests/methods/test_otc.py and 
 ONLINE = {
     re.sub(r"\W+", "_", method.name).lower(): method
     for method in METHODS
-    if not OFFLINE & set(method.slots) and method.name not in THINKING | TOOLS
+    if method.package == "methods" and not OFFLINE & set(method.slots) and method.name not in THINKING | TOOLS
 }
 # What the default settings of a method need, or what makes it act within a few steps.
 SETTINGS: dict[str, dict[str, Any]] = {

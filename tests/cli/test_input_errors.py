@@ -391,7 +391,11 @@ ROWS = [
     ("select", "infialign correct.jsonl --output out.jsonl --judge_base_url http://localhost", "--judge_model"),
     ("select", f"infialign correct.jsonl --output out.jsonl {ONE_CLUSTER} --size 9", "must lie between 1 and 1"),
     ("select", f"infialign wrong.jsonl --output out.jsonl {ONE_CLUSTER} --verify", "rejected by the judge (1)"),
-    ("select", f"infialign halves.jsonl --trace_column chosen --output out.jsonl {ONE_CLUSTER} --verify", "--verify needs a reference"),
+    (
+        "select",
+        f"infialign halves.jsonl --trace_column chosen --output out.jsonl {ONE_CLUSTER} --verify",
+        "--verify needs a reference",
+    ),
     ("select", "shape_of_thought correct.jsonl --output out.jsonl --length_unit characters", "no incorrect trace (4)"),
     (
         "select",

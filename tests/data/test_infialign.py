@@ -114,7 +114,7 @@ def test_explicit_quotas_leave_out_other_domains():
         ({"share": 0}, r"share must lie in \(0, 1\]"),
         ({"clusters": 4}, "clusters must lie between 1 and 3, the number of usable rows; got 4"),
         ({"clusters": 0}, "clusters must lie between 1 and 3"),
-        ({"quotas": {"code": 1}}, "no domain 'code' for the quota. Domains: all"),
+        ({"quotas": {"code": 1}}, "domain 'code' has a quota but no rows. Domains: all"),
         ({"quotas": {"all": -1}}, "quota of 'all' must be at least 0"),
         ({"domains": ["a"]}, "3 questions, 3 lengths and 1 domains"),
     ],
@@ -124,7 +124,7 @@ def test_bad_input_is_an_error(options, message):
         select_infialign(["a", "b", "c"], [1, 2, 3], **{"clusters": 1, **options})
     with pytest.raises(ValueError, match="length of row 1 is nan"):
         select_infialign(["a", "b"], [1, math.nan], clusters=1)
-    with pytest.raises(ValueError, match="no row to select from"):
+    with pytest.raises(ValueError, match="0 rows to select from"):
         select_infialign([], [])
 
 

@@ -84,7 +84,7 @@ def test_order_of_distinct_rows_does_not_matter(d, lengths, order):
 @pytest.mark.parametrize(
     ("arguments", "options", "message"),
     [
-        (([], []), {}, "no row to select from"),
+        (([], []), {}, "0 rows to select from"),
         (([1.0], [1, 2]), {}, "1 difficulties and 2 lengths"),
         (([1.0, math.nan], [1, 2]), {}, "difficulty of row 1 is nan"),
         (([1.0], [math.inf]), {}, "length of row 0 is inf"),

@@ -111,7 +111,7 @@ def test_infialign_meets_quotas_and_verifies(tmp_path, monkeypatch):
         ("even", 1, 0, 0),
         ("odd", 2, 2, 4),
     ]
-    assert report["notes"] == ["odd: 2 of 4 rows, because there are no more that may be kept."]
+    assert report["notes"] == ["odd: 2 of 4 rows. There were not enough that could be kept."]
     assert report["dropped"]["the same question and trace as an earlier row"] == 1
     assert all("Wrong" not in row["generations"][0] for row in read(output))
     with Endpoint(lambda request: "Yes" if "Trace 4." in request else "No") as endpoint:

@@ -123,9 +123,9 @@ def test_mean_nll_is_that_of_the_completion_tokens(tiny_model):
         logps = model(ids).logits[0, :-1].log_softmax(-1).gather(1, ids[0, 1:, None])[start - 1 :]
         total, count = total - logps.sum().item(), count + len(logps)
     assert mean_nll(model, tokenizer, examples, batch_size=2) == pytest.approx(total / count, rel=1e-5)
-    with pytest.raises(ValueError, match="no completion token"):
+    with pytest.raises(ValueError, match="No completion has a token"):
         mean_nll(model, tokenizer, examples, max_length=1)
-    with pytest.raises(ValueError, match="no completion token"):
+    with pytest.raises(ValueError, match="No completion has a token"):
         mean_nll(model, tokenizer, [])
     assert torch.is_grad_enabled() and not model.training
 

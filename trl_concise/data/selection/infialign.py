@@ -124,7 +124,7 @@ def select_infialign(
 
     Raises:
         `ImportError`: If scikit-learn is missing.
-        `ValueError`: If there is no row, a length is not finite, or an argument is out of range.
+        `ValueError`: If there are 0 rows, a length is not finite, or an argument is out of range.
     """
     count = len(questions)
     if domains is None:
@@ -142,7 +142,7 @@ def select_infialign(
         quotas = domain_quotas({name: len(rows) for name, rows in rows_of.items()}, size)
     unknown = sorted(set(quotas) - set(rows_of))
     if unknown:
-        raise ValueError(f"There is no domain {unknown[0]!r} for the quota. Domains: {', '.join(rows_of)}.")
+        raise ValueError(f"The domain {unknown[0]!r} has a quota but no rows. Domains: {', '.join(rows_of)}.")
     results = {}
     for name, rows in rows_of.items():
         quota = quotas.get(name, 0)
@@ -171,7 +171,7 @@ def _check(
             f"There are {len(questions)} questions, {len(lengths)} lengths and {len(domains)} domains. Give one of each per row."
         )
     if not questions:
-        raise ValueError("There is no row to select from.")
+        raise ValueError("There are 0 rows to select from. Give at least one.")
     wrong = next((place for place, length in enumerate(lengths) if not math.isfinite(length)), None)
     if wrong is not None:
         raise ValueError(f"The length of row {wrong} is {lengths[wrong]}. Leave out rows without a finite length.")

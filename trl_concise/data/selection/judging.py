@@ -80,7 +80,7 @@ def accept_traces(teacher: Teacher, pairs: Sequence[tuple[str, str]]) -> list[bo
     errors = []
     for place, reply in teacher.replies(conversations):
         words = re.findall(r"\b(yes|no)\b", reply.text.lower())
-        accepted[place] = reply.error is None and reply.complete and bool(words) and words[-1] == "yes"
+        accepted[place] = bool(words) and words[-1] == "yes" and reply.complete and reply.error is None
         if reply.error is not None:
             errors.append(reply.error)
     if errors and len(errors) == len(pairs):

@@ -51,7 +51,9 @@ class SelectionReport:
             {"group": name, "available": available, "quota": quota, "kept": kept, "shortfall": shortfall, **more}
         )
         if shortfall:
-            self.notes.append(f"{name}: {kept} of {quota} rows, because there are no more that may be kept.")
+            self.notes.append(
+                f"{name}: {kept} of {quota} rows. There were not enough that could be kept."
+            )
 
     def to_dict(self) -> dict[str, Any]:
         """Return all fields, and `share`, the share of the rows that was kept."""

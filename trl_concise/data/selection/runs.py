@@ -101,10 +101,10 @@ def run_infialign(options: argparse.Namespace) -> SelectionReport:
         domain = "all"
         if options.domain_column is not None:
             value = read_column(row, options.domain_column)
-            if value is None or not str(value).strip():
+            domain = str(value).strip() if value is not None else ""
+            if not domain:
                 drop["no domain"] += 1
                 continue
-            domain = str(value)
         keys[key] = None
         places.append(place)
         questions.append(question)

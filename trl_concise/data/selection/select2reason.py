@@ -104,7 +104,7 @@ def select_jointly(
         `list[int]`: Places of the rows, the highest score first; ties keep their order.
 
     Raises:
-        `ValueError`: If there is no row, or an argument is out of range.
+        `ValueError`: If there are 0 rows, or an argument is out of range.
 
     Examples:
         >>> select_jointly([0.9, 0.2, 0.6, 0.4], [100, 400, 300, 200], share=0.5)
@@ -114,7 +114,7 @@ def select_jointly(
         raise ValueError(f"share must lie in (0, 1], got {share}.")
     scores = joint_rank(difficulty, length, weight=weight)
     if not scores:
-        raise ValueError("There is no row to select from.")
+        raise ValueError("There are 0 rows to select from. Give at least one.")
     order = sorted(range(len(scores)), key=lambda place: -scores[place])  # stable
     return order[: max(1, int(len(scores) * share))]
 

@@ -102,20 +102,20 @@ def build_thought_sets(
     """
     if match not in MATCHES:
         raise ValueError(f"match must be one of {MATCHES}, got {match!r}.")
-    if verdict_column is None and fields.answer is None:
+    if (verdict_column, fields.answer) == (None, None):
         raise ValueError(
             "Traces are verified against a reference answer, and no column is known to hold one. Name it with answer_column "
             "(--answer_column), or give verdicts with verdict_column (--verdict_column)."
         )
-    names = (CORRECT, INCORRECT) if human_column is None else (CORRECT, INCORRECT, HUMAN)
+    names = (CORRECT, INCORRECT, HUMAN) if human_column is not None else (CORRECT, INCORRECT)
     result = ThoughtSets({name: [] for name in names})
     keys: dict[str, list[str]] = {name: [] for name in names}
     for place, question, found, reason in _find(rows, fields, human_column, verdict_column, timeout):
         result.rows += 1
-        if match == "problems" and reason is None and len(found) < len(names):
+        if match == "problems" and len(found) < len(names) and reason is None:
             missing = [name for name in names if name not in found]
             reason = f"no {' and no '.join(missing)} trace"
-        if reason is None and not found:
+        if not found and reason is None:
             reason = "no trace for any set"
         if reason is not None:
             result.dropped[reason] += 1
@@ -149,7 +149,7 @@ def _find(
     numbered = enumerate(rows)
     while chunk := list(islice(numbered, ROWS_AT_ONCE)):
         read = [_read(place, row, fields, human_column, verdict_column) for place, row in chunk]
-        to_verify = [item for item in read if item.reason is None and item.reference]
+        to_verify = [item for item in read if item.reference and item.reason is None]
         traces = [[*([] if item.verdicts is not None else item.traces), *item.human] for item in to_verify]
         judged = verify_traces([item.reference for item in to_verify], traces, timeout=timeout)
         for item, verdicts in zip(to_verify, judged, strict=True):
@@ -259,7 +259,7 @@ def mean_nll(
         `float`: Mean over all tokens of all completions; the end of the turn is not counted.
 
     Raises:
-        `ValueError`: If there is no completion token.
+        `ValueError`: If no completion has a token within `max_length`.
     """
     import torch
 
@@ -295,6 +295,6 @@ def mean_nll(
     model.train(was_training)
     if not count:
         raise ValueError(
-            "There is no completion token to measure. Give examples whose completions fit into max_length."
+            "No completion has a token to measure. Give examples whose completions begin before max_length."
         )
     return total / count

@@ -119,7 +119,7 @@ def select_for_skills(
 def _difficult(profile: Sequence[Mapping[str, Any]], hard_questions: int) -> list[int]:
     """Places of the responses with the lowest scores."""
     scores = [row.get("score") for row in profile]
-    if all(score is None for score in scores):
+    if set(scores) <= {None}:
         return list(range(len(profile)))
     for number, score in enumerate(scores, 1):
         if isinstance(score, bool) or not isinstance(score, (int, float)) or not math.isfinite(score):

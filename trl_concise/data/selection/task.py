@@ -155,7 +155,7 @@ def length_function(options: argparse.Namespace, model: str | None = None) -> Ca
     The function that measures a trace: in tokens of `--tokenizer` or of a model's tokenizer, or in characters.
 
     Raises:
-        `ValueError`: If lengths are in tokens, and there is no tokenizer.
+        `ValueError`: If lengths are in tokens, and no model with a tokenizer is named.
     """
     if options.length_unit == "characters":
         return len

@@ -116,7 +116,7 @@ def read_cells(row: Mapping[str, Any], fields: Fields) -> list[str]:
     if fields.trace is None:
         return [read_problem(row, fields.problem)[1]]
     value = read_column(row, fields.trace)
-    if value is None or isinstance(value, str):
+    if isinstance(value, (str, type(None))):
         return [value or ""]
     if not isinstance(value, (list, tuple)):
         raise RowError(fields.trace, f"holds a {type(value).__name__}, not a text or a list of texts")

@@ -51,9 +51,7 @@ class SelectionReport:
             {"group": name, "available": available, "quota": quota, "kept": kept, "shortfall": shortfall, **more}
         )
         if shortfall:
-            self.notes.append(
-                f"{name}: {kept} of {quota} rows. There were not enough that could be kept."
-            )
+            self.notes.append(f"{name}: {kept} of {quota} rows. There were not enough that could be kept.")
 
     def to_dict(self) -> dict[str, Any]:
         """Return all fields, and `share`, the share of the rows that was kept."""

@@ -32,6 +32,10 @@ def run_select2reason(options: argparse.Namespace) -> SelectionReport:
     joint_rank([], [], weight=options.weight)
     if not 0 < options.share <= 1:
         raise ValueError(f"--share must lie in (0, 1], got {options.share}.")
+    if options.weight == 0 and (options.judge or options.difficulty_column) is not None:
+        raise ValueError(
+            "--weight 0 ranks by length only, so --judge and --difficulty_column have no effect. Leave them out."
+        )
     if options.weight > 0 and (options.judge is None) == (options.difficulty_column is None):
         raise ValueError(
             "Name either a model that judges the difficulty with --judge, or a column that holds it with --difficulty_column, or "
@@ -80,6 +84,9 @@ def run_infialign(options: argparse.Namespace) -> SelectionReport:
     """Keep diverse questions with long traces. Questions are held in memory for clustering; traces are not."""
     if options.judge_base_url is not None and options.judge_model is None:
         raise ValueError("--judge_base_url has no effect without --judge_model. Add --judge_model, or leave it out.")
+    names = [name for name, _ in options.quotas or ()]
+    if len(set(names)) < len(names):
+        raise ValueError(f"--quotas names a domain twice: {' '.join(names)}. Give one quota per domain.")
     run = Run(options)
     run.check("domain_column")
     run.check_judge()
@@ -225,8 +232,9 @@ def run_stat_sel(options: argparse.Namespace) -> SelectionReport:
         more = {"missing_in": demand, "different": result.kept_for[name]}
         run.report.add_group(name, result.questions[name], quota, result.drawn[name], **more)
     run.report.settings["difficult_responses"] = len(result.difficult)
-    run.report.compare("skills per question", list(map(len, skills)), kept)
+    needed_skills = list(map(len, skills))
     if options.to != "sft":
+        run.report.compare("skills per question", needed_skills, kept)
         run.write([places[i] for i in kept], "not drawn for a missing skill")
         return run.report
     limit = options.answers if options.answers is not None else stat_sel.ANSWERS
@@ -240,6 +248,7 @@ def run_stat_sel(options: argparse.Namespace) -> SelectionReport:
     )
     used = sorted({question for question, _ in pairs})
     run.report.kept = len(used)
+    run.report.compare("skills per question", needed_skills, [kept[i] for i in used])
     run.report.dropped["not among the pairs drawn"] += len(kept) - len(used)
     run.report.dropped["not drawn for a missing skill"] += (
         run.report.rows - run.report.kept - sum(run.report.dropped.values())

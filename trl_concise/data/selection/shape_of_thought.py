@@ -285,13 +285,20 @@ def mean_nll(
         filled = [ids + [tokenizer.pad_token_id] * (width - len(ids)) for _, ids in pairs]
         mask = [[1] * len(ids) + [0] * (width - len(ids)) for _, ids in pairs]
         inputs = torch.tensor(filled, device=device)
+        before = max(min(len(prompt_ids) for prompt_ids, _ in pairs) - 1, 0)  # positions without a completion token
         with torch.inference_mode():
-            logits = model(input_ids=inputs, attention_mask=torch.tensor(mask, device=device)).logits[:, :-1]
-        logps = logits.float().log_softmax(-1).gather(2, inputs[:, 1:, None])[..., 0]
-        for place, (prompt_ids, ids) in enumerate(pairs):
-            own = logps[place, max(len(prompt_ids) - 1, 0) : len(ids) - 1]
-            total -= own.sum().item()
-            count += own.numel()
+            logits = model(
+                input_ids=inputs,
+                attention_mask=torch.tensor(mask, device=device),
+                logits_to_keep=max(width - before, 1),
+            ).logits
+            for place, (prompt_ids, ids) in enumerate(pairs):
+                first = max(len(prompt_ids), 1)
+                targets = inputs[place, first : len(ids), None]
+                if len(targets):
+                    own = logits[place, first - 1 - before : len(ids) - 1 - before].float().log_softmax(-1)
+                    total -= own.gather(1, targets).sum().item()
+                    count += len(targets)
     model.train(was_training)
     if not count:
         raise ValueError(

@@ -34,6 +34,12 @@ class Run:
 
     def __init__(self, options: argparse.Namespace, *others: str):
         check_output(options.output, options.dataset, *others)
+        if not 0 <= options.seed < 2**32:
+            raise ValueError(f"--seed must lie in [0, 2**32), got {options.seed}.")
+        if options.system_prompt is not None and getattr(options, "to", "sft") == "rows":
+            raise ValueError(
+                "--system_prompt has no effect with --to rows. Add --to sft or --to grpo, or leave it out."
+            )
         self.options = options
         self.source = Source(options.dataset, options.dataset_config, options.dataset_split)
         columns = {name: getattr(options, name) for name in ("problem_column", "trace_column", "answer_column")}
@@ -158,6 +164,8 @@ def length_function(options: argparse.Namespace, model: str | None = None) -> Ca
         `ValueError`: If lengths are in tokens, and no model with a tokenizer is named.
     """
     if options.length_unit == "characters":
+        if options.tokenizer is not None:
+            raise ValueError("--tokenizer has no effect with --length_unit characters. Give one of them.")
         return len
     name = options.tokenizer or model
     if name is None:

@@ -42,7 +42,7 @@ def _parser() -> Parser:
     methods = parser.add_subparsers(dest="method", required=True, metavar="METHOD", parser_class=Parser)
     for name, text in METHODS.items():
         usage = f"trl-concise select {name} DATASET --output FILE [--OPTION VALUE ...]"
-        method = methods.add_parser(name, help=text, description=f"Select {text}.", prog=parser.prog, usage=usage)
+        method = methods.add_parser(name, help=text, description=f"Selection: {text}.", prog=parser.prog, usage=usage)
         _add_shared_options(method)
         globals()[f"_add_{name}_options"](method)
     return parser
@@ -60,7 +60,7 @@ def _add_shared_options(parser: Parser) -> None:
     add("--problem_column", help="column that holds the problem; recognized by its name by default")
     add(
         "--trace_column",
-        help="column that holds one trace or a list of traces; the last message of the problem by default",
+        help="column that holds one trace or a list of traces; recognized by its name by default, or the last message of the problem",
     )
     add("--answer_column", help="column that holds the final answer; recognized by its name by default")
     add("--dataset_split", default="train", help="split, or a slice of one (%(default)s)")

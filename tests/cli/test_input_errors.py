@@ -399,6 +399,12 @@ ROWS = [
     ),
     ("select", f"select2reason correct.jsonl --output out.jsonl {BY_LENGTH} --seed=-1", "--seed must lie in"),
     ("select", f"select2reason correct.jsonl --output out.jsonl {BY_LENGTH} --system_prompt x", "--to rows"),
+    ("select", f"select2reason correct.jsonl --output a_file/out.jsonl {BY_LENGTH}", "a_file is a file"),
+    (
+        "select",
+        f"infialign correct.jsonl --output out.jsonl {ONE_CLUSTER} --verdict_column answer",
+        "Row 1 of correct.jsonl: column 'answer' holds the verdict '2'",
+    ),
     ("select", "infialign correct.jsonl --output out.jsonl --quotas math", "DOMAIN=N"),
     ("select", "infialign correct.jsonl --output out.jsonl --quotas a=1 a=2", "--quotas names a domain twice"),
     ("select", "infialign correct.jsonl --output out.jsonl --judge_base_url http://localhost", "--judge_model"),
@@ -409,7 +415,11 @@ ROWS = [
         f"infialign halves.jsonl --trace_column chosen --output out.jsonl {ONE_CLUSTER} --verify",
         "--verify needs a reference",
     ),
-    ("select", "shape_of_thought correct.jsonl --output out.jsonl --length_unit characters", "no incorrect trace (4)"),
+    (
+        "select",
+        "shape_of_thought correct.jsonl --output out.jsonl --length_unit characters",
+        "No row of correct.jsonl was kept: no incorrect trace (4). Check",
+    ),
     (
         "select",
         "shape_of_thought halves.jsonl --output out.jsonl --length_unit characters",

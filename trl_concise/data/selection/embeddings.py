@@ -83,7 +83,7 @@ def embed(texts: Sequence[str], embeddings: str = TFIDF) -> Any:
         model = SentenceTransformer(embeddings, local_files_only=bool(os.environ.get("HF_HUB_OFFLINE")))
     except (OSError, ValueError) as error:
         raise ValueError(
-            f"The embedding model {embeddings!r} cannot be loaded: {error}. Name a sentence-transformers model or its folder, "
+            f"The embedding model {embeddings!r} cannot be loaded: {str(error).rstrip('.')}. Name a sentence-transformers model or its folder, "
             f"or use {TFIDF!r}, which needs no model."
         ) from error
     return model.encode(list(texts), normalize_embeddings=True, show_progress_bar=False)

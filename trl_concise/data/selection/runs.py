@@ -108,7 +108,7 @@ def run_infialign(options: argparse.Namespace) -> SelectionReport:
         domain = "all"
         if options.domain_column is not None:
             value = read_column(row, options.domain_column)
-            domain = str(value).strip() if value is not None else ""
+            domain = str(value).strip() if isinstance(value, (str, int, float)) else ""
             if not domain:
                 drop["no domain"] += 1
                 continue
@@ -166,7 +166,8 @@ def run_shape_of_thought(options: argparse.Namespace) -> SelectionReport:
     report.kept = report.rows - sum(found.dropped.values())
     empty = [name for name, members in found.sets.items() if not members]
     if empty:
-        report.dropped[f"the set of {empty[0]} traces is empty"] = report.kept
+        if report.kept:
+            report.dropped[f"the set of {empty[0]} traces is empty"] = report.kept
         raise run.no_usable_rows()
     sizes = {name: len(members) for name, members in found.sets.items()}
     if len(set(sizes.values())) > 1:

@@ -7,6 +7,7 @@ import argparse
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+from ...errors import check_folder
 from ..columns import RowError
 from ..files import check_output, write_rows
 from .judging import accept_traces
@@ -34,6 +35,7 @@ class Run:
 
     def __init__(self, options: argparse.Namespace, *others: str):
         check_output(options.output, options.dataset, *others)
+        check_folder("The folder of --output", options.output.parent)
         if not 0 <= options.seed < 2**32:
             raise ValueError(f"--seed must lie in [0, 2**32), got {options.seed}.")
         if options.system_prompt is not None and getattr(options, "to", "sft") == "rows":
@@ -125,17 +127,22 @@ class Run:
         """The traces of rows that every judge accepts; with `first_only`, the first trace of each, if it is accepted."""
         found: list[list[str]] = []
         for first in range(0, len(places), ROWS_AT_ONCE):
-            found += self._accepted([self.source[place] for place in places[first : first + ROWS_AT_ONCE]], first_only)
+            found += self._accepted(places[first : first + ROWS_AT_ONCE], first_only)
         return found
 
-    def _accepted(self, rows: Sequence[Mapping[str, Any]], first_only: bool) -> list[list[str]]:
+    def _accepted(self, places: Sequence[int], first_only: bool) -> list[list[str]]:
         options = self.options
+        rows = [self.source[place] for place in places]
         traces = []
-        for row in rows:
+        for place, row in zip(places, rows, strict=True):
             cells = read_cells(row, self.fields)
             verdicts = [True] * len(cells)
             if options.verdict_column is not None:
-                verdicts = read_verdicts(row, options.verdict_column, len(cells)) or [False] * len(cells)
+                try:
+                    verdicts = read_verdicts(row, options.verdict_column, len(cells)) or [False] * len(cells)
+                except RowError as error:
+                    number = self.source.numbers[place]
+                    raise ValueError(f"Row {number} of {options.dataset}: {error}. Name another column.") from error
             there = [(text, verdict) for text, verdict in zip(cells, verdicts, strict=True) if text.strip()]
             traces.append([text for text, verdict in (there[:1] if first_only else there) if verdict])
         if options.verify:

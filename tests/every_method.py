@@ -20,7 +20,7 @@ from trl_concise.methods.one_shot_rlvr import repeat_example
 from trl_concise.methods.table import METHODS
 
 
-OFFLINE = {"DPOTrainer", "SFTTrainer", "RewardTrainer"}  # slots
+OFFLINE = {"DPOTrainer", "SFTTrainer", "RewardTrainer", "DistillationTrainer"}  # slots
 # They need a model that writes its reasoning between markers: tests/methods/test_adapt_think.py and test_auto_think.py.
 THINKING = {"AdaptThink", "AutoThink"}
 TOOLS = {"OTC"}  # need a model that calls tools: tests/methods/test_otc.py and tests/demo/test_tools.py

@@ -25,6 +25,7 @@ MODULES = {
     "evaluation": [],
     "redi": [],
     "tdrm": [],
+    "realignment": [],
     "watch": [],
     "rows": [],
     "contract": [],

@@ -49,6 +49,7 @@ TRAINING: dict[str, str] = {  # script in the examples folder -> description in 
     "otc": "answer with as few tool calls as possible, with a calculator (GRPO)",
     "redi": "distill correct and incorrect traces of a teacher (DPO)",
     "prorl": "reset the reference of the KL penalty now and then, for long runs (GRPO)",
+    "realignment": "distill towards a mix of the model and a shorter-thinking one (distillation)",
     "rlpr": "reward the probability of the reference answer, without a verifier (GRPO)",
     "sgrpo": "compute the loss on a random subset of the tokens (GRPO)",
     "shorter_better": "match the shortest correct completion of the group (GRPO)",

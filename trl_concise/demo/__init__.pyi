@@ -1,3 +1,4 @@
+from .concise import concise_model, trace_dataset
 from .control import TokenBudget, train_control
 from .critic import ArithmeticCritic
 from .critiques import generate_critiques
@@ -19,6 +20,7 @@ __all__ = [
     "TokenBudget",
     "ToolReport",
     "calculate",
+    "concise_model",
     "evaluate_model",
     "generate_critiques",
     "generate_problems",
@@ -29,6 +31,7 @@ __all__ = [
     "sample_traces",
     "tool_dataset",
     "tool_model",
+    "trace_dataset",
     "train_control",
     "train_dataset",
     "two_mode_model",

@@ -217,8 +217,8 @@ def draw(points: list[dict[str, Any]], path: Path) -> None:
 
 def main(arguments: Iterable[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--lambdas", type=float, nargs="+", default=[0.5, 1, 1.5, 2, 3], help="of TrRa and of the mix")
-    parser.add_argument("--inra_lambdas", type=float, nargs="+", default=[-0.5, 0.5, 1, 1.5, 2], help="of InRa")
+    parser.add_argument("--lambdas", type=float, nargs="+", default=[0.5, 1, 1.5, 2], help="of TrRa and of the mix")
+    parser.add_argument("--inra_lambdas", type=float, nargs="+", default=[-0.5, 0.5, 1, 2], help="of InRa")
     parser.add_argument("--steps", type=int, default=100, help="steps of 16 rows that TrRa takes")
     parser.add_argument("--problems", type=int, default=256, help="problems of each kind in the evaluation")
     parser.add_argument("--seed", type=int, default=0)

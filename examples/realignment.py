@@ -89,7 +89,7 @@ def completions(source: RealignmentArguments, args: TrRaConfig) -> Dataset:
 def main(arguments: list[str] | None = None):
     source, args, model_args = parse_arguments((RealignmentArguments, TrRaConfig, ModelConfig), arguments, DEMO)
     is_demo = model_args.model_name_or_path == str(demo.model_path()) and args.teacher_model_name_or_path is None
-    if args.teacher_model_name_or_path is None and not is_demo:
+    if not is_demo and args.teacher_model_name_or_path is None:
         raise ValueError("--teacher_model_name_or_path is missing: name the aligned model.")
 
     # After the command line: --help does not wait for them.

@@ -131,7 +131,7 @@ def check_tokenizers(model: Any, aligned: Any, reference: Any, own: Any, trust_r
     """Compare the tokenizers of the models, as far as they are found with them."""
     tokenizers = {"student": tokenizer_of(own) if own is not None else None}
     for name, one in {"student": model, "aligned": aligned, "reference": reference}.items():
-        if one is None or tokenizers.get(name) is not None:
+        if tokenizers.get(name) is not None or one is None:
             continue
         path = one if isinstance(one, str) else one.config._name_or_path
         try:

@@ -32,6 +32,7 @@ MODULES = {
     "components": [],
     "tools": [],
     "process_tasks": [],
+    "thinker": [],
 }
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from .process import process_model, process_tasks, worked_solutions
 from .report import Report
 from .settings import EVALUATION, SETTINGS, evaluate_model, model_path, problem_dataset, train_dataset
 from .teacher import sample_traces
+from .thinker import thinker_dataset, thinker_model
 from .tool_report import ToolReport
 from .tools import calculate, tool_dataset, tool_model
 
@@ -29,6 +30,8 @@ __all__ = [
     "process_model",
     "process_tasks",
     "sample_traces",
+    "thinker_dataset",
+    "thinker_model",
     "tool_dataset",
     "tool_model",
     "trace_dataset",

@@ -53,6 +53,7 @@ from trl_concise.methods.sgrpo import StochasticTokens
 from trl_concise.methods.shorter_better import ShorterBetterReward
 from trl_concise.methods.siri import SIRISchedule, TruncationPenalty
 from trl_concise.methods.t1 import AnchoredKL
+from trl_concise.methods.thinker import Thinker
 from trl_concise.methods.tspmo import PrefixMatching
 
 
@@ -317,6 +318,23 @@ _ROWS = [
         "group_filter",
         neutral={"max_refills": 0, "ratio": 0.0},
         on_processes={"max_refills": 0},
+    ),
+    Row(
+        Thinker,
+        {
+            "verification_tokens": 6,
+            "slow_tokens": 8,
+            "summary_tokens": 5,
+            "bonus": 0.01,
+            "bonus_per_token": False,
+            "decay": 0.5,
+            "verification_instruction": "Sure?",
+            "slow_instruction": "Again.",
+            "summary_instruction": "Sum up.",
+        },
+        "advantage",
+        args={"top_k": 1},  # later turns are sampled by each process
+        neutral=None,
     ),
     Row(MGPO, {"strength": 2.0}, "advantage", neutral={"strength": 0.0}),
     Row(

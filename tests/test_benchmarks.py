@@ -104,6 +104,21 @@ def test_training_the_use_of_a_tool(tmp_path, monkeypatch, capsys):
         run(otc, monkeypatch, *command, "--tokens", "2")
 
 
+def test_thinking_fast_and_slow(tmp_path, monkeypatch, capsys):
+    import thinker
+
+    command = ["--steps", "1", "--problems", "2", "--training_problems", "8", "--steps_before", "1"]
+    command += ["--methods", "Thinker", "--output_dir", str(tmp_path)]
+    monkeypatch.setattr(thinker, "BUDGETS", dict.fromkeys(thinker.BUDGETS, 8))
+    run(thinker, monkeypatch, *command)
+    rows = [
+        line.split(" | ") for line in capsys.readouterr().out.splitlines() if line.startswith(("| 2 op", "| 3 op"))
+    ]
+    assert [row[1] for row in rows] == ["before training", "Thinker"] * 2
+    facts = json.loads((tmp_path / "Thinker-0" / "training.json").read_text())
+    assert facts["steps"] == 1 and facts["generated_tokens"] > 64 * 8 and (tmp_path / "thinker.png").is_file()
+
+
 def test_learning_when_to_think(tmp_path, monkeypatch, capsys):
     import thinking
 

@@ -36,6 +36,7 @@ FLAGS = {  # what an example takes beside, or instead of, the flags for a quick 
     "realignment": f"{QUICK} --per_device_train_batch_size 2 --demo_steps 1 --report_problems 2",
     "redi": f"{QUICK} --per_device_train_batch_size 2 --dataset_name traces.jsonl",
     "tdrm": f"{QUICK} --per_device_train_batch_size 2 --demo_problems 8 --report_problems 1",
+    "thinker": f"{ROLLOUTS} --demo_steps 1 --demo_problems 8",
     "siri": f"{ROLLOUTS} --min_completion_length 12",
 }
 

@@ -350,6 +350,8 @@ def test_prompts_of_text_and_of_messages():
     answer = [{"role": "assistant", "content": "5"}]
     dialogue = next_turn(next_turn(messages, answer, "Sure?"), answer, "Again.")
     assert [message["role"] for message in dialogue] == ["user", "assistant"] * 2 + ["user"] and len(messages) == 1
+    begun = next_turn([*messages, {"role": "assistant", "content": "It is "}], answer, "Sure?")
+    assert [message["content"] for message in begun] == ["2 + 3?", "It is 5", "Sure?"] and answer[0]["content"] == "5"
     assert "boxed" in with_fast_instruction(Dataset.from_list([{"prompt": messages}]))["prompt"][0][0]["content"]
 
 

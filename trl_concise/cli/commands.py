@@ -55,6 +55,7 @@ TRAINING: dict[str, str] = {  # script in the examples folder -> description in 
     "shorter_better": "match the shortest correct completion of the group (GRPO)",
     "siri": "oscillate the generation limit between two lengths (GRPO)",
     "tdrm": "process reward model for best-of-n and as a reward (reward modeling)",
+    "thinker": "answer fast, verify, think slowly where that was wrong, and summarize (GRPO)",
     "t1": "let the reference of a KL term follow the policy (GRPO, a reconstruction)",
     "tspmo": "credit the tokens at which the completions of a group diverge (GRPO)",
 }

@@ -60,7 +60,11 @@ def next_turn(prompt: str | list[dict[str, Any]], completion: str | list[dict[st
     """
     if isinstance(prompt, str):
         return f"{prompt}{completion}\n\n{instruction}\n\n"
-    return [*prompt, *completion, {"role": "user", "content": instruction}]
+    answer = list(completion)
+    if prompt[-1]["role"] == "assistant":  # the beginning of the completion
+        *prompt, begun = prompt
+        answer[0] = {**answer[0], "content": f"{begun['content']}{answer[0]['content']}"}
+    return [*prompt, *answer, {"role": "user", "content": instruction}]
 
 
 def read_verdict(text: str) -> bool | None:

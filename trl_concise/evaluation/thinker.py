@@ -83,7 +83,7 @@ class Dialogue:
 
     def whole(self) -> Completion:
         """Return the answer of the dialogue, with the tokens of all turns."""
-        last = self.fast if self.slow is None else self.slow
+        last = self.slow or self.fast
         turns = [self.fast, self.verification, *([self.slow] if self.slow is not None else [])]
         ids = [token for turn in turns for token in turn.completion_ids]
         return replace(

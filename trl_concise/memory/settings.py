@@ -46,6 +46,7 @@ ONLINE_METHODS = (
     "shorter_better",
     "siri",
     "t1",
+    "thinker",
 )
 OFFLINE_METHODS = ("redi", "dpo", "cft", "sft", "tdrm", "realignment")  # tdrm as sft, which has an LM head in addition
 PAIR_METHODS = ("redi", "dpo")  # a row of the dataset is two sequences

@@ -16,6 +16,7 @@ QUESTIONS = (
     "How do I make a model call its tools less?",
     "How do I keep a long run stable?",
     "Which rows of a dataset should I train on?",
+    "How do I train a model to check and improve its own answers?",
 )
 PROVENANCE = {
     "code": "from the paper and the authors' code",

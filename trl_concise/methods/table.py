@@ -228,6 +228,18 @@ METHODS: tuple[Method, ...] = (
         evidence="rlpr.md#results",
     ),
     Method(
+        "Thinker",
+        "answer fast, verify, think slowly where the fast answer is wrong, and summarize, with a reward for each turn",
+        "thinker",
+        ("advantage",),
+        ("Thinker",),
+        "2505.21097",
+        "reconstructed",
+        "thinker",
+        9,
+        evidence="thinker.md#results",
+    ),
+    Method(
         "OTC",
         "call tools no more often than the best correct completion so far",
         "otc",

@@ -12,8 +12,6 @@ No code of the authors was found. What is reconstructed is numbered in docs/thin
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -32,6 +30,7 @@ from ..data.thinker_turns import (
     read_verdict,
 )
 from ..verification.reward import completion_text
+from .thinker_generation import Turn, equal_rows, take_turn
 
 
 THINKER_PAPER = Paper(
@@ -115,90 +114,7 @@ def normalize_rewards(rewards: Tensor, group: Tensor, scale: str) -> Tensor:
     return advantages
 
 
-@dataclass(frozen=True)
-class Turn:
-    """
-    One turn of n dialogues of this process.
-
-    Attributes:
-        answers (`list[int]`): The fast answer, a row of this process, that each dialogue began with.
-        rows (`list[dict]`): Dataset rows whose `prompt` is the dialogue before the turn.
-        completions (`list`): What the model wrote, as reward functions receive it.
-        prompt_ids, completion_ids (`list[list[int]]`): Token ids.
-        lengths (`list[int]`): Tokens, terminating EOS excluded.
-        truncated (`list[bool]`): Whether the turn exceeded its budget.
-        correct (`torch.Tensor`): `(n,)`, whether the answer of the turn is correct: 1 or 0, NaN unknown, or not judged.
-        logps (`list[list[float]]`, *optional*): Log-probabilities under the sampler, with vLLM.
-    """
-
-    answers: list[int]
-    rows: list[dict[str, Any]]
-    completions: list
-    prompt_ids: list[list[int]]
-    completion_ids: list[list[int]]
-    lengths: list[int]
-    truncated: list[bool]
-    correct: Tensor
-    logps: list[list[float]] | None
-
-    def continued(self, chosen: Sequence[bool], instruction: str) -> tuple[list[int], list[dict[str, Any]]]:
-        """Return fast answer and row of each chosen dialogue, for the turn that the instruction begins."""
-        places = [i for i, is_chosen in enumerate(chosen) if is_chosen]
-        rows = [
-            {**self.rows[i], "prompt": next_turn(self.rows[i]["prompt"], self.completions[i], instruction)}
-            for i in places
-        ]
-        return [self.answers[i] for i in places], rows
-
-
-def equal_rows(rows: list[Any], spare: Any, device: torch.device) -> list[Any]:
-    """Return as many rows as the process with the most has: these, and repetitions of the last one, or of `spare`."""
-    most = int(gather(torch.tensor([len(rows)], device=device)).max())
-    return [*rows, *[rows[-1] if rows else spare] * (most - len(rows))]
-
-
-def take_turn(
-    trainer: TrainerView,
-    answers: list[int],
-    rows: list[dict[str, Any]],
-    max_tokens: int,
-    *,
-    spare: dict[str, Any],
-    is_judged: bool = True,
-) -> Turn:
-    """
-    Let the model write one turn. Every process calls this, with any number of rows.
-
-    Args:
-        trainer ([`TrainerView`]): Generates and judges.
-        answers (`list[int]`): See [`Turn`].
-        rows (`list[dict]`): See [`Turn`].
-        max_tokens (`int`): Budget of the turn. The answer of a turn that exceeds it is wrong.
-        spare (`dict`): A row for a process that has none.
-        is_judged (`bool`, *optional*, defaults to `True`): Whether the turn ends with an answer.
-    """
-    device, count = trainer.accelerator.device, len(rows)
-    correct = torch.full((count,), torch.nan, device=device)
-    asked = equal_rows(rows, spare, device)
-    if not asked:
-        return Turn([], [], [], [], [], [], [], correct, None)
-    rollouts = trainer.generate_rollouts(asked, 1, max_tokens=max_tokens)
-    if is_judged:
-        correct = trainer.judge_rollouts(asked, rollouts)[:count]
-        correct = torch.where(rollouts.truncated[:count] & ~correct.isnan(), 0.0, correct)
-    return Turn(
-        answers,
-        rows,
-        rollouts.completions[:count],
-        rollouts.prompt_ids[:count],
-        rollouts.completion_ids[:count],
-        rollouts.lengths[:count].tolist(),
-        rollouts.truncated[:count].tolist(),
-        correct,
-        rollouts.logps[:count] if rollouts.logps is not None else None,
-    )
-
-
+_VERDICTS = {True: 1.0, False: 0.0, None: math.nan}
 _COLUMNS = ("verdict", "verification", "slow", "summary_correct", "summary", "tokens")  # gathered, per fast answer
 
 
@@ -318,7 +234,7 @@ class Thinker(Advantage):
             None if is_truncated else read_verdict(completion_text(completion))
             for completion, is_truncated in zip(verification.completions, verification.truncated, strict=True)
         ]
-        found[known, 0] = torch.tensor([math.nan if v is None else float(v) for v in verdicts], device=device)
+        found[known, 0] = torch.tensor([_VERDICTS[verdict] for verdict in verdicts], device=device)
         found[:, 1] = verification_rewards(fast[rollouts.local], found[:, 0], self.p_fast)
         found[slow.answers, 2] = slow.correct
         found[summary.answers, 3] = summary.correct

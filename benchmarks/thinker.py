@@ -22,7 +22,7 @@ from comparison import BASE, Run, finished_runs, load, one_decimal, percent, see
 from methods import CONTROL
 
 from trl_concise import demo
-from trl_concise.demo.thinker import BUDGETS, INSTRUCTIONS
+from trl_concise.demo.thinker import BUDGETS, turn_settings
 from trl_concise.evaluation import FrontierPoint, plot_frontier, read_summary
 from trl_concise.evaluation.thinker import ThinkerTurns, evaluate_thinker
 from trl_concise.methods.thinker import Thinker
@@ -30,10 +30,6 @@ from trl_concise.methods.thinker import Thinker
 
 OPERATIONS = (2, 3)  # of the problem sets; training has the first only
 METHODS = (CONTROL, "Thinker")
-TURNS = ThinkerTurns(
-    **{f"{turn}_tokens": BUDGETS[turn] for turn in ("fast", "verification", "slow")},
-    **{f"{turn}_instruction": INSTRUCTIONS[turn] for turn in ("fast", "verification", "slow")},
-)
 
 
 def settings(options: argparse.Namespace) -> dict[str, Any]:
@@ -54,7 +50,9 @@ def carry_out(run: Run, options: argparse.Namespace) -> dict[str, Any]:
             run.seed,
             model=start,
             config={"max_steps": options.steps, "max_completion_length": BUDGETS["fast"]},
-            slots={"advantage": thinker()} if run.method != CONTROL else None,
+            slots={"advantage": Thinker(**turn_settings("verification", "slow", "summary"))}
+            if run.method != CONTROL
+            else None,
         )
         model, tokenizer = trainer.model, trainer.processing_class
         logged = [entry for entry in trainer.state.log_history if "loss" in entry]
@@ -69,7 +67,7 @@ def carry_out(run: Run, options: argparse.Namespace) -> dict[str, Any]:
         model,
         {f"{n} operations": demo.problem_dataset(options.problems, operations=[n]) for n in OPERATIONS},
         run.folder,
-        turns=TURNS,
+        turns=ThinkerTurns(**turn_settings("fast", "verification", "slow")),
         tokenizer=tokenizer,
         seed=run.seed,
         model_name=run.method,
@@ -77,15 +75,6 @@ def carry_out(run: Run, options: argparse.Namespace) -> dict[str, Any]:
         **sampling,
     )
     return facts
-
-
-def thinker() -> Thinker:
-    """Return the component with the budgets and instructions of the demo."""
-    turns = ("verification", "slow", "summary")
-    return Thinker(
-        **{f"{turn}_tokens": BUDGETS[turn] for turn in turns},
-        **{f"{turn}_instruction": INSTRUCTIONS[turn] for turn in turns},
-    )
 
 
 def table(runs: dict[str, list[Run]]) -> str:

@@ -70,7 +70,7 @@ def main():
     # After the command line: --help does not wait for them.
     from trl_concise import ConciseGRPOTrainer
     from trl_concise.data.thinker_turns import FAST_INSTRUCTION, with_fast_instruction
-    from trl_concise.demo.thinker import BUDGETS, INSTRUCTIONS
+    from trl_concise.demo.thinker import INSTRUCTIONS, turn_settings
     from trl_concise.demo.thinker_report import ThinkerReport
     from trl_concise.methods.thinker import Thinker
 
@@ -81,8 +81,7 @@ def main():
         start = demo.thinker_model(Path(args.output_dir, "thinker-model"), steps=args.demo_steps)
         model_args.model_name_or_path = str(start)
         fast_instruction = args.fast_instruction or INSTRUCTIONS["fast"]
-        settings = {f"{turn}_tokens": BUDGETS[turn] for turn in TURNS} | settings
-        settings |= {f"{turn}_instruction": INSTRUCTIONS[turn] for turn in TURNS}
+        settings = turn_settings(*TURNS) | settings
     arguments = script.trainer_arguments()
     if script.problem_args.dataset_name is None:
         arguments["train_dataset"] = demo.train_dataset(args.demo_problems, seed=args.seed)

@@ -109,7 +109,8 @@ def test_thinking_fast_and_slow(tmp_path, monkeypatch, capsys):
 
     command = ["--steps", "1", "--problems", "2", "--training_problems", "8", "--steps_before", "1"]
     command += ["--methods", "Thinker", "--output_dir", str(tmp_path)]
-    monkeypatch.setattr(thinker, "BUDGETS", dict.fromkeys(thinker.BUDGETS, 8))
+    for turn in thinker.BUDGETS:
+        monkeypatch.setitem(thinker.BUDGETS, turn, 8)
     run(thinker, monkeypatch, *command)
     rows = [
         line.split(" | ") for line in capsys.readouterr().out.splitlines() if line.startswith(("| 2 op", "| 3 op"))

@@ -60,11 +60,11 @@ def next_turn(prompt: str | list[dict[str, Any]], completion: str | list[dict[st
     """
     if isinstance(prompt, str):
         return f"{prompt}{completion}\n\n{instruction}\n\n"
-    answer = list(completion)
+    messages: list[dict[str, Any]] = [*prompt, *completion]  # type: ignore[list-item]
     if prompt[-1]["role"] == "assistant":  # the beginning of the completion
-        *prompt, begun = prompt
-        answer[0] = {**answer[0], "content": f"{begun['content']}{answer[0]['content']}"}
-    return [*prompt, *answer, {"role": "user", "content": instruction}]
+        begun, answer = messages[len(prompt) - 1 : len(prompt) + 1]
+        messages[len(prompt) - 1 : len(prompt) + 1] = [{**answer, "content": f"{begun['content']}{answer['content']}"}]
+    return [*messages, {"role": "user", "content": instruction}]
 
 
 def read_verdict(text: str) -> bool | None:

@@ -48,6 +48,12 @@ CHAT_TEMPLATE = """\
 {% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"""
 
 
+def turn_settings(*turns: str) -> dict[str, Any]:
+    """Return budget and instruction of turns, as arguments of [`Thinker`] and [`ThinkerTurns`]."""
+    budgets = {f"{turn}_tokens": BUDGETS[turn] for turn in turns}
+    return {**budgets, **{f"{turn}_instruction": INSTRUCTIONS[turn] for turn in turns}}
+
+
 def thinker_dataset(n: int, **options: Any) -> Dataset:
     """
     Generated problems that ask for a fast answer.

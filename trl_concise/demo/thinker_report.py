@@ -9,13 +9,11 @@ from rich.console import Console
 from rich.table import Table
 
 from .settings import EVALUATION, problem_dataset
-from .thinker import BUDGETS, INSTRUCTIONS
+from .thinker import turn_settings
 
 
 if TYPE_CHECKING:
     from ..trainer import ConciseGRPOTrainer
-
-TURNS = ("fast", "verification", "slow")  # at inference
 
 
 class ThinkerReport:
@@ -64,13 +62,10 @@ class ThinkerReport:
 
         if not self.trainer.is_world_process_zero():
             return []
-        given = {f"{turn}_tokens": BUDGETS[turn] for turn in TURNS} | {
-            f"{turn}_instruction": INSTRUCTIONS[turn] for turn in TURNS
-        }
         return evaluate_thinker(
             self.trainer.accelerator.unwrap_model(self.trainer.model),
             {f"{n} operations": problem_dataset(self.problems, operations=(n,)) for n in (2, 3)},
-            turns=ThinkerTurns(**given),
+            turns=ThinkerTurns(**turn_settings("fast", "verification", "slow")),
             tokenizer=self.trainer.processing_class,
             model_name="model",
             progress=False,

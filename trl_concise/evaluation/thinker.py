@@ -133,11 +133,11 @@ def evaluate_thinker(
             "turns=ThinkerTurns(...), or leave them out."
         )
     if output_dir is None:
-        with tempfile.TemporaryDirectory() as folder:
+        with tempfile.TemporaryDirectory() as unkept:
             return evaluate_thinker(
                 model,
                 datasets,
-                folder,
+                unkept,
                 turns=turns,
                 num_completions=num_completions,
                 system_prompt=system_prompt,

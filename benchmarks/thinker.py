@@ -123,7 +123,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS), help="default: all")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
-    parser.add_argument("--steps", type=int, default=30, help="steps of each run")
+    parser.add_argument("--steps", type=int, default=32, help="steps of each run")
     parser.add_argument("--problems", type=int, default=256, help="problems of each set in the evaluation")
     parser.add_argument("--training_problems", type=int, default=256, help="problems to train on")
     parser.add_argument("--steps_before", type=int, default=250, help="steps that teach the model the turns")

@@ -104,6 +104,7 @@ def test_training_the_use_of_a_tool(tmp_path, monkeypatch, capsys):
         run(otc, monkeypatch, *command, "--tokens", "2")
 
 
+@pytest.mark.slow
 def test_thinking_fast_and_slow(tmp_path, monkeypatch, capsys):
     import thinker
 

@@ -114,6 +114,7 @@ EXAMPLES = {**PAGES, "ddca": "length_rewards", "drpo": "length_rewards", "gated_
 PARTS_OF_A_METHOD = {
     *("laser_d_monitor", "redi_rows", "staged_budget", "thinking_modes", "tspmo_prefix_tree", "tspmo_replay"),
     *("capo_critiques", "length_table", "method", "rlpr_answer", "table", "tdrm_reward", "realignment_models"),
+    "thinker_generation",
 }
 METHOD_FILES = [
     path

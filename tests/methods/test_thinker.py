@@ -115,6 +115,7 @@ def test_p_fast_stays_between_0_and_1_and_only_such_a_state_is_loaded():
     assert see([1.0, 0.0]).tolist() == [0.5, -0.5]  # TRL's advantages
     assert see([1.0, 0.0], truncated=True).tolist() == [0, 0]  # too long: the reward is 0
     assert thinker.p_fast == pytest.approx((0.75 + 0.5) / 4)
+    assert see([0.0, -1.0], truncated=True).tolist() == [-0.5, -1.5]  # penalties of other reward functions stay
     for _ in range(60):
         see([1.0])
     assert 0.999 < thinker.p_fast <= 1

@@ -273,7 +273,7 @@ class Thinker(Advantage):
             }
         self._turns = {}
         rewards = rollouts.total_rewards()
-        exceeding = rollouts.truncated & (rewards.abs() > 0)
+        exceeding = rollouts.truncated & (rewards > 0)  # penalties of other reward functions stay
         if not exceeding.any():
             return advantages
         return normalize_rewards(rewards.masked_fill(exceeding, 0.0), rollouts.group_index, self._scale)

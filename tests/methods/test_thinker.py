@@ -85,7 +85,7 @@ def test_rewards_are_normalized_as_trl_does(scale):
         (r"<think>\boxed{Yes}</think> \boxed{No}", False),
         (r"It is \boxed{5}." + "\n**Verdict: Yes.**", True),
         ("yes", True),
-        ("Yes, there is no error.", None),
+        ("Yes, all steps agree.", None),
         (r"\boxed{5}", None),
         ("", None),
     ],

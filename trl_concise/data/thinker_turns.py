@@ -75,7 +75,7 @@ def read_verdict(text: str) -> bool | None:
         `bool`: Whether the verdict is Yes; `None` without a verdict.
 
     Examples:
-        >>> [read_verdict(text) for text in ("2+3=5\n\\boxed{Yes}", "Wrong.\n**No.**", "Yes, no error.")]
+        >>> [read_verdict(text) for text in ("2+3=5\n\\boxed{Yes}", "Wrong.\n**No.**", "Yes, all steps agree.")]
         [True, False, None]
     """
     answer = without_reasoning(text)

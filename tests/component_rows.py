@@ -25,7 +25,6 @@ from trl_concise.methods.campo import RepetitionReward, StagedBudget
 from trl_concise.methods.capo import CAPO
 from trl_concise.methods.cost_constraints import CostConstraints, LengthLimit
 from trl_concise.methods.crisp import CRISP
-from trl_concise.methods.cure import CURE
 from trl_concise.methods.curriculum import AccuracyBand
 from trl_concise.methods.ddca import DDCA
 from trl_concise.methods.dler import BatchWhitening, DifficultyTruncation, TruncationFactor
@@ -49,11 +48,11 @@ from trl_concise.methods.on_policy_sft import OnPolicySFT, OnPolicySFTFilter
 from trl_concise.methods.otc import OTCPPOReward, OTCReward
 from trl_concise.methods.prorl import K2Penalty, ReferenceReset
 from trl_concise.methods.rlpr import RewardStdFilter, RLPRReward
+from trl_concise.methods.saturn import SATURNCurriculum
 from trl_concise.methods.sgrpo import StochasticTokens
 from trl_concise.methods.shorter_better import ShorterBetterReward
 from trl_concise.methods.siri import SIRISchedule, TruncationPenalty
 from trl_concise.methods.t1 import AnchoredKL
-from trl_concise.methods.thinker import Thinker
 from trl_concise.methods.tspmo import PrefixMatching
 
 
@@ -148,7 +147,7 @@ class Row:
         samples (`bool`): Whether the model generates the completions; otherwise `slot_rows.rollout` does.
         on_processes (`dict[str, Any]`): Changes to `arguments` without which completions depend on the number of processes.
         rollout (`Callable`): What generates the completions in the place of the model.
-        trainer (`type[ConciseGRPOTrainer]`): The trainer, if the model does not generate.
+        validates (`bool`): Whether it needs an evaluation dataset.
     """
 
     component: type[Component]
@@ -159,7 +158,7 @@ class Row:
     samples: bool = False
     on_processes: dict[str, Any] = field(default_factory=dict)
     rollout: Callable = slot_rows.rollout
-    trainer: type[ConciseGRPOTrainer] = ConciseGRPOTrainer
+    validates: bool = False
 
     def make(self, **changes: Any) -> Component:
         return self.component(**{**self.arguments, **changes})
@@ -271,21 +270,6 @@ _ROWS = [
             "max_direct_length": 1,
         },  # the forced token alone, whatever the model samples
     ),
-    Row(
-        CURE,
-        {
-            "sources": 2,
-            "forks": 1,
-            "top_k": 6,
-            "ordering": "random",  # entropies may differ in their last digits, by the rows that are scored together
-            "min_characters": 1,
-            "max_prompt_length": 100,
-        },
-        "rollout",
-        neutral={"sources": 4, "forks": 0},
-        samples=True,
-        trainer=slot_rows.FollowsStart,
-    ),
     Row(AdaptThink, {"delta": 0.1, "start_marker": "?", "end_marker": "!"}, "advantage", neutral=None),
     Row(
         AutoThinkReward,
@@ -318,23 +302,6 @@ _ROWS = [
         "group_filter",
         neutral={"max_refills": 0, "ratio": 0.0},
         on_processes={"max_refills": 0},
-    ),
-    Row(
-        Thinker,
-        {
-            "verification_tokens": 6,
-            "slow_tokens": 8,
-            "summary_tokens": 5,
-            "bonus": 0.01,
-            "bonus_per_token": False,
-            "decay": 0.5,
-            "verification_instruction": "Sure?",
-            "slow_instruction": "Again.",
-            "summary_instruction": "Sum up.",
-        },
-        "advantage",
-        args={"top_k": 1},  # later turns are sampled by each process
-        neutral=None,
     ),
     Row(MGPO, {"strength": 2.0}, "advantage", neutral={"strength": 0.0}),
     Row(
@@ -399,6 +366,14 @@ _ROWS = [
         neutral={"low": 0.0, "high": 1.0},
     ),
     Row(
+        SATURNCurriculum,
+        {"threshold": 0.25, "every": 2, "generations": 2, "level_column": "stage"},
+        "prompt_selector",
+        neutral={"level_column": "only_stage"},
+        on_processes={"threshold": 1.0},  # each process draws its own completions in validation
+        validates=True,
+    ),
+    Row(
         StochasticTokens,
         {"cutoff": 1, "max_tokens": 4, "probability": 0.75, "count_forced": False, "seed": 7, "cap": "random"},
         "token_credit",
@@ -456,7 +431,14 @@ ROWS = {row.component.__name__: row for row in _ROWS}
 def problems(count: int) -> Dataset:
     return Dataset.from_list(
         [
-            {**row, "target_length": 2 + i, "effort_tokens": [4, None][i % 2], "pass_rate": i / 8}
+            {
+                **row,
+                "target_length": 2 + i,
+                "effort_tokens": [4, None][i % 2],
+                "pass_rate": i / 8,
+                "stage": 2 * i // count,
+                "only_stage": 0,
+            }
             for i, row in enumerate(slot_rows.PROBLEMS[:count])
         ]
     )
@@ -477,12 +459,12 @@ def build(model: str, folder, row: str, correct: Callable = correct_if_even, **c
     slots = {} if given.slot == "reward_funcs" else {given.slot: component}
     settings = {"max_steps": 4, "max_completion_length": LIMIT, "learning_rate": 1e-2, **given.args}
     settings |= {} if slots else {"reward_weights": [1.0, 0.5]}
-    trainer_class = ConciseGRPOTrainer if samples else given.trainer
-    return trainer_class(
+    return ConciseGRPOTrainer(
         model,
         [correct] if slots else [correct, component],
         ConciseGRPOConfig(**tiny.settings(folder, **{**settings, **changes})),
         dataset,
+        eval_dataset=dataset if given.validates else None,
         rollout_func=None if samples or given.slot == "rollout" else given.rollout,
         **slots,
     )

@@ -26,17 +26,15 @@ FLAGS = {  # what an example takes beside, or instead of, the flags for a quick 
     "adapt_think": f"{ROLLOUTS} --demo_steps 1 --demo_problems 8 --demo_completions 1",
     "auto_think": f"{ROLLOUTS} --demo_steps 1 --stage_steps 1",
     "cft": f"{QUICK} --per_device_train_batch_size 2 --report_problems 2",
-    "cure": f"{ROLLOUTS} --sources 2 --forks 1 --critical_top_k 3 --overlong_buffer 4",
     "hapo": f"{ROLLOUTS} --report_problems 2",
     "laser_d": f"{ROLLOUTS} --monitor_prompts 4",
     "mr_rlvr": f"{ROLLOUTS} --process_steps 1 --demo_steps 1",
     "multiplication": "--max_steps 2 --seeds 0 --methods S-GRPO --completions 8 --tokens 4",
     "one_shot_rlvr": f"{ROLLOUTS} --report_problems 2",
     "otc": f"{ROLLOUTS} --demo_steps 1 --demo_problems 8",
-    "realignment": f"{QUICK} --per_device_train_batch_size 2 --demo_steps 1 --report_problems 2",
     "redi": f"{QUICK} --per_device_train_batch_size 2 --dataset_name traces.jsonl",
     "tdrm": f"{QUICK} --per_device_train_batch_size 2 --demo_problems 8 --report_problems 1",
-    "thinker": f"{ROLLOUTS} --demo_steps 1 --demo_problems 8",
+    "saturn": f"{ROLLOUTS} --demo_steps 1 --formulas 8 --held_out 2 --report_problems 1",
     "siri": f"{ROLLOUTS} --min_completion_length 12",
 }
 

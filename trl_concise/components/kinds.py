@@ -125,7 +125,15 @@ class TokenCredit(Component):
 
 
 class PromptSelector(Component):
-    """Decides which prompts are rolled out."""
+    """
+    Decides which prompts are rolled out.
+
+    Attributes:
+        candidates_per_prompt (`int`, *optional*): How many rows [`~PromptSelector.choose`] is shown per prompt that the batch takes;
+            `None` for the whole dataset, which then is in memory. Default: 8.
+    """
+
+    candidates_per_prompt: int | None = 8
 
     @abstractmethod
     def choose(self, candidates: list[dict[str, Any]], count: int, step: int) -> list[int]:
@@ -134,7 +142,7 @@ class PromptSelector(Component):
 
         Args:
             candidates (`list[dict[str, Any]]`): The next dataset rows in sampling order, each with its `prompt_key`:
-                eight per prompt that the batch takes, or the whole dataset if it has fewer.
+                `candidates_per_prompt` per prompt that the batch takes, or the whole dataset if it has fewer.
             count (`int`): How many prompts the batch takes.
             step (`int`): Optimizer steps done when the choice is made. The data loader reads ahead: the preceding batch
                 is chosen by then, but not yet rolled out.
@@ -149,12 +157,9 @@ class Rollout(Component):
     Decides how the completions of a training batch are generated, for example with a forced beginning.
 
     Attributes:
-        in_training (`bool`): Whether it generates in training. `False` leaves generation to TRL, for settings without effect.
-            Default: `True`.
         in_evaluation (`bool`): Whether it generates in evaluation too. Default: `False`, evaluation samples as TRL does.
     """
 
-    in_training: bool = True
     in_evaluation: bool = False
 
     @abstractmethod

@@ -1,28 +1,30 @@
-from .concise import concise_model, trace_dataset
 from .control import TokenBudget, train_control
 from .critic import ArithmeticCritic
 from .critiques import generate_critiques
+from .formulas import FORMULA_LEVELS, FormulaReport, formula_dataset, formula_model
 from .modes import two_mode_model
 from .problems import OPERATIONS, generate_problems
 from .process import process_model, process_tasks, worked_solutions
 from .report import Report
 from .settings import EVALUATION, SETTINGS, evaluate_model, model_path, problem_dataset, train_dataset
 from .teacher import sample_traces
-from .thinker import thinker_dataset, thinker_model
 from .tool_report import ToolReport
 from .tools import calculate, tool_dataset, tool_model
 
 __all__ = [
     "EVALUATION",
+    "FORMULA_LEVELS",
     "OPERATIONS",
     "SETTINGS",
     "ArithmeticCritic",
+    "FormulaReport",
     "Report",
     "TokenBudget",
     "ToolReport",
     "calculate",
-    "concise_model",
     "evaluate_model",
+    "formula_dataset",
+    "formula_model",
     "generate_critiques",
     "generate_problems",
     "model_path",
@@ -30,11 +32,8 @@ __all__ = [
     "process_model",
     "process_tasks",
     "sample_traces",
-    "thinker_dataset",
-    "thinker_model",
     "tool_dataset",
     "tool_model",
-    "trace_dataset",
     "train_control",
     "train_dataset",
     "two_mode_model",

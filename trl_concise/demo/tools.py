@@ -237,10 +237,7 @@ def _batches(tokenizer: PreTrainedTokenizerBase, seed: int) -> Iterator[Batch]:
 def tokenize_transcript(
     tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, Any]]
 ) -> tuple[list[int], list[int]]:
-    """
-    Return token ids and labels of a conversation: what the assistant writes, with the end of its turns, is learned, except messages with the
-    `weight` 0.
-    """
+    """Return token ids and labels of a conversation: what the assistant writes, with the end of its turns, is learned."""
     ids: list[int] = []
     labels: list[int] = []
     for count, message in enumerate(messages):
@@ -252,7 +249,5 @@ def tokenize_transcript(
         ]
         prompt, whole = (tokenizer(text).input_ids for text in texts)
         given = prompt[len(ids) :]
-        written = whole[len(prompt) :]
-        learned = written if message.get("weight", 1) else [IGNORED] * len(written)
-        ids, labels = whole, [*labels, *[IGNORED] * len(given), *learned]
+        ids, labels = whole, [*labels, *[IGNORED] * len(given), *whole[len(prompt) :]]
     return ids, labels

@@ -80,15 +80,31 @@ class PolicyMonitor(TrainerCallback):
 
     def sample(self) -> tuple[Tensor, Tensor]:
         """Generate completions and return lengths and correctness of the whole set, `(prompts, generations)` each."""
-        args = self.trainer.args
-        at_once = args.per_device_train_batch_size * args.steps_per_generation  # completions, as in training
-        rows_at_once = max(at_once // self.generations, 1)
-        samples = [
-            self._sample(self.rows[start : start + rows_at_once]) for start in range(0, len(self.rows), rows_at_once)
-        ]
-        lengths, correct = (torch.cat(column).view(-1, self.generations) for column in zip(*samples, strict=True))
+        lengths, correct = sample_rows(self.trainer, self.rows, self.generations)
         return gather(lengths), gather(correct)
 
-    def _sample(self, rows: Sequence[Mapping[str, Any]]) -> tuple[Tensor, Tensor]:
-        rollouts = self.trainer.generate_rollouts(rows, self.generations)
-        return rollouts.lengths, self.trainer.judge_rollouts(rows, rollouts)
+
+def sample_rows(trainer: TrainerView, rows: Sequence[Mapping[str, Any]], generations: int) -> tuple[Tensor, Tensor]:
+    """
+    Sample completions of some rows, at most as many at once as in training. Every process calls this, with equally many rows.
+
+    Args:
+        trainer ([`TrainerView`]): Trainer whose policy is sampled and whose correctness function judges.
+        rows (`Sequence[Mapping[str, Any]]`): The rows of this process.
+        generations (`int`): Completions per row.
+
+    Returns:
+        `tuple[Tensor, Tensor]`: Lengths (int64 tokens, EOS excluded) and correctness (float32: 1, 0, NaN), both
+        `(len(rows), generations)`.
+    """
+    at_once = (
+        trainer.args.per_device_train_batch_size * trainer.args.steps_per_generation
+    )  # completions, as in training
+    rows_at_once = max(at_once // generations, 1)
+    samples = []
+    for start in range(0, len(rows), rows_at_once):
+        some = rows[start : start + rows_at_once]
+        rollouts = trainer.generate_rollouts(some, generations)
+        samples.append((rollouts.lengths, trainer.judge_rollouts(some, rollouts)))
+    lengths, correct = (torch.cat(column).view(-1, generations) for column in zip(*samples, strict=True))
+    return lengths, correct

@@ -18,7 +18,7 @@ from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 
 from ..batch.rollouts import prompt_key
-from .sampling import CANDIDATES_PER_PROMPT, EpochRepeatSampler, choose_positions
+from .sampling import EpochRepeatSampler, candidate_count, choose_positions
 
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ class PromptQueue:
         rows = self.sampler.sampler.data_source
         if is_batch and self.selector is None and self.position % len(rows) + count > len(rows):
             self.position += -self.position % len(rows)
-        window = min(CANDIDATES_PER_PROMPT * count, len(rows)) if self.selector is not None else count
+        window = candidate_count(self.selector, count, len(rows)) if self.selector is not None else count
         places: dict[int, int] = {}  # row -> its position; distinct, also where a pass ends
         for position in itertools.count(self.position):
             if len(places) == window:

@@ -22,9 +22,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# How many rows a selector may choose from, per row that it must choose.
-CANDIDATES_PER_PROMPT = 8
-
 
 class EpochRepeatSampler(Sampler[int]):
     """
@@ -115,7 +112,7 @@ class SelectingSampler(EpochRepeatSampler):
             self.epoch, self.cursor, self.chosen = epoch, 0, []
         self._resumed = False
         order = self.order(epoch)
-        window = min(CANDIDATES_PER_PROMPT * count, len(rows))
+        window = candidate_count(self.selector, count, len(rows))
         candidates: list[dict[str, Any]] = []
         for start in range(0, len(rows) // count * count, count):
             if start == len(self.chosen):  # a resumed epoch has chosen some already
@@ -152,6 +149,19 @@ class SelectingSampler(EpochRepeatSampler):
         # Another number of processes may use other batches: an incomplete batch is chosen again.
         del self.chosen[len(self.chosen) // self.sampler.batch_size * self.sampler.batch_size :]
         self._resumed = True
+
+
+def candidate_count(selector: PromptSelector, count: int, rows: int) -> int:
+    """
+    Return how many rows a selector chooses from.
+
+    Args:
+        selector ([`PromptSelector`]): The selector.
+        count (`int`): How many rows it has to choose.
+        rows (`int`): Rows of the dataset.
+    """
+    each = selector.candidates_per_prompt
+    return rows if each is None else min(each * count, rows)
 
 
 def choose_positions(selector: PromptSelector, candidates: list[dict[str, Any]], count: int, step: int) -> list[int]:

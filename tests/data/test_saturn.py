@@ -61,7 +61,7 @@ def test_the_next_level_has_what_is_left():
     assert next_level(3, 5, 5) == (3, 5, 6)  # the authors' step for 1.5B
     assert next_level(3, 5, 3) == (3, 6, 3)  # a variable raises the difficulty less than a clause
     assert next_level(1, 2, 2) == (1, 3, 2)  # an assignment satisfies no third clause
-    with pytest.raises(ValueError, match="There is no level after"):
+    with pytest.raises(ValueError, match="No level is harder than"):
         next_level(1, 26, 26)
 
 

@@ -86,7 +86,7 @@ def next_level(n: int, k: int, l: int) -> Level:  # noqa: E741
         n, k, l (`int`): The current level, see [`saturn_difficulty`].
 
     Raises:
-        `ValueError`: If the level does not exist, or there is no harder one with 26 letters.
+        `ValueError`: If the level does not exist, or no level of 26 letters is harder.
 
     Examples:
         >>> next_level(3, 5, 5)
@@ -99,7 +99,7 @@ def next_level(n: int, k: int, l: int) -> Level:  # noqa: E741
     harder += [(n, k + 1, l)] if k < len(LETTERS) else []
     if not harder:
         raise ValueError(
-            f"There is no level after {(n, k, l)}: it has all {len(LETTERS)} letters and all clauses. Raise n."
+            f"No level is harder than {(n, k, l)} with n = {n}: it has all {len(LETTERS)} letters and all clauses. Raise n."
         )
     return min(harder, key=lambda level: saturn_difficulty(*level))
 
@@ -247,7 +247,7 @@ def saturn_dataset(
         raise ValueError(f"levels must be in order of difficulty, which is {rounded} for {list(levels)}.")
     rows: list[dict[str, Any]] = []
     for number, (level, difficulty) in enumerate(zip(levels, difficulties, strict=True)):
-        for clause, solution in _distinct_formulas(tuple(level), count, split, seed):
+        for clause, solution in _distinct_formulas(level, count, split, seed):
             rows.append(
                 {**formula_row(level, clause, solution, instruction), "level": number, "difficulty": difficulty}
             )
@@ -274,7 +274,8 @@ def formula_row(level: Level, clause: str, solution: str, instruction: str = "")
 
 
 def _distinct_formulas(level: Level, count: int, split: str, seed: int) -> list[tuple[str, str]]:
-    rng = random.Random(f"saturn {level} {split} {seed}")
+    n, k, length = level
+    rng = random.Random(f"saturn {(n, k, length)} {split} {seed}")
     found: dict[str, str] = {}
     attempts = 0
     while len(found) < count:

@@ -161,7 +161,9 @@ def candidate_count(selector: PromptSelector, count: int, rows: int) -> int:
         rows (`int`): Rows of the dataset.
     """
     each = selector.candidates_per_prompt
-    return rows if each is None else min(each * count, rows)
+    if each is None:
+        return rows
+    return min(each * count, rows)
 
 
 def choose_positions(selector: PromptSelector, candidates: list[dict[str, Any]], count: int, step: int) -> list[int]:

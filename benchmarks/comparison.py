@@ -2,7 +2,7 @@
 """
 Runs that are compared at an equal number of generated tokens: training, evaluation, and a folder for each run.
 
-Used by methods.py, thinking.py and otc.py. A run's folder has the files of `trl-concise eval` and `training.json`, which records the settings. A run
+Used by methods.py, thinking.py, otc.py and cure.py. A run's folder has the files of `trl-concise eval` and `training.json`, which records the settings. A run
 whose `training.json` exists is not repeated.
 """
 

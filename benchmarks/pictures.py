@@ -117,7 +117,26 @@ def token_credit(page: str):
     return figure
 
 
-PICTURES = {"greso": greso, "redi": redi, "cft": cft, "token_credit": token_credit}
+def selection(page: str):
+    """Accuracy after fine-tuning on selected traces, on problems that the model can solve and on longer ones."""
+    measured = tables(page, "Selected training data")
+    styles = (("1e-4", "o"), ("1e-3", "D"))
+    colors = {"none": BLACK, "random": GREY, "Select2Reason": BLUE, "InfiAlign": GREEN, "STAT-Sel": PURPLE}
+    names = [row[0] for row in measured[0][1:]]
+    figure, axes = plt.subplots(1, 2, figsize=(9, 3.6), sharey=True, layout="constrained")
+    for ax, column, title in ((axes[0], 2, "2 or 3 operations"), (axes[1], 3, "4 operations")):
+        for (_, *rows), (rate, marker) in zip(measured, styles, strict=False):
+            for place, row in enumerate(rows):
+                color = colors.get(row[0], ORANGE)
+                label = rate if row[0] == "random" else None
+                ax.plot(numbers(row[column])[0], -place, marker, color=color, label=label)
+        ax.set(title=title, xlabel="Accuracy, %")
+    axes[0].set_yticks([-place for place in range(len(names))], names)
+    axes[1].legend(frameon=False, title="Learning rate", loc="lower right")
+    return figure
+
+
+PICTURES = {"greso": greso, "redi": redi, "cft": cft, "token_credit": token_credit, "selection": selection}
 
 
 def main() -> None:

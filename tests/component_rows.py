@@ -25,6 +25,7 @@ from trl_concise.methods.campo import RepetitionReward, StagedBudget
 from trl_concise.methods.capo import CAPO
 from trl_concise.methods.cost_constraints import CostConstraints, LengthLimit
 from trl_concise.methods.crisp import CRISP
+from trl_concise.methods.cure import CURE
 from trl_concise.methods.curriculum import AccuracyBand
 from trl_concise.methods.ddca import DDCA
 from trl_concise.methods.dler import BatchWhitening, DifficultyTruncation, TruncationFactor
@@ -53,6 +54,7 @@ from trl_concise.methods.sgrpo import StochasticTokens
 from trl_concise.methods.shorter_better import ShorterBetterReward
 from trl_concise.methods.siri import SIRISchedule, TruncationPenalty
 from trl_concise.methods.t1 import AnchoredKL
+from trl_concise.methods.thinker import Thinker
 from trl_concise.methods.tspmo import PrefixMatching
 
 
@@ -147,6 +149,7 @@ class Row:
         samples (`bool`): Whether the model generates the completions; otherwise `slot_rows.rollout` does.
         on_processes (`dict[str, Any]`): Changes to `arguments` without which completions depend on the number of processes.
         rollout (`Callable`): What generates the completions in the place of the model.
+        trainer (`type[ConciseGRPOTrainer]`): The trainer, if the model does not generate.
         validates (`bool`): Whether it needs an evaluation dataset.
     """
 
@@ -158,6 +161,7 @@ class Row:
     samples: bool = False
     on_processes: dict[str, Any] = field(default_factory=dict)
     rollout: Callable = slot_rows.rollout
+    trainer: type[ConciseGRPOTrainer] = ConciseGRPOTrainer
     validates: bool = False
 
     def make(self, **changes: Any) -> Component:
@@ -270,6 +274,21 @@ _ROWS = [
             "max_direct_length": 1,
         },  # the forced token alone, whatever the model samples
     ),
+    Row(
+        CURE,
+        {
+            "sources": 2,
+            "forks": 1,
+            "top_k": 6,
+            "ordering": "random",  # entropies may differ in their last digits, by the rows that are scored together
+            "min_characters": 1,
+            "max_prompt_length": 100,
+        },
+        "rollout",
+        neutral={"sources": 4, "forks": 0},
+        samples=True,
+        trainer=slot_rows.FollowsStart,
+    ),
     Row(AdaptThink, {"delta": 0.1, "start_marker": "?", "end_marker": "!"}, "advantage", neutral=None),
     Row(
         AutoThinkReward,
@@ -302,6 +321,23 @@ _ROWS = [
         "group_filter",
         neutral={"max_refills": 0, "ratio": 0.0},
         on_processes={"max_refills": 0},
+    ),
+    Row(
+        Thinker,
+        {
+            "verification_tokens": 6,
+            "slow_tokens": 8,
+            "summary_tokens": 5,
+            "bonus": 0.01,
+            "bonus_per_token": False,
+            "decay": 0.5,
+            "verification_instruction": "Sure?",
+            "slow_instruction": "Again.",
+            "summary_instruction": "Sum up.",
+        },
+        "advantage",
+        args={"top_k": 1},  # later turns are sampled by each process
+        neutral=None,
     ),
     Row(MGPO, {"strength": 2.0}, "advantage", neutral={"strength": 0.0}),
     Row(
@@ -459,7 +495,8 @@ def build(model: str, folder, row: str, correct: Callable = correct_if_even, **c
     slots = {} if given.slot == "reward_funcs" else {given.slot: component}
     settings = {"max_steps": 4, "max_completion_length": LIMIT, "learning_rate": 1e-2, **given.args}
     settings |= {} if slots else {"reward_weights": [1.0, 0.5]}
-    return ConciseGRPOTrainer(
+    trainer_class = ConciseGRPOTrainer if samples else given.trainer
+    return trainer_class(
         model,
         [correct] if slots else [correct, component],
         ConciseGRPOConfig(**tiny.settings(folder, **{**settings, **changes})),

@@ -20,7 +20,7 @@ from trl_concise.methods.one_shot_rlvr import repeat_example
 from trl_concise.methods.table import METHODS
 
 
-OFFLINE = {"DPOTrainer", "SFTTrainer", "RewardTrainer"}  # slots
+OFFLINE = {"DPOTrainer", "SFTTrainer", "RewardTrainer", "DistillationTrainer"}  # slots
 # They need a model that writes its reasoning between markers: tests/methods/test_adapt_think.py and test_auto_think.py.
 THINKING = {"AdaptThink", "AutoThink"}
 TOOLS = {"OTC"}  # need a model that calls tools: tests/methods/test_otc.py and tests/demo/test_tools.py
@@ -28,7 +28,7 @@ TOOLS = {"OTC"}  # need a model that calls tools: tests/methods/test_otc.py and 
 ONLINE = {
     re.sub(r"\W+", "_", method.name).lower(): method
     for method in METHODS
-    if not OFFLINE & set(method.slots) and method.name not in THINKING | TOOLS
+    if method.package == "methods" and not OFFLINE & set(method.slots) and method.name not in THINKING | TOOLS
 }
 # What the default settings of a method need, or what makes it act within a few steps.
 SETTINGS: dict[str, dict[str, Any]] = {

@@ -20,6 +20,7 @@ from tests import tiny
 from trl_concise import (
     Advantage,
     Component,
+    ConciseGRPOTrainer,
     GroupFilter,
     GroupReward,
     PromptSelector,
@@ -52,6 +53,13 @@ def rollout(prompts, trainer) -> dict[str, Any]:
         "completion_ids": [token_ids(trainer.state.global_step, first + i) for i in range(len(prompts))],
         "logprobs": None,
     }
+
+
+class FollowsStart(ConciseGRPOTrainer):
+    """Generates completions that depend on the step, the prompt and the prefix, and so not on the number of processes."""
+
+    def _generate_single_turn(self, prompt_ids, images, multimodal_fields, num_generations):
+        return [token_ids(self.state.global_step, sum(start) + len(start)) for start in prompt_ids], None
 
 
 def correct_if_even(completion_ids, **kwargs):

@@ -104,6 +104,23 @@ def test_training_the_use_of_a_tool(tmp_path, monkeypatch, capsys):
         run(otc, monkeypatch, *command, "--tokens", "2")
 
 
+@pytest.mark.slow
+def test_thinking_fast_and_slow(tmp_path, monkeypatch, capsys):
+    import thinker
+
+    command = ["--steps", "1", "--problems", "2", "--training_problems", "8", "--steps_before", "1"]
+    command += ["--methods", "Thinker", "--output_dir", str(tmp_path)]
+    for turn in thinker.BUDGETS:
+        monkeypatch.setitem(thinker.BUDGETS, turn, 8)
+    run(thinker, monkeypatch, *command)
+    rows = [
+        line.split(" | ") for line in capsys.readouterr().out.splitlines() if line.startswith(("| 2 op", "| 3 op"))
+    ]
+    assert [row[1] for row in rows] == ["before training", "Thinker"] * 2
+    facts = json.loads((tmp_path / "Thinker-0" / "training.json").read_text())
+    assert facts["steps"] == 1 and facts["generated_tokens"] > 64 * 8 and (tmp_path / "thinker.png").is_file()
+
+
 def test_learning_when_to_think(tmp_path, monkeypatch, capsys):
     import thinking
 
@@ -165,6 +182,22 @@ def test_crisp_on_a_model_that_follows_an_instruction(tmp_path, monkeypatch, cap
     assert taught != (Path(demo.model_path()) / "model.safetensors").read_bytes()
     run(crisp, monkeypatch, *command, "--output", str(tmp_path))
     assert {path.stem: json.loads(path.read_text()) for path in tmp_path.glob("*.json")} == results  # not repeated
+
+
+@pytest.mark.slow
+def test_the_entropy_of_a_policy_that_is_trained_with_forks(tmp_path, monkeypatch, capsys):
+    import cure
+
+    command = ["--steps", "2", "--problems", "1", "--completions", "2", "--every", "1", "--entropy_problems", "2"]
+    command += ["--methods", "CURE, two stages", "--output_dir", str(tmp_path)]
+    run(cure, monkeypatch, *command)
+    rows = [line.split("|") for line in capsys.readouterr().out.splitlines() if line.startswith("| ")]
+    assert [row[1].strip() for row in rows] == ["", "before training", "CURE, two stages"] * 3
+    facts = json.loads((tmp_path / "CURE,-two-stages-0" / "training.json").read_text())
+    assert facts["steps"] == 2 and facts["entropy_steps"] == [0, 1, 2] and min(facts["entropies"]) > 0
+    logged = ["cure/prefix_tokens" in entry for entry in facts["log"] if "loss" in entry]
+    assert logged == [True, False]  # stage 1, then stage 2
+    assert (tmp_path / "entropy.png").is_file()
 
 
 BROWSER = """#!/bin/sh

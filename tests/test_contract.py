@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 import torch
 from transformers import Trainer
-from trl import DPOTrainer, GRPOTrainer, RewardTrainer, SFTTrainer
+from trl import DistillationTrainer, DPOTrainer, GRPOTrainer, RewardTrainer, SFTTrainer
 from trl.trainer.utils import RepeatSampler
 
 import trl_concise
+from trl_concise.methods.realignment import TrRaTrainer
 from trl_concise.methods.tdrm import TDRMTrainer
 
 
@@ -72,7 +73,7 @@ def test_trl_seam_unchanged(name):
     assert list(inspect.signature(getattr(GRPOTrainer, name)).parameters) == (SEAMS | OVERRIDDEN)[name]
 
 
-@pytest.mark.parametrize("trainer", [GRPOTrainer, DPOTrainer, SFTTrainer, RewardTrainer])
+@pytest.mark.parametrize("trainer", [GRPOTrainer, DPOTrainer, SFTTrainer, RewardTrainer, DistillationTrainer])
 @pytest.mark.parametrize("name", OF_THE_CARD)
 def test_overridden_methods_of_the_card_are_unchanged(trainer, name):
     assert list(inspect.signature(getattr(trainer, name)).parameters) == OF_THE_CARD[name]
@@ -80,7 +81,7 @@ def test_overridden_methods_of_the_card_are_unchanged(trainer, name):
 
 @pytest.mark.parametrize("name", OF_RESUMING)
 def test_overridden_methods_of_resuming_are_unchanged(name):
-    for trainer in (GRPOTrainer, DPOTrainer, SFTTrainer, RewardTrainer):
+    for trainer in (GRPOTrainer, DPOTrainer, SFTTrainer, RewardTrainer, DistillationTrainer):
         assert list(inspect.signature(getattr(trainer, name)).parameters) == OF_RESUMING[name]
 
 
@@ -169,6 +170,26 @@ def test_reward_trainer_seams():
     source = inspect.getsource(RewardTrainer)
     assert 'self._metrics = {"train": defaultdict(list), "eval": defaultdict(list)}' in source
     assert "self._total_train_tokens += num_tokens_in_batch // self._tp_size" in source
+
+
+DISTILLATION_SEAMS = {
+    "_get_train_sampler": ["self", "dataset"],
+    "_set_signature_columns_if_needed": ["self"],
+    "_generate_and_score_completions": ["self", "inputs"],
+    "_generate_single_turn": ["self", "prompt_ids", "images", "multimodal_fields", "has_tool_images"],
+    "_compute_loss": ["self", "unwrapped_student", "inputs", "num_items_in_batch"],
+}
+
+
+def test_distillation_trainer_seams():
+    for name, parameters in DISTILLATION_SEAMS.items():
+        assert list(inspect.signature(getattr(DistillationTrainer, name)).parameters) == parameters
+    ours = {name for name in set(vars(TrRaTrainer)) & set(dir(DistillationTrainer)) if not name.startswith("__")}
+    assert ours == {*DISTILLATION_SEAMS, "_tag_names", "_name", "_paper"}
+    source = inspect.getsource(DistillationTrainer)
+    assert "backbone = unwrapped_model.base_model" in source  # what FusedTeacher has
+    assert "teacher_lm_head = unwrapped_teacher.get_output_embeddings()" in source
+    assert "loss_is_scaled_for_ga = True" in source  # the loss over positions divides by the accumulation steps itself
 
 
 def test_dpo_makes_no_reference_when_it_is_given_one():

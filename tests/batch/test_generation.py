@@ -65,6 +65,20 @@ def test_scores_are_those_of_the_model(trainer, tiny_model):
     assert trainer.score_logps([[5]], [[]]).tolist() == [[0.0]]
 
 
+def test_entropies_are_those_of_the_distributions_that_tokens_are_drawn_from(tiny_model, problems, tmp_path):
+    settings = tiny.settings(tmp_path, temperature=0.7, per_device_train_batch_size=4)
+    trainer = ConciseGRPOTrainer(tiny_model, tiny.even_reward, ConciseGRPOConfig(**settings), problems)
+    pairs = [([5] * (1 + i % 3), [20 + i] * (1 + i % 4)) for i in range(7)]  # more rows than one chunk
+    entropies = trainer.score_entropies(*map(list, zip(*pairs, strict=True)))
+    assert entropies.shape == (7, 4) and not entropies.requires_grad
+    model = tiny.load(tiny_model)
+    for row, (prompt, completion) in enumerate(pairs):
+        logits = model(torch.tensor([prompt + completion])).logits[0, len(prompt) - 1 : -1] / 0.7
+        expected = torch.distributions.Categorical(logits=logits).entropy()
+        torch.testing.assert_close(entropies[row, : len(completion)], expected, atol=1e-5, rtol=0)
+        assert not entropies[row, len(completion) :].any()
+
+
 def test_a_score_does_not_depend_on_the_other_rows(trainer):
     pairs = [([5] * (1 + i % 3), [20 + i] * (1 + i % 4)) for i in range(11)]  # more rows than one chunk
     together = trainer.score_logps(*map(list, zip(*pairs, strict=True)))

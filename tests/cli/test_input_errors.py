@@ -24,6 +24,8 @@ from trl_concise.errors import report_input_errors
 NORMALIZED = "--multi_objective_aggregation normalize_then_sum"
 GROUPS = "--num_generations 4 --max_completion_length 16 --steps_per_generation 1"
 QUICK = "--max_steps 1 --per_device_train_batch_size 8 --report_problems 0"
+BY_LENGTH = "--weight 0 --length_unit characters"
+ONE_CLUSTER = "--clusters 1 --length_unit characters"
 FILES = {
     "a_file": "text",
     "problems.jsonl": '{"problem": "1 + 1?", "answer": "2"}\n' * 4,
@@ -287,6 +289,10 @@ ROWS = [
     ("cft", "--dataset_train_split test", "--dataset_train_split has no effect without --dataset_name"),
     ("cft", "--dataset_name critiques.jsonl --candidates problems.jsonl --teacher gpt", "Give one of them"),
     ("cft", "--candidates nowhere.jsonl --teacher gpt", "nowhere.jsonl"),
+    ("realignment", "--lambda_ nan", "lambda_"),
+    ("realignment", "--beta 0.5", "forward KL divergence"),
+    ("realignment", "--dataset_name problems.jsonl", "`completion`"),
+    ("realignment", "--teacher_model_name_or_path nobody/nothing", "nobody/nothing"),
     ("redi", "--alpha 2", "alpha"),
     ("redi", "--sft_num_train_epochs 0", "--sft_num_train_epochs"),
     ("redi", "--stage redi --loss_type gpo", "'sigmoid', 'hinge'"),
@@ -359,6 +365,78 @@ ROWS = [
     ("filter", "one.jsonl --model demo --output out.jsonl --keep 2 3", "keep"),
     ("filter", "one.jsonl --model demo --output out.jsonl --show=-1", "--show"),
     ("filter", "one.jsonl --model demo --output out.jsonl --dataset_split one[:0]", "has no rows"),
+    ("select", "", "METHOD"),
+    ("select", "select2reson one.jsonl --output out.jsonl", "select2reason"),
+    ("select", "select2reason one.jsonl", "--output"),
+    ("select", f"select2reason nowhere.jsonl --output out.jsonl {BY_LENGTH}", "nowhere.jsonl"),
+    ("select", f"select2reason one.jsonl --output out.txt {BY_LENGTH}", "out.txt must end in .jsonl or .parquet"),
+    ("select", f"select2reason one.jsonl --output one.jsonl {BY_LENGTH}", "the dataset itself"),
+    (
+        "select",
+        f"select2reason one.jsonl --output out.jsonl {BY_LENGTH}",
+        "no trace, because no column is known to hold one (1)",
+    ),
+    ("select", f"select2reason unmarked.jsonl --output out.jsonl {BY_LENGTH}", "--problem_column"),
+    ("select", f"select2reason correct.jsonl --output out.jsonl {BY_LENGTH} --share 2", "--share must lie in (0, 1]"),
+    ("select", "select2reason correct.jsonl --output out.jsonl", "--judge"),
+    ("select", "select2reason correct.jsonl --output out.jsonl --weight 2", "weight must lie in [0, 1], got 2"),
+    ("select", "select2reason correct.jsonl --output out.jsonl --weight 0", "--tokenizer"),
+    (
+        "select",
+        "select2reason correct.jsonl --output out.jsonl --difficulty_column hard",
+        "correct.jsonl has no column 'hard' for the difficulty",
+    ),
+    (
+        "select",
+        f"select2reason halves.jsonl --trace_column chosen --output out.jsonl {BY_LENGTH} --to grpo",
+        "--to grpo needs a reference answer",
+    ),
+    (
+        "select",
+        f"select2reason correct.jsonl --output out.jsonl {BY_LENGTH} --judge demo",
+        "--judge and --difficulty_column",
+    ),
+    (
+        "select",
+        f"select2reason correct.jsonl --output out.jsonl {BY_LENGTH} --tokenizer demo",
+        "--tokenizer has no effect",
+    ),
+    ("select", f"select2reason correct.jsonl --output out.jsonl {BY_LENGTH} --seed=-1", "--seed must lie in"),
+    ("select", f"select2reason correct.jsonl --output out.jsonl {BY_LENGTH} --system_prompt x", "--to rows"),
+    ("select", f"select2reason correct.jsonl --output a_file/out.jsonl {BY_LENGTH}", "a_file is a file"),
+    (
+        "select",
+        f"infialign correct.jsonl --output out.jsonl {ONE_CLUSTER} --verdict_column answer",
+        "Row 1 of correct.jsonl: column 'answer' holds the verdict '2'",
+    ),
+    ("select", "infialign correct.jsonl --output out.jsonl --quotas math", "DOMAIN=N"),
+    ("select", "infialign correct.jsonl --output out.jsonl --quotas a=1 a=2", "--quotas names a domain twice"),
+    ("select", "infialign correct.jsonl --output out.jsonl --judge_base_url http://localhost", "--judge_model"),
+    ("select", f"infialign correct.jsonl --output out.jsonl {ONE_CLUSTER} --size 9", "must lie between 1 and 1"),
+    ("select", f"infialign wrong.jsonl --output out.jsonl {ONE_CLUSTER} --verify", "rejected by the judge (1)"),
+    (
+        "select",
+        f"infialign halves.jsonl --trace_column chosen --output out.jsonl {ONE_CLUSTER} --verify",
+        "--verify needs a reference",
+    ),
+    (
+        "select",
+        "shape_of_thought correct.jsonl --output out.jsonl --length_unit characters",
+        "No row of correct.jsonl was kept: no incorrect trace (4). Check",
+    ),
+    (
+        "select",
+        "shape_of_thought halves.jsonl --output out.jsonl --length_unit characters",
+        "no column is known to hold one",
+    ),
+    ("select", "stat_sel correct.jsonl --output out.jsonl", "--profile"),
+    ("select", "stat_sel correct.jsonl --output out.jsonl --profile one.jsonl", "no column 'skills'"),
+    (
+        "select",
+        "stat_sel correct.jsonl --output out.jsonl --skills_column generations --profile one.jsonl",
+        "one.jsonl has no column 'missing_skills'",
+    ),
+    ("select", "stat_sel correct.jsonl --output out.jsonl --profile one.jsonl --pairs 2", "--to sft"),
     ("plan", "--method hapo --card_gib=-1", "--card_gib"),
     ("plan", "--method hapo --use_peft --lora_r 0", "--lora_r"),
     ("plan", "--method hapo --config repeated.yaml", "max_steps more than once"),

@@ -9,9 +9,10 @@ import json
 import pytest
 import transformers
 from rich.console import Console
+from transformers import TrainerControl
 
 from trl_concise import HAPOConfig, HAPOTrainer, math_accuracy_reward
-from trl_concise.demo import Report, model_path, train_dataset
+from trl_concise.demo import Report, TokenBudget, model_path, train_dataset
 from trl_concise.demo.report import AFTER, BEFORE, CONTROL_NAME, CONTROLS, DESCRIPTIONS, copy_controls, print_tables
 from trl_concise.evaluation import read_summary
 from trl_concise.evaluation.identity import fingerprint
@@ -142,3 +143,15 @@ def test_a_base_without_correct_answers_has_no_score():
     print_tables(base, as_base(), [], console)
     rows = [line for line in console.file.getvalue().splitlines() if "after training" in line]
     assert len(rows) == 3 and all(row.split("│")[-2].strip() == "-" for row in rows)
+
+
+def test_a_budget_that_is_not_used_up_leaves_the_stop_to_others():
+    budget, control = TokenBudget(10**9), TrainerControl(should_training_stop=True)  # at `max_steps`, for example
+    budget.on_step_end(None, None, control)
+    assert control.should_training_stop
+    control.should_training_stop = False
+    budget.on_step_end(None, None, control)
+    assert not control.should_training_stop
+    budget.tokens = 10**9
+    budget.on_step_end(None, None, control)
+    assert control.should_training_stop

@@ -25,12 +25,14 @@ MODULES = {
     "evaluation": [],
     "redi": [],
     "tdrm": [],
+    "realignment": [],
     "watch": [],
     "rows": [],
     "contract": [],
     "components": [],
     "tools": [],
     "process_tasks": [],
+    "thinker": [],
 }
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ from datasets import Dataset
 from transformers import AutoTokenizer
 
 from tests import tiny
-from tests.distributed import critiques, redi, tdrm
+from tests.distributed import critiques, realignment, redi, tdrm
 from trl_concise.batch.generation import GeneratedRollouts
 from trl_concise.methods.table import METHODS
 
@@ -127,6 +127,9 @@ def build(name: str, model: str, folder: str | Path):
         settings = redi.settings(folder, **common)
         args = config_class(**settings, max_length=400)
         return trainer_class(model, args, train_dataset=Dataset.from_list(critiques.ROWS))
+    if name == "TrRaTrainer":
+        args = config_class(**realignment.settings(folder, **common))
+        return trainer_class(model, realignment.aligned_model(model), args, realignment.rows())
     if name == "TDRMTrainer":
         args = config_class(**tdrm.settings(folder, **common))
         tokenizer = tdrm.tokenizer_of(model)

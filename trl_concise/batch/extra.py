@@ -251,20 +251,46 @@ class GeneratesExtra(_Mixed):
         Raises:
             `ValueError`: If the lists differ in length or are empty, a prompt is empty, or the run has no reference.
         """
+        return self._score_completion_tokens(prompt_ids, completion_ids, model)[0]
+
+    @torch.no_grad()
+    def score_entropies(self, prompt_ids: list[list[int]], completion_ids: list[list[int]]) -> torch.Tensor:
+        """
+        Return the entropy of the distribution from which the current policy draws each completion token.
+
+        Scores as [`~ConciseGRPOTrainer.score_logps`] does, at the sampling temperature.
+
+        Args:
+            prompt_ids, completion_ids: As for [`~ConciseGRPOTrainer.score_logps`].
+
+        Returns:
+            `torch.Tensor`: `(b, T)`, in nats: column t is the entropy of the distribution of token t, before it is known.
+            Shorter completions are followed by zeros.
+
+        Raises:
+            `ValueError`: If the lists differ in length or are empty, or a prompt is empty.
+        """
+        entropies = self._score_completion_tokens(prompt_ids, completion_ids, "policy", compute_entropy=True)[1]
+        assert entropies is not None
+        return entropies
+
+    def _score_completion_tokens(self, prompt_ids, completion_ids, model: str, **options: bool):
+        """Return the log-probabilities `(b, T)` of completion tokens, and their entropies with `compute_entropy=True`."""
         input_ids, attention_mask, width = pad_pairs(prompt_ids, completion_ids, self._tokenizer.pad_token_id)
         with (
             self._fork.at(self.state.global_step),
             self._scores_all_tokens(),
             scoring_model(self, model) as scored,
         ):
-            logps, _, _ = self._get_per_token_logps_and_entropies(
+            logps, entropies, _ = self._get_per_token_logps_and_entropies(
                 scored,
                 input_ids.to(self.accelerator.device),
                 attention_mask.to(self.accelerator.device),
                 width,
                 batch_size=self.args.per_device_train_batch_size,
+                **options,
             )
-        return logps
+        return logps, entropies
 
     def update_reference(self, weight: float = 1.0) -> None:
         """

@@ -56,7 +56,9 @@ class GeneratesBatch(_Mixed):
 
     def _rollout_in_use(self) -> Rollout | None:
         """Return the component that generates, or `None` if TRL does."""
-        is_used = self.rollout is not None and (self.model.training or self.rollout.in_evaluation)
+        if self.rollout is None:
+            return None
+        is_used = self.rollout.in_training if self.model.training else self.rollout.in_evaluation
         return self.rollout if is_used else None
 
     def _generate_as_slotted(self, prompts: list) -> tuple:

@@ -29,6 +29,7 @@ TRAINING: dict[str, str] = {  # script in the examples folder -> description in 
     "combined": "combine HAPO, GRESO and S-GRPO in one trainer (GRPO)",
     "cost_constraints": "keep limits on mean length and accuracy while training (GRPO)",
     "crisp": "distill the model with a concise instruction into itself, without answers (GRPO)",
+    "cure": "continue completions again from tokens at which the model was uncertain (GRPO)",
     "curriculum": "train on prompts that are solved sometimes (GRPO)",
     "dler": "truncate at a length limit, and normalize advantages over the batch (GRPO)",
     "dynamic_sampling": "replace groups without a learning signal (GRPO)",
@@ -48,12 +49,14 @@ TRAINING: dict[str, str] = {  # script in the examples folder -> description in 
     "otc": "answer with as few tool calls as possible, with a calculator (GRPO)",
     "redi": "distill correct and incorrect traces of a teacher (DPO)",
     "prorl": "reset the reference of the KL penalty now and then, for long runs (GRPO)",
+    "realignment": "distill towards a mix of the model and a shorter-thinking one (distillation)",
     "rlpr": "reward the probability of the reference answer, without a verifier (GRPO)",
     "saturn": "solve Boolean formulas of rising difficulty (GRPO)",
     "sgrpo": "compute the loss on a random subset of the tokens (GRPO)",
     "shorter_better": "match the shortest correct completion of the group (GRPO)",
     "siri": "oscillate the generation limit between two lengths (GRPO)",
     "tdrm": "process reward model for best-of-n and as a reward (reward modeling)",
+    "thinker": "answer fast, verify, think slowly where that was wrong, and summarize (GRPO)",
     "t1": "let the reference of a KL term follow the policy (GRPO, a reconstruction)",
     "tspmo": "credit the tokens at which the completions of a group diverge (GRPO)",
 }
@@ -78,9 +81,10 @@ COMMANDS: dict[str, tuple[str, str]] = {  # name -> (module:function, descriptio
     "methods": ("trl_concise.methods.table:main", "list the methods: slot, paper, provenance and evidence"),
     "plan": ("trl_concise.memory.report:main", "estimate whether a run fits on a GPU, and what to change if not"),
     "push": ("trl_concise.hub.push:main", "push a run to the Hub, or continue an interrupted push"),
+    "select": ("trl_concise.data.selection.command:main", "select training data by one of four published methods"),
 }
 
-_LOAD_MODELS = ("eval", "filter", "merge")
+_LOAD_MODELS = ("eval", "filter", "merge", "select")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

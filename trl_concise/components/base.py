@@ -116,6 +116,9 @@ class TrainerView(Protocol):
     ) -> Tensor:
         """See [`ConciseGRPOTrainer.score_logps`]."""
 
+    def score_entropies(self, prompt_ids: list[list[int]], completion_ids: list[list[int]]) -> Tensor:
+        """See [`ConciseGRPOTrainer.score_entropies`]."""
+
     def update_reference(self, weight: float = 1.0) -> None:
         """See [`ConciseGRPOTrainer.update_reference`]."""
 

@@ -157,9 +157,12 @@ class Rollout(Component):
     Decides how the completions of a training batch are generated, for example with a forced beginning.
 
     Attributes:
+        in_training (`bool`): Whether it generates in training. `False` leaves generation to TRL, for settings without effect.
+            Default: `True`.
         in_evaluation (`bool`): Whether it generates in evaluation too. Default: `False`, evaluation samples as TRL does.
     """
 
+    in_training: bool = True
     in_evaluation: bool = False
 
     @abstractmethod

@@ -5,9 +5,11 @@ from __future__ import annotations
 
 import glob
 import json
+import os
 import re
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,6 +18,7 @@ from datasets import Dataset, ReadInstruction, load_dataset
 from datasets.exceptions import DatasetGenerationError
 
 
+OUTPUT_SUFFIXES = (".jsonl", ".parquet")
 LOADERS = {".jsonl": "json", ".json": "json", ".parquet": "parquet", ".csv": "csv"}
 
 
@@ -61,12 +64,12 @@ def read_rows(name_or_path: str, config_name: str | None = None, split: str = "t
         `FileNotFoundError`: If a local file does not exist.
         `ValueError`: If a file cannot be read.
     """
-    _check_split(split)
+    check_split(split)
     path = local_file(name_or_path)
     if path is None or path.suffix.lower() not in (".jsonl", ".json", ".csv"):
         dataset = load_rows(name_or_path, config_name, split)
         if not len(dataset):
-            raise ValueError(_no_rows(name_or_path, split))
+            raise ValueError(no_rows(name_or_path, split))
         return Rows(dataset, dataset.column_names, range(1, len(dataset) + 1))
     _refuse_empty(path, name_or_path)
     try:
@@ -84,7 +87,7 @@ def read_rows(name_or_path: str, config_name: str | None = None, split: str = "t
     places = [place for part in slices for place in range(part.from_, part.to)]
     columns = list(dict.fromkeys(column for row in rows for column in row))
     if not places:
-        raise ValueError(_no_rows(name_or_path, split))
+        raise ValueError(no_rows(name_or_path, split))
     return Rows([rows[place] for place in places], columns, [place + 1 for place in places])
 
 
@@ -96,7 +99,7 @@ def load_rows(name_or_path: str, config_name: str | None = None, split: str = "t
         `FileNotFoundError`: If the name has the ending of a data file, and the file does not exist.
         `ValueError`: If a file cannot be read.
     """
-    _check_split(split)
+    check_split(split)
     path = local_file(name_or_path)
     if path is None:
         return load_dataset(name_or_path, config_name, split=split)
@@ -130,7 +133,13 @@ def local_file(name_or_path: str) -> Path | None:
     return None
 
 
-def _check_split(split: str) -> None:
+def check_split(split: str) -> None:
+    """
+    Check the name of a split.
+
+    Raises:
+        `ValueError`: If it is not valid.
+    """
     try:
         ReadInstruction.from_spec(split)
     except (AssertionError, ValueError):
@@ -140,11 +149,63 @@ def _check_split(split: str) -> None:
         ) from None
 
 
-def _no_rows(name: str, split: str) -> str:
+def no_rows(name: str, split: str) -> str:
+    """The message about a split without rows."""
     return (
         f"The split {split!r} of {name} has no rows. Choose another one with split (--dataset_train_split and "
         "--dataset_test_split in training, --dataset_split in other commands)."
     )
+
+
+def check_output(output: Path, *inputs: str) -> None:
+    """
+    Check the name of a file of rows to write.
+
+    Args:
+        output (`Path`): The file.
+        *inputs (`str`): Datasets that are read, which the file must not replace.
+
+    Raises:
+        `ValueError`: If its ending is unknown, it is a folder, or it is one of the inputs.
+    """
+    if output.suffix not in OUTPUT_SUFFIXES:
+        raise ValueError(f"The output {output} must end in {' or '.join(OUTPUT_SUFFIXES)}.")
+    if output.is_dir() or output.exists() and any(Path(name).exists() and output.samefile(name) for name in inputs):
+        raise ValueError(f"The output {output} is a folder, or the dataset itself. Choose another file.")
+
+
+@contextmanager
+def replaced_atomically(path: Path) -> Iterator[Path]:
+    """Yield the path of a temporary file, which replaces `path` when it is complete."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_rows(rows: Iterable[Mapping[str, Any]], output: Path) -> None:
+    """
+    Write rows to a `.jsonl` file, one at a time, or to a `.parquet` file, all at once.
+
+    Raises:
+        `ValueError`: If a column holds several types, which `.parquet` cannot have.
+    """
+    with replaced_atomically(output) as temporary:
+        if output.suffix == ".jsonl":
+            with temporary.open("w", encoding="utf-8") as file:
+                for row in rows:
+                    file.write(json.dumps(row, ensure_ascii=False, default=str) + "\n")
+            return
+        try:
+            table = Dataset.from_list([dict(row) for row in rows])
+        except (ValueError, TypeError) as error:
+            raise ValueError(
+                f"The rows do not fit into {output}, because a column holds several types. Write .jsonl."
+            ) from error
+        table.to_parquet(temporary)
 
 
 def _refuse_empty(path: Path, name: str) -> None:
@@ -183,7 +244,7 @@ def _read_json_lines(text: str) -> list[dict[str, Any]]:
         if not line.strip():
             continue
         try:
-            row = _parse(line)
+            row = parse_json(line)
         except json.JSONDecodeError as error:
             raise ValueError(f"line {number} is not JSON: {error.msg} (column {error.colno}).") from error
         if not isinstance(row, dict):
@@ -195,7 +256,7 @@ def _read_json_lines(text: str) -> list[dict[str, Any]]:
 def _read_json(text: str) -> list[dict[str, Any]]:
     """Read a list of objects, an object that holds one such list or a list per column, or an object per line."""
     try:
-        content = _parse(text)
+        content = parse_json(text)
     except json.JSONDecodeError as error:
         if error.msg != "Extra data":
             raise
@@ -215,7 +276,8 @@ def _read_json(text: str) -> list[dict[str, Any]]:
     return content
 
 
-def _parse(text: str) -> Any:
+def parse_json(text: str) -> Any:
+    """Parse JSON text; numbers keep their spelling, and NaN and infinities become `None`."""
     return json.loads(text, parse_float=WrittenFloat, parse_constant=lambda _: None)
 
 

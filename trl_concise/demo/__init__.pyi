@@ -1,3 +1,4 @@
+from .concise import concise_model, trace_dataset
 from .control import TokenBudget, train_control
 from .critic import ArithmeticCritic
 from .critiques import generate_critiques
@@ -8,6 +9,7 @@ from .process import process_model, process_tasks, worked_solutions
 from .report import Report
 from .settings import EVALUATION, SETTINGS, evaluate_model, model_path, problem_dataset, train_dataset
 from .teacher import sample_traces
+from .thinker import thinker_dataset, thinker_model
 from .tool_report import ToolReport
 from .tools import calculate, tool_dataset, tool_model
 
@@ -22,6 +24,7 @@ __all__ = [
     "TokenBudget",
     "ToolReport",
     "calculate",
+    "concise_model",
     "evaluate_model",
     "formula_dataset",
     "formula_model",
@@ -32,8 +35,11 @@ __all__ = [
     "process_model",
     "process_tasks",
     "sample_traces",
+    "thinker_dataset",
+    "thinker_model",
     "tool_dataset",
     "tool_model",
+    "trace_dataset",
     "train_control",
     "train_dataset",
     "two_mode_model",

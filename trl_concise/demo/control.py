@@ -41,7 +41,7 @@ class TokenBudget(TrainerCallback):
         return math_accuracy_reward(completions, **kwargs)
 
     def on_step_end(self, args, state, control, **kwargs):
-        control.should_training_stop = self.tokens >= self.budget
+        control.should_training_stop |= self.tokens >= self.budget
 
 
 def train_control(

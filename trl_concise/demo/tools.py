@@ -237,7 +237,10 @@ def _batches(tokenizer: PreTrainedTokenizerBase, seed: int) -> Iterator[Batch]:
 def tokenize_transcript(
     tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, Any]]
 ) -> tuple[list[int], list[int]]:
-    """Return token ids and labels of a conversation: what the assistant writes, with the end of its turns, is learned."""
+    """
+    Return token ids and labels of a conversation: what the assistant writes, with the end of its turns, is learned, except messages with the
+    `weight` 0.
+    """
     ids: list[int] = []
     labels: list[int] = []
     for count, message in enumerate(messages):
@@ -249,5 +252,7 @@ def tokenize_transcript(
         ]
         prompt, whole = (tokenizer(text).input_ids for text in texts)
         given = prompt[len(ids) :]
-        ids, labels = whole, [*labels, *[IGNORED] * len(given), *whole[len(prompt) :]]
+        written = whole[len(prompt) :]
+        learned = written if message.get("weight", 1) else [IGNORED] * len(written)
+        ids, labels = whole, [*labels, *[IGNORED] * len(given), *learned]
     return ids, labels

@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-import io
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
@@ -18,9 +16,6 @@ from .command import (
     dataset_options,
     refuse_without_effect,
 )
-
-
-SUFFIXES = (".jsonl", ".parquet")
 
 
 def filter_problems(
@@ -71,6 +66,7 @@ def filter_problems(
     """
     from datasets import Dataset
 
+    from ..data.files import write_rows
     from .completions import read_completions
     from .evaluator import evaluate
     from .folder import COMPLETIONS_FILE
@@ -108,15 +104,14 @@ def filter_problems(
             f"No problem has a pass rate from {keep[0]:g} to {keep[1]:g}: {_describe_counts(counts)}. The completions are kept in "
             f"{folder}; another band (--keep) needs no new ones."
         )
-    _write(rows, output)
+    write_rows(rows, output)
     return counts
 
 
 def _check(dataset: str, output: Path, keep: tuple[float, float], limit: int | None) -> None:
-    if output.suffix not in SUFFIXES:
-        raise ValueError(f"The output {output} must end in {' or '.join(SUFFIXES)}.")
-    if output.is_dir() or output.exists() and Path(dataset).exists() and output.samefile(dataset):
-        raise ValueError(f"The output {output} is a folder, or the dataset itself. Choose another file.")
+    from ..data.files import check_output
+
+    check_output(output, dataset)
     if not 0 <= keep[0] <= keep[1] <= 1:
         raise ValueError(f"keep must be two pass rates with 0 <= LOW <= HIGH <= 1; got {keep[0]:g} and {keep[1]:g}.")
     if limit is not None and limit < 1:
@@ -128,26 +123,6 @@ def _read(dataset: str, options: dict[str, Any]) -> Any:
     from .sets import TRAINING_SETS
 
     return read_problems(TRAINING_SETS.get(dataset, dataset), **options)
-
-
-def _write(rows: Sequence[Mapping[str, Any]], output: Path) -> None:
-    from datasets import Dataset
-
-    from ..state.checkpoint import write_atomically
-
-    if output.suffix == ".jsonl":
-        data = "".join(json.dumps(row, ensure_ascii=False, default=str) + "\n" for row in rows).encode()
-    else:
-        try:
-            table = Dataset.from_list([dict(row) for row in rows])
-        except (ValueError, TypeError) as error:
-            raise ValueError(
-                f"The rows do not fit into {output}, because a column holds several types. Write .jsonl."
-            ) from error
-        buffer = io.BytesIO()
-        table.to_parquet(buffer)
-        data = buffer.getvalue()
-    write_atomically(output, data)
 
 
 def _describe_counts(counts: Mapping[str, int]) -> str:

@@ -107,9 +107,9 @@ def _changes(made: MemoryPlan) -> Iterator[dict[str, Any]]:
         yield {"use_peft": True, "dtype": "bfloat16"}
     elif not s.load_in_4bit:
         yield {"load_in_4bit": True, "use_bnb_nested_quant": True}
-    half = s.max_completion_length // 2 if s.online else s.max_length // 2
+    half = s.max_completion_length // 2 if s.limits_completions else s.max_length // 2
     if half > (128 if s.online else s.max_prompt_length):
-        yield {"max_completion_length" if s.online else "max_length": half}
+        yield {"max_completion_length" if s.limits_completions else "max_length": half}
 
 
 def _micro_batch(settings: PlanSettings, size: int) -> dict[str, Any]:

@@ -101,6 +101,9 @@ def plan(settings: PlanSettings, shape: Architecture) -> MemoryPlan:
         trained_dtype = BFLOAT16 if s.load_in_4bit else FLOAT32  # TRL's choice, and PEFT's
     weights = formulas.weight_bytes(shape, dtype, nf4=s.load_in_4bit, double_quantization=s.use_bnb_nested_quant)
     has_reference = s.method in REFERENCE_METHODS or (s.online and s.beta > 0)
+    frozen = weights if has_reference and not s.use_peft else 0.0
+    if s.method == "realignment":  # two models, and a copy of their output embeddings
+        frozen = 2 * (formulas.weight_bytes(shape, dtype) + shape.vocab_size * shape.hidden_size * dtype)
     vllm = s.online and s.use_vllm and s.vllm_mode == "colocate"
     vllm_share = s.vllm_gpu_memory_utilization * s.card_gib * GIB if vllm else 0.0
 
@@ -109,7 +112,7 @@ def plan(settings: PlanSettings, shape: Architecture) -> MemoryPlan:
         "weights": weights,
         "adapter": trained * trained_dtype if s.use_peft else 0.0,
         "optimizer": formulas.adamw_bytes(trained, trained_dtype),
-        "reference model": weights if has_reference and not s.use_peft else 0.0,
+        "reference model": frozen,
         "vLLM": min(VLLM_ASLEEP, vllm_share) if s.vllm_enable_sleep_mode else vllm_share,
     }
     parts: dict[str, dict[str, float]] = {}
@@ -159,7 +162,8 @@ def plan(settings: PlanSettings, shape: Architecture) -> MemoryPlan:
     final_norm = s.rows * length * (FLOAT32 + dtype) * shape.hidden_size
     kept_casts = casts * s.recomputes
     scoring: dict[str, float] = {"activations": saved + kept_casts + final_norm, "LM head": head}
-    if s.method == "dpo" and not s.use_peft:  # the reference is scored while the policy's graph is alive
+    # The reference is scored while the policy's graph is alive.
+    if s.method == "realignment" or (s.method == "dpo" and not s.use_peft):
         scoring["forward pass"] = inference
     # With checkpointing, the last layer of the forward pass may hold more than the LM head after it.
     last_layer = formulas.inference_bytes(shape, s.rows, length, dtype_bytes=dtype, flash_attention=True)

@@ -86,7 +86,7 @@ def recipe(made: MemoryPlan, text: str, base: dict[str, Any] | None = None) -> s
         if s.use_vllm:
             names += ["vllm_mode", "vllm_gpu_memory_utilization", "vllm_enable_sleep_mode"]
     else:
-        names += ["max_length"]
+        names += ["max_completion_length" if s.limits_completions else "max_length"]
     if s.method == "redi":
         ours |= {"stage": "redi", "max_completion_length": s.completion_length}
         names += ["max_prompt_length"]

@@ -24,6 +24,7 @@ ONLINE_METHODS = (
     "cost_constraints",
     "crisp",
     "capo",
+    "cure",
     "curriculum",
     "dler",
     "dynamic_sampling",
@@ -46,8 +47,9 @@ ONLINE_METHODS = (
     "shorter_better",
     "siri",
     "t1",
+    "thinker",
 )
-OFFLINE_METHODS = ("redi", "dpo", "cft", "sft", "tdrm")  # tdrm as sft, which has an LM head in addition
+OFFLINE_METHODS = ("redi", "dpo", "cft", "sft", "tdrm", "realignment")  # tdrm as sft, which has an LM head in addition
 PAIR_METHODS = ("redi", "dpo")  # a row of the dataset is two sequences
 TRL_METHODS = ("grpo", "dpo", "sft")  # TRL's own methods and commands
 REFERENCE_METHODS = ("dpo", "crisp", "prorl", "t1")  # methods that score a reference model without a KL term
@@ -162,7 +164,7 @@ class PlanSettings:
             )
         if self.load_in_4bit and not self.use_peft:
             raise ValueError("load_in_4bit=True needs use_peft=True: NF4 weights cannot be trained, an adapter can.")
-        if not self.online and self.max_length is None:
+        if not self.limits_completions and self.max_length is None:
             raise ValueError("max_length is None: a plan needs the longest sequence. Set --max_length.")
         if self.branch_tokens is not None and self.branch_tokens < 1:
             raise ValueError(f"branch_tokens must be at least 1 or None, got {self.branch_tokens}.")
@@ -176,6 +178,11 @@ class PlanSettings:
     def online(self) -> bool:
         """Whether the method generates."""
         return self.method in ONLINE_METHODS
+
+    @property
+    def limits_completions(self) -> bool:
+        """Whether `max_completion_length` limits the sequences, and not `max_length`."""
+        return self.online or self.method == "realignment"
 
     @property
     def recomputes(self) -> bool:
@@ -202,11 +209,11 @@ class PlanSettings:
     @property
     def length(self) -> int:
         """Tokens of a whole sequence."""
-        return self.max_prompt_length + self.max_completion_length if self.online else self.max_length
+        return self.max_prompt_length + self.max_completion_length if self.limits_completions else self.max_length
 
     @property
     def prompt_length(self) -> int:
-        return self.max_prompt_length if self.online else min(self.max_prompt_length, self.max_length // 2)
+        return self.max_prompt_length if self.limits_completions else min(self.max_prompt_length, self.max_length // 2)
 
     @property
     def completion_length(self) -> int:

@@ -15,6 +15,8 @@ QUESTIONS = (
     "How do I train without a verifier?",
     "How do I make a model call its tools less?",
     "How do I keep a long run stable?",
+    "Which rows of a dataset should I train on?",
+    "How do I train a model to check and improve its own answers?",
 )
 PROVENANCE = {
     "code": "from the paper and the authors' code",
@@ -32,7 +34,7 @@ class Method:
     Attributes:
         name (`str`): As in the paper.
         what (`str`): What it does, in a few words.
-        module (`str`): Module in `trl_concise.methods`.
+        module (`str`): Module in `package`.
         slots (`tuple[str, ...]`): Arguments of the trainer that its components fill; `reward_funcs` for a group reward,
             the TRL trainer of an offline method.
         components (`tuple[str, ...]`): Classes for a [`ConciseGRPOTrainer`], or functions of a method without one.
@@ -43,6 +45,7 @@ class Method:
         evidence (`str`, *optional*): Section of a page in docs/ with results that we measured. `None`: equation and golden values
             only.
         question (`int`): Index in [`QUESTIONS`].
+        package (`str`, *optional*, defaults to `"methods"`): Package of the module within `trl_concise`.
     """
 
     name: str
@@ -56,3 +59,4 @@ class Method:
     question: int
     trainer: str | None = None
     evidence: str | None = None
+    package: str = "methods"

@@ -14,7 +14,6 @@ for the table and the plot alone. CURE's `top_k` is scaled to completions of thi
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from statistics import fmean
@@ -26,7 +25,7 @@ from transformers import TrainerCallback
 
 from trl_concise import ConciseGRPOTrainer, demo
 from trl_concise.evaluation import evaluate, read_summary
-from trl_concise.evaluation.plots import plot_curves
+from trl_concise.evaluation.plots import new_figure, run_styles, save_figure
 from trl_concise.methods.cure import CURE
 
 
@@ -138,6 +137,12 @@ def carry_out(run: Run, options: argparse.Namespace) -> dict[str, Any]:
     return facts
 
 
+def generated_tokens(facts: dict[str, Any]) -> float:
+    """Return the tokens that a run has generated for its steps. The facts of [`train`] count copied tokens too."""
+    lengths = [entry["completions/mean_length"] for entry in facts["log"] if "loss" in entry]  # without copied tokens
+    return fmean(lengths) * facts["rollouts"]
+
+
 def row(method: str, records: list[dict[str, Any]], facts: list[dict[str, Any]]) -> str:
     """Return one row of a table, in Markdown; means over seeds."""
     first, k = records[0], max(map(int, records[0]["pass_at_k"]))
@@ -151,23 +156,24 @@ def row(method: str, records: list[dict[str, Any]], facts: list[dict[str, Any]])
         f"{percent(fmean(record['pass_at_k'][str(k)] for record in records))} %",
         one_decimal(fmean(record["tokens_mean"] for record in records)),
         f"{fmean(one['entropies'][-1] for one in facts):.3f}" if trained else "",
-        f"{fmean(one['generated_tokens'] for one in facts):,.0f}" if trained else "",
+        f"{fmean(map(generated_tokens, facts)):,.0f}" if trained else "",
     ]
     return f"| {' | '.join(cells)} |"
 
 
-def curves(facts: Mapping[str, list[dict[str, Any]]]) -> dict[str, dict[str, tuple[list[float], list[float]]]]:
-    """Return the curves of the plot: means over seeds."""
-    return {
-        "Entropy of a token, nats": {
-            method: (
-                own[0]["entropy_steps"],
-                [fmean(values) for values in zip(*(one["entropies"] for one in own), strict=True)],
-            )
-            for method, own in facts.items()
-            if method != BASE
-        }
-    }
+def plot(facts: Mapping[str, list[dict[str, Any]]], path: Path) -> None:
+    """Plot the entropy over the steps, means over seeds. The axis begins at 0: small changes look small."""
+    figure = new_figure(7.5, 3.2)
+    axes = figure.subplots()
+    trained = {method: own for method, own in facts.items() if method != BASE}
+    for (method, own), (color, marker) in zip(trained.items(), run_styles(len(trained)), strict=True):
+        means = [fmean(values) for values in zip(*(one["entropies"] for one in own), strict=True)]
+        axes.plot(own[0]["entropy_steps"], means, color=color, marker=marker, label=method)
+    axes.set_xlabel("Training step")
+    axes.set_ylabel("Entropy of a token, nats")
+    axes.set_ylim(0, 1.1 * max(max(one["entropies"]) for own in trained.values() for one in own))
+    axes.legend(frameon=False, loc="lower right")
+    save_figure(figure, path)
 
 
 def main() -> None:
@@ -200,8 +206,7 @@ def main() -> None:
         )
         for method, own in runs.items():
             print(row(method, [read_summary(run.folder)[index] for run in own], facts[method]))
-    plot_curves(curves(facts), options.output_dir / "entropy.png")
-    (options.output_dir / "curves.json").write_text(json.dumps(curves(facts)))
+    plot(facts, options.output_dir / "entropy.png")
 
 
 if __name__ == "__main__":

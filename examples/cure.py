@@ -56,6 +56,9 @@ class CUREConfig(ConciseGRPOConfig):
     )
 
 
+OF_STAGE_1 = {"sources", "forks", "critical_top_k", "ordering", "min_characters", "max_prompt_length"}
+
+
 @report_input_errors()
 def main():
     # No KL term, and the clips of DAPO; the demo's settings have others.
@@ -80,6 +83,8 @@ def main():
     if args.stage == 1:
         settings = (args.critical_top_k, args.ordering, args.min_characters, args.max_prompt_length)
         rollout = CURE(args.sources, args.forks, *settings)
+    elif unused := sorted(OF_STAGE_1 & set(script.given)):
+        raise ValueError(f"--{unused[0]} has no effect with --stage 2, which is DAPO. Leave it out, or use --stage 1.")
     rewards = [script.accuracy_reward()]
     if args.overlong_buffer:
         rewards.append(get_soft_overlong_punishment(args.max_completion_length, args.overlong_buffer))

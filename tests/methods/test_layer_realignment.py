@@ -12,10 +12,11 @@ import torch
 from peft import LoraConfig, get_peft_model
 from safetensors import safe_open
 from transformers import AutoModelForCausalLM, AutoTokenizer
-from trl import SFTConfig, SFTTrainer
+from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 
 from tests import tiny
 from tests.distributed import realignment as distributed
+from tests.distributed import redi
 from trl_concise.methods.layer_realignment import InRa
 from trl_concise.methods.realignment import mix_logits
 
@@ -135,6 +136,18 @@ def test_training_with_trl_changes_the_layer_alone_and_it_survives_saving(tiny_m
             torch.testing.assert_close(other.logits(IDS, MASK, lambda_=1.5), expected)
     with pytest.raises(ValueError, match="has a realignment layer already"):
         InRa.load(loaded.model, tmp_path / "layer")
+
+
+def test_dpo_trains_the_layer_against_the_model_without_it(tiny_model, tmp_path):
+    inra = InRa(tiny.load(tiny_model))
+    start = copy.deepcopy(inra.model.state_dict())
+    args = DPOConfig(**redi.settings(tmp_path, max_steps=1, learning_rate=1e-2))
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+    trainer = DPOTrainer(inra.model, args=args, train_dataset=redi.pairs(), processing_class=tokenizer)
+    trainer.train()
+    assert tiny.losses(trainer)[0] == pytest.approx(math.log(2)) and trainer.ref_model.config.num_hidden_layers == 2
+    changed = {name for name, value in inra.model.state_dict().items() if not torch.equal(value, start[name])}
+    assert changed and all(name.startswith("model.layers.0.") for name in changed)
 
 
 def test_a_layer_of_another_model_is_refused(tiny_model, tmp_path):

@@ -205,7 +205,7 @@ def test_rows_are_tokenized_as_generation_does(trainer, tiny_model):
     assert completion_ids("ab<|im_end|>", tokenizer, 7) == completion_ids("ab", tokenizer, 7)  # one end token
     assert completion_ids("ab", tokenizer, 7)[-1] == 2
     assert_no_second_think(tiny_model, trainer)
-    for invalid in ([], [{"role": "user", "content": "a"}] * 2, [{"role": "assistant", "content": None}]):
+    for invalid in (None, [], [{"role": "user", "content": "a"}] * 2, [{"role": "assistant", "content": None}]):
         with pytest.raises(ValueError, match="one message"):
             completion_ids(invalid, tokenizer, 7)
 
@@ -218,6 +218,8 @@ def assert_no_second_think(path, trainer):
     with pytest.raises(ValueError, match="Remove it from the completions"):
         trainer._generate_single_turn([ids], None, {})
     trainer._completions = ["a"]
+    with pytest.raises(ValueError, match="A prompt has no tokens"):
+        trainer._generate_single_turn([[]], None, {})
     assert len(trainer._generate_single_turn([ids], None, {})) == 1
 
 

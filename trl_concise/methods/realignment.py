@@ -203,6 +203,8 @@ class TrRaTrainer(ResumesTraining, WritesCard, DistillationTrainer):
         tokenizer = tokenizer_of(self.processing_class)
         rows = [completion_ids(completion, tokenizer, self._end_token_id) for completion in self._completions]
         for prompt, ids in zip(prompt_ids, rows, strict=True):
+            if not prompt:
+                raise ValueError("A prompt has no tokens. Remove rows with an empty prompt.")
             seam = tokenizer.decode(prompt[-16:] + ids[:16])
             if "<think><think>" in "".join(seam.split()):
                 raise ValueError(
@@ -245,7 +247,7 @@ def completion_ids(completion: str | list[dict[str, str]], tokenizer: Any, end_t
     """
     if isinstance(completion, str):
         text, end = completion.removesuffix(tokenizer.eos_token), tokenizer.eos_token_id
-    elif len(completion) == 1 and isinstance(completion[0].get("content"), str):
+    elif isinstance(completion, list) and len(completion) == 1 and isinstance(completion[0].get("content"), str):
         text, end = completion[0]["content"], end_token_id
     else:
         raise ValueError(

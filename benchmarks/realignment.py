@@ -56,7 +56,7 @@ COMMON: dict[str, Any] = {
     "save_strategy": "no",
     "report_to": "none",
     "disable_tqdm": True,
-    "logging_steps": 50,
+    "logging_steps": 1,
 }
 TRRA: dict[str, Any] = {**COMMON, "learning_rate": 5e-4, "max_completion_length": 256}
 INRA: dict[str, Any] = {**COMMON, "learning_rate": 1e-3, "max_length": 512, "num_train_epochs": 3}

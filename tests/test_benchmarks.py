@@ -215,6 +215,36 @@ picture.save(target)
 """
 
 
+@pytest.mark.slow  # 10 s
+def test_curves_of_realignment(tmp_path, monkeypatch, capsys):
+    """Another variant takes the place of the HAPO run, which is not repeated."""
+    import realignment
+
+    demo.concise_model(tmp_path / "hapo", steps=1)
+    command = [
+        "--lambdas",
+        "2",
+        "--inra_lambdas",
+        "0.5",
+        "--steps",
+        "2",
+        "--problems",
+        "4",
+        "--output_dir",
+        str(tmp_path),
+    ]
+    run(realignment, monkeypatch, *command, "--picture", str(tmp_path / "curves.png"))
+    printed = capsys.readouterr().out
+    for row in ("before training | 0", "aligned (HAPO) | 1", "TrRa | 2", "InRa | 0.5", "mix | 2"):
+        assert f"| {row} |" in printed
+    assert (tmp_path / "curves.png").stat().st_size > 1000 and (tmp_path / "layer" / "inra.safetensors").is_file()
+    first = {path: path.stat().st_mtime_ns for path in tmp_path.glob("points/*.json")}
+    run(realignment, monkeypatch, *command)
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.glob("points/*.json")} == first and len(first) == 5
+    with pytest.raises(SystemExit, match="this command has"):
+        run(realignment, monkeypatch, *command, "--seed", "1")
+
+
 def test_the_picture_of_a_card_of_two_modes(tmp_path, monkeypatch):
     """A script in the place of Chromium draws 200 pixels, to which the picture is reduced."""
     import card_picture

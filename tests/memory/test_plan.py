@@ -148,6 +148,12 @@ def test_every_training_command_can_be_planned():
     assert set(peaks.values()) == {peaks["grpo"]}
 
 
+def test_realignment_holds_two_frozen_models_and_a_copy_of_their_heads():
+    made = plan(PlanSettings("realignment", max_completion_length=1024, **LORA), QWEN).parts["loss"]
+    assert made["reference model"] == 2 * (made["weights"] + 2 * QWEN.vocab_size * QWEN.hidden_size)  # bfloat16
+    assert PlanSettings("realignment", max_completion_length=1024, max_length=64).length == 512 + 1024
+
+
 @pytest.mark.parametrize("method", OFFLINE_METHODS)
 def test_short_sequences_have_completions_too(method):
     plans = [plan(PlanSettings(method, max_length=length), QWEN) for length in (2, 256, 512, 1024)]

@@ -17,7 +17,7 @@ class Endpoint:
     Serve `/v1/chat/completions` on a free port of this machine.
 
     Args:
-        answer (`Callable[[str], str]`): Writes the reply to the last user message.
+        answer (`Callable[[str], str | dict]`): Writes the reply to the last user message, or the fields of the message.
         faults (`Iterable[str]`, *optional*): What becomes of the first requests, in their order: `"429"`, `"500"` or another
             status, `"cut"` (the connection ends within the body), `"garbage"` (not JSON), `"empty"` (JSON without a choice),
             `"length"` and `"content_filter"` (a reply that was cut off), `"reasoning"` (one cut off before its text began).
@@ -25,7 +25,7 @@ class Endpoint:
         seconds (`float`, *optional*): How long an answer takes.
     """
 
-    def __init__(self, answer: Callable[[str], str], faults: Iterable[str] = (), seconds: float = 0.0):
+    def __init__(self, answer: Callable[[str], str | dict], faults: Iterable[str] = (), seconds: float = 0.0):
         self.answer, self.faults, self.seconds = answer, deque(faults), seconds
         self.requests: list[dict] = []
         self.headers: list[dict[str, str]] = []
@@ -76,7 +76,7 @@ class Endpoint:
     def _completion(self, request: dict, fault: str | None) -> str:
         finish_reason = {"reasoning": "length", "length": fault, "content_filter": fault}.get(fault, "stop")
         text = None if fault == "reasoning" else self.answer(request["messages"][-1]["content"])
-        message = {"role": "assistant", "content": text}
+        message = {"role": "assistant", **(text if isinstance(text, dict) else {"content": text})}
         return json.dumps(
             {
                 "id": "x",

@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from tests.data.endpoint import Endpoint
 from trl_concise import APITeacher, LocalTeacher, build_critiques, demo
 from trl_concise.data import TeacherPrompt, teachers
-from trl_concise.data.critique_builder import MAX_FAILURES_IN_A_ROW
+from trl_concise.data.replies import MAX_FAILURES_IN_A_ROW
 from trl_concise.data.teachers import Reply
 
 

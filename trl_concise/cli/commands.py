@@ -71,6 +71,7 @@ LAUNCHER_FLAGS = (  # of `accelerate launch`, which a training command takes as 
 )
 COMMANDS: dict[str, tuple[str, str]] = {  # name -> (module:function, description in --help)
     "accept": ("trl_concise.evaluation.accept:main", "decide whether a model keeps limits on tokens and accuracy"),
+    "distill": ("trl_concise.evaluation.distill_command:main", "write a teacher's correct solutions, to train on"),
     "env": ("trl_concise.cli.launch:env", "print versions for a bug report"),
     "init": ("trl_concise.cli.launch:init", "write a method's training script and recipe, to edit"),
     "eval": ("trl_concise.evaluation.command:main", "measure accuracy against tokens on problem sets"),
@@ -84,7 +85,7 @@ COMMANDS: dict[str, tuple[str, str]] = {  # name -> (module:function, descriptio
     "select": ("trl_concise.data.selection.command:main", "select training data by one of four published methods"),
 }
 
-_LOAD_MODELS = ("eval", "filter", "merge", "select")
+_LOAD_MODELS = ("distill", "eval", "filter", "merge", "select")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

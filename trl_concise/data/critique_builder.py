@@ -3,31 +3,23 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-import logging
 import time
 from collections import Counter
-from collections.abc import Generator, Iterable, Mapping, Sequence
-from contextlib import closing
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from datasets import Dataset, Features, Value
-from rich.progress import track
 
-from ..state.checkpoint import write_atomically
 from ..verification import verify_answers
 from ..verification.extraction import last_boxed
 from .critiques import TEACHER_PROMPTS, TeacherPrompt, critique_verdict
+from .replies import collect_replies, describe_counts, describe_requests, request_key
 from .rows import read_column, read_generations
-from .teachers import Conversation, Reply, Teacher
+from .teachers import Reply, Teacher
 
 
-logger = logging.getLogger(__name__)
-
-MAX_FAILURES_IN_A_ROW = 20  # then the teacher is taken to be out of order
 _FEATURES = Features(
     {name: Value("string") for name in ("question", "solution", "critique")}
     | {"verdict": Value("bool"), "teacher": Value("string")}
@@ -75,12 +67,9 @@ class CritiqueReport:
 
     def __str__(self) -> str:
         lines = [
-            f"{sum(self.kept.values())} critiques kept of {self.candidates} candidates ({_counts(self.kept)})",
-            f"dropped: {_counts(self.dropped)}",
-            f"{self.requests} requests, {self.retries} retries, {self.resumed} replies of earlier runs, {self.seconds:.0f} s",
-            f"{self.input_tokens:,} input and {self.output_tokens:,} output tokens"
-            + (f", price {self.cost:.4f}" if self.cost is not None else ""),
-            *(f"failed {count} times: {error}" for error, count in self.errors.items()),
+            f"{sum(self.kept.values())} critiques kept of {self.candidates} candidates ({describe_counts(self.kept)})",
+            f"dropped: {describe_counts(self.dropped)}",
+            *describe_requests(self),
         ]
         return "\n".join(lines)
 
@@ -154,7 +143,8 @@ def build_critiques(
         candidates = [replace(candidate, correct=verdict) for candidate, verdict in judged if verdict is not None]
 
     conversations = [prompt.messages(candidate.question, candidate.solution) for candidate in candidates]
-    replies = _collect_replies(conversations, teacher, Path(path), report, progress)
+    keys = [request_key(conversation, teacher) for conversation in conversations]
+    replies, requests = collect_replies(conversations, keys, teacher, Path(path), "Critiques", progress)
     faults = (
         _find_faults(candidates, replies, prompt.asks_for_answer) if verified_only else map(_describe_fault, replies)
     )
@@ -168,6 +158,8 @@ def build_critiques(
     names = {True: "right", False: "wrong", None: "none"}
     report.kept = dict(Counter(names[row["verdict"]] for row in kept))
     report.dropped = {reason: count for reason, count in dropped.items() if count}
+    for name, value in asdict(requests).items():
+        setattr(report, name, value)
     report.cost = teacher.cost(report.input_tokens, report.output_tokens)
     report.seconds = time.perf_counter() - started
     return Dataset.from_dict({name: [row[name] for row in kept] for name in _FEATURES}, features=_FEATURES), report
@@ -192,79 +184,6 @@ def _read_candidates(rows: Iterable[Mapping[str, Any]], verified_only: bool) -> 
         for solution in solutions or ():
             candidates[_Candidate(question, solution, str(answer) if answer is not None else None)] = None
     return list(candidates)
-
-
-def _collect_replies(
-    conversations: Sequence[Conversation], teacher: Teacher, path: Path, report: CritiqueReport, progress: bool
-) -> list[Reply]:
-    """Return a reply to each conversation, from the file where it holds one, and append the others to it."""
-    keys = [_request_key(conversation, teacher) for conversation in conversations]
-    known = _read_replies(path)
-    replies = {index: known[key] for index, key in enumerate(keys) if key in known}
-    report.resumed = len(replies)
-    open_indices = [index for index in range(len(keys)) if index not in replies]
-    report.requests = len(open_indices)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    failures_in_a_row = 0
-    answers = _closable(teacher.replies([conversations[index] for index in open_indices]))
-    # The answers are closed whatever happens, so that a run that stops makes no further requests.
-    with closing(answers), open(path, "a", encoding="utf-8") as file:
-        for position, reply in track(answers, "Critiques", total=len(open_indices), disable=not progress):
-            index = open_indices[position]
-            replies[index] = reply
-            report.retries += reply.retries
-            if reply.error is None:
-                failures_in_a_row = 0
-                file.write(json.dumps({"key": keys[index], "teacher": teacher.name} | _as_record(reply)) + "\n")
-                file.flush()  # a crash loses nothing that was paid for
-                continue
-            report.errors[reply.error] = report.errors.get(reply.error, 0) + 1
-            failures_in_a_row += 1
-            if failures_in_a_row == MAX_FAILURES_IN_A_ROW:
-                raise ConnectionError(
-                    f"{MAX_FAILURES_IN_A_ROW} requests to {teacher.name} failed in a row, the last one with: {reply.error}. "
-                    f"The replies so far are in {path}; start again to ask for the rest."
-                )
-    report.input_tokens = sum(reply.input_tokens for reply in replies.values())
-    report.output_tokens = sum(reply.output_tokens for reply in replies.values())
-    return [replies[index] for index in range(len(keys))]
-
-
-def _closable(answers: Iterable[tuple[int, Reply]]) -> Generator[tuple[int, Reply], None, None]:
-    """The same answers; `close` is handed on where they have it, which a teacher's need not."""
-    yield from answers
-
-
-def _request_key(conversation: Conversation, teacher: Teacher) -> str:
-    """Digest of all that the reply depends on."""
-    request = json.dumps([teacher.name, teacher.config(), conversation], sort_keys=True)
-    return hashlib.sha256(request.encode()).hexdigest()[:32]
-
-
-def _as_record(reply: Reply) -> dict[str, Any]:
-    return {name: value for name, value in asdict(reply).items() if name not in ("retries", "error")}
-
-
-def _read_replies(path: Path) -> dict[str, Reply]:
-    """Read the file of an earlier run, and cut off a last line that it did not come to finish."""
-    if not path.exists():
-        return {}
-    data = path.read_bytes()
-    whole = data[: data.rfind(b"\n") + 1]
-    if len(whole) < len(data):
-        logger.warning("%s: the last line is incomplete and is asked for again.", path)
-        write_atomically(path, whole)
-    replies = {}
-    for number, line in enumerate(whole.decode("utf-8").split("\n")[:-1], start=1):
-        try:
-            record = json.loads(line)
-            key, _ = record.pop("key"), record.pop("teacher")
-            replies[key] = Reply(**record)
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ValueError(
-                f"{path}, line {number}, is not a reply of an earlier run ({error}). Name another file."
-            ) from error
-    return replies
 
 
 def _describe_fault(reply: Reply) -> str | None:
@@ -298,7 +217,3 @@ def _find_faults(candidates: list[_Candidate], replies: list[Reply], asks_for_an
         if not right:
             faults[index] = "corrected_answer_disagrees"
     return faults
-
-
-def _counts(counts: Mapping[str, int]) -> str:
-    return ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in counts.items()) or "none"

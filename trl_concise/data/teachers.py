@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 Conversation = list[dict[str, str]]
 
+_REASONING_FIELDS = ("reasoning_content", "reasoning")  # of DeepSeek's and of vLLM's servers
 _CUT = ("length", "content_filter", "abort")  # finish reasons; servers have names of their own for a good end
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 8.0  # seconds before a request is repeated, doubling: as the openai client does
 
@@ -34,6 +35,7 @@ class Reply:
         complete (`bool`): Whether the answer ended before the limit; otherwise it was truncated.
         retries (`int`): How often the request was repeated before it was answered.
         error (`str`, *optional*): Why the request failed.
+        reasoning (`str`): The reasoning before the answer, where the endpoint returns it as a field of its own.
     """
 
     text: str = ""
@@ -42,6 +44,7 @@ class Reply:
     complete: bool = True
     retries: int = 0
     error: str | None = None
+    reasoning: str = ""
 
 
 class Teacher(Protocol):
@@ -227,7 +230,9 @@ def _read_completion(completion) -> Reply | None:
     if not isinstance(text, str):
         return None
     tokens = (usage.prompt_tokens, usage.completion_tokens) if usage is not None else (0, 0)
-    return Reply(text, tokens[0], tokens[1], complete=finish_reason not in _CUT)
+    reasonings = (getattr(choice.message, name, None) for name in _REASONING_FIELDS)
+    reasoning = next((found for found in reasonings if isinstance(found, str)), "")
+    return Reply(text, tokens[0], tokens[1], complete=finish_reason not in _CUT, reasoning=reasoning)
 
 
 class LocalTeacher:

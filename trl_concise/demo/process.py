@@ -112,9 +112,7 @@ def _batches(tokenizer: PreTrainedTokenizerBase, seed: int) -> Iterator[Batch]:
     rng = random.Random(f"process {seed}")
     problems = training_problems(f"process {seed}")
 
-    longer = (
-        problem for problem in problems if len(set(write_pass(problem, problem.results, False))) == 3
-    )  # enough for both tasks
+    longer = (problem for problem in problems if len(problem.operations) == 3)  # enough steps for both tasks
 
     def tokenized(messages: list[dict[str, str]], completion: str) -> tuple[list[int], list[int]]:
         prompt = str(tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False))

@@ -73,7 +73,7 @@ def filter_problems(
 
     output = Path(output)
     _check(dataset, output, keep, limit)
-    found = _read(dataset, dict(problem_options or {}))
+    found = read_source(dataset, dict(problem_options or {}))
     unreadable = set(found.unreadable)
     readable = [index for index in range(len(found.problems)) if index not in unreadable][:limit]
     problems = Dataset.from_list([found.problems[index] for index in readable])
@@ -118,7 +118,8 @@ def _check(dataset: str, output: Path, keep: tuple[float, float], limit: int | N
         raise ValueError(f"limit must be at least 1; got {limit}.")
 
 
-def _read(dataset: str, options: dict[str, Any]) -> Any:
+def read_source(dataset: str, options: dict[str, Any]) -> Any:
+    """Return the problems of a dataset, or of the demo, as [`read_problems`] does."""
     from ..data.problems import read_problems
     from .sets import TRAINING_SETS
 
@@ -148,7 +149,7 @@ def main(argv: Sequence[str]) -> int:
 
         from .sets import add_to_prompts
 
-        problems = Dataset.from_list(_read(options.dataset, problem_options).problems)
+        problems = Dataset.from_list(read_source(options.dataset, problem_options).problems)
         show_problems(add_to_prompts(problems, None, options.prompt_suffix), options.show)
         return 0
     missing = [f"--{name}" for name in ("model", "output") if getattr(options, name) is None]

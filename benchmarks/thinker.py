@@ -78,7 +78,7 @@ def carry_out(run: Run, options: argparse.Namespace) -> dict[str, Any]:
 
 
 def table(runs: dict[str, list[Run]]) -> str:
-    """Return the table of all problem sets, in Markdown."""
+    """Return the table of all problem sets, in Markdown: accuracies with 95 % intervals for one seed, with their range for several."""
     lines = [
         "| Problems | Model | Fast accuracy | Tokens | Full accuracy | Tokens | Verdicts that are right | Slow answers | Generated in training |",
         "|---|---|---|---:|---|---:|---|---|---:|",
@@ -91,9 +91,10 @@ def table(runs: dict[str, list[Run]]) -> str:
             for records in (fast, full):
                 accuracies = [record["accuracy"] for record in records]
                 tokens = [record["tokens_mean"] for record in records]
-                low, high = (fmean(record["accuracy_interval"][side] for record in records) for side in (0, 1))
+                low, high = records[0]["accuracy_interval"]
+                spread = f" [{percent(low)}, {percent(high)}]" if len(own) == 1 else seed_range(accuracies, percent)
                 cells += [
-                    f"{percent(fmean(accuracies))} % [{percent(low)}, {percent(high)}]{seed_range(accuracies, percent)}",
+                    f"{percent(fmean(accuracies))} %{spread}",
                     f"{one_decimal(fmean(tokens))}{seed_range(tokens, one_decimal)}",
                 ]
             cells += [

@@ -50,6 +50,7 @@ from trl_concise.methods.otc import OTCPPOReward, OTCReward
 from trl_concise.methods.prorl import K2Penalty, ReferenceReset
 from trl_concise.methods.rlpr import RewardStdFilter, RLPRReward
 from trl_concise.methods.saturn import SATURNCurriculum
+from trl_concise.methods.self_verify import SelfVerification
 from trl_concise.methods.sgrpo import StochasticTokens
 from trl_concise.methods.shorter_better import ShorterBetterReward
 from trl_concise.methods.siri import SIRISchedule, TruncationPenalty
@@ -456,6 +457,13 @@ _ROWS = [
         {"coefficient": 0.5, "max_log_ratio": 2.0, "max_penalty": 1.0},
         "token_credit",
         neutral={"coefficient": 0.0},
+    ),
+    Row(
+        SelfVerification,
+        {"ratio": 0.5, "verdict_reward": "binary", "buffer_size": 12, "max_age": 3},
+        "advantage",
+        neutral={"ratio": 0.0},
+        on_processes={"ratio": 0.0},  # what the model writes depends on the number of processes
     ),
     Row(AnchoredKL, {"tau": 0.5, "kl_weight": 0.01}, neutral={"tau": 1.0, "kl_weight": 0.0}),
     Row(CRISP, {"instruction": "Short. ", "refresh_every": 1}, "token_credit", neutral=None),

@@ -33,6 +33,7 @@ MODULES = {
     "tools": [],
     "process_tasks": [],
     "thinker": [],
+    "self_verify": [],
 }
 
 if __name__ == "__main__":

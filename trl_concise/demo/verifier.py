@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+The embedded model taught to verify solutions, for methods that train on its verdicts.
+
+The model that ships only solves problems. [`verifier_model`] trains it on, on solutions and on verifications, so that no second model has to
+ship. A verification carries out the operations again and compares the result with the solution's answer:
+
+    42*2=84
+    84*2=168
+    That differs: 168, not 158.
+    </think>
+    Is the answer correct (Yes/No)? No
+
+Both kinds of texts contain slips that are not repaired, so the model is wrong sometimes, about problems and about solutions.
+"""
+
+from __future__ import annotations
+
+import itertools
+import random
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..verification.verdicts import CUE, INSTRUCTION, verification_prompt
+from .problems import Problem, draw_problem, split_of
+from .traces import END_OF_THINKING, slipped_results, write_pass
+from .variants import IGNORED, Batch, make_variant
+
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+STEPS = 200
+SOLUTIONS, VERIFICATIONS = 16, 16  # per step
+LEARNING_RATE = 1e-3
+LENGTHS = (2, 3, 4, 5, 6)
+SLIP_SHARE = 0.3  # of the solutions contain a slip
+WRONG_SHARE = 0.4  # of the solutions that are verified are wrong
+VERIFICATION_SLIP_SHARE = 0.2  # of the verifications contain a slip
+
+
+def verifier_problems(seed: int | str) -> Iterator[Problem]:
+    """Yield problems of two to four operations without end, of the split `train`."""
+    rng = random.Random(f"verifier {seed}")
+    while True:
+        problem = draw_problem(rng, LENGTHS)
+        if split_of(problem.text) == "train":
+            yield problem
+
+
+def write_solution(problem: Problem, rng: random.Random) -> str:
+    """Write a solution, after `<think>\\n`. In `SLIP_SHARE` of all, one step is wrong, and so may be the answer."""
+    results = slipped_results(problem, rng) if rng.random() < SLIP_SHARE else problem.results
+    lines = write_pass(problem, results, verbose=False)
+    return "\n".join(lines) + f"\n{END_OF_THINKING}\\boxed{{{results[-1]}}}"
+
+
+def write_verification(problem: Problem, answer: int, rng: random.Random) -> str:
+    """Write a verification of an answer, after `<think>\\n`. It is wrong about some answers, because it may contain a slip."""
+    results = slipped_results(problem, rng) if rng.random() < VERIFICATION_SLIP_SHARE else problem.results
+    lines = write_pass(problem, results, verbose=False)
+    agrees = results[-1] == answer
+    lines.append("That agrees." if agrees else f"That differs: {results[-1]}, not {answer}.")
+    return "\n".join(lines) + f"\n{END_OF_THINKING}{CUE} {'Yes' if agrees else 'No'}"
+
+
+def verifier_model(folder: str | Path, *, steps: int = STEPS, seed: int = 0) -> Path:
+    """
+    Train the embedded model on solutions and verifications, and save it. A folder that has a model is returned as it is.
+
+    Its tokenizer has the instruction and the cue of the verdict as one token each, because the embedded model's vocabulary spells them
+    letter by letter. The problems are of the split `train`, of two to four operations. With several processes, the first one trains,
+    and the others wait. It runs on the CPU.
+
+    Args:
+        folder (`str` or `Path`): Where to save model and tokenizer.
+        steps (`int`, *optional*, defaults to `200`): Optimizer steps.
+        seed (`int`, *optional*, defaults to `0`): Seed of the problems and texts.
+
+    Returns:
+        `Path`: The folder.
+
+    Raises:
+        `ValueError`: If `steps` is less than 1.
+    """
+    return make_variant(
+        folder,
+        steps,
+        lambda tokenizer: _batches(tokenizer, seed),
+        change_tokenizer=lambda tokenizer: tokenizer.add_tokens([INSTRUCTION, CUE, "Yes", "No"]),
+        learning_rate=LEARNING_RATE,
+    )
+
+
+def _batches(tokenizer: PreTrainedTokenizerBase, seed: int) -> Iterator[Batch]:
+    rng, problems = random.Random(f"verifier texts {seed}"), verifier_problems(seed)
+
+    def tokenized(prompt: Any, completion: str) -> tuple[list[int], list[int]]:
+        text = str(tokenizer.apply_chat_template(prompt, add_generation_prompt=True, tokenize=False))
+        prompt_ids = tokenizer(text).input_ids
+        completion_ids = tokenizer(completion + tokenizer.eos_token).input_ids
+        return prompt_ids + completion_ids, [IGNORED] * len(prompt_ids) + completion_ids
+
+    while True:
+        rows = []
+        for place, problem in enumerate(itertools.islice(problems, SOLUTIONS + VERIFICATIONS)):
+            prompt = [{"role": "user", "content": problem.text}]
+            if place < SOLUTIONS:
+                rows.append(tokenized(prompt, write_solution(problem, rng)))
+                continue
+            is_wrong = rng.random() < WRONG_SHARE
+            answer = (slipped_results(problem, rng) if is_wrong else problem.results)[-1]
+            asked = verification_prompt(prompt, f"\\boxed{{{answer}}}")
+            rows.append(tokenized(asked, write_verification(problem, answer, rng)))
+        yield rows

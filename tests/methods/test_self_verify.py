@@ -9,7 +9,6 @@ from statistics import fmean
 
 import numpy as np
 import pytest
-import torch
 from datasets import Dataset
 from hypothesis import given
 from hypothesis import strategies as st
@@ -223,7 +222,9 @@ def test_what_is_logged(run):
         assert entry["self_verify/age"] == fmean(step - item.step for item in drawn)
         lengths = [len(ids) - 1 for ids in rows.completion_ids]
         assert entry["self_verify/tokens"] == pytest.approx(fmean(lengths))
-    assert any(entry["self_verify/accuracy"] for entry in generated[1:]) and all(entry["grad_norm"] for entry in logged)
+    assert any(entry["self_verify/accuracy"] for entry in generated[1:]) and all(
+        entry["grad_norm"] for entry in logged
+    )
 
 
 def test_a_resumed_run_continues_with_the_buffer(run, tiny_model, tmp_path):

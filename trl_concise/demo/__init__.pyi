@@ -12,6 +12,7 @@ from .teacher import sample_traces
 from .thinker import thinker_dataset, thinker_model
 from .tool_report import ToolReport
 from .tools import calculate, tool_dataset, tool_model
+from .verifier import verifier_model
 
 __all__ = [
     "EVALUATION",
@@ -44,4 +45,5 @@ __all__ = [
     "train_dataset",
     "two_mode_model",
     "worked_solutions",
+    "verifier_model",
 ]

@@ -7,11 +7,13 @@ from .selection import best_of_n
 from .sets import load_problem_sets
 from .summaries import read_summary
 from .thinking_budget import ThinkingBudgets
+from .voting import Vote
 
 __all__ = [
     "Completion",
     "FrontierPoint",
     "ThinkingBudgets",
+    "Vote",
     "accuracy_efficiency_score",
     "accuracy_interval",
     "best_of_n",

@@ -15,6 +15,7 @@ from .modes import describe_modes, shows_modes
 
 if TYPE_CHECKING:
     from .thinking_budget import ThinkingBudgets
+    from .voting import Vote
 
 ENGINE_OPTIONS = {
     "max_model_len": (int, "vLLM's context in tokens; the longest prompt and max_new_tokens by default"),
@@ -24,6 +25,7 @@ ENGINE_OPTIONS = {
 NEEDED_OPTIONS = {  # option -> the one without which it has no effect
     "effort_instruction": "effort",
     **dict.fromkeys(("thinking_close", "answer_cue", "answer_tokens"), "thinking_budget"),
+    "vote_alpha": "vote",
     **dict.fromkeys(ENGINE_OPTIONS, "use_vllm"),
 }
 COLUMN_OPTIONS = {
@@ -79,6 +81,7 @@ def main(argv: Sequence[str]) -> int:
             final_form=options.final_form,
             thinking_markers=ThinkingMarkers(*options.thinking_markers),
             thinking_budgets=thinking_budgets(options),
+            vote=read_vote(options),
             limit=options.limit,
             batch_size=batch_size,
             use_vllm=options.use_vllm,
@@ -119,6 +122,11 @@ def print_records(records: Sequence[dict[str, Any]]) -> None:
         bases = dict.fromkeys(record["base_model"] for record in records if record["base_model"] is not None)
         against = f" against {', '.join(bases)}" if bases else ""
         caption += f" AES: accuracy-efficiency score{against}, {weights}."
+    votes = "vote" in records[0]
+    if votes:
+        caption += (
+            f" Vote: accuracy of {describe_vote(records[0]['vote'])}, and tokens per problem, verifications included."
+        )
     modes = shows_modes(records)
     if modes:
         caption += (
@@ -130,6 +138,7 @@ def print_records(records: Sequence[dict[str, Any]]) -> None:
     for heading in [
         "Accuracy",
         *([f"pass@{k}"] * (k > 1)),
+        *(["Vote"] * votes),
         "Tokens",
         "Truncated",
         "Empty",
@@ -138,11 +147,11 @@ def print_records(records: Sequence[dict[str, Any]]) -> None:
     ]:
         table.add_column(heading, justify="right")
     for record in records:
-        table.add_row(*map(escape, _cells(record, k, scored, modes)))
+        table.add_row(*map(escape, _cells(record, k, scored, modes, votes)))
     Console().print(table)
 
 
-def _cells(record: dict[str, Any], k: int, scored: bool, modes: bool) -> list[str]:
+def _cells(record: dict[str, Any], k: int, scored: bool, modes: bool, votes: bool) -> list[str]:
     whole = f"{record['dataset']} ({record['problems']:,})"
     low, high = record["accuracy_interval"]
     shortest, longest = record["tokens_interval"]
@@ -151,12 +160,25 @@ def _cells(record: dict[str, Any], k: int, scored: bool, modes: bool) -> list[st
         _budget_name(record) or whole,
         f"{record['accuracy']:.1%} [{100 * low:.1f}, {100 * high:.1f}]",
         *([f"{list(record['pass_at_k'].values())[-1]:.1%}"] * (k > 1)),
+        *([_vote_cell(record.get("vote"))] * votes),
         f"{record['tokens_mean']:,.1f} [{shortest:,.1f}, {longest:,.1f}]",
         f"{record['truncated_fraction']:.1%}",
         f"{record['empty_fraction']:.1%}",
         *([describe_modes(record)] * modes),
     ]
     return [*cells, f"{score:+.3f}" if score is not None else "-"] if scored else cells
+
+
+def _vote_cell(vote: dict[str, Any] | None) -> str:
+    if vote is None:
+        return "-"
+    low, high = vote["accuracy_interval"]
+    return f"{vote['accuracy']:.1%} [{100 * low:.1f}, {100 * high:.1f}], {vote['tokens_mean']:,.0f}"
+
+
+def describe_vote(vote: dict[str, Any]) -> str:
+    """Return the name of a vote, with its exponent."""
+    return f"{vote['method']} vote" if vote["alpha"] is None else f"{vote['method']} vote, alpha = {vote['alpha']:g}"
 
 
 def _budget_name(record: dict[str, Any]) -> str | None:
@@ -180,6 +202,19 @@ def thinking_budgets(options: argparse.Namespace) -> ThinkingBudgets | None:
         tuple(sorted(set(options.thinking_budget))),
         **{name: value for name, value in given.items() if value is not None},
     )
+
+
+def read_vote(options: argparse.Namespace) -> Vote | None:
+    """Return the vote of the command line; `None` without one."""
+    from .voting import Vote
+
+    if options.vote is None:
+        return None
+    if options.vote_alpha is None:
+        return Vote(options.vote)
+    if options.vote == "majority":
+        raise ValueError("--vote_alpha has no effect with --vote majority. Set --vote verify, or leave it out.")
+    return Vote(options.vote, options.vote_alpha)
 
 
 def _budgets(text: str) -> list[int]:
@@ -233,6 +268,12 @@ def _parser() -> Parser:
     add("--thinking_close", help=r"text after stopped thinking (a line break, </think> and an empty line)")
     add("--answer_cue", help=r"beginning of the answer after stopped thinking (\boxed{)")
     add("--answer_tokens", type=int, help="tokens of the answer after stopped thinking (128)")
+    add(
+        "--vote",
+        choices=["majority", "verify"],
+        help="let the completions of a problem vote: alike, or weighted by the model's own verdicts on them",
+    )
+    add("--vote_alpha", type=float, help='exponent of P("Yes") in --vote verify; 0 is majority vote (1)')
     add("--base", help="summary.json, or its folder, of the model to compare with: adds accuracy-efficiency scores")
     add(
         "--effort",

@@ -36,9 +36,10 @@ from .sampling import (
     load_sampler,
     tokenize_prompts,
 )
-from .sets import ProblemSets, add_to_prompts, at_levels, load_problem_sets
-from .summaries import SUMMARY_FILE, public_name
+from .sets import ProblemSets, add_to_prompts, at_levels, load_sets
+from .summaries import SUMMARY_FILE
 from .thinking_budget import ThinkingBudgets, answer_within_all, summarize_budgeted
+from .voting import Vote, count_votes
 
 
 if TYPE_CHECKING:
@@ -69,6 +70,7 @@ def evaluate(
     final_form: bool = True,
     thinking_markers: ThinkingMarkers = MARKERS,
     thinking_budgets: ThinkingBudgets | None = None,
+    vote: Vote | None = None,
     limit: int | None = None,
     batch_size: int = 64,
     use_vllm: bool = False,
@@ -123,6 +125,8 @@ def evaluate(
         thinking_budgets ([`ThinkingBudgets`], *optional*):
             Numbers of thinking tokens after which the same completions are stopped and have to answer: what their first
             thoughts are worth.
+        vote ([`Vote`], *optional*):
+            How the completions of each problem vote for its answer. The record of a set then has `vote`, the figures of [`count_votes`].
         limit (`int`, *optional*):
             Use at most this many problems of each set, the first ones.
         batch_size (`int`, *optional*, defaults to `64`):
@@ -176,8 +180,10 @@ def evaluate(
     settings = SamplingSettings(max_new_tokens, temperature, top_p, seed)
     if thinking_budgets is not None:
         thinking_budgets.check(max_new_tokens, thinking_markers)
+    if vote is not None:
+        vote.check(num_completions)
     base_records = read_base(base)
-    loaded = _load_sets(datasets)
+    loaded = load_sets(datasets)
     sources = loaded.sources if isinstance(loaded, ProblemSets) else {}
     whole = {key: add_to_prompts(dataset, system_prompt, prompt_suffix) for key, dataset in loaded.items()}
     whole = at_levels(whole, effort, effort_instruction)
@@ -221,6 +227,8 @@ def evaluate(
             longest = max(map(len, tokenize_prompts(tokenizer, asked))) + max_new_tokens
             if thinking_budgets is not None:
                 longest += thinking_budgets.extra_tokens(tokenizer)
+            if vote is not None:
+                longest += vote.extra_tokens(tokenizer, max_new_tokens)
             options["max_model_len"] = min(longest, context_length(adapted or path) or math.inf)
         if folder is not None:
             check_settings(folder, written)
@@ -234,7 +242,8 @@ def evaluate(
     prompts = {set_name: tokenize_prompts(sampler.tokenizer, list(data["prompt"])) for set_name, data in sets.items()}
     if folder is not None:
         folder.mkdir(parents=True, exist_ok=True)
-        write_atomically(folder / SETTINGS_FILE, (json.dumps(written, indent=2) + "\n").encode())
+        settled = written | ({"vote": vote.settings()} if vote is not None else {})
+        write_atomically(folder / SETTINGS_FILE, (json.dumps(settled, indent=2) + "\n").encode())
 
     records: list[dict[str, Any]] = []
     with _progress(progress) as bar:
@@ -258,6 +267,14 @@ def evaluate(
                 items = truncate_at(completions, budget, sampler.tokenizer) if budget is not None else completions
                 record = {"dataset": set_name, **summarize(items, thinking_markers), "budget": budget, "model": name}
                 record |= how[set_name]
+                if vote is not None and budget is None:
+                    record["vote"] = count_votes(
+                        *(completions, vote, sampler, list(dataset["prompt"]), settings, folder),
+                        answer_format=answer_format,
+                        markers=thinking_markers,
+                        batch_size=batch_size,
+                        bar=bar,
+                    )
                 records.append(record | efficiency(record, base_records) if base_records is not None else record)
             if thinking_budgets is not None:
                 found = answer_within_all(
@@ -275,28 +292,6 @@ def evaluate(
     if folder is not None:
         write_atomically(folder / SUMMARY_FILE, (json.dumps(records, indent=2, allow_nan=False) + "\n").encode())
     return records
-
-
-def _load_sets(datasets: str | Sequence[str] | Mapping[str, Dataset]) -> Mapping[str, Dataset]:
-    if isinstance(datasets, str):
-        datasets = [datasets]
-    if not isinstance(datasets, Mapping):
-        datasets = load_problem_sets(datasets)
-    if not datasets:
-        raise ValueError("Name at least one problem set.")
-    names = {name: public_name(name) for name in datasets}
-    if names == {name: name for name in datasets}:
-        return datasets
-    renamed = ProblemSets()
-    for name, short in names.items():
-        if short in renamed:
-            raise ValueError(
-                f"Two problem sets have the name {short!r} in the results. Choose another name for one of them."
-            )
-        renamed[short] = datasets[name]
-    if isinstance(datasets, ProblemSets):
-        renamed.sources = {names[name]: source for name, source in datasets.sources.items()}
-    return renamed
 
 
 def _find_unreadable(name: str, golds: Sequence[str]) -> set[int]:

@@ -71,6 +71,15 @@ class Sampler(Protocol):
             without it is truncated.
         """
 
+    def next_token_probabilities(self, prompts: Sequence[list[int]], token_ids: Sequence[int]) -> list[float]:
+        """
+        Return, per prompt, the probability that the next token is one of some, at temperature 1.
+
+        Args:
+            prompts (`Sequence[list[int]]`): Token ids, at least one prompt.
+            token_ids (`Sequence[int]`): The tokens.
+        """
+
 
 class TransformersSampler:
     """
@@ -88,24 +97,34 @@ class TransformersSampler:
 
     def sample(self, prompts: Sequence[list[int]], settings: SamplingSettings) -> list[list[int]]:
         """See [`Sampler`]."""
-        model, tokenizer = self.model, self.tokenizer
-        inputs = tokenizer.pad(
-            {"input_ids": list(prompts)}, padding_side="left", return_attention_mask=True, return_tensors="pt"
-        ).to(model.device)
+        model = self.model
         drawing: dict[str, Any] = {"do_sample": False}
         if settings.temperature > 0:
             drawing = {"do_sample": True, "temperature": settings.temperature, "top_p": settings.top_p, "top_k": 0}
         devices = [model.device] if model.device.type == "cuda" else []
-        with _evaluating(model), torch.random.fork_rng(devices), torch.inference_mode():
+        with torch.random.fork_rng(devices):
             torch.manual_seed(settings.seed)
-            generated = model.generate(
+            generated = self._generate(prompts, max_new_tokens=settings.max_new_tokens, **drawing)
+        return [self._end(ids) for ids in generated[:, max(map(len, prompts)) :].tolist()]
+
+    def next_token_probabilities(self, prompts: Sequence[list[int]], token_ids: Sequence[int]) -> list[float]:
+        """See [`Sampler`]."""
+        options: dict[str, Any] = {"do_sample": False, "output_logits": True, "return_dict_in_generate": True}
+        (logits,) = self._generate(prompts, max_new_tokens=1, **options).logits
+        return logits.float().softmax(dim=-1)[:, list(token_ids)].sum(dim=-1).tolist()
+
+    def _generate(self, prompts: Sequence[list[int]], **options: Any) -> Any:
+        tokenizer = self.tokenizer
+        inputs = tokenizer.pad(
+            {"input_ids": list(prompts)}, padding_side="left", return_attention_mask=True, return_tensors="pt"
+        ).to(self.model.device)
+        with _evaluating(self.model), torch.inference_mode():
+            return self.model.generate(
                 **inputs,
-                max_new_tokens=settings.max_new_tokens,
                 eos_token_id=sorted(self.end_token_ids),
                 pad_token_id=tokenizer.pad_token_id,
-                **drawing,
+                **options,
             )
-        return [self._end(ids) for ids in generated[:, inputs["input_ids"].shape[1] :].tolist()]
 
     def _end(self, ids: list[int]) -> list[int]:
         return ids[: next((place + 1 for place, token in enumerate(ids) if token in self.end_token_ids), len(ids))]
@@ -189,6 +208,19 @@ class VLLMSampler:
         # Every stop is the model's end of turn: no stop strings are set.
         self.end_token_ids |= {item.token_ids[-1] for item in completions if item.finish_reason == "stop"}
         return [list(item.token_ids) for item in completions]
+
+    def next_token_probabilities(self, prompts: Sequence[list[int]], token_ids: Sequence[int]) -> list[float]:
+        """See [`Sampler`]. vLLM returns the probabilities of the 20 most likely tokens; those of others count as 0."""
+        from vllm import SamplingParams
+
+        outputs = self.engine.generate(
+            [{"prompt_token_ids": prompt} for prompt in prompts],
+            SamplingParams(max_tokens=1, temperature=0.0, logprobs=20),
+            use_tqdm=False,
+            lora_request=self.adapter,
+        )
+        likely = [(output.outputs[0].logprobs or [{}])[0] for output in outputs]
+        return [sum(math.exp(found[token].logprob) for token in token_ids if token in found) for found in likely]
 
 
 def load_sampler(model: str, *, use_vllm: bool = False, dtype: str | None = None, **vllm_options: Any) -> Sampler:

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +12,7 @@ from ..data import load_problems
 from ..data.effort import EFFORT_INSTRUCTION, with_effort
 from ..data.problems import as_messages
 from ..data.rows import add_prompt_suffix
+from .summaries import public_name
 
 
 if TYPE_CHECKING:
@@ -140,3 +141,34 @@ def at_levels(sets: dict[str, Dataset], effort: Sequence[str], instruction: str 
         for name, dataset in sets.items()
         for level in dict.fromkeys(effort)
     }
+
+
+def load_sets(datasets: str | Sequence[str] | Mapping[str, Dataset]) -> Mapping[str, Dataset]:
+    """
+    Return problem sets by the names that the results have.
+
+    Args:
+        datasets (`str`, `Sequence[str]` or `Mapping[str, Dataset]`): Names for [`load_problem_sets`], or datasets.
+
+    Raises:
+        `ValueError`: If there is none, or two have the same name.
+    """
+    if isinstance(datasets, str):
+        datasets = [datasets]
+    if not isinstance(datasets, Mapping):
+        datasets = load_problem_sets(datasets)
+    if not datasets:
+        raise ValueError("Name at least one problem set.")
+    names = {name: public_name(name) for name in datasets}
+    if names == {name: name for name in datasets}:
+        return datasets
+    renamed = ProblemSets()
+    for name, short in names.items():
+        if short in renamed:
+            raise ValueError(
+                f"Two problem sets have the name {short!r} in the results. Choose another name for one of them."
+            )
+        renamed[short] = datasets[name]
+    if isinstance(datasets, ProblemSets):
+        renamed.sources = {names[name]: source for name, source in datasets.sources.items()}
+    return renamed

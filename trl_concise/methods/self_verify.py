@@ -141,7 +141,9 @@ class SolutionBuffer:
         """
         self.solutions = [item for item in self.solutions if step - item.step <= self.max_age]
         count = min(count, len(self.solutions))
-        return [self.solutions[place] for place in rng.choice(len(self.solutions), count, replace=False)] if count else []
+        return (
+            [self.solutions[place] for place in rng.choice(len(self.solutions), count, replace=False)] if count else []
+        )
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return prompts and texts as JSON in UTF-8, `(bytes,)` uint8, where each ends, `(n,)`, and the numbers, `(n, 4)` int64."""
@@ -200,11 +202,15 @@ class SelfVerification(Advantage):
         self, ratio: float = 1.0, verdict_reward: str = "dynamic", buffer_size: int = 5000, max_age: int = 60
     ):
         if not 0 <= ratio < float("inf"):
-            raise ValueError(f"ratio must be a finite number of at least 0, got {ratio}. Give 1 for a verification prompt per problem.")
+            raise ValueError(
+                f"ratio must be a finite number of at least 0, got {ratio}. Give 1 for a verification prompt per problem."
+            )
         if verdict_reward not in REWARDS:
             raise ValueError(f"verdict_reward must be one of {REWARDS}, got {verdict_reward!r}.")
         if buffer_size < 1:
-            raise ValueError(f"buffer_size must be at least 1, got {buffer_size}. To add no verification prompts, set ratio=0.")
+            raise ValueError(
+                f"buffer_size must be at least 1, got {buffer_size}. To add no verification prompts, set ratio=0."
+            )
         if max_age < 0:
             raise ValueError(f"max_age must be at least 0, got {max_age}.")
         self.ratio = ratio

@@ -38,6 +38,7 @@ FLAGS = {  # what an example takes beside, or instead of, the flags for a quick 
     "tdrm": f"{QUICK} --per_device_train_batch_size 2 --demo_problems 8 --report_problems 1",
     "thinker": f"{ROLLOUTS} --demo_steps 1 --demo_problems 8",
     "saturn": f"{ROLLOUTS} --demo_steps 1 --formulas 8 --held_out 2 --report_problems 1",
+    "self_verify": f"{ROLLOUTS} --demo_steps 1",
     "siri": f"{ROLLOUTS} --min_completion_length 12",
 }
 

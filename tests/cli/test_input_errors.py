@@ -262,6 +262,8 @@ ROWS = [
     ("mr_rlvr", "--dataset_name problems.jsonl", "None of the 4 solutions in 'answer' is usable"),
     ("mr_rlvr", "--dataset_name problems.jsonl --solution_column trace", "no column 'trace'"),
     ("mgpo", "--strength=-1", "strength must be at least 0"),
+    ("self_verify", "--verification_ratio=-1", "ratio must be a finite number of at least 0"),
+    ("self_verify", "--buffer_size 0", "buffer_size must be at least 1"),
     ("mgpo", "--strength inf", "--strength"),
     ("siri", "--mask_truncated_completions True", "mask_truncated_completions"),
     ("greso", "--exploration 2", "exploration"),

@@ -52,6 +52,7 @@ TRAINING: dict[str, str] = {  # script in the examples folder -> description in 
     "realignment": "distill towards a mix of the model and a shorter-thinking one (distillation)",
     "rlpr": "reward the probability of the reference answer, without a verifier (GRPO)",
     "saturn": "solve Boolean formulas of rising difficulty (GRPO)",
+    "self_verify": "train on verdicts about the model's own solutions, which then weight a vote (GRPO)",
     "sgrpo": "compute the loss on a random subset of the tokens (GRPO)",
     "shorter_better": "match the shortest correct completion of the group (GRPO)",
     "siri": "oscillate the generation limit between two lengths (GRPO)",

@@ -44,6 +44,7 @@ ONLINE_METHODS = (
     "prorl",
     "rlpr",
     "saturn",
+    "self_verify",
     "shorter_better",
     "siri",
     "t1",

@@ -40,6 +40,22 @@ def test_sampled_completions_are_seeded(embedded):
     assert first == again != other
 
 
+def test_votes_are_weighted_alike(embedded):
+    """The probability of a likely next token, which weights a vote, is the same with both engines; an unlikely one counts as 0."""
+    whole = load_sampler(embedded)
+    tokenizer = whole.tokenizer
+    prompts = tokenize_prompts(tokenizer, [row["prompt"] for row in demo.train_dataset(4)])
+    likely = [whole.sample([prompt], SamplingSettings(1, 0.0))[0] for prompt in prompts]
+    sampler = load_sampler(embedded, use_vllm=True, max_model_len=512, **OPTIONS)
+    for prompt, token_ids in zip(prompts, likely, strict=True):
+        expected = whole.next_token_probabilities([prompt], token_ids)
+        assert expected[0] > 1 / 50 and sampler.next_token_probabilities([prompt], token_ids) == pytest.approx(
+            expected, abs=1e-3
+        )
+    (rare,) = sampler.next_token_probabilities(prompts[:1], [tokenizer.convert_tokens_to_ids("~")])
+    assert rare == 0.0
+
+
 def test_thinking_budgets(tmp_path, capsys):
     """Both engines stop the same thoughts, and give the same greedy answers after them."""
     how = ThinkingBudgets((0, 20, 40), closing="\n</think>\n", answer_tokens=8)

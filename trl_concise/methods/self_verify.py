@@ -14,6 +14,7 @@ We have not read the authors' code. These details are reconstructed:
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -161,9 +162,11 @@ class SolutionBuffer:
         data, ends = state["texts"].numpy().tobytes(), [0, *state["ends"].tolist()]
         self.solutions = []
         self.add(
-            Solution(*json.loads(data[start:end]), bool(correct), num_correct, num_incorrect, step)
-            for start, end, (correct, num_correct, num_incorrect, step) in zip(
-                ends, ends[1:], state["numbers"].tolist(), strict=False
+            Solution(prompt, text, bool(correct), num_correct, num_incorrect, step)
+            for (prompt, text), (correct, num_correct, num_incorrect, step) in zip(
+                (json.loads(data[start:end]) for start, end in itertools.pairwise(ends)),
+                state["numbers"].tolist(),
+                strict=True,
             )
         )
 
@@ -275,7 +278,7 @@ class SelfVerification(Advantage):
         rewards = [self._reward(verdict, item) for verdict, item in zip(verdicts, solutions, strict=True)]
         right = [verdict is item.correct for verdict, item in zip(verdicts, solutions, strict=True)]
         lengths = generated.lengths[: len(verdicts)].tolist()
-        sums = [sum(right), sum(verdict is None for verdict in verdicts), sum(rewards), sum(lengths)]
+        sums = [sum(right), verdicts.count(None), sum(rewards), sum(lengths)]
         total = gather(torch.tensor([sums], dtype=torch.float64, device=generated.lengths.device)).sum(dim=0)
         accuracy, missing, reward, tokens = (total / (len(drawn) * size)).tolist()
         metrics = {
@@ -328,8 +331,8 @@ class SelfVerification(Advantage):
         counts = torch.stack([(correct == 1).sum(dim=1), (correct == 0).sum(dim=1)], dim=1)  # (groups, 2)
         counts = counts.repeat_interleave(rollouts.num_generations, dim=0)
         return [
-            Solution(prompt, text, bool(verdict), *of_group, rollouts.step)
-            for (prompt, text), verdict, of_group in zip(
+            Solution(prompt, text, bool(verdict), num_correct, num_incorrect, rollouts.step)
+            for (prompt, text), verdict, (num_correct, num_incorrect) in zip(
                 pairs, rollouts.correct.tolist(), counts.tolist(), strict=True
             )
             if text is not None and verdict == verdict  # not NaN

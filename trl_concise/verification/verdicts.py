@@ -102,7 +102,7 @@ def read_verdict(
         markers ([`ThinkingMarkers`], *optional*): The texts around the reasoning, in which a verdict does not count.
 
     Returns:
-        `bool`, *optional*: `True` for Yes, `False` for No, `None` if there is no verdict. The last one counts.
+        `bool`, *optional*: `True` for Yes, `False` for No, `None` without a verdict. The last one counts.
 
     Examples:
         >>> read_verdict("6 * 7 = 42. Is the answer correct (Yes/No)? Yes")

@@ -44,6 +44,6 @@ __all__ = [
     "train_control",
     "train_dataset",
     "two_mode_model",
-    "worked_solutions",
     "verifier_model",
+    "worked_solutions",
 ]

@@ -3,8 +3,9 @@
 The embedded model taught to verify solutions, for methods that train on its verdicts.
 
 The model that ships only solves problems. [`verifier_model`] trains it on, on solutions and on verifications, so that no second model has to
-ship. A verification carries out the operations again and compares the result with the solution's answer:
+ship. A verification repeats the solution's answer, carries out the operations again, and compares:
 
+    The answer is 158.
     42*2=84
     84*2=168
     That differs: 168, not 158.
@@ -31,17 +32,17 @@ from .variants import IGNORED, Batch, make_variant
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-STEPS = 150
-SOLUTIONS, VERIFICATIONS = 16, 16  # per step
-LEARNING_RATE = 1e-3
-LENGTHS = (2, 3, 4, 5, 6)
+STEPS = 200
+SOLUTIONS, VERIFICATIONS = 8, 24  # per step
+LEARNING_RATE = 2e-3
+LENGTHS = (2, 3, 4)
 SLIP_SHARE = 0.3  # of the solutions contain a slip
 WRONG_SHARE = 0.4  # of the solutions that are verified are wrong
 VERIFICATION_SLIP_SHARE = 0.2  # of the verifications contain a slip
 
 
 def verifier_problems(seed: int | str) -> Iterator[Problem]:
-    """Yield problems of two to six operations without end, of the split `train`."""
+    """Yield problems of two to four operations without end, of the split `train`."""
     rng = random.Random(f"verifier {seed}")
     while True:
         problem = draw_problem(rng, LENGTHS)
@@ -59,7 +60,7 @@ def write_solution(problem: Problem, rng: random.Random) -> str:
 def write_verification(problem: Problem, answer: int, rng: random.Random) -> str:
     """Write a verification of an answer, after `<think>\\n`. It is wrong about some answers, because it may contain a slip."""
     results = slipped_results(problem, rng) if rng.random() < VERIFICATION_SLIP_SHARE else problem.results
-    lines = write_pass(problem, results, verbose=False)
+    lines = [f"The answer is {answer}.", *write_pass(problem, results, verbose=False)]
     agrees = results[-1] == answer
     lines.append("That agrees." if agrees else f"That differs: {results[-1]}, not {answer}.")
     return "\n".join(lines) + f"\n{END_OF_THINKING}{CUE} {'Yes' if agrees else 'No'}"
@@ -70,12 +71,12 @@ def verifier_model(folder: str | Path, *, steps: int = STEPS, seed: int = 0) -> 
     Train the embedded model on solutions and verifications, and save it. A folder that has a model is returned as it is.
 
     Its tokenizer has the instruction and the cue of the verdict as one token each, because the embedded model's vocabulary spells them
-    letter by letter. The problems are of the split `train`, of two to six operations. With several processes, the first one trains,
-    and the others wait. It runs on the CPU: the 150 steps took 66 s of processor time on one thread.
+    letter by letter. The problems are of the split `train`, of two to four operations. With several processes, the first one trains,
+    and the others wait. It runs on the CPU, in a minute or two.
 
     Args:
         folder (`str` or `Path`): Where to save model and tokenizer.
-        steps (`int`, *optional*, defaults to `150`): Optimizer steps.
+        steps (`int`, *optional*, defaults to `200`): Optimizer steps.
         seed (`int`, *optional*, defaults to `0`): Seed of the problems and texts.
 
     Returns:

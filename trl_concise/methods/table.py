@@ -258,7 +258,7 @@ METHODS: tuple[Method, ...] = (
         "2506.01369",
         "reconstructed",
         "self_verify",
-        8,
+        9,
         evidence="self_verify.md#results",
     ),
     Method(

@@ -250,6 +250,8 @@ METHODS: tuple[Method, ...] = (
         "thinker",
         9,
         evidence="thinker.md#results",
+    ),
+    Method(
         "Self-verification",
         "train on verdicts about the model's own recent solutions; the verdicts then weight a vote",
         "self_verify",

@@ -11,9 +11,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trl_concise import demo
 from trl_concise.cli.commands import main
-from trl_concise.evaluation import Completion, Vote, evaluate, read_summary
+from trl_concise.evaluation import Completion, Vote, read_summary
 from trl_concise.evaluation.sampling import SamplingSettings, TransformersSampler
 from trl_concise.evaluation.selection import choose_majority
 from trl_concise.evaluation.voting import (
@@ -241,16 +240,3 @@ def test_the_command_refuses_what_cannot_vote(options, message, tmp_path, capsys
         main(["eval", "demo", "demo", *options, "--output_dir", str(tmp_path / "out")])
     assert exit.value.code == 2 and not (tmp_path / "out").exists()
     assert message in " ".join(capsys.readouterr().err.split())
-
-
-@pytest.mark.slow
-def test_a_model_that_verifies(tmp_path):
-    folder = demo.verifier_model(tmp_path / "model", steps=100)
-    problems = {"problems": demo.problem_dataset(24, operations=(3,))}
-    settings = {"num_completions": 4, "temperature": 1.0, "top_p": 1.0, "max_new_tokens": 96, "progress": False}
-    (record,) = evaluate(str(folder), problems, tmp_path / "out", vote=Vote(), **settings)
-    vote = record["vote"]
-    assert vote["verdict_fraction"] > 0.9 and vote["verdict_accuracy"] > 0.7
-    assert vote["accuracy"] > record["accuracy"]
-    scores = {item.verdict: item.score for item in read_verifications(tmp_path / "out")}
-    assert scores[True] > 0.5 > scores[False]

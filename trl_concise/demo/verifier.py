@@ -3,9 +3,10 @@
 The embedded model taught to verify solutions, for methods that train on its verdicts.
 
 The model that ships only solves problems. [`verifier_model`] trains it on, on solutions and on verifications, so that no second model has to
-ship. A verification repeats the solution's answer, carries out the operations again, and compares:
+ship. A solution has its steps after the reasoning, which is empty, so that a verification sees them. A verification is written as the checks that
+the model knows: it carries out the operations again and compares the results:
 
-    The answer is 158.
+    Wait, let me check.
     42*2=84
     84*2=168
     That differs: 168, not 158.
@@ -32,12 +33,12 @@ from .variants import IGNORED, Batch, make_variant
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-STEPS = 200
+STEPS = 120
 SOLUTIONS, VERIFICATIONS = 8, 24  # per step
 LEARNING_RATE = 2e-3
 LENGTHS = (2, 3, 4)
 SLIP_SHARE = 0.3  # of the solutions contain a slip
-WRONG_SHARE = 0.4  # of the solutions that are verified are wrong
+WRONG_SHARE = 0.5  # of the solutions that are verified are wrong
 VERIFICATION_SLIP_SHARE = 0.2  # of the verifications contain a slip
 
 
@@ -50,20 +51,26 @@ def verifier_problems(seed: int | str) -> Iterator[Problem]:
             yield problem
 
 
-def write_solution(problem: Problem, rng: random.Random) -> str:
-    """Write a solution, after `<think>\\n`. In `SLIP_SHARE` of all, one step is wrong, and so may be the answer."""
-    results = slipped_results(problem, rng) if rng.random() < SLIP_SHARE else problem.results
-    lines = write_pass(problem, results, verbose=False)
-    return "\n".join(lines) + f"\n{END_OF_THINKING}\\boxed{{{results[-1]}}}"
+def write_solution(problem: Problem, results: list[int]) -> str:
+    """Write a solution with the given results, without reasoning."""
+    return "\n".join([*write_pass(problem, results, verbose=False), f"\\boxed{{{results[-1]}}}"])
 
 
 def write_verification(problem: Problem, answer: int, rng: random.Random) -> str:
     """Write a verification of an answer, after `<think>\\n`. It is wrong about some answers, because it may contain a slip."""
-    results = slipped_results(problem, rng) if rng.random() < VERIFICATION_SLIP_SHARE else problem.results
-    lines = [f"The answer is {answer}.", *write_pass(problem, results, verbose=False)]
+    results = draw_results(problem, VERIFICATION_SLIP_SHARE, rng)
     agrees = results[-1] == answer
-    lines.append("That agrees." if agrees else f"That differs: {results[-1]}, not {answer}.")
+    lines = [
+        "Wait, let me check.",
+        *write_pass(problem, results, verbose=False),
+        "That agrees." if agrees else f"That differs: {results[-1]}, not {answer}.",
+    ]
     return "\n".join(lines) + f"\n{END_OF_THINKING}{CUE} {'Yes' if agrees else 'No'}"
+
+
+def draw_results(problem: Problem, slip_share: float, rng: random.Random) -> list[int]:
+    """Return the results of the steps. In `slip_share` of all cases, one of them is wrong, and so may be the answer."""
+    return slipped_results(problem, rng) if rng.random() < slip_share else problem.results
 
 
 def verifier_model(folder: str | Path, *, steps: int = STEPS, seed: int = 0) -> Path:
@@ -76,7 +83,7 @@ def verifier_model(folder: str | Path, *, steps: int = STEPS, seed: int = 0) -> 
 
     Args:
         folder (`str` or `Path`): Where to save model and tokenizer.
-        steps (`int`, *optional*, defaults to `200`): Optimizer steps.
+        steps (`int`, *optional*, defaults to `120`): Optimizer steps.
         seed (`int`, *optional*, defaults to `0`): Seed of the problems and texts.
 
     Returns:
@@ -108,10 +115,10 @@ def _batches(tokenizer: PreTrainedTokenizerBase, seed: int) -> Iterator[Batch]:
         for place, problem in enumerate(itertools.islice(problems, SOLUTIONS + VERIFICATIONS)):
             prompt = [{"role": "user", "content": problem.text}]
             if place < SOLUTIONS:
-                rows.append(tokenized(prompt, write_solution(problem, rng)))
+                solution = write_solution(problem, draw_results(problem, SLIP_SHARE, rng))
+                rows.append(tokenized(prompt, END_OF_THINKING + solution))
                 continue
-            is_wrong = rng.random() < WRONG_SHARE
-            answer = (slipped_results(problem, rng) if is_wrong else problem.results)[-1]
-            asked = verification_prompt(prompt, f"\\boxed{{{answer}}}")
-            rows.append(tokenized(asked, write_verification(problem, answer, rng)))
+            results = draw_results(problem, WRONG_SHARE, rng)
+            asked = verification_prompt(prompt, write_solution(problem, results))
+            rows.append(tokenized(asked, write_verification(problem, results[-1], rng)))
         yield rows

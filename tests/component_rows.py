@@ -28,6 +28,7 @@ from trl_concise.methods.crisp import CRISP
 from trl_concise.methods.cure import CURE
 from trl_concise.methods.curriculum import AccuracyBand
 from trl_concise.methods.ddca import DDCA
+from trl_concise.methods.delethink import Delethink
 from trl_concise.methods.dler import BatchWhitening, DifficultyTruncation, TruncationFactor
 from trl_concise.methods.drpo import DRPO
 from trl_concise.methods.dynamic_sampling import DynamicSampling
@@ -289,6 +290,14 @@ _ROWS = [
         neutral={"sources": 4, "forks": 0},
         samples=True,
         trainer=slot_rows.FollowsStart,
+    ),
+    Row(
+        Delethink,
+        {"chunk_size": 6, "keep_head": 2},
+        "rollout",
+        args={"loss_type": "grpo"},
+        neutral=None,
+        trainer=slot_rows.DrawsChunks,
     ),
     Row(AdaptThink, {"delta": 0.1, "start_marker": "?", "end_marker": "!"}, "advantage", neutral=None),
     Row(

@@ -32,6 +32,7 @@ ONLINE = {
 }
 # What the default settings of a method need, or what makes it act within a few steps.
 SETTINGS: dict[str, dict[str, Any]] = {
+    "delethink": {"loss_type": "grpo"},
     "laser_d_laser_de": {"monitor_prompts": 2, "monitor_generations": 2},
     "prorl": {"beta": 0.0},  # the penalty is K2Penalty's
     "t_spmo": {"scale_rewards": "none", "loss_type": "dr_grpo"},

@@ -10,8 +10,10 @@ the step. To add a slot, add a row.
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import Any
 
+import pytest
 import torch
 from datasets import Dataset
 from transformers import TrainerCallback
@@ -27,8 +29,9 @@ from trl_concise import (
     Rollout,
     TokenCredit,
 )
-from trl_concise.batch.generation import Generated
+from trl_concise.batch.generation import Generated, GeneratedRollouts
 from trl_concise.components.slots import SLOTS
+from trl_concise.methods.delethink import Delethink
 from trl_concise.methods.gfpo import AdaptiveGFPO, KeptBaseline
 
 
@@ -252,6 +255,42 @@ class Forced(Counts, Rollout):
         )
 
 
+class DrawsChunks(ConciseGRPOTrainer):
+    """
+    Generates completions that do not depend on the number of processes: a first chunk by its row, and a later one by what was carried over.
+    """
+
+    def generate_rollouts(self, rows, n, *, prefix_ids, max_tokens):
+        first, drawn = self.accelerator.process_index * len(rows), []
+        for i, prefix in enumerate(prefix_ids):
+            number = 7 * sum(prefix) if prefix else 5 * (first + i) + 3 * self.state.global_step
+            ids = [10 + (number + 3 * place) % 40 for place in range(max_tokens)]
+            drawn.append([*ids[: number % 9], 2][:max_tokens])
+        return GeneratedRollouts(
+            prompt_ids=self.tokenize_prompts([row["prompt"] for row in rows]),
+            prefix_ids=[list(prefix) for prefix in prefix_ids],
+            completion_ids=drawn,
+            completions=[],
+            lengths=torch.tensor([len(ids) for ids in drawn]),
+            truncated=torch.tensor([ids[-1] != 2 for ids in drawn]),
+        )
+
+
+class DrawnChunks(Counts, Delethink):
+    """Generates in chunks as [`DrawsChunks`] does, in any trainer."""
+
+    name = "drawn_chunks"
+
+    def __init__(self):
+        Delethink.__init__(self, 6, keep_head=2)
+        self.seen = 0
+
+    def generate(self, trainer, rows):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(trainer, "generate_rollouts", partial(DrawsChunks.generate_rollouts, trainer))
+            return super().generate(trainer, rows)
+
+
 class PaysThinking(GroupReward):
     """Rewards a number of the rollout, and completions whose tokens are mostly even."""
 
@@ -282,6 +321,24 @@ def rollout_copied() -> dict[str, Any]:
         "reward_funcs": [reward_thinking, PaysThinking()],
         "rollout_func": None,
         "token_credit": Weights(),
+    }
+
+
+def reward_written(completion_ids, written=None, chunks=None, **kwargs):
+    return [
+        sum(ids) % 5 + tokens / chunks[i] for i, (ids, tokens) in enumerate(zip(completion_ids, written, strict=True))
+    ]
+
+
+def rollout_chunks() -> dict[str, Any]:
+    return {
+        "rollout": DrawnChunks(),
+        "reward_funcs": [reward_written],
+        "rollout_func": None,
+        "group_filter": Sieve(),
+        "prompt_selector": Sampled(),
+        "advantage": ShortestHalf(),
+        "args": {"loss_type": "grpo", "max_completion_length": 12},
     }
 
 
@@ -357,6 +414,7 @@ ROWS = {
     "filter_and_baseline": filter_and_baseline,
     "rollout_forced": rollout_forced,
     "rollout_copied": rollout_copied,
+    "rollout_chunks": rollout_chunks,
     "measures": measures,
     "reference": reference,
     "advantage": advantage,

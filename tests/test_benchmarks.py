@@ -263,3 +263,21 @@ def test_the_picture_of_a_card_of_two_modes(tmp_path, monkeypatch):
     run(card_picture, monkeypatch, str(folder), "--browser", str(browser), "--output", str(picture))
     assert Image.open(picture).size == (870, 230)
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.slow
+def test_thinking_in_chunks(tmp_path, monkeypatch, capsys):
+    import delethink
+
+    command = ["--seeds", "0", "--steps", "1", "--problems", "2", "--steps_before", "1", "--output_dir", str(tmp_path)]
+    run(delethink, monkeypatch, *command)
+    rows = [line.split(" | ") for line in capsys.readouterr().out.splitlines() if line.startswith("| ")]
+    assert [row[2] for row in rows[1:]] == ["before training", "GRPO", "Delethink"] * 4
+    longest = {
+        environment: max(int(row[-1].strip(" |")) for row in rows if row[1] == environment)
+        for environment in delethink.ENVIRONMENTS
+    }
+    assert longest["chunks"] <= longest["one context"]
+    monkeypatch.setattr(delethink, "COST_LIMITS", (256, 512))
+    run(delethink, monkeypatch, "--cost")
+    assert "| 512 | 147,200 | 98,048 | 544 | 288 |" in capsys.readouterr().out

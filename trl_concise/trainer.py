@@ -13,6 +13,7 @@ import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
 from accelerate.utils import gather
 from transformers import set_seed
 from transformers.trainer_utils import has_length
@@ -339,9 +340,11 @@ class ConciseGRPOTrainer(
                 self._is_ordered = False
             self._zero_unkept(batch)
             leave_out_dropped(self._batch, batch, self.loss_type)
-            if rows is not None:
-                with self._keeping(None):
+            with self._keeping(None):
+                if rows is not None:
                     self._append_rows(batch, rows)
+                if training:
+                    self._append_chunks(batch)
         finally:
             self._batch = self._kept = None
         return batch
@@ -356,6 +359,7 @@ class ConciseGRPOTrainer(
         measures = measure_completions(
             completions, batch.completion_ids, batch.tool_mask, batch.end_ids, batch.reasoning_opened
         )
+        measures[:, 0] += torch.tensor(batch.earlier_lengths)
         dataset = getattr(self.callback_handler.eval_dataloader, "dataset", None)
         self._evaluation_log.add(
             correct,

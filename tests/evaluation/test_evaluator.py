@@ -24,7 +24,17 @@ from trl_concise.evaluation.sampling import digest_prompt
 KEYS = {
     *("dataset", "problems", "completions_per_problem", "accuracy", "accuracy_interval", "pass_at_k", "tokens_mean"),
     *("tokens_interval", "tokens_correct_mean", "tokens_wrong_mean", "truncated_fraction", "empty_fraction", "budget"),
-    *("model", "seed", "temperature", "top_p", "max_new_tokens", "system_prompt_sha256", "limit"),
+    *(
+        "model",
+        "seed",
+        "temperature",
+        "top_p",
+        "max_new_tokens",
+        "chunk_size",
+        "keep_head",
+        "system_prompt_sha256",
+        "limit",
+    ),
     *("prompt_suffix_sha256", "answer_format", "final_form", "thinking_fraction", "thinking_accuracy"),
     *("thinking_tokens_mean", "direct_accuracy", "direct_tokens_mean"),
 }

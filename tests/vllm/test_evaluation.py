@@ -9,7 +9,7 @@ import pytest
 
 from tests.vllm.engine import CACHE_BYTES
 from trl_concise import demo
-from trl_concise.evaluation import ThinkingBudgets, evaluate
+from trl_concise.evaluation import ThinkingBudgets, evaluate, read_completions
 from trl_concise.evaluation.command import main as eval_command
 from trl_concise.evaluation.filter import main as filter_command
 from trl_concise.evaluation.sampling import SamplingSettings, load_sampler, tokenize_prompts
@@ -54,6 +54,21 @@ def test_votes_are_weighted_alike(embedded):
         )
     (rare,) = sampler.next_token_probabilities(prompts[:1], [tokenizer.convert_tokens_to_ids("~")])
     assert rare == 0.0
+
+
+def test_both_engines_write_the_same_in_chunks(tmp_path):
+    command = ["demo", "demo", "--limit", "16", "--temperature", "0", "--max_new_tokens", "96", "--chunk_size", "32"]
+    found = []
+    for engine, options in {"transformers": [], "vllm": ["--use_vllm", "--gpu_memory_utilization", "0.2"]}.items():
+        folder = tmp_path / engine
+        assert eval_command([*command, "--keep_head", "4", "--output_dir", str(folder), *options]) == 0
+        found.append(
+            [
+                (item.problem, item.completion_ids, item.correct)
+                for item in read_completions(folder / "completions.jsonl")
+            ]
+        )
+    assert found[0] == found[1] and max(len(ids) for _, ids, _ in found[0]) > 32
 
 
 def test_thinking_budgets(tmp_path, capsys):

@@ -15,6 +15,7 @@ from tests.vllm.engine import COLOCATE
 from tests.vllm.runs import assert_engine_is_policy, train
 from trl_concise.methods.adapt_think import AdaptThinkConfig, AdaptThinkTrainer
 from trl_concise.methods.auto_think import AutoThinkConfig, AutoThinkTrainer
+from trl_concise.methods.delethink import Delethink
 
 
 LORA = LoraConfig(r=8, target_modules="all-linear", task_type="CAUSAL_LM")
@@ -110,6 +111,28 @@ def test_a_rollout_forces_the_first_token(correction, embedded, mode, tmp_path):
         assert batch["is_forced"][:, 0].all() and not batch["is_forced"][:, 1:].any()
         assert batch["old_per_token_logps"][:, 0].tolist() == pytest.approx([math.log(0.5)] * len(batch["is_forced"]))
         assert batch["sampling_per_token_logps"][:, 0].isnan().all()
+
+
+def test_completions_in_chunks(embedded, mode, tmp_path):
+    """The engine gets the carried tokens as a part of the prompt, and has drawn none of them."""
+    trainer, logs = train(
+        tc.ConciseGRPOTrainer,
+        tc.ConciseGRPOConfig,
+        embedded,
+        mode,
+        tmp_path,
+        slots={"rollout": Delethink(32, keep_head=4)},
+        loss_type="grpo",
+        vllm_importance_sampling_mode="token_truncate",
+    )
+    for batch in trainer._buffered_inputs:
+        assert len(batch["completion_ids"]) > 16 and batch["completion_ids"].shape[1] <= 32
+        carried = batch["completion_mask"].bool() & (batch["tool_mask"] == 0)
+        written = batch["completion_mask"].bool() & (batch["tool_mask"] == 1)
+        assert carried.any() and batch["sampling_per_token_logps"][carried].isnan().all()
+        assert batch["sampling_per_token_logps"][written].isfinite().all()
+    assert all(entry["delethink/chunks"] > 1.5 and entry["completions/mean_length"] > 32 for entry in logs)
+    assert_engine_is_policy(trainer)
 
 
 def test_adapt_think(embedded, mode, tmp_path):

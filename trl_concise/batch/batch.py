@@ -83,6 +83,24 @@ class GenerationBatch:
     surplus_tokens: int = 0
 
     @property
+    def is_chunked(self) -> bool:
+        """Whether the rollout component generates in chunks."""
+        return self.generated is not None and self.generated.chunks is not None
+
+    @property
+    def earlier_lengths(self) -> list[int]:
+        """Tokens that the model wrote in earlier chunks of each completion; 0 unless the rollout component generates in chunks."""
+        return self.generated.earlier_lengths if self.generated is not None else [0] * len(self.completion_ids)
+
+    @property
+    def limited_lengths(self) -> list[int]:
+        """Tokens of each completion that the generation limit bounds: all chunks, and the output of tools, but no carried tokens."""
+        if not self.is_chunked:
+            return [len(ids) for ids in self.completion_ids]
+        assert self.tool_mask is not None  # the carried tokens
+        return [sum(mask) + earlier for mask, earlier in zip(self.tool_mask, self.earlier_lengths, strict=True)]
+
+    @property
     def local(self) -> slice:
         """This process's completions in the gathered batch."""
         start = self.process_index * len(self.rows)
@@ -141,7 +159,8 @@ class GenerationBatch:
             rows (`Sequence[dict[str, Any]]`): The dataset rows, with the columns that generation has added.
             prompts, completions (`list`): As reward functions receive them.
         """
-        lengths = completion_lengths(self.completion_ids, self.tool_mask, self.end_ids)
+        last = completion_lengths(self.completion_ids, self.tool_mask, self.end_ids)
+        lengths = [own + earlier for own, earlier in zip(last, self.earlier_lengths, strict=True)]
         self.own = LocalRollouts(
             prompts=prompts,
             completions=completions,
@@ -214,7 +233,8 @@ class GenerationBatch:
         digests = b"".join(prompt_digest(prompt_key(row)) for row in self.rows)
         words = torch.from_numpy(np.frombuffer(digests, dtype="<i8").reshape(-1, 2).copy()).to(self.device)
         truncated = torch.tensor([ids[-1] not in self.end_ids for ids in self.completion_ids], device=self.device)
-        in_loss = torch.tensor([sum(mask) for mask in self.loss_mask()], device=self.device)
+        masks = zip(self.loss_mask(), self.earlier_lengths, strict=True)
+        in_loss = torch.tensor([sum(mask) + earlier * any(mask) for mask, earlier in masks], device=self.device)
         columns = [words, *(column[:, None].long() for column in (local.lengths, truncated, in_loss))]
         packed = gather(torch.cat(columns, dim=1))  # (B, 5)
         digests = packed[:, :2].cpu().numpy().astype("<i8").tobytes()

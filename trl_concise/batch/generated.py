@@ -13,6 +13,7 @@ from trl import GRPOTrainer
 from trl.trainer.utils import pad
 
 from ..checks import describe
+from .chunks import check_chunks, count_chunks
 from .generation import Generated
 
 
@@ -49,6 +50,9 @@ def generate(trainer: GRPOTrainer, rollout: Rollout, batch: GenerationBatch, pro
     prompt_ids = generated.prompt_ids
     if prompt_ids is None:
         prompt_ids, _, _ = trainer._tokenize_prompts(prompts)
+    if generated.chunks is not None:
+        check_chunks(trainer, name)
+        count_chunks(trainer, generated.chunks, prompt_ids)
     logps: list[list[float | None]] | None = None
     if generated.logps is not None:
         # Where the token was not drawn by the sampler, there is nothing to correct: TRL's ratio is 1 for None.
@@ -80,6 +84,12 @@ def _check(generated: Generated, name: str, rows: list[dict[str, Any]]) -> None:
             raise ValueError(
                 f"{name}.generate returned {part} that do not match its completion_ids. Return one value for each token."
             )
+    if generated.chunks is not None and (len(generated.chunks) != len(rows) or generated.mask is None):
+        raise ValueError(
+            f"{name}.generate returned chunks of {len(generated.chunks)} completions for {len(rows)} rows, "
+            f"{'with' if generated.mask else 'without'} a mask. Return one list for each row, empty if a completion has one "
+            "chunk, and a mask that is 0 at carried tokens."
+        )
     for key, numbers in generated.numbers.items():
         if len(numbers) != len(rows) or key in rows[0]:
             raise ValueError(

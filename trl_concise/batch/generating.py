@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 from trl.trainer.utils import pad
 
+from .chunks import log_whole_lengths
 from .generated import generate
 from .limits import changed, generation_limit
 from .token_credit import KeptTokens, select_tokens
@@ -77,8 +78,11 @@ class GeneratesBatch(_Mixed):
         output = self._generate_as_slotted(prompts)
         prompt_ids, completion_ids, tool_mask = output[:3]
         batch.add_completions(prompt_ids, completion_ids, tool_mask, self._tokenizer)
-        context = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
-        self._warnings.check_context(prompt_ids, self.max_completion_length, context)
+        if batch.is_chunked:
+            log_whole_lengths(self._metrics["train" if batch.training else "eval"], batch)
+        else:
+            context = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+            self._warnings.check_context(prompt_ids, self.max_completion_length, context)
         if not (self.token_credits and batch.training):
             return output
         needs_groups = any(credit.needs_groups for credit in self.token_credits)

@@ -49,6 +49,23 @@ class GeneratedRollouts:
 
 
 @dataclass(frozen=True)
+class Chunk:
+    """
+    A part of a completion that the model wrote in another context than the last part: the prompt, then these tokens.
+
+    Attributes:
+        completion_ids (`list[int]`): Token ids after the prompt: those carried over from the chunk before, then those that the model
+            wrote.
+        mask (`list[int]`): 1 where the model wrote the token, 0 where it was carried over.
+        logps (`list[float]`, *optional*): As in [`Generated`].
+    """
+
+    completion_ids: list[int]
+    mask: list[int]
+    logps: list[float] | None = None
+
+
+@dataclass(frozen=True)
 class Generated:
     """
     The completions of this process's b rows, in the order of the rows.
@@ -64,6 +81,9 @@ class Generated:
         numbers (`dict[str, list[float]]`): Numbers per completion, the same names on every process: reward functions receive them as
             columns, components find them in `local.columns` and, gathered, in `rollouts.measured[rollout.name]`.
         tensors (`dict[str, torch.Tensor]`): `(b, ...)` each, which the `_compute_loss` of a subclass finds in its inputs.
+        chunks (`list[list[Chunk]]`, *optional*): The chunks of each completion before the last one, which `completion_ids` contains,
+            in order. They count in its length and are trained with its advantage, and the loss weighs all its tokens alike. A
+            component gives them on every process or on none.
     """
 
     completion_ids: list[list[int]]
@@ -73,6 +93,14 @@ class Generated:
     mask: list[list[int]] | None = None
     numbers: dict[str, list[float]] = field(default_factory=dict)
     tensors: dict[str, Tensor] = field(default_factory=dict)
+    chunks: list[list[Chunk]] | None = None
+
+    @property
+    def earlier_lengths(self) -> list[int]:
+        """Tokens that the model wrote in the chunks of each completion before the last one."""
+        if self.chunks is None:
+            return [0] * len(self.completion_ids)
+        return [sum(sum(chunk.mask) for chunk in chunks) for chunks in self.chunks]
 
     @classmethod
     def of(

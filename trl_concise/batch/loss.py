@@ -43,6 +43,8 @@ class ComputesLoss(_Mixed):
         return self._buffered_inputs[self._step % self.args.steps_per_generation]
 
     def _compute_loss(self, model, inputs):
+        if "row_weights" in inputs:
+            inputs = {**inputs, "tool_mask": inputs["tool_mask"] * inputs["row_weights"][:, None]}
         if "is_forced" in inputs:
             inputs = self._forced = dict(inputs)  # the scoring inside adds the scores of the old policy
         try:
@@ -51,10 +53,14 @@ class ComputesLoss(_Mixed):
             self._forced = None
 
     def _compute_scaled_loss(self, model, inputs):
-        if "loss_scale" not in inputs:
-            return self._compute_loss_of_kept(model, inputs)
-        # Completions are dropped and not counted: their share scales the KL term as it scales the advantages.
-        with changed([(self.__dict__, {"beta": self.beta * inputs["loss_scale"].item()})]):
+        settings: dict[str, Any] = {}
+        if "loss_scale" in inputs:
+            # Completions are dropped and not counted: their share scales the KL term as it scales the advantages.
+            settings["beta"] = self.beta * inputs["loss_scale"].item()
+        if "row_weights" in inputs:
+            # The same loss per token as `grpo`, summed with the weights of `weigh_completions` and divided by all tokens.
+            settings["loss_type"] = "dapo"
+        with changed([(self.__dict__, settings)]):
             return self._compute_loss_of_kept(model, inputs)
 
     def _compute_loss_of_kept(self, model, inputs):

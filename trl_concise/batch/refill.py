@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from .generation import Generated
+from .generation import Chunk, Generated
 from .rollouts import Rollouts
 
 
@@ -92,7 +92,7 @@ class Completion:
         logps (`list[float]`, *optional*): Log-probabilities under the sampler.
         logged (`dict[str, Any]`): What reward functions passed to `log_extra`, by column.
         measured (`dict[str, dict[str, torch.Tensor]]`): `(T,)` each, what components measured per token, by component name.
-        old_logps, tensors: What [`Generated`] has of this completion.
+        old_logps, tensors, chunks: What [`Generated`] has of this completion.
     """
 
     row: dict[str, Any]
@@ -104,6 +104,7 @@ class Completion:
     measured: dict[str, dict[str, Tensor]] = field(default_factory=dict)
     old_logps: list[float] | None = None
     tensors: dict[str, Tensor] = field(default_factory=dict)
+    chunks: list[Chunk] | None = None
 
 
 @dataclass(frozen=True)
@@ -238,6 +239,7 @@ class RefilledBatch:
         """Return what the loss reads of the completions of a [`Rollout`]. Tensors of different lengths are padded with zeros."""
         old_logps = [one.old_logps for one in self.completions]
         tensors = {name: [one.tensors[name] for one in self.completions] for name in self.completions[0].tensors}
+        chunks = [one.chunks for one in self.completions if one.chunks is not None]
         return Generated(
             completion_ids=[one.completion_ids for one in self.completions],
             old_logps=None
@@ -250,6 +252,7 @@ class RefilledBatch:
                 name: (pad_sequence(values, batch_first=True) if values[0].ndim else torch.stack(values)).to(device)
                 for name, values in tensors.items()
             },
+            chunks=chunks or None,
         )
 
 

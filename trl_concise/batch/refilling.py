@@ -129,6 +129,7 @@ class RefillsGroups(ScoresRewards):
                 measured=measures[i],
                 old_logps=made.old_logps[i] if made is not None and made.old_logps is not None else None,
                 tensors={name: values[i].cpu() for name, values in made.tensors.items()} if made is not None else {},
+                chunks=made.chunks[i] if made is not None and made.chunks is not None else None,
             )
             for i in range(used)
         ]

@@ -21,6 +21,7 @@ from accelerate.utils import gather
 from torch.nn import functional as F
 
 from ..components import Component
+from .chunks import chunk_rows, weigh_completions
 from .limits import changed
 from .rollouts import CompletionTokens
 from .rows import Rows, append_batch
@@ -47,6 +48,7 @@ class TrainsOnRows(_Mixed):
 
     components: Sequence[Component]
     token_credits: Sequence[TokenCredit]
+    _batch: GenerationBatch | None
     _rows_to_score: Rows | None = None  # what TRL scores now; None: the batch
 
     def _collect_rows(self, batch: GenerationBatch) -> Rows | None:
@@ -55,7 +57,7 @@ class TrainsOnRows(_Mixed):
         if not asked:
             return None
         assert batch.rollouts is not None and batch.own is not None  # set by `_calculate_rewards`
-        parts, device = [], self.accelerator.device
+        parts = []
         for component in asked:
             rows = component.rows(self, batch.rollouts, batch.own)
             if rows is not None and not isinstance(rows, Rows):
@@ -68,10 +70,14 @@ class TrainsOnRows(_Mixed):
                 rows = self._select_added(rows)
             parts.append(rows)
         rows = Rows.joined(parts)
-        # As many on every process, and as many in every micro-batch.
-        longest = int(gather(torch.tensor([len(rows)], device=device)).max())
+        count = self._shared_count(rows)
+        return rows.padded(count, self._tokenizer.eos_token_id) if count else None
+
+    def _shared_count(self, rows: Rows) -> int:
+        """Return how many rows every process adds: as many on each, and as many in every micro-batch."""
+        longest = int(gather(torch.tensor([len(rows)], device=self.accelerator.device)).max())
         block = self.args.steps_per_generation
-        return rows.padded(math.ceil(longest / block) * block, self._tokenizer.eos_token_id) if longest else None
+        return math.ceil(longest / block) * block
 
     def _select_added(self, rows: Rows) -> Rows:
         """Let every token credit that needs no groups select tokens of the rows."""
@@ -91,15 +97,7 @@ class TrainsOnRows(_Mixed):
 
     def _append_rows(self, batch: dict[str, Any], rows: Rows) -> None:
         """Score the rows, and append them to the batch. Every process calls this with the same number."""
-        unlogged = {
-            "_metrics": {"train": defaultdict(list), "eval": defaultdict(list)},
-            "_logs": copy.deepcopy(self._logs),
-            "_pending_metrics": defaultdict(list),
-            "_pending_extra_logs": defaultdict(list),
-        }
-        # Groups of one: TRL's own advantages are not used.
-        with changed([(self.__dict__, {**unlogged, "num_generations": 1, "_rows_to_score": rows})]):
-            added = super()._generate_and_score_completions([{"prompt": ""} for _ in range(len(rows))])
+        added = self._score_rows(rows)
         assert rows.advantages is not None  # see `_collect_rows`
         # Where dropped completions change the divisor of the loss, they do so for the added rows too.
         advantages = rows.advantages.to(batch["advantages"]) * batch.get("loss_scale", 1.0)
@@ -109,6 +107,35 @@ class TrainsOnRows(_Mixed):
         append_batch(batch, added, self._tokenizer.pad_token_id)
         # The losses that divide by all tokens of the batch (dapo, cispo, vespo) must count the added ones.
         batch["num_items_in_batch"] = batch["num_items_in_batch"] + added["num_items_in_batch"]
+
+    def _append_chunks(self, batch: dict[str, Any]) -> None:
+        """Append the earlier chunks of completions that were generated in several. Every process calls this."""
+        own = self._batch
+        assert own is not None
+        if not own.is_chunked:
+            return
+        rows, origin = chunk_rows(own, batch)
+        if (count := self._shared_count(rows)) == 0:
+            return
+        first = len(batch["completion_ids"])
+        rows = rows.padded(count, self._tokenizer.eos_token_id)
+        # No earlier chunk ends its completion; `chunk_rows` has left out those of truncated ones if they are to be.
+        added = self._score_rows(rows, mask_truncated_completions=False)
+        added["advantages"] = rows.advantages
+        append_batch(batch, added, self._tokenizer.pad_token_id)
+        weigh_completions(batch, origin, first)
+
+    def _score_rows(self, rows: Rows, **settings: Any) -> dict[str, Any]:
+        """Return TRL's tensors of rows. `settings` are attributes of the trainer that differ from those for the batch."""
+        unlogged = {
+            "_metrics": {"train": defaultdict(list), "eval": defaultdict(list)},
+            "_logs": copy.deepcopy(self._logs),
+            "_pending_metrics": defaultdict(list),
+            "_pending_extra_logs": defaultdict(list),
+        }
+        # Groups of one: TRL's own advantages are not used.
+        with changed([(self.__dict__, {**unlogged, "num_generations": 1, "_rows_to_score": rows, **settings})]):
+            return super()._generate_and_score_completions([{"prompt": ""} for _ in range(len(rows))])
 
     def _generate(self, prompts):
         if self._rows_to_score is None:

@@ -69,6 +69,7 @@ class ScoresRewards(_Mixed):
             batch.reasoning_opened,
             limit=self._shortest_limit,
             end_ids=batch.end_ids,
+            lengths=batch.limited_lengths,
         )
         rewards = super()._calculate_rewards(marked, prompts, completions, completion_ids_list)  # (B, F), gathered
         _check_rewards(rewards, self.reward_func_names)
@@ -161,6 +162,7 @@ def mark_finished(
     *,
     limit: float,
     end_ids: set[int],
+    lengths: list[int] | None = None,
 ) -> list[dict[str, Any]]:
     """
     Return the rows with the column `completion_finished`, because TRL does not tell reward functions what is truncated.
@@ -172,17 +174,21 @@ def mark_finished(
         reasoning_opened (`list[bool]`): Whether the prompt ends with an open `<think>`.
         limit (`float`): The generation limit, in tokens.
         end_ids (`set[int]`): Tokens that end a completion.
+        lengths (`list[int]`, *optional*): Tokens that the limit bounds. Default: those of `completion_ids`.
     """
+    lengths = lengths if lengths is not None else [len(ids) for ids in completion_ids]
     return [
         {
             **row,
             "completion_finished": is_finished(
                 completion_text(completion),
-                truncated=len(ids) >= limit and ids[-1] not in end_ids,  # a shorter one met a stop string
+                truncated=length >= limit and ids[-1] not in end_ids,  # a shorter one met a stop string
                 reasoning_opened=is_opened,
             ),
         }
-        for row, completion, ids, is_opened in zip(rows, completions, completion_ids, reasoning_opened, strict=True)
+        for row, completion, ids, is_opened, length in zip(
+            rows, completions, completion_ids, reasoning_opened, lengths, strict=True
+        )
     ]
 
 

@@ -31,6 +31,7 @@ TRAINING: dict[str, str] = {  # script in the examples folder -> description in 
     "crisp": "distill the model with a concise instruction into itself, without answers (GRPO)",
     "cure": "continue completions again from tokens at which the model was uncertain (GRPO)",
     "curriculum": "train on prompts that are solved sometimes (GRPO)",
+    "delethink": "think in chunks, each in a context of a fixed size (GRPO)",
     "dler": "truncate at a length limit, and normalize advantages over the batch (GRPO)",
     "dynamic_sampling": "replace groups without a learning signal (GRPO)",
     "effort": "keep to the effort that the prompt asks for (GRPO)",

@@ -180,6 +180,9 @@ class Component(ABC):
         text_only (`bool`):
             Whether the component cannot read prompts with images. A dataset with a column `image` or `images` is then refused when
             the trainer is built. Default: `False`.
+        reads_tokens (`bool`):
+            Whether the component scores or counts the token ids of completions, or generates completions of its own to compare with. A
+            rollout that generates in chunks refuses it: the batch contains the last chunk only. Default: `False`.
         needs_reference (`bool`):
             Whether the component calls `trainer.score_logps(model="reference")`: the reference model is then loaded without a KL
             term (`beta=0`) too. Default: `False`.
@@ -193,6 +196,7 @@ class Component(ABC):
     card_settings: ClassVar[tuple[str, ...]] = ()
     needs_correctness: bool = True
     text_only: bool = False
+    reads_tokens: bool = False
     needs_reference: bool = False
     moves_reference: bool = False
     _metrics: Mapping[str, float] = MappingProxyType({})

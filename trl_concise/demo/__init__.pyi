@@ -1,3 +1,4 @@
+from .carry_over import carry_over_model
 from .concise import concise_model, trace_dataset
 from .control import TokenBudget, train_control
 from .critic import ArithmeticCritic
@@ -25,6 +26,7 @@ __all__ = [
     "TokenBudget",
     "ToolReport",
     "calculate",
+    "carry_over_model",
     "concise_model",
     "evaluate_model",
     "formula_dataset",

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from datasets import Dataset
     from trl import GRPOTrainer
 
+    from ..evaluation.chunks import Chunking
+
 
 EVALUATION_PROBLEMS = 1024
 DESCRIPTIONS = {
@@ -60,6 +62,7 @@ class Report:
         trainer ([`~trl.GRPOTrainer`]): Trainer of the embedded model, or of another one on the same problems.
         problems (`int`, *optional*, defaults to `1024`): Largest number of problems of each set; there are 1,024, 512 and 256.
         control (`bool`, *optional*, defaults to `False`): Whether to train and evaluate the GRPO control after this run.
+        chunking ([`~trl_concise.evaluation.chunks.Chunking`], *optional*): As for [`~trl_concise.evaluation.evaluate`].
 
     Raises:
         `ValueError`: If the control is requested with several processes.
@@ -72,7 +75,14 @@ class Report:
     ```
     """
 
-    def __init__(self, trainer: GRPOTrainer, problems: int = EVALUATION_PROBLEMS, *, control: bool = False):
+    def __init__(
+        self,
+        trainer: GRPOTrainer,
+        problems: int = EVALUATION_PROBLEMS,
+        *,
+        control: bool = False,
+        chunking: Chunking | None = None,
+    ):
         if control and trainer.accelerator.num_processes > 1:
             raise ValueError(
                 f"control=True trains a second model on one process; there are {trainer.accelerator.num_processes}. Train "
@@ -81,6 +91,7 @@ class Report:
         self.trainer = trainer
         self.problems = problems
         self.control = control
+        self.chunking = chunking
         self.folder = Path(trainer.args.output_dir)
         self.sets = held_out_sets()
 
@@ -123,6 +134,7 @@ class Report:
             limit=self.problems,
             seed=trainer.args.seed,
             model_name=name,
+            chunking=self.chunking,
             **{**EVALUATION, "max_new_tokens": max(EVALUATION["max_new_tokens"], trainer.args.max_completion_length)},
             **options,
         )

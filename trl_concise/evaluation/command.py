@@ -14,6 +14,7 @@ from .modes import describe_modes, shows_modes
 
 
 if TYPE_CHECKING:
+    from .chunks import Chunking
     from .thinking_budget import ThinkingBudgets
     from .voting import Vote
 
@@ -26,6 +27,7 @@ NEEDED_OPTIONS = {  # option -> the one without which it has no effect
     "effort_instruction": "effort",
     **dict.fromkeys(("thinking_close", "answer_cue", "answer_tokens"), "thinking_budget"),
     "vote_alpha": "vote",
+    "keep_head": "chunk_size",
     **dict.fromkeys(ENGINE_OPTIONS, "use_vllm"),
 }
 COLUMN_OPTIONS = {
@@ -82,6 +84,7 @@ def main(argv: Sequence[str]) -> int:
             thinking_markers=ThinkingMarkers(*options.thinking_markers),
             thinking_budgets=thinking_budgets(options),
             vote=read_vote(options),
+            chunking=chunking(options),
             limit=options.limit,
             batch_size=batch_size,
             use_vllm=options.use_vllm,
@@ -217,6 +220,15 @@ def read_vote(options: argparse.Namespace) -> Vote | None:
     return Vote(options.vote, options.vote_alpha)
 
 
+def chunking(options: argparse.Namespace) -> Chunking | None:
+    """Return how completions are divided into chunks; `None` if they are not."""
+    from .chunks import Chunking
+
+    if options.chunk_size is None:
+        return None
+    return Chunking(options.chunk_size, **({"keep_head": options.keep_head} if options.keep_head is not None else {}))
+
+
 def _budgets(text: str) -> list[int]:
     return [int(part) for part in text.split(",")]
 
@@ -274,6 +286,12 @@ def _parser() -> Parser:
         help="let the completions of a problem vote: alike, or weighted by the model's own verdicts on them",
     )
     add("--vote_alpha", type=float, help='exponent of P("Yes") in --vote verify; 0 is majority vote (1)')
+    add(
+        "--chunk_size",
+        type=int,
+        help="have completions written in chunks, of at most this many tokens with what is carried over (Delethink)",
+    )
+    add("--keep_head", type=int, help="carried tokens that are the first of the completion (100)")
     add("--base", help="summary.json, or its folder, of the model to compare with: adds accuracy-efficiency scores")
     add(
         "--effort",

@@ -7,24 +7,24 @@ import hashlib
 import json
 import logging
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress
 
 from ..state.adapters import load_tokenizer
 from ..state.checkpoint import write_atomically
 from ..verification.extraction import ANSWER_FORMATS, AnswerFormat
 from ..verification.finished import MARKERS, ThinkingMarkers, has_thought, prompt_opens_reasoning
 from .base import differing_from_base, efficiency, read_base
+from .chunks import ChunkedSampler, Chunking, judged_ids
 from .completions import Completion, judge, summarize, truncate_at, unreadable_reference_answers
 from .folder import COMPLETIONS_FILE, SETTINGS_FILE, check_settings, read_folder
 from .identity import fingerprint, name_of
+from .progress import describe_status, progress_bar
 from .sampling import (
     Sampler,
     SamplingSettings,
@@ -71,6 +71,7 @@ def evaluate(
     thinking_markers: ThinkingMarkers = MARKERS,
     thinking_budgets: ThinkingBudgets | None = None,
     vote: Vote | None = None,
+    chunking: Chunking | None = None,
     limit: int | None = None,
     batch_size: int = 64,
     use_vllm: bool = False,
@@ -127,6 +128,9 @@ def evaluate(
             thoughts are worth.
         vote ([`Vote`], *optional*):
             How the completions of each problem vote for its answer. The record of a set then has `vote`, the figures of [`count_votes`].
+        chunking ([`Chunking`], *optional*):
+            Has completions written in chunks, each with a context of the prompt and a carried part, as [`~trl_concise.methods.delethink.Delethink`]
+            trains them. The carried part and the last chunk are judged; `max_new_tokens` limits the whole completion.
         limit (`int`, *optional*):
             Use at most this many problems of each set, the first ones.
         batch_size (`int`, *optional*, defaults to `64`):
@@ -146,7 +150,7 @@ def evaluate(
         `list[dict[str, Any]]`: One record per problem set, then one per set and budget, and one per set and thinking budget, which has
         `thinking_budget` and the figures of [`summarize_budgeted`] in addition. Each has the figures of
         [`summarize`], and `dataset`, `budget` (`None` for the whole completions), `model`, `seed`, `temperature`,
-        `top_p`, `max_new_tokens`, `system_prompt_sha256`, `prompt_suffix_sha256`, `answer_format`, `final_form` and `limit`
+        `top_p`, `max_new_tokens`, `chunk_size`, `keep_head`, `system_prompt_sha256`, `prompt_suffix_sha256`, `answer_format`, `final_form` and `limit`
         (`None` for the whole set). For a named set
         from the Hub, also `dataset_id`, `dataset_config` and `dataset_split`. With a `base`, also
         `base_model`, `accuracy_efficiency_score` and `accuracy_efficiency_weights`; the score is `None` if the base was
@@ -182,6 +186,8 @@ def evaluate(
         thinking_budgets.check(max_new_tokens, thinking_markers)
     if vote is not None:
         vote.check(num_completions)
+    if chunking is not None:
+        chunking.check(max_new_tokens, stops_thinking=thinking_budgets is not None)
     base_records = read_base(base)
     loaded = load_sets(datasets)
     sources = loaded.sources if isinstance(loaded, ProblemSets) else {}
@@ -193,7 +199,8 @@ def evaluate(
     markers = {"thinking_markers": [thinking_markers.start, thinking_markers.end]}
     texts = {"system_prompt": system_prompt, "prompt_suffix": prompt_suffix}
     digests = {f"{key}_sha256": text and hashlib.sha256(text.encode()).hexdigest() for key, text in texts.items()}
-    common = {**asdict(settings), **digests, **judging}
+    chunks = asdict(chunking) if chunking is not None else dict.fromkeys(("chunk_size", "keep_head"))
+    common = {**asdict(settings), **chunks, **digests, **judging}
     how = {key: {**sources.get(key, {}), **common, "limit": limits[key]} for key in whole}
     name = model_name or name_of(model)
     folder = Path(output_dir) if output_dir is not None else None
@@ -205,6 +212,7 @@ def evaluate(
         "model": name,
         "weights": fingerprint(model),
         **asdict(settings),
+        **chunks,
         **texts,
         **judging,
         **markers,
@@ -224,7 +232,7 @@ def evaluate(
         options = dict(engine_options or {})
         if use_vllm and "max_model_len" not in options:
             asked = (prompt for dataset in sets.values() for prompt in dataset["prompt"])
-            longest = max(map(len, tokenize_prompts(tokenizer, asked))) + max_new_tokens
+            longest = max(map(len, tokenize_prompts(tokenizer, asked))) + (chunks["chunk_size"] or max_new_tokens)
             if thinking_budgets is not None:
                 longest += thinking_budgets.extra_tokens(tokenizer)
             if vote is not None:
@@ -238,6 +246,8 @@ def evaluate(
     else:
         written["dtype"] = str(model.dtype).removeprefix("torch.")
         sampler = TransformersSampler(model, tokenizer)
+    if chunking is not None:
+        sampler = ChunkedSampler(sampler, chunking)
     # Before the settings are written: if the template refuses the system prompt, no folder with it must remain
     prompts = {set_name: tokenize_prompts(sampler.tokenizer, list(data["prompt"])) for set_name, data in sets.items()}
     if folder is not None:
@@ -246,7 +256,7 @@ def evaluate(
         write_atomically(folder / SETTINGS_FILE, (json.dumps(settled, indent=2) + "\n").encode())
 
     records: list[dict[str, Any]] = []
-    with _progress(progress) as bar:
+    with progress_bar(progress) as bar:
         for set_name, dataset in sets.items():
             known = {(item.problem, item.completion): item for item in done if item.dataset == set_name}
             completions = _complete(
@@ -340,7 +350,7 @@ def _complete(
         entropy = [settings.seed, *name.encode(), *batch[0]]
         seed = int(np.random.SeedSequence(entropy).generate_state(1)[0])
         drawn = sampler.sample([prompts[problem] for problem, _ in batch], replace(settings, seed=seed))
-        texts = sampler.tokenizer.batch_decode(drawn, skip_special_tokens=True)
+        texts = sampler.tokenizer.batch_decode(judged_ids(sampler, drawn), skip_special_tokens=True)
         # With special tokens, which the markers of some models are, but without the end of the turn
         own = [ids[:-1] if ids and ids[-1] in sampler.end_token_ids else ids for ids in drawn]
         marked = sampler.tokenizer.batch_decode(own, skip_special_tokens=False)
@@ -374,20 +384,5 @@ def _complete(
             with open(folder / COMPLETIONS_FILE, "a", encoding="utf-8") as file:
                 file.write("".join(item.line() for item in items))
         known |= zip(batch, items, strict=True)
-        bar.update(task, completed=len(known), status=_status(known.values()))
+        bar.update(task, completed=len(known), status=describe_status(known.values()))
     return [known[key] for key in sorted(known)]
-
-
-def _status(completions) -> str:
-    judged = [item for item in completions if item.correct is not None]
-    if not judged:
-        return ""
-    return f"accuracy {fmean(i.correct for i in judged):.1%}, {fmean(i.tokens for i in judged):,.0f} tokens"
-
-
-@contextmanager
-def _progress(show: bool) -> Iterator[Progress]:
-    columns = [TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()]
-    columns += [TimeRemainingColumn(), TextColumn("{task.fields[status]}")]
-    with Progress(*columns, disable=not show) as bar:
-        yield bar

@@ -22,6 +22,8 @@ _NEW_SETTINGS: dict[str, Any] = {  # missing from older files
     "answer_format": "auto",
     "final_form": True,
     "thinking_markers": ["<think>", "</think>"],
+    "chunk_size": None,
+    "keep_head": None,
 }
 
 

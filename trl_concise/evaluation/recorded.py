@@ -114,6 +114,8 @@ class Evaluation:
             "temperature",
             "top_p",
             "max_new_tokens",
+            "chunk_size",
+            "keep_head",
             "seed",
             "answer_format",
             "final_form",
@@ -121,7 +123,7 @@ class Evaluation:
         return {
             "problems": len(problems),
             "problems_sha256": digest.hexdigest(),
-            **{key: record[key] for key in kept if key in record},
+            **{key: record[key] for key in kept if record.get(key) is not None},
         }
 
 

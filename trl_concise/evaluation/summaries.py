@@ -15,7 +15,15 @@ FILE_SUFFIXES = (".jsonl", ".json", ".parquet", ".csv")  # of problem sets
 KEYS = {"dataset", "model", "accuracy", "accuracy_interval", "tokens_mean", "tokens_interval"}
 COMPARED = (
     *("dataset_id", "dataset_config", "dataset_split", "limit", "problems"),
-    *("max_new_tokens", "temperature", "top_p", "system_prompt_sha256", "prompt_suffix_sha256"),
+    *(
+        "max_new_tokens",
+        "chunk_size",
+        "keep_head",
+        "temperature",
+        "top_p",
+        "system_prompt_sha256",
+        "prompt_suffix_sha256",
+    ),
     *("answer_format", "final_form"),
 )
 

@@ -26,6 +26,7 @@ ONLINE_METHODS = (
     "capo",
     "cure",
     "curriculum",
+    "delethink",
     "dler",
     "dynamic_sampling",
     "effort",

@@ -119,6 +119,7 @@ class RepetitionReward(GroupReward):
 
     name = "repetition"
     paper = CAMPO_PAPER
+    reads_tokens = True
     needs_correctness = False
 
     def __init__(self, form: str = "paper", loop: str = "longest_period", constant: float = 0.1):

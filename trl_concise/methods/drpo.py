@@ -182,6 +182,7 @@ class DRPO(Advantage):
 
     name = "drpo"
     paper = DRPO_PAPER
+    reads_tokens = True
 
     def __init__(
         self, length_temperature: float = 0.1, temperature: float = 10.0, max_length: int | None = None

@@ -234,6 +234,7 @@ class ReasoningAnswerReward(GroupReward):
 
     name = "reasoning_answer"
     paper = NEMOTRON_PAPER
+    reads_tokens = True
 
     def __init__(
         self,

@@ -161,6 +161,7 @@ class LASERDReward(GroupReward):
 
     name = "laser_d"
     paper = LASER_PAPER
+    reads_tokens = True
 
     def __init__(
         self,

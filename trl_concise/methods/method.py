@@ -17,6 +17,7 @@ QUESTIONS = (
     "How do I keep a long run stable?",
     "Which rows of a dataset should I train on?",
     "How do I train a model to check and improve its own answers?",
+    "How do I train long completions in a short context?",
 )
 PROVENANCE = {
     "code": "from the paper and the authors' code",

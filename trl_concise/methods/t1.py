@@ -74,6 +74,7 @@ class AnchoredKL(GroupReward):
 
     name = "t1"
     paper = T1_PAPER
+    reads_tokens = True
     needs_correctness = False
 
     def __init__(self, tau: float = 0.995, kl_weight: float = 1e-3):

@@ -363,6 +363,18 @@ METHODS: tuple[Method, ...] = (
         evidence="selection.md#results",
         package="data.selection",
     ),
+    Method(
+        "Delethink",
+        "think in chunks, each in a context of a fixed size",
+        "delethink",
+        ("rollout",),
+        ("Delethink",),
+        "2510.06557",
+        "code",
+        "delethink",
+        10,
+        evidence="delethink.md#results",
+    ),
 )
 
 

@@ -145,6 +145,7 @@ class Thinker(Advantage):
 
     name = "thinker"
     paper = THINKER_PAPER
+    reads_tokens = True
     text_only = True
 
     def __init__(

@@ -37,6 +37,9 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 
+MODEL_ARGUMENTS = ("model", "processing_class", "quantization_config", "peft_config")
+
+
 @dataclass
 class MRRLVRConfig(ConciseGRPOConfig):
     process_steps: int = field(default=100, metadata={"help": "Steps of the first stage, at least 1."})
@@ -127,6 +130,7 @@ def main():
 
     # With --use_peft that is an adapter, which the second stage trains further.
     model_args.model_name_or_path, model_args.use_peft = first_args.output_dir, False
+    arguments = {name: value for name, value in arguments.items() if name not in MODEL_ARGUMENTS}
     arguments |= model_arguments(args, model_args, padding_side="left", truncation_side="left")
     trainer = ConciseGRPOTrainer(reward_funcs=script.accuracy_reward(), **arguments)
     script.train(trainer)

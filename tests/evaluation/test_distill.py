@@ -99,14 +99,14 @@ def test_faults_of_solutions(ask, tmp_path):
     answers = {
         "2 + 3": {"content": "", "reasoning_content": "hm"},  # no answer after the reasoning
         "4 + 5": "<think>4 + 5 = 9",  # not closed
-        "6 + 6": {"content": r"\boxed{12}", "reasoning": "6 and 6"},
+        "6 + 6": {"content": r"\boxed{১২}", "reasoning": "6 and 6"},
         "7 + 1": "7 and 1</think>" + r"\boxed{8}",  # the prompt opened it
     }
     with Endpoint(lambda request: next(text for sums, text in answers.items() if sums in request)) as endpoint:
         report = ask(endpoint, num_completions=1)
     assert report.dropped == {"empty": 1, "unfinished": 1} and report.kept == 2
     texts = [row["completion"][0]["content"] for row in read(tmp_path / "out.jsonl")]
-    assert texts == ["<think>\n6 and 6\n</think>\n\n\\boxed{12}", "<think>\n7 and 1</think>\\boxed{8}"]
+    assert texts == ["<think>\n6 and 6\n</think>\n\n\\boxed{১২}", "<think>\n7 and 1</think>\\boxed{8}"]
     assert "reasoning" in (tmp_path / "out_solutions" / "replies.jsonl").read_text()
     with Endpoint(solve, ["length", "content_filter"]) as endpoint:
         report = ask(endpoint, num_completions=3, concurrency=1)

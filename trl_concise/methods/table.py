@@ -100,6 +100,7 @@ METHODS: tuple[Method, ...] = (
         "reconstructed",
         "mr_rlvr",
         1,
+        evidence="mr_rlvr.md#results",
     ),
     Method(
         "S-GRPO",

@@ -210,7 +210,7 @@ def draw(points: list[dict[str, Any]], path: Path) -> None:
             axes[1][column].set(xlabel="λ")
         axes[0][0].set_ylabel("Mean completion tokens")
         axes[1][0].set_ylabel("Held-out accuracy, %")
-        axes[0][0].legend(frameon=False)
+        axes[1][0].legend(frameon=False, loc="lower left")
         figure.savefig(path, dpi=120, metadata={"Software": None})
         plt.close(figure)
 

@@ -4,8 +4,8 @@
 # ///
 """
 Train a model with one of the smaller length methods: L1, Kimi k1.5, GRPO-LEAD, Arora and Zanette, DAPO's overlong punishment,
-DDCA, DRPO, prime-rl's gated brevity and pass-rate penalty, GR3, Long2Short, JET. They are described in docs/length_rewards.md;
-DDCA, DRPO and the last five in docs/ddca.md, docs/drpo.md and docs/gated_brevity.md.
+DDCA, DRPO, prime-rl's gated brevity and pass-rate penalty, GR3, Long2Short, JET, open-rs's cosine; or with none. They are described in docs/length_rewards.md;
+DDCA, DRPO and the five after it in docs/ddca.md, docs/drpo.md and docs/gated_brevity.md. Settings of published models: docs/recipes.md.
 
 Without arguments: Kimi's length reward, on the embedded model and generated problems, on a CPU, in a few minutes:
 
@@ -45,6 +45,8 @@ METHODS = [
     "gr3",
     "long2short",
     "jet",
+    "open-rs",
+    "none",
 ]
 
 
@@ -70,7 +72,7 @@ def main():
     args = script.training_args
 
     # After the command line: --help does not wait for them.
-    from trl.rewards import get_soft_overlong_punishment
+    from trl.rewards import get_cosine_scaled_reward, get_soft_overlong_punishment
 
     from trl_concise import (
         BatchWhitening,
@@ -86,6 +88,7 @@ def main():
     from trl_concise.methods.drpo import DRPO
     from trl_concise.methods.gated_brevity import RULES, BrevityReward
     from trl_concise.methods.l1 import with_target_length
+    from trl_concise.methods.text_rewards import think_end_reward
 
     for name, value in SETTINGS.get(args.method, {}).items():
         if name in script.given and getattr(args, name) != value:
@@ -128,6 +131,13 @@ def main():
             args.epsilon_high = 0.28
         rewards.append(TruncationPenalty())
         advantage = BatchWhitening()  # and a small --max_completion_length: the limit is the penalty
+    elif args.method == "open-rs":
+        rewards += [think_end_reward, get_cosine_scaled_reward(limit)]
+        args.reward_weights = args.reward_weights or [
+            0.0,
+            1.0,
+            2.0,
+        ]  # the authors'; the cosine includes the correctness
     elif args.method == "ddca":
         advantage = DDCA()
     elif args.method == "drpo":

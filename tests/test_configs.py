@@ -140,6 +140,56 @@ def test_a_recipe_of_the_authors_has_their_batch(name, prompts, updates, group):
     assert parsed["steps_per_generation"] == updates * parsed["gradient_accumulation_steps"]
 
 
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        (
+            "length_rewards_open_rs",
+            {
+                "method": "open-rs",
+                "reward_weights": [0.0, 1.0, 2.0],
+                "num_generations": 6,
+                "per_device_train_batch_size": 6,
+                "gradient_accumulation_steps": 4,
+                "max_steps": 500,
+                "max_completion_length": 3584,
+                "temperature": 0.7,
+                "learning_rate": 1e-6,
+                "lr_scheduler_type": "cosine_with_min_lr",
+                "lr_scheduler_kwargs": {"min_lr_rate": 0.1},
+                "warmup_steps": 0.1,
+            },
+        ),
+        (
+            "length_rewards_light_r1",
+            {
+                "method": "none",
+                "num_generations": 8,
+                "generation_batch_size": 128 * 8,
+                "num_train_epochs": 5,
+                "max_completion_length": 24000,
+                "temperature": 1.0,
+                "beta": 0.001,
+                "entropy_coef": 0.0,
+                "learning_rate": 1e-6,
+            },
+        ),
+        ("length_rewards_still_3", {"method": "none", "num_iterations": 1}),
+        ("mgpo_vibethinker", {"strength": 1.0, "max_completion_length": 16384, "loss_type": "grpo"}),
+    ],
+)
+def test_a_recipe_of_a_system_sets_what_is_published(name, expected):
+    recipe = EXAMPLES / "configs" / f"{name}.yaml"
+    parsed = parse(recipe)
+    assert {key: parsed[key] for key in expected} == expected
+    text = recipe.read_text()
+    for line in text[
+        text.index("# Data and model") :
+    ].splitlines():  # each setting has a source, or says that it has none
+        if line and not line.startswith(("#", "per_device_", "logging_steps", "output_dir", "method:")):
+            assert "  # " in line, line
+
+
 def test_redi_recipe_is_the_paper():
     """128 traces a step in the first stage and 32 pairs in the second, on the authors' 8 GPUs."""
     parsed = parse(EXAMPLES / "configs" / "redi_1.5b.yaml")

@@ -108,7 +108,7 @@ PAGES = {
     **dict.fromkeys(["efficient_reasoning", "grpo_lead", "kimi", "l1"], "length_rewards"),
     "layer_realignment": "realignment",
 }
-EXAMPLES = {**PAGES, "ddca": "length_rewards", "drpo": "length_rewards", "gated_brevity": "length_rewards"}
+EXAMPLES = PAGES | dict.fromkeys(["ddca", "drpo", "gated_brevity", "text_rewards"], "length_rewards")
 
 
 PARTS_OF_A_METHOD = {

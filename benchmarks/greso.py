@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-Generated tokens until the same held-out accuracy, with GRESO, with dynamic sampling, and with neither.
+Generated tokens until the same held-out accuracy, with GRESO, PCL, a band of accuracies, dynamic sampling, and with none of them.
 
     python benchmarks/greso.py
 
@@ -29,6 +29,7 @@ from transformers import PrinterCallback, TrainerCallback, set_seed
 
 from trl_concise import (
     GRESO,
+    AccuracyBand,
     ConciseGRPOConfig,
     ConciseGRPOTrainer,
     DynamicSampling,
@@ -36,6 +37,7 @@ from trl_concise import (
     math_accuracy_reward,
 )
 from trl_concise.demo.problems import Problem
+from trl_concise.methods.pcl import PCL
 from trl_concise.state.checkpoint import write_atomically
 
 
@@ -43,6 +45,8 @@ CONTROL = "GRPO"
 METHODS = {  # slots, by seed
     CONTROL: lambda seed: {},
     "GRESO": lambda seed: {"prompt_selector": GRESO(seed=seed)},
+    "PCL": lambda seed: {"prompt_selector": PCL()},
+    "Accuracy band": lambda seed: {"prompt_selector": AccuracyBand(seed=seed)},
     "Dynamic sampling": lambda seed: {"group_filter": DynamicSampling()},
 }
 REFILLS = ("Dynamic sampling",)  # generates more per step

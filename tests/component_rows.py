@@ -48,6 +48,7 @@ from trl_concise.methods.mgpo import MGPO
 from trl_concise.methods.noisy_rewards import NoisyReward, PatternCalibration
 from trl_concise.methods.on_policy_sft import OnPolicySFT, OnPolicySFTFilter
 from trl_concise.methods.otc import OTCPPOReward, OTCReward
+from trl_concise.methods.pcl import PCL
 from trl_concise.methods.prorl import K2Penalty, ReferenceReset
 from trl_concise.methods.rlpr import RewardStdFilter, RLPRReward
 from trl_concise.methods.saturn import SATURNCurriculum
@@ -381,6 +382,12 @@ _ROWS = [
         samples=True,
     ),
     Row(RepetitionReward, {"form": "released", "loop": "earliest_start", "constant": 0.2}, samples=True),
+    Row(
+        PCL,
+        {"candidates": 2, "target": 0.25, "learning_rate": 0.1, "updates": 2},
+        "prompt_selector",
+        neutral={"candidates": 1},
+    ),
     Row(GRESO, {"exploration": 0.3, "zero_variance_target": 0.5, "seed": 7}, "prompt_selector"),
     Row(
         DynamicSampling,

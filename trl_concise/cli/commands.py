@@ -48,6 +48,7 @@ TRAINING: dict[str, str] = {  # script in the examples folder -> description in 
     "on_policy_sft": "supervised fine-tuning on correct completions within the limit (GRPO)",
     "one_shot_rlvr": "train on a single problem (GRPO)",
     "otc": "answer with as few tool calls as possible, with a calculator (GRPO)",
+    "pcl": "train on the prompts whose predicted success rate is closest to one half (GRPO)",
     "redi": "distill correct and incorrect traces of a teacher (DPO)",
     "prorl": "reset the reference of the KL penalty now and then, for long runs (GRPO)",
     "realignment": "distill towards a mix of the model and a shorter-thinking one (distillation)",

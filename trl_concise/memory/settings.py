@@ -42,6 +42,7 @@ ONLINE_METHODS = (
     "on_policy_sft",
     "one_shot_rlvr",
     "otc",
+    "pcl",
     "prorl",
     "rlpr",
     "saturn",

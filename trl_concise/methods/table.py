@@ -34,6 +34,18 @@ METHODS: tuple[Method, ...] = (
         "greso.md#results",
     ),
     Method(
+        "PCL",
+        "train on the prompts that a value head predicts to be solved half of the time",
+        "pcl",
+        ("prompt_selector",),
+        ("PCL",),
+        "2510.01135",
+        "reconstructed",
+        "pcl",
+        1,
+        evidence="pcl.md#results",
+    ),
+    Method(
         "Dynamic sampling",
         "replace groups without a learning signal (DAPO)",
         "dynamic_sampling",

@@ -82,8 +82,8 @@ def pcl_value_loss(values: Tensor, success_rates: Tensor) -> Tensor:
         `torch.Tensor`: The sum, a scalar.
 
     Examples:
-        >>> pcl_value_loss(torch.tensor([0.48, 0.55]), torch.tensor([6 / 16, 10 / 16]))
-        tensor(0.0167)
+        >>> round(pcl_value_loss(torch.tensor([0.48, 0.55]), torch.tensor([6 / 16, 10 / 16])).item(), 5)
+        0.01665
     """
     return (values - success_rates).square().sum()
 

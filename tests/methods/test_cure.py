@@ -219,7 +219,7 @@ def test_it_trains_with_everything_at_once_and_resumes(tiny_model, problems, tmp
 def test_the_critical_token_depends_on_seed_step_prompt_and_completion_alone(tiny_model, problems, tmp_path):
     class OneCompletion(ConciseGRPOTrainer):
         def _generate_single_turn(self, prompt_ids, images, multimodal_fields, num_generations):
-            return [list(range(40, 60)) for _ in prompt_ids], None
+            return [list(range(40, 60)) for _ in prompt_ids], [[-1.0] * 20 for _ in prompt_ids]  # as vLLM does
 
     def prefixes(step=0, **changes):
         settings = {"num_generations": 8, "max_completion_length": 24, **changes}
@@ -227,8 +227,11 @@ def test_the_critical_token_depends_on_seed_step_prompt_and_completion_alone(tin
         cure = CURE(**SMALL)
         trainer = OneCompletion(tiny_model, tiny.even_reward, args, problems, rollout=cure)
         trainer.state.global_step = step
-        numbers = cure.generate(trainer, [problems[row // 8] for row in range(16)]).numbers
-        return [int(tokens) for tokens in numbers["prefix_tokens"]]
+        generated = cure.generate(trainer, [problems[row // 8] for row in range(16)])
+        # The sampler has no log-probability of a copied token.
+        known = [[int(logp == -1) for logp in row] for row in generated.logps]
+        assert known == generated.mask
+        return [int(tokens) for tokens in generated.numbers["prefix_tokens"]]
 
     first = prefixes()
     assert first == prefixes() and first[:2] == [0, 0] and all(first[2:8])

@@ -154,13 +154,15 @@ class CURE(Rollout):
         min_characters: int = 2,
         max_prompt_length: int | None = 1500,
     ):
-        smallest = {"sources": (sources, 1), "forks": (forks, 0), "top_k": (top_k, 1)}
-        smallest |= {
+        smallest = {
+            "sources": (sources, 1),
+            "forks": (forks, 0),
+            "top_k": (top_k, 1),
             "min_characters": (min_characters, 0),
-            "max_prompt_length": (1 if max_prompt_length is None else max_prompt_length, 1),
+            "max_prompt_length": (max_prompt_length, 1),
         }
         for setting, (value, least) in smallest.items():
-            if not value >= least:
+            if value is not None and not value >= least:
                 raise ValueError(f"{setting} must be at least {least}, got {value}.")
         if ordering not in ORDERINGS:
             raise ValueError(f"ordering must be one of {ORDERINGS}, got {ordering!r}.")
@@ -301,10 +303,13 @@ def _joined(
     order = [(int(fork), next(places[fork])) for fork in is_fork]
     ids = [parts[part].completion_ids[place] for part, place in order]
     prefixes = [len(forks.prefix_ids[place]) if part else 0 for part, place in order]
-    first, second = (part.logps for part in parts)
+    logps = None
+    if parts[0].logps is not None and parts[1].logps is not None:  # with vLLM
+        of_parts = (parts[0].logps, parts[1].logps)
+        logps = [of_parts[part][place] for part, place in order]
     return Generated(
         ids,
-        logps=None if first is None or second is None else [(first, second)[part][place] for part, place in order],
+        logps=logps,
         mask=[[0] * length + [1] * (len(own) - length) for own, length in zip(ids, prefixes, strict=True)],
         numbers=numbers,
     )

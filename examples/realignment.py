@@ -94,7 +94,7 @@ def main(arguments: list[str] | None = None):
 
     # After the command line: --help does not wait for them.
     from trl_concise.callbacks import show_progress
-    from trl_concise.methods.realignment import TrRaTrainer
+    from trl_concise.methods.realignment import TrRaTrainer, check_columns
     from trl_concise.state.adapters import check_model
 
     aligned = args.teacher_model_name_or_path
@@ -102,6 +102,7 @@ def main(arguments: list[str] | None = None):
         if name is not None:
             check_model(name, revision)
     rows = completions(source, args)
+    check_columns(rows, "train")  # before a model is trained
     if is_demo:
         aligned = str(demo.concise_model(f"{args.output_dir}/aligned", steps=source.demo_steps))
     trainer = TrRaTrainer(

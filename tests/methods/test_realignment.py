@@ -294,8 +294,13 @@ def test_a_weight_that_is_not_a_number_is_refused(lambda_, tmp_path):
         TrRaConfig(**distributed.settings(tmp_path, lambda_=lambda_))
 
 
+def test_another_divergence_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="forward KL divergence"):
+        TrRaConfig(**distributed.settings(tmp_path, beta=1.0))
+
+
 @pytest.mark.parametrize(
-    ("changes", "arguments", "message"),
+    ("changes", "arguments", "message"),  # of a plain config
     [
         ({"beta": 0.5}, {}, "forward KL divergence"),
         ({"use_vllm": True}, {}, "use_vllm would have no effect"),
@@ -308,7 +313,7 @@ def test_a_weight_that_is_not_a_number_is_refused(lambda_, tmp_path):
     ],
 )
 def test_invalid_arguments(changes, arguments, message, tiny_model, aligned, tmp_path):
-    args = TrRaConfig(**distributed.settings(tmp_path, **changes))
+    args = DistillationConfig(**distributed.settings(tmp_path, **changes))
     given = {"teacher_model": aligned, "train_dataset": distributed.rows(), **arguments}
     with pytest.raises(ValueError, match=message):
         TrRaTrainer(tiny_model, args=args, **given)

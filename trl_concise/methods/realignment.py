@@ -34,7 +34,7 @@ from ..data.critique_tokens import end_of_turn
 from ..hub.mixin import WritesCard
 from ..state.resume import ResumesTraining
 from ..state.sampling import EpochRepeatSampler
-from .realignment_config import NORMALIZATIONS, TrRaConfig, check_lambda
+from .realignment_config import NORMALIZATIONS, TrRaConfig, check_beta, check_lambda
 from .realignment_models import FusedTeacher, check_tokenizers, load_frozen, mix_logits
 
 
@@ -42,6 +42,7 @@ __all__ = [
     "FusedTeacher",
     "TrRaConfig",
     "TrRaTrainer",
+    "check_columns",
     "completion_ids",
     "kl_over_positions",
     "mix_logits",
@@ -159,7 +160,7 @@ class TrRaTrainer(ResumesTraining, WritesCard, DistillationTrainer):
         datasets = {name: arguments.get(f"{name}_dataset") for name in ("train", "eval")}
         check_not_empty(datasets["train"], datasets["eval"])
         for name, dataset in datasets.items():
-            _check_columns(dataset, name)
+            check_columns(dataset, name)
         check_tokenizers(model, teacher_model, ref_model, arguments.get("processing_class"), args.trust_remote_code)
         # As TRL loads the student, in float32 unless its arguments say otherwise.
         options = {"dtype": "float32", "trust_remote_code": args.trust_remote_code, **(args.model_init_kwargs or {})}
@@ -261,10 +262,7 @@ def _check_settings(args: TrRaConfig, teacher_model: Any, tools: Any) -> None:
     check_lambda(args.lambda_)
     if teacher_model is None:
         raise ValueError("TrRa needs the aligned model: pass it as teacher_model, a name, a folder or a model.")
-    if args.beta != 0:
-        raise ValueError(
-            f"beta={args.beta} selects another divergence, but TrRa's loss is the forward KL divergence. Leave beta out or set it to 0."
-        )
+    check_beta(args.beta)
     if args.deepspeed_plugin is not None and args.deepspeed_plugin.zero_stage == 3:
         raise ValueError(
             "TrRa concatenates the output embeddings of two models, which DeepSpeed ZeRO-3 splits among processes. Use zero_stage 2."
@@ -282,7 +280,17 @@ def _check_settings(args: TrRaConfig, teacher_model: Any, tools: Any) -> None:
         )
 
 
-def _check_columns(dataset: Any, name: str) -> None:
+def check_columns(dataset: Any, name: str) -> None:
+    """
+    Check the columns of a dataset, or of each in a mapping.
+
+    Args:
+        dataset: A dataset, a stream, a mapping of them, or `None`.
+        name (`str`): What it is for.
+
+    Raises:
+        `ValueError`: If it lacks `prompt` or `completion`, or has images.
+    """
     for one in dataset.values() if isinstance(dataset, dict) else [dataset]:
         if one is None:
             continue

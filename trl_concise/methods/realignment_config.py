@@ -30,6 +30,19 @@ def check_lambda(lambda_: float) -> None:
         )
 
 
+def check_beta(beta: float) -> None:
+    """
+    Check that TRL's interpolation between divergences is that of TrRa.
+
+    Raises:
+        `ValueError`: If it is not 0.
+    """
+    if beta != 0:
+        raise ValueError(
+            f"beta={beta} selects another divergence, but TrRa's loss is the forward KL divergence. Leave beta out or set it to 0."
+        )
+
+
 @dataclass
 class TrRaConfig(ConfigMixin, DistillationConfig):
     r"""
@@ -76,5 +89,6 @@ class TrRaConfig(ConfigMixin, DistillationConfig):
     def __post_init__(self):
         super().__post_init__()
         check_lambda(self.lambda_)
+        check_beta(self.beta)
         if self.normalize_over not in NORMALIZATIONS:
             raise ValueError(f"normalize_over must be one of {list(NORMALIZATIONS)}, got {self.normalize_over!r}.")

@@ -76,6 +76,9 @@ def test_an_answer_without_a_mark_is_not_left_blank_either():
         ("That leaves 1,024 of 3.", ["1,024"]),
         ("7 + 7 = 14, so 14 it is.", ["7 + 7 = 14"]),  # 14 would be read off
         ("We add both.", []),
+        ("He eats 1.5/3 = 0.5 of it.", ["1.5", "1.5/3 = 0.5", "0.5"]),
+        ("Thus \\[x = 1.5,\\] as needed.", ["x = 1.5"]),
+        ("1+" * 5000, []),  # quickly
     ],
 )
 def test_pieces(step, pieces):

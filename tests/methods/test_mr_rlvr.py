@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -15,7 +16,10 @@ from trl import GRPOConfig, GRPOTrainer
 from tests import slot_rows, tiny
 from tests.distributed import process_tasks
 from trl_concise import ConciseGRPOConfig, ConciseGRPOTrainer, demo
+from trl_concise.data.problems import load_rows
+from trl_concise.demo.process import write_answer
 from trl_concise.methods.mr_rlvr import (
+    build_process_tasks,
     fill_reward,
     match_pieces,
     order_reward,
@@ -23,6 +27,9 @@ from trl_concise.methods.mr_rlvr import (
     read_order,
     score_order,
 )
+
+
+DATA = Path(__file__).parents[3] / "shared" / "data"
 
 
 def test_golden_values():
@@ -43,7 +50,7 @@ def write(answers) -> str:
     return "\n".join(f"[blank {number}] {piece}" for number, piece in answers)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(st.lists(PIECES.filter(str.strip), min_size=1, max_size=3), ANSWERS, st.integers(0, 5), PIECES, st.booleans())
 def test_extra_blanks_never_raise_the_score(blanks, answers, number, piece, is_first):
     """Must hold 1 and 3: within [0, 1]; a blank that does not exist, or that is given again, earns nothing."""
@@ -132,6 +139,15 @@ def test_unfinished_completions_earn_nothing_and_other_tasks_are_left_out():
     assert fill_reward(completions, [None, None], log_metric=logged.__setitem__) == [None, None] and not logged
 
 
+@pytest.mark.skipif(not (DATA / "gsm8k_train.jsonl").exists(), reason="GSM8K and MATH500 are not installed")
+@pytest.mark.parametrize(("name", "rows"), [("gsm8k_train", 200), ("math500", 60)])
+def test_the_pieces_and_orders_of_published_solutions_earn_everything(name, rows):
+    made = build_process_tasks(load_rows(str(DATA / f"{name}.jsonl")).select(range(rows)))
+    texts = [write_answer(task) for task in made]
+    rewards = fill_reward(texts, made["blanks"][:]), order_reward(texts, made["order"][:])
+    assert len(made) > 0.8 * rows and all({one, other} == {1.0, None} for one, other in zip(*rewards, strict=True))
+
+
 # Training on them
 
 
@@ -176,7 +192,7 @@ def test_the_demo_answers_its_tasks_rightly(tmp_path):
         prompt[0]["content"] for prompt in demo.train_dataset(40, operations=demo.OPERATIONS)["prompt"]
     ]
     made = demo.process_tasks(solutions)
-    texts = [demo.process.write_answer(task) for task in made]
+    texts = [write_answer(task) for task in made]
     rewards = fill_reward(texts, made["blanks"][:]), order_reward(texts, made["order"][:])
     assert all({one, other} == {1.0, None} for one, other in zip(*rewards, strict=True))
     folder = demo.process_model(tmp_path / "model", steps=1)

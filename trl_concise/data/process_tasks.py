@@ -40,15 +40,17 @@ ORDER_PROMPT = (
     "{problem}\n\nThese are the steps of a solution in the wrong order:\n{steps}\n\n"
     'Write their numbers in the right order, on a last line that begins with "Order:", for example:\nOrder: 3, 1, 2'
 )
+LONGEST_SIDE = 200  # characters of an equation before its last equals sign
 SOLUTION_COLUMNS = ("solution", "answer")
 
 AnyDataset = TypeVar("AnyDataset", Dataset, IterableDataset)
 
 _NUMBER = r"\d+(?:,\d{3})*(?:\.\d+)?%?"
 _CALCULATION = re.compile(r"<<[^<>\n]*>>")  # GSM8K's, which repeat the result
-_EQUATION = re.compile(
-    rf"(?<![\w.,])[(\d.$][\d\s.,$%()+\-*/×÷·]*?[+\-*/×÷·][\d\s.,$%()+\-*/×÷·]*=\s*\$?-?{_NUMBER}(?![\w.]*\d)"
+_EQUATION = re.compile(  # bounded, so that a long line without an equals sign costs little
+    rf"(?<![\w.,])[(\d.$][\d\s.,$%()+\-*/×÷·]{{1,{LONGEST_SIDE}}}=\s*\$?-?{_NUMBER}(?![\w.]*\d)"
 )
+_CALCULATES = re.compile(r"[+\-*/×÷·].*=", re.DOTALL)
 _RESULT = re.compile(rf"=\s*\$?(?P<inside>-?{_NUMBER})(?!\s*[-+*/×÷·^=(]|[.,]?\d|\w)")
 _FORMULA = re.compile(  # not the amounts in "$5 and $10"
     r"(?<![\\$])\$(?![\s$])(?P<inside>[^$\n]*[^$\n\s\\])\$(?![\d$])|\\\((?P<round>.+?)\\\)|\\\[(?P<square>.+?)\\\]|\$\$(?P<display>[^$]+)\$\$",
@@ -336,8 +338,8 @@ def find_pieces(step: str, problem: str = "") -> list[Span]:
     ]
     spans = {
         *formulas,
-        *(_span(match) for pattern in (_EQUATION, _NAME) for match in pattern.finditer(step)),
-        *(_span(match) for match in _RESULT.finditer(step)),
+        *(_span(match) for match in _EQUATION.finditer(step) if _CALCULATES.search(match[0])),
+        *(_span(match) for pattern in (_NAME, _RESULT) for match in pattern.finditer(step)),
         *(_span(match) for match in _PLAIN_NUMBER.finditer(step) if _value(match["inside"]) not in known),
     }
     whole = {span for span in spans if span is not None and step.count(span.text) == 1}
@@ -349,26 +351,25 @@ def find_pieces(step: str, problem: str = "") -> list[Span]:
 
 def _span(match: re.Match[str]) -> Span | None:
     name = next((name for name, text in match.groupdict().items() if text is not None), 0)
-    text = match[name].rstrip()
+    text = match[name].rstrip(" \n.,;")  # a formula may include the punctuation of its sentence
     start = match.start(name) + len(text) - len(text.lstrip())
     return Span(start, match.start(name) + len(text), text.strip()) if text.strip() else None
 
 
 def _value(text: str) -> Fraction | None:
-    """The value of a plain numeral."""
-    plain = re.sub(r"[\s,$%]|\\[$%!]", "", text)
-    return (
-        Fraction(plain)
-        if re.fullmatch(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:/0*[1-9]\d*)?", plain) and "./" not in plain
-        else None
-    )
+    """The value of a plain numeral or of a fraction of two, such as `1.5/3`."""
+    match = re.fullmatch(r"([-+]?\d+(?:\.\d+)?)(?:/(\d+(?:\.\d+)?))?", re.sub(r"[\s,$%]|\\[$%!]", "", text))
+    if match is None:
+        return None
+    divisor = Fraction(match[2] or 1)
+    return Fraction(match[1]) / divisor if divisor else None
 
 
 def _holds(piece: str, answer: str) -> bool:
     """Whether the final answer is in a piece."""
     value = _value(answer)
     if value is not None and any(
-        _value(number) in (value, -value) for number in re.findall(rf"{_NUMBER}(?:/\d+)?|{_NUMBER}", piece)
+        _value(number) in (value, -value) for number in re.findall(rf"{_NUMBER}(?:/{_NUMBER})?", piece)
     ):
         return True
     one, other = ("".join(text.split()) for text in (piece, answer))

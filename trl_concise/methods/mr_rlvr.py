@@ -36,7 +36,7 @@ __all__ = [
     "score_order",
 ]
 
-LONGEST_PIECE = 1_000  # characters; nothing that is left blank is longer
+LONGER = 100  # characters that a piece may be longer than twice the reference
 _MARK = re.compile(r"^[\s>*_`-]*\[blank\s*(\d{1,4})\][*_`]*[ \t]*[:=]?", re.IGNORECASE | re.MULTILINE)
 _ORDER = re.compile(r"^[\s>*_`#-]*order\s*[*_`]*\s*:(.*)", re.IGNORECASE | re.MULTILINE)
 _MATHS = re.compile(r"[\d=^_\\+*/<>]|^[A-Za-z]$")
@@ -88,7 +88,7 @@ def match_pieces(references: Sequence[str], given: Sequence[str | None]) -> list
     verdicts = [False] * len(references)
     sides: list[tuple[int, str, str]] = []  # of formulas, to be judged
     for place, (reference, piece) in enumerate(zip(references, given, strict=True)):
-        if not piece or len(piece) > LONGEST_PIECE:
+        if not piece or len(piece) > 2 * len(reference) + LONGER:
             continue
         reference, piece = _without_markup(reference), _without_markup(piece)
         if not piece:

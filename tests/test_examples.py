@@ -25,7 +25,7 @@ ROLLOUTS = f"{QUICK} --per_device_train_batch_size 8 --num_generations 4 --max_c
 FLAGS = {  # what an example takes beside, or instead of, the flags for a quick run
     "adapt_think": f"{ROLLOUTS} --demo_steps 1 --demo_problems 8 --demo_completions 1",
     "auto_think": f"{ROLLOUTS} --demo_steps 1 --stage_steps 1",
-    "delethink": f"{ROLLOUTS} --demo_steps 1 --chunk_size 18 --report_problems 1",
+    "delethink": f"{ROLLOUTS} --demo_steps 1 --chunk_size 18",
     "cft": f"{QUICK} --per_device_train_batch_size 2 --report_problems 2",
     "cure": f"{ROLLOUTS} --sources 2 --forks 1 --critical_top_k 3 --overlong_buffer 4",
     "hapo": f"{ROLLOUTS} --report_problems 2",

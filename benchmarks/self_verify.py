@@ -81,7 +81,7 @@ def carry_out(run: Run, options: argparse.Namespace) -> dict[str, Any]:
     evaluate(model, sets, run.folder / "greedy", temperature=0.0, **common)
     evaluate(
         *(model, sets, run.folder / "votes"),
-        temperature=0.6,
+        temperature=1.0,  # as in training
         num_completions=options.completions,
         vote=Vote("verify", options.alpha),
         **common,
@@ -105,6 +105,7 @@ def table(runs: dict[str, list[Run]], name: str, completions: int) -> str:
     for method, own in runs.items():
         greedy, sampled = zip(*(read_records(run, name) for run in own), strict=True)
         votes = [record["vote"] for record in sampled]
+        right = [vote["verdict_accuracy"] for vote in votes if vote["verdict_accuracy"] is not None]
         low, high = votes[0]["difference_interval"]
         change = fmean(vote["accuracy"] - vote["majority_accuracy"] for vote in votes)
         cells = [
@@ -116,7 +117,7 @@ def table(runs: dict[str, list[Run]], name: str, completions: int) -> str:
             accuracy(votes, "accuracy", "accuracy_interval"),
             one_decimal(fmean(vote["tokens_mean"] for vote in votes)),
             f"{100 * change:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}]",
-            f"{percent(fmean(vote['verdict_accuracy'] for vote in votes))} %",
+            f"{percent(fmean(right))} %" if right else "",
         ]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)

@@ -121,6 +121,34 @@ def test_thinking_fast_and_slow(tmp_path, monkeypatch, capsys):
     assert facts["steps"] == 1 and facts["generated_tokens"] > 64 * 8 and (tmp_path / "thinker.png").is_file()
 
 
+@pytest.mark.slow
+def test_votes_weighted_by_verdicts(tmp_path, monkeypatch, capsys):
+    import self_verify
+
+    monkeypatch.setattr(self_verify, "LIMIT", 24)
+    command = [
+        "--steps",
+        "2",
+        "--problems",
+        "2",
+        "--completions",
+        "2",
+        "--training_problems",
+        "24",
+        "--steps_before",
+        "1",
+    ]
+    run(self_verify, monkeypatch, *command, "--methods", "Self-verification", "--output_dir", str(tmp_path))
+    rows = [line.split(" | ") for line in capsys.readouterr().out.splitlines() if line.startswith("| ")]
+    assert [row[0] for row in rows] == [
+        *["| Model", "| before training", "| Self-verification"] * 2,
+        *["| Method", "| Self-verification"],
+    ]
+    facts = json.loads((tmp_path / "Self-verification-0" / "training.json").read_text())
+    assert facts["steps"] == 2 and len(facts["verdict_accuracy"]) <= 1
+    assert (tmp_path / "votes.png").is_file()
+
+
 def test_learning_when_to_think(tmp_path, monkeypatch, capsys):
     import thinking
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import math
 from statistics import fmean
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -273,23 +274,21 @@ def test_a_real_model_verifies_its_own_solutions(kind, tiny_model, tmp_path):
     assert all(math.isfinite(entry["loss"]) for entry in logged)
 
 
-def test_tools_are_refused(tmp_path, tiny_model):
-    def add(a: int, b: int) -> int:
-        """
-        Add.
-
-        Args:
-            a: A number.
-            b: Another.
-
-        Returns:
-            The sum.
-        """
-        return a + b
-
-    class View:
-        tools = [add]
-        environment_factories = None
-
-    with pytest.raises(ValueError, match="has tools or environments. Remove them, or remove SelfVerification"):
-        SelfVerification().attach(View())
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"tools": [len]}, "has tools or environments. Remove them, or remove SelfVerification"),
+        ({"environment_factories": {}}, "has tools or environments"),
+        ({"max_completion_length": None}, "but max_completion_length is None. Set it"),
+        (
+            {"num_generations": 8},
+            "no verification prompt for the 1 problems of a generation batch. Set ratio to at least 0.5",
+        ),
+    ],
+)
+def test_settings_of_the_trainer_that_are_refused(changes, message):
+    view = {"tools": None, "environment_factories": None, "max_completion_length": 8, "num_generations": 4}
+    args = SimpleNamespace(generation_batch_size=8)
+    SelfVerification(0.25).attach(SimpleNamespace(**view, args=args))
+    with pytest.raises(ValueError, match=message):
+        SelfVerification(0.25).attach(SimpleNamespace(**{**view, **changes}, args=args))

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -194,7 +195,8 @@ class SelfVerification(Advantage):
         buffer ([`SolutionBuffer`]): The recent solutions.
 
     Raises:
-        `ValueError`: If an argument is out of range, or the trainer has tools or environments.
+        `ValueError`: If an argument is out of range. When the trainer is built, if it has tools or environments, no generation limit, or too few
+            problems in a batch for `ratio`.
     """
 
     name = "self_verify"
@@ -204,7 +206,7 @@ class SelfVerification(Advantage):
     def __init__(
         self, ratio: float = 1.0, verdict_reward: str = "dynamic", buffer_size: int = 5000, max_age: int = 60
     ):
-        if not 0 <= ratio < float("inf"):
+        if not 0 <= ratio < math.inf:
             raise ValueError(
                 f"ratio must be a finite number of at least 0, got {ratio}. Give 1 for a verification prompt per problem."
             )
@@ -226,16 +228,30 @@ class SelfVerification(Advantage):
 
     def attach(self, trainer: TrainerView) -> None:
         """
-        Check that completions are texts.
+        Check the settings of the trainer.
 
         Raises:
-            `ValueError`: If the trainer has tools or environments.
+            `ValueError`: If the trainer has tools or environments, or no generation limit, or if a batch has too few problems for `ratio`.
         """
         if trainer.tools or trainer.environment_factories is not None:
             raise ValueError(
                 "SelfVerification asks about solutions of one text, but the trainer has tools or environments. Remove them, or remove "
                 "SelfVerification."
             )
+        if trainer.max_completion_length is None:
+            raise ValueError(
+                "SelfVerification generates verifications of at most max_completion_length tokens, but max_completion_length is None. Set it."
+            )
+        problems = trainer.args.generation_batch_size // trainer.num_generations
+        if self.ratio and not self._prompts(problems):
+            raise ValueError(
+                f"ratio={self.ratio:g} gives no verification prompt for the {problems} problems of a generation batch. Set ratio to at least "
+                f"{0.5 / problems:g}, or to 0."
+            )
+
+    def _prompts(self, problems: int) -> int:
+        """Return the number of verification prompts for a number of problems, rounded half up."""
+        return math.floor(self.ratio * problems + 0.5)
 
     def compute(self, rollouts: Rollouts, advantages: Tensor) -> Tensor:
         return advantages
@@ -245,7 +261,7 @@ class SelfVerification(Advantage):
         rng = np.random.default_rng([trainer.args.seed, self._batches])
         self._batches += 1
         problems = len(rollouts) // rollouts.num_generations
-        drawn = self.buffer.draw(round(self.ratio * problems), rollouts.step, rng)
+        drawn = self.buffer.draw(self._prompts(problems), rollouts.step, rng)
         rows, measured = self._verify(trainer, drawn, rollouts.step) if drawn else (None, {})
         self.buffer.add(self._solutions(trainer, rollouts, local))
         added = len(drawn) * trainer.num_generations

@@ -41,8 +41,7 @@ def test_the_choice_is_the_best_set_of_its_size(values, data):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"candidates": 0}, r"candidates must lie in \[1, 8\], got 0"),
-        ({"candidates": 9}, r"candidates must lie in \[1, 8\], got 9"),
+        ({"candidates": 0}, "candidates must be at least 1, got 0"),
         ({"target": 1.0}, "target must lie between 0 and 1"),
         ({"learning_rate": 0.0}, "learning_rate must be positive"),
         ({"learning_rate": math.nan}, "learning_rate must be positive"),
@@ -125,8 +124,9 @@ def test_training_selects_by_the_values_before_the_update_and_changes_the_policy
 
     class Watched(PCL):
         def choose(self, candidates, count, step):
+            assert len(candidates) == min(4 * count, 16)
             chosen = super().choose(candidates, count, step)
-            values = self._values(torch.stack([self._features([row["prompt"]])[0] for row in candidates[: 4 * count]]))
+            values = self._values(torch.stack([self._features([row["prompt"]])[0] for row in candidates]))
             assert chosen == closest_values(values.tolist(), count)
             events.append([candidates[i]["prompt_id"] for i in chosen])
             return chosen

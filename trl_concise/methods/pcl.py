@@ -94,7 +94,7 @@ class PCL(PromptSelector):
 
     Args:
         candidates (`int`, *optional*, defaults to `4`):
-            $k$, candidates per prompt that a batch takes, from 1 (every prompt, in TRL's order) to 8.
+            $k$, candidates per prompt that a batch takes. 1 takes every prompt, in TRL's order.
         target (`float`, *optional*, defaults to `0.5`):
             The success rate to look for, in (0, 1).
         learning_rate (`float`, *optional*, defaults to `1e-2`):
@@ -114,17 +114,15 @@ class PCL(PromptSelector):
     text_only = True
 
     def __init__(self, candidates: int = 4, target: float = 0.5, learning_rate: float = 1e-2, updates: int = 4):
-        if not 1 <= candidates <= 8:
-            raise ValueError(
-                f"candidates must lie in [1, 8], got {candidates}: the trainer offers eight per prompt of a batch."
-            )
+        if candidates < 1:
+            raise ValueError(f"candidates must be at least 1, got {candidates}.")
         if not 0 < target < 1:
             raise ValueError(f"target must lie between 0 and 1, got {target}.")
         if not (0 < learning_rate < math.inf and updates >= 1):
             raise ValueError(
                 f"learning_rate must be positive and updates at least 1, got {learning_rate} and {updates}."
             )
-        self.candidates = candidates
+        self.candidates = self.candidates_per_prompt = candidates
         self.target = target
         self.learning_rate = learning_rate
         self.updates = updates
@@ -140,7 +138,6 @@ class PCL(PromptSelector):
         self._trainer = trainer
 
     def choose(self, candidates: list[dict[str, Any]], count: int, step: int) -> list[int]:
-        candidates = candidates[: self.candidates * count]
         features = self._features([row["prompt"] for row in candidates])
         chosen = closest_values(self._values(features).tolist(), count, self.target)
         self._chosen |= {candidates[position]["prompt_key"]: features[position] for position in chosen}

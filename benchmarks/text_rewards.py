@@ -82,7 +82,7 @@ def main() -> None:
         settings |= {
             "output_dir": folder,
             "max_steps": options.steps,
-            "max_completion_length": 64,
+            "max_completion_length": 96,
             "save_strategy": "no",
             "per_device_eval_batch_size": 64,
             "num_generations_eval": 1,

@@ -80,19 +80,18 @@ def main():
             f"--dataset_name {name}: this script trains on generated formulas. Choose them with --levels."
         )
     levels = [read_level(text) for text in args.levels]
-    make_dataset = saturn_dataset
-    if model_args.model_name_or_path == str(demo.model_path()):
-        start = demo.formula_model(Path(args.output_dir, "formula-model"), steps=args.demo_steps)
-        model_args.model_name_or_path = str(start)
-        make_dataset = demo.formula_dataset
-    arguments = script.trainer_arguments() | {
+    is_demo = model_args.model_name_or_path == str(demo.model_path())
+    make_dataset = demo.formula_dataset if is_demo else saturn_dataset
+    selector = SATURNCurriculum(args.pass_threshold, args.validate_every)
+    datasets = {
         "train_dataset": make_dataset(count=args.formulas, levels=levels, seed=args.seed),
         "eval_dataset": make_dataset(count=args.held_out, levels=levels, seed=args.seed, split="validation"),
     }
+    if is_demo:
+        start = demo.formula_model(Path(args.output_dir, "formula-model"), steps=args.demo_steps)
+        model_args.model_name_or_path = str(start)
     trainer = ConciseGRPOTrainer(
-        reward_funcs=saturn_reward,
-        prompt_selector=SATURNCurriculum(args.pass_threshold, args.validate_every),
-        **arguments,
+        reward_funcs=saturn_reward, prompt_selector=selector, **script.trainer_arguments() | datasets
     )
     tests = {str(level): make_dataset(count=128, levels=[level], split="test") for level in levels}
     script.train(trainer, report=functools.partial(demo.FormulaReport, sets=tests))

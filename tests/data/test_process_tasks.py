@@ -93,6 +93,27 @@ def test_steps_are_shown_without_what_gives_their_order_away():
     assert [steps[number - 1] for number in task["order"]] == ["multiply", "add", "be done", "\\boxed{10}"]
 
 
+@pytest.mark.parametrize(
+    ("step", "shown"),
+    [
+        ("Step 1: -5 + 3 = -2", "-5 + 3 = -2"),
+        ("Step 2: \\(x = 3\\)", "\\(x = 3\\)"),
+        ("step 3) $y$ is 4", "$y$ is 4"),
+        ("### **Step 4:** **Add** both", "**Add** both"),
+        ("(Step 5) (3 + 4) = 7", "(3 + 4) = 7"),
+        ("Step 6 - multiply", "multiply"),
+        ("[Step 7] [0, 1] is closed", "[0, 1] is closed"),
+        ("8. -1 is left", "-1 is left"),
+        ("Steps follow", "Steps follow"),
+    ],
+)
+def test_a_label_is_removed_and_nothing_else(step, shown):
+    row = {"problem": "?", "solution": f"{step}\nFirst.\nLast."}
+    (task,) = make(row, tasks=["order"])
+    lines = text_of(task).split("\n\n")[1].splitlines()[1:]
+    assert shown in [line.partition(". ")[2] for line in lines]
+
+
 words = st.text(st.sampled_from("abc 12=+."), min_size=1, max_size=12).filter(str.strip)
 
 

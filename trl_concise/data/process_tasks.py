@@ -62,7 +62,9 @@ _NAME = re.compile(
     r"(?:[A-Z][\w'’\u2013-]+\s+){1,3}(?:[Tt]heorem|[Ll]emma|[Ff]ormula|[Ii]dentity|[Ii]nequality|[Rr]ule|[Ll]aw)\b"
 )
 _PLAIN_NUMBER = re.compile(rf"(?<![\w.,$\\{{^])(?P<inside>{_NUMBER})(?![\w}}]|[.,]\d)")
-_LABEL = re.compile(r"\W*step\s*\d+\b\W*|\(?\d{1,2}[.)]\s+", re.IGNORECASE)  # it would give the order away
+_LABEL = re.compile(  # it would give the order away; a sign or a delimiter after it belongs to the step
+    r"[\s>*_#`([-]*step\s*\d+\b[*_`]*\s*(?:[.:,;)\]]|[-\u2013\u2014](?=\s))?[*_`]*\s*|\(?\d{1,2}[.)]\s+", re.IGNORECASE
+)
 
 _FEATURES = Features(
     {

@@ -88,7 +88,7 @@ def main():
     from trl_concise.methods.drpo import DRPO
     from trl_concise.methods.gated_brevity import RULES, BrevityReward
     from trl_concise.methods.l1 import with_target_length
-    from trl_concise.methods.text_rewards import think_end_reward
+    from trl_concise.methods.text_rewards import OPEN_RS_COSINE, think_end_reward
 
     for name, value in SETTINGS.get(args.method, {}).items():
         if name in script.given and getattr(args, name) != value:
@@ -132,12 +132,8 @@ def main():
         rewards.append(TruncationPenalty())
         advantage = BatchWhitening()  # and a small --max_completion_length: the limit is the penalty
     elif args.method == "open-rs":
-        rewards += [think_end_reward, get_cosine_scaled_reward(limit)]
-        args.reward_weights = args.reward_weights or [
-            0.0,
-            1.0,
-            2.0,
-        ]  # the authors'; the cosine includes the correctness
+        rewards += [think_end_reward, get_cosine_scaled_reward(limit, **OPEN_RS_COSINE)]
+        args.reward_weights = args.reward_weights or [0.0, 1.0, 2.0]  # the authors'; the cosine includes correctness
     elif args.method == "ddca":
         advantage = DDCA()
     elif args.method == "drpo":

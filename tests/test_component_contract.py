@@ -11,6 +11,7 @@ import copy
 import inspect
 import json
 import math
+from importlib import import_module
 
 import pytest
 import torch
@@ -20,14 +21,17 @@ from trl import GRPOConfig, GRPOTrainer
 from tests import component_rows, slot_rows, tiny
 from tests.component_rows import LIMIT, ROWS, Careless
 from tests.distributed import components
-from trl_concise import PromptSelector
+from trl_concise import GroupReward, PromptSelector
+from trl_concise.components import Component
 from trl_concise.hub.facts import as_text
 from trl_concise.methods.table import METHODS
 
 
 def test_every_component_has_a_row():
-    listed = {name for method in METHODS for name in method.components if name[0].isupper()}
-    assert listed == set(ROWS) - {"Careless"}, "add a row to tests/component_rows.py"
+    modules = {method: import_module(f"trl_concise.{method.package}.{method.module}") for method in METHODS}
+    listed = [getattr(modules[method], name) for method in METHODS for name in method.components]
+    components = [one for one in listed if inspect.isclass(one) and issubclass(one, (Component, GroupReward))]
+    assert {one.__name__ for one in components} == set(ROWS) - {"Careless"}, "add a row to tests/component_rows.py"
 
 
 @pytest.mark.parametrize("row", ROWS)

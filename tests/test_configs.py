@@ -147,6 +147,10 @@ def test_a_recipe_of_the_authors_has_their_batch(name, prompts, updates, group):
             "length_rewards_open_rs",
             {
                 "method": "open-rs",
+                "beta": 0.04,
+                "loss_type": "bnpo",
+                "vllm_max_model_length": 4608,
+                "vllm_importance_sampling_correction": False,
                 "reward_weights": [0.0, 1.0, 2.0],
                 "num_generations": 6,
                 "per_device_train_batch_size": 6,
@@ -186,7 +190,7 @@ def test_a_recipe_of_a_system_sets_what_is_published(name, expected):
     for line in text[
         text.index("# Data and model") :
     ].splitlines():  # each setting has a source, or says that it has none
-        if line and not line.startswith(("#", "per_device_", "logging_steps", "output_dir", "method:")):
+        if line and not line.startswith(("#", "  ", "per_device_", "logging_steps", "output_dir", "method:")):
             assert "  # " in line, line
 
 

@@ -2,14 +2,17 @@
 from __future__ import annotations
 
 import json
+import math
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from trl import GRPOConfig, GRPOTrainer
+from trl.rewards import get_cosine_scaled_reward
 
 from tests import tiny
 from trl_concise.methods.text_rewards import (
+    OPEN_RS_COSINE,
     json_similarity,
     srpo_length_reward,
     srpo_reward,
@@ -33,6 +36,14 @@ def test_the_format_of_open_rs(text, value):
     assert think_end_reward([text]) == [value]
 
 
+@pytest.mark.parametrize(("answer", "tokens", "value"), [(7, 0, 1.0), (7, 100, 0.5), (6, 0, 0.0), (6, 100, -0.5)])
+def test_the_cosine_of_open_rs(answer, tokens, value):
+    """A long completion earns less, correct or not."""
+    reward = get_cosine_scaled_reward(100, **OPEN_RS_COSINE)
+    completion = [{"role": "assistant", "content": rf"\boxed{{{answer}}}"}]
+    assert reward([completion], solution=["$7$"], completion_ids=[[1] * tokens]) == [pytest.approx(value)]
+
+
 # ThinkJSON
 
 
@@ -52,6 +63,7 @@ def with_tags(body: str) -> str:
         (with_tags("[1, 2]"), 1.0),
         (with_tags("no JSON"), 1.0),
         (with_tags("[" * 100_000), 1.0),
+        (with_tags('{"a": ' + "[" * 700 + "]" * 700 + "}"), 1.0),  # too deep to be written again
         (with_tags("9" * 10_000), 1.0),
         ('{"a": 1, "b": 2}', 1.0),  # no format
         ('<think>x</think>{"a": 1, "b": 2}', 1.0),
@@ -73,9 +85,8 @@ def test_a_prompt_that_opens_the_reasoning_and_an_unreadable_solution():
     assert think_json_reward([completion], solution=[{}]) == [1.0]
 
 
-VALUES = st.recursive(
-    st.none() | st.booleans() | st.integers(-99, 99) | st.text(max_size=3), lambda inner: st.lists(inner, max_size=3)
-)
+SIMPLE = st.none() | st.booleans() | st.integers(-99, 99) | st.text('a"é', max_size=3)
+VALUES = SIMPLE | st.lists(SIMPLE | st.lists(SIMPLE, max_size=2), max_size=3)
 OBJECTS = st.dictionaries(st.sampled_from("abcd"), VALUES, max_size=4)
 
 
@@ -137,7 +148,7 @@ def test_lengths_in_tokens_and_unreadable_answers(tokenizer):
     text = dialogue("6", "7", think="27+8=35\n" * 40)  # long enough that the tags hardly count
     characters, tokens = (srpo_reward([text], solution=["7"], tokenizer=count)[0] for count in (None, tokenizer))
     assert 1.5 < tokens <= 1.6 and characters == pytest.approx(tokens, abs=0.02)
-    assert srpo_reward([text], solution=[""]) == [None]
+    assert srpo_reward([text] * 3, solution=["", None, math.nan]) == [None] * 3
     assert srpo_length_reward(10, 0) == 0.0
     assert srpo_reward([text[len("<think>") :]], solution=["7"], prompts=["Q <think>"], tokenizer=tokenizer) == [
         tokens

@@ -33,6 +33,9 @@ _JSON_TAGS = ["<think>", "</think>", "<answer>", "</answer>"]
 _SRPO_TAGS = [*_JSON_TAGS, "<reflection>", "</reflection>", *_JSON_TAGS]
 _FENCE = re.compile(r"```(?:json)?\s*(.*?)\s*```", re.DOTALL)
 
+# open-rs: bounds of TRL's `get_cosine_scaled_reward`, whose defaults penalize short incorrect completions more than long ones (src/open_r1/grpo.py)
+OPEN_RS_COSINE = {"min_value_wrong": 0.0, "max_value_wrong": -0.5, "min_value_correct": 0.5, "max_value_correct": 1.0}
+
 # SRPO: accuracy by whether the first and the second answer are correct, and of a completion with one answer
 SRPO_ACCURACY = {(False, True): 1.0, (True, True): 0.75, (True, False): 0.25, (False, False): 0.0}
 SRPO_SINGLE = 0.5
@@ -43,6 +46,15 @@ SRPO_LENGTH = 0.1
 def think_end_reward(completions: list[Any], **kwargs: Any) -> list[float]:
     r"""
     Reward function of open-rs: 1 if the completion has exactly one `</think>` on a line of its own, 0 otherwise.
+
+    The authors add [`~trl.rewards.get_cosine_scaled_reward`] with `OPEN_RS_COSINE` and twice the weight.
+
+    Args:
+        completions (`list`): Completions as text, or as lists of messages, of which the last is read.
+        **kwargs: The dataset's columns, which are not used.
+
+    Returns:
+        `list[float]`: 1.0 or 0.0 per completion.
 
     Examples:
         >>> think_end_reward(["It is 2.\n</think>\n\\boxed{2}", "It is 2.</think>\\boxed{2}"])
@@ -110,8 +122,11 @@ def think_json_reward(
         _, after_answer, answer = text.rpartition("<answer>")
         body = answer.partition("</answer>")[0] if after_answer else text.rpartition("</think>")[2]
         fenced = _FENCE.fullmatch(body.strip())
-        given = _read_json(fenced[1] if fenced else body)
-        rewards.append(json_similarity(given, expected) + float(_follows(text, _JSON_TAGS)))
+        try:
+            similarity = json_similarity(_read_json(fenced[1] if fenced else body), expected)
+        except RecursionError:  # nested more deeply than Python can write
+            similarity = 0.0
+        rewards.append(similarity + float(_follows(text, _JSON_TAGS)))
     return rewards
 
 
@@ -160,12 +175,12 @@ def srpo_reward(
         **kwargs: The dataset's other columns, which are not used.
 
     Returns:
-        `list[float | None]`: In `[0, 1.6]`; `None` where the reference answer is unreadable.
+        `list[float | None]`: In `[0, 1.6]`; `None` where the reference answer is missing or unreadable.
     """
     texts = _texts(completions, prompts)
     answers = [_between(text, "answer") for text in texts]
     asked = [  # the first and the last answer of each completion
-        (str(gold), f"<answer>{answer}</answer>")
+        ("" if gold is None or gold != gold else str(gold), f"<answer>{answer}</answer>")  # a table has NaN for None
         for gold, own in zip(solution, answers, strict=True)
         for answer in (own[0] if own else "", own[-1] if own else "")
     ]

@@ -272,6 +272,26 @@ def test_a_model_distills_itself_and_a_second_choice_asks_for_nothing(distilled,
     assert {row["prompt_id"]: row["tokens"] for row in shortest} == fewest and len(shortest) == len(fewest)
 
 
+def test_a_folder_is_a_dataset_and_a_model_has_one_setting_per_output(tmp_path):
+    (tmp_path / "set").mkdir()
+    rows = demo.generate_problems(4, seed=0, operations=(2,))
+    (tmp_path / "set" / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+    def run(max_new_tokens):
+        return distill_problems(
+            str(tmp_path / "set"),
+            "demo",
+            tmp_path / "out.jsonl",
+            num_completions=1,
+            max_new_tokens=max_new_tokens,
+            progress=False,
+        )
+
+    assert run(96).kept == len(read(tmp_path / "out.jsonl")) > 0
+    with pytest.raises(ValueError, match="now .'max_new_tokens': 97.. Choose another output, or delete this folder"):
+        run(97)
+
+
 def test_the_result_trains_with_trl_as_it_is(distilled, tmp_path):
     dataset = load_dataset("json", data_files=str(distilled / "all.jsonl"), split="train", cache_dir=str(tmp_path))
     settings = tiny.settings(tmp_path, max_steps=1)

@@ -15,6 +15,7 @@ from ..verification.finished import MARKERS, is_finished
 from ..verification.verify import verify_and_count
 from .completions import has_no_answer, read_completions
 from .filter import read_source
+from .summaries import public_name
 
 
 if TYPE_CHECKING:
@@ -203,7 +204,7 @@ def distill_problems(
     folder = output.with_name(f"{output.stem}_solutions")
     judging = {"answer_format": answer_format, "final_form": final_form}
     if isinstance(teacher, str):
-        name = Path(dataset).stem if Path(dataset).expanduser().is_file() else dataset
+        name = Path(dataset).stem if Path(dataset).expanduser().is_file() else public_name(dataset)
         solutions = _ask_model(
             teacher, name, problems, folder, num_completions, report, progress, {**judging, **options}
         )

@@ -337,7 +337,7 @@ def _complete(
         if item.gold != golds[problem] or item.prompt_sha256 not in (None, digests[problem]):
             raise ValueError(
                 f"{folder} contains completions of other problems, or of the same ones with other wording or another chat "
-                f"template, under the name {name!r} (first: row {problem}). Choose another output_dir."
+                f"template, under the name {name!r} (first: row {problem}). Choose another output, or delete this folder."
             )
     known = {key: replace(item, correct=None) if key[0] in unreadable else item for key, item in known.items()}
     task = bar.add_task(name, total=len(wanted), completed=len(known), status="")

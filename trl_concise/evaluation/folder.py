@@ -50,20 +50,20 @@ def check_settings(folder: Path, settings: dict[str, Any]) -> None:
         found = read_json(path)
         if not isinstance(found, dict):
             raise ValueError(
-                f"{path} does not contain the settings of an evaluation. Choose another output_dir, or delete this one."
+                f"{path} does not contain the settings of an evaluation. Choose another output, or delete this folder."
             )
         found = _NEW_SETTINGS | found
         other = {key: found[key] for key in settings if key in found and found[key] != settings[key]}
         if other.keys() == {"weights"}:
             raise ValueError(
                 f"{folder} contains an evaluation of other weights than {settings['model']!r} has now: the model was trained "
-                "since, or another one has the same name. Choose another output_dir, or delete this one."
+                "since, or another one has the same name. Choose another output, or delete this folder."
             )
         if other:
             other.pop("weights", None)
             raise ValueError(
                 f"{folder} contains an evaluation with other settings: {other}, now "
-                f"{ {key: settings[key] for key in other} }. Choose another output_dir, or delete this one."
+                f"{ {key: settings[key] for key in other} }. Choose another output, or delete this folder."
             )
 
 

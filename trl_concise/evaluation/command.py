@@ -181,7 +181,8 @@ def _vote_cell(vote: dict[str, Any] | None) -> str:
 
 def describe_vote(vote: dict[str, Any]) -> str:
     """Return the name of a vote, with its exponent."""
-    return f"{vote['method']} vote" if vote["alpha"] is None else f"{vote['method']} vote, alpha = {vote['alpha']:g}"
+    exponent = f", alpha = {vote['alpha']:g}" if vote["alpha"] is not None else ""
+    return f"{vote['method']} vote{exponent}"
 
 
 def _budget_name(record: dict[str, Any]) -> str | None:

@@ -8,7 +8,7 @@ predicted closest to one half are rolled out. The head learns from the same roll
 Reconstruction: the authors' code is not public, and the paper was read in notes and reviews of it. Differences:
   1. The value model of the paper is a language model with a head, often as large as the policy. Here it is a linear head with a sigmoid on the
      last hidden state of the policy, which the head never changes; its learning rate and its start at zero are ours.
-  2. Candidates are the next prompts of TRL's order. Those that are passed over return in the next epoch.
+  2. Candidates are the next prompts in TRL's order. Those that are passed over return in the next epoch.
   3. The data loader reads ahead, so a choice is made before the preceding batches are rolled out: the values lag by one more batch.
   4. The loss is TRL's. The paper has no KL term, no division by the standard deviation and a mean per completion:
      `beta=0, scale_rewards="none", loss_type="grpo"`.

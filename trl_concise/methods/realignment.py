@@ -286,7 +286,7 @@ def check_columns(dataset: Any, name: str) -> None:
 
     Args:
         dataset: A dataset, a stream, a mapping of them, or `None`.
-        name (`str`): What it is for.
+        name (`str`): Its purpose, for messages.
 
     Raises:
         `ValueError`: If it lacks `prompt` or `completion`, or has images.

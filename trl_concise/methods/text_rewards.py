@@ -33,7 +33,7 @@ _JSON_TAGS = ["<think>", "</think>", "<answer>", "</answer>"]
 _SRPO_TAGS = [*_JSON_TAGS, "<reflection>", "</reflection>", *_JSON_TAGS]
 _FENCE = re.compile(r"```(?:json)?\s*(.*?)\s*```", re.DOTALL)
 
-# open-rs: bounds of TRL's `get_cosine_scaled_reward`, whose defaults penalize short incorrect completions more than long ones (src/open_r1/grpo.py)
+# open-rs: bounds for TRL's `get_cosine_scaled_reward`, whose defaults penalize short incorrect completions more than long ones (src/open_r1/grpo.py)
 OPEN_RS_COSINE = {"min_value_wrong": 0.0, "max_value_wrong": -0.5, "min_value_correct": 0.5, "max_value_correct": 1.0}
 
 # SRPO: accuracy by whether the first and the second answer are correct, and of a completion with one answer
@@ -180,7 +180,7 @@ def srpo_reward(
     texts = _texts(completions, prompts)
     answers = [_between(text, "answer") for text in texts]
     asked = [  # the first and the last answer of each completion
-        ("" if gold is None or gold != gold else str(gold), f"<answer>{answer}</answer>")  # a table has NaN for None
+        (str(gold) if gold is not None and gold == gold else "", f"<answer>{answer}</answer>")  # a table has NaN for None
         for gold, own in zip(solution, answers, strict=True)
         for answer in (own[0] if own else "", own[-1] if own else "")
     ]
@@ -190,7 +190,7 @@ def srpo_reward(
     rewards: list[float | None] = []
     for place, (text, own) in enumerate(zip(texts, answers, strict=True)):
         first, last = verdicts[2 * place : 2 * place + 2]
-        if first is None or last is None:
+        if None in (first, last):
             rewards.append(None)
             continue
         accuracy = SRPO_ACCURACY[first, last] if len(own) > 1 else SRPO_SINGLE * first
@@ -227,7 +227,7 @@ def _between(text: str, tag: str) -> list[str]:
 
 
 def _length(text: str, tokenizer: PreTrainedTokenizerBase | None) -> int:
-    return len(text) if tokenizer is None else len(tokenizer(text).input_ids)
+    return len(tokenizer(text).input_ids) if tokenizer is not None else len(text)
 
 
 def _read_json(text: Any) -> Any:

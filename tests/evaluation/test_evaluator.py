@@ -288,7 +288,9 @@ def test_other_weights_of_the_same_name_are_not_merged(model, tokenizer, sets, t
     with torch.no_grad():
         trained.model.norm.weight += 0.01
     trained.save_pretrained(folder)
-    with pytest.raises(ValueError, match="other weights than 'final' has now.*Choose another output, or delete this folder"):
+    with pytest.raises(
+        ValueError, match="other weights than 'final' has now.*Choose another output, or delete this folder"
+    ):
         run(str(folder), None, sets, tmp_path / "eval", **once)
     with pytest.raises(ValueError, match=r"other settings: \{'seed': 0\}, now"):
         run(str(folder), None, sets, tmp_path / "eval", seed=1, **once)

@@ -180,7 +180,10 @@ def srpo_reward(
     texts = _texts(completions, prompts)
     answers = [_between(text, "answer") for text in texts]
     asked = [  # the first and the last answer of each completion
-        (str(gold) if gold is not None and gold == gold else "", f"<answer>{answer}</answer>")  # a table has NaN for None
+        (
+            str(gold) if gold is not None and gold == gold else "",
+            f"<answer>{answer}</answer>",
+        )  # a table has NaN for None
         for gold, own in zip(solution, answers, strict=True)
         for answer in (own[0] if own else "", own[-1] if own else "")
     ]

@@ -192,10 +192,11 @@ def srpo_reward(
     )
     rewards: list[float | None] = []
     for place, (text, own) in enumerate(zip(texts, answers, strict=True)):
-        first, last = verdicts[2 * place : 2 * place + 2]
-        if None in (first, last):
+        known = [verdict for verdict in verdicts[2 * place : 2 * place + 2] if verdict is not None]
+        if len(known) < 2:
             rewards.append(None)
             continue
+        first, last = known
         accuracy = SRPO_ACCURACY[first, last] if len(own) > 1 else SRPO_SINGLE * first
         reward = accuracy + SRPO_FORMAT * _follows(text, _SRPO_TAGS)
         thoughts = _between(text, "think")

@@ -129,6 +129,13 @@ def test_forked_states_differ_by_call_step_and_process():
     assert torch.rand(()) == expected  # the main state has not moved
     assert len({*first, *draws(1, [0, 0, 1])}) == 6
     assert draws(0, [1]) == first[2:]  # a run resumed at step 1
+    fork, evaluated = ForkedRandomState(0, 0, torch.device("cpu")), []
+    for training, expected in [(False, None), (True, first[0]), (False, None), (True, first[1])]:
+        with fork.at(0, training=training):
+            value = torch.rand(()).item()
+        assert value == (expected or value)  # evaluation changes nothing
+        evaluated += [] if training else [value]
+    assert len({*first, *evaluated}) == 5
 
 
 def test_bad_requests():

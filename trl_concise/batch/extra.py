@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from trl import GRPOTrainer as _Mixed  # attributes of the class that this mixin is used with
 
     from ..components import Component, GroupReward
+    from .batch import GenerationBatch
 else:
     _Mixed = object
 
@@ -41,6 +42,7 @@ class GeneratesExtra(_Mixed):
     group_rewards: dict[int, GroupReward]
     correctness_column: int | None
     _scores_all_tokens: Callable[[], AbstractContextManager]  # whatever the loss selects
+    _batch: GenerationBatch | None
     _fork: ForkedRandomState  # for the draws, so that those of training stay as they are
     # Attributes of GRPOTrainer that the methods below replace.
     _pending_metrics: dict[str, list[float]]
@@ -65,6 +67,10 @@ class GeneratesExtra(_Mixed):
             restore_dtypes=self.use_transformers_continuous_batching and not self._dist.is_fsdp,
         ):
             return super()._generate_single_turn(*args, **kwargs)
+
+    def _fork_state(self) -> AbstractContextManager[None]:
+        """Draw from a random state of its own; in evaluation from another than in training."""
+        return self._fork.at(self.state.global_step, training=self._batch is None or self._batch.training)
 
     def generate_rollouts(
         self,
@@ -108,7 +114,7 @@ class GeneratesExtra(_Mixed):
         starts = [[*prompt, *prefix] for prompt, prefix in zip(prompt_ids, request.prefix_ids, strict=True)]
         # The same everywhere: processes that share a vLLM engine, or a server, generate together.
         longest = gather(torch.tensor([max(request.limits)], device=self.accelerator.device)).max().item()
-        drawing = greedily(self) if greedy else self._fork.at(self.state.global_step)
+        drawing = greedily(self) if greedy else self._fork_state()
         with drawing, generation_limit(self, longest):
             completion_ids, logps = self._generate_single_turn(starts, None, {}, n)
         completion_ids = [ids[:limit] for ids, limit in zip(completion_ids, request.limits, strict=True)]
@@ -278,7 +284,7 @@ class GeneratesExtra(_Mixed):
         """Return the log-probabilities `(b, T)` of completion tokens, and their entropies with `compute_entropy=True`."""
         input_ids, attention_mask, width = pad_pairs(prompt_ids, completion_ids, self._tokenizer.pad_token_id)
         with (
-            self._fork.at(self.state.global_step),
+            self._fork_state(),
             self._scores_all_tokens(),
             scoring_model(self, model) as scored,
         ):

@@ -191,7 +191,7 @@ class ForkedRandomState:
     Random states for extra draws: reproducible, different from call to call, and without effect on the main one.
 
     A call's state depends on the seed, the process, the step and the number of calls in the step, so a resumed run
-    draws the same numbers as an uninterrupted one.
+    draws the same numbers as an uninterrupted one. Calls in evaluation are counted separately, and do not change what training draws.
 
     Args:
         seed (`int`): The run's seed.
@@ -203,15 +203,16 @@ class ForkedRandomState:
         self.seed = seed
         self.process_index = process_index
         self.device = device
-        self._step = self._calls = 0
+        self._step = 0
+        self._calls = {True: 0, False: 0}  # in training, in evaluation
 
     @contextmanager
-    def at(self, step: int) -> Iterator[None]:
-        """Seed PyTorch's generators for the next call of this step; restore them afterwards."""
+    def at(self, step: int, training: bool = True) -> Iterator[None]:
+        """Seed PyTorch's generators for the next call of this step, in training or in evaluation; restore them afterwards."""
         if step != self._step:
-            self._step, self._calls = step, 0
-        entropy = [self.seed, self.process_index, step, self._calls]
-        self._calls += 1
+            self._step, self._calls = step, {True: 0, False: 0}
+        entropy = [self.seed, self.process_index, step, self._calls[training], *([] if training else [1])]
+        self._calls[training] += 1
         on_device = self.device.type != "cpu"
         with torch.random.fork_rng(
             devices=[self.device] if on_device else [], device_type=self.device.type if on_device else "cuda"

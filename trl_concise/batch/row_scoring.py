@@ -64,7 +64,11 @@ class TrainsOnRows(_Mixed):
                 raise TypeError(
                     f"{type(component).__name__}.rows returned a {type(rows).__name__}. Return Rows or None."
                 )
-            rows = rows if rows is not None else Rows([], [], [], advantages=torch.zeros(0))
+            rows = (
+                rows
+                if rows is not None
+                else Rows([], [], [], advantages=torch.zeros(0, device=self.accelerator.device))
+            )
             rows = rows.with_advantages(self.args.scale_rewards)
             if component not in self.token_credits:
                 rows = self._select_added(rows)

@@ -96,7 +96,12 @@ class Rows:
         """
         spread = None
         if scale == "batch":
-            rewards = self.rewards if self.rewards is not None else torch.full((len(self),), torch.nan)
+            rewards = self.rewards
+            if rewards is None:
+                assert self.advantages is not None  # see `__post_init__`
+                rewards = self.advantages.new_full(
+                    (len(self),), torch.nan
+                )  # on the device that the processes gather from
             rewards = _gather_uneven(rewards.float())
             spread = _std(rewards[~rewards.isnan()])
         if self.rewards is None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 
 from trl_concise.cli.commands import main
 from trl_concise.evaluation import Completion, Vote, read_summary
+from trl_concise.evaluation.chunks import ChunkedSampler, Chunking
 from trl_concise.evaluation.sampling import SamplingSettings, TransformersSampler
 from trl_concise.evaluation.selection import choose_majority
 from trl_concise.evaluation.voting import (
@@ -195,6 +197,31 @@ def test_the_place_of_the_verdict_and_its_probability(model, tokenizer):
     for prompt, probability in zip(prompts, found, strict=True):
         expected = model(torch.tensor([prompt])).logits[0, -1].softmax(dim=-1)[[20, 30]].sum().item()
         assert probability == pytest.approx(expected, rel=1e-3, abs=1e-7)
+
+
+def test_a_verification_in_chunks_is_scored_in_the_context_of_its_last_chunk(tokenizer):
+    chunking, asked = Chunking(24, 4), []
+
+    class Drawn(Scripted):
+        def sample(self, prompts, settings):
+            self.prompt = self.prompt if asked else prompts[0]
+            asked.append(prompts[0])
+            ids = [*tokenizer("4+4=8\n</think>\n" + "+".join("1" * 20) + f"\n{CUE} Yes").input_ids, 1]
+            done = 0 if len(asked) == 1 else 24 + 12 * (len(asked) - 2)
+            return [ids[done : done + settings.max_new_tokens]]
+
+        def next_token_probabilities(self, prompts, token_ids):
+            (context,) = prompts
+            assert context[: len(self.prompt)] == self.prompt and len(context) <= len(self.prompt) + 24
+    XX
+            # The carried part begins with the first tokens of the verification.
+            assert context[len(self.prompt) :][:4] == tokenizer("4+4=8").input_ids[:4]
+            return [0.7]
+
+    sampler = ChunkedSampler(Drawn(tokenizer), chunking)
+    items = [replace(item, problem=0, completion=0) for item in completions(0, "8", ["8"])]
+    figures = count_votes(items, Vote(), sampler, PROBLEMS, SamplingSettings(99))
+    assert len(asked) > 2 and figures["verdict_fraction"] == 1
 
 
 def test_the_command_votes(tmp_path, capsys):

@@ -27,6 +27,7 @@ from ..verification.verdicts import (
     solution_after_reasoning,
     verification_prompt,
 )
+from .chunks import judged_ids
 from .completions import Completion, mean_or_none
 from .metrics import accuracy_interval, bootstrap_interval
 from .sampling import Prompt, digest_prompt, tokenize_prompts
@@ -329,11 +330,11 @@ def _verify(
             find_verdict_token(tokenizer, ids) if verdict is not None else None
             for ids, verdict in zip(drawn, verdicts, strict=True)
         ]
-        begun = [
-            [*prompt, *ids[:place]]
-            for prompt, ids, place in zip(rendered, drawn, places, strict=True)
-            if place is not None
-        ]
+        found_at = [(i, place) for i, place in enumerate(places) if place is not None]
+        contexts = judged_ids(
+            sampler, [drawn[i][:place] for i, place in found_at]
+        )  # of the last chunk, if there are any
+        begun = [[*rendered[i], *ids] for (i, _), ids in zip(found_at, contexts, strict=True)]
         found = iter(sampler.next_token_probabilities(begun, yes) if begun else [])
         items = [
             Verification(

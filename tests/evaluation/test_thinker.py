@@ -11,7 +11,8 @@ from transformers import AutoTokenizer
 
 from tests import tiny
 from trl_concise.data.thinker_turns import FAST_INSTRUCTION
-from trl_concise.evaluation import read_summary
+from trl_concise.evaluation import Vote, read_summary
+from trl_concise.evaluation.chunks import Chunking
 from trl_concise.evaluation.thinker import ThinkerTurns, evaluate_thinker
 
 
@@ -137,5 +138,9 @@ def test_without_a_doubt_there_is_no_slow_turn_and_without_a_folder_nothing_is_k
 def test_options_that_the_turns_decide_are_refused(scripted):
     with pytest.raises(ValueError, match="does not take max_new_tokens: the turns have budgets .* turns=ThinkerTurns"):
         evaluate(scripted, None, max_new_tokens=10)
+    for option in ({"vote": Vote()}, {"chunking": Chunking(8, 1)}):  # before anything is generated
+        with pytest.raises(ValueError, match=f"does not take {next(iter(option))}: the turns"):
+            evaluate(scripted, None, num_completions=2, **option)
+    assert not scripted[0].asked
     with pytest.raises(ValueError, match="limit must be at least 1, got 0"):
         evaluate(scripted, None, limit=0)

@@ -32,8 +32,9 @@ if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import PreTrainedModel
 
-_OWN = {  # options of `evaluate` that the turns decide, or that need one completion per problem
+_OWN = {  # options of `evaluate` that the turns decide, or that one evaluation per turn cannot have
     *("max_new_tokens", "prompt_suffix", "budgets", "thinking_budgets", "effort", "effort_instruction", "base"),
+    *("vote", "chunking"),
 }
 _SAMPLING = ("model", "seed", "temperature", "top_p", "answer_format", "final_form")
 
@@ -115,7 +116,8 @@ def evaluate_thinker(
         turns ([`ThinkerTurns`], *optional*):
             Budgets and instructions. Default: those of the paper, and ours.
         **options:
-            Other options of [`evaluate`], except `max_new_tokens`, `prompt_suffix`, `budgets`, `thinking_budgets`, `effort` and `base`.
+            Other options of [`evaluate`], except `max_new_tokens`, `prompt_suffix`, `budgets`, `thinking_budgets`, `effort`, `effort_instruction`,
+            `base`, `vote` and `chunking`.
 
     Returns:
         `list[dict[str, Any]]`: Two records per problem set, named `"<set>, fast"` and `"<set>, full"`, with the figures of [`summarize`], the

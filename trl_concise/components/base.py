@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from abc import ABC
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -26,6 +27,14 @@ if TYPE_CHECKING:
 def tokenizer_of(processing_class: Any) -> PreTrainedTokenizerBase:
     """Return a tokenizer, or the tokenizer of a processor."""
     return getattr(processing_class, "tokenizer", processing_class)
+
+
+def context_of(trainer: TrainerView) -> float:
+    """Return how many tokens a prompt and its completion may have: the context of the model, or of vLLM if that is smaller."""
+    context = getattr(trainer.model.config.get_text_config(), "max_position_embeddings", None) or math.inf
+    if trainer.args.use_vllm and trainer.args.vllm_max_model_length is not None:
+        context = min(trainer.args.vllm_max_model_length, context)
+    return context
 
 
 class TrainerView(Protocol):

@@ -21,6 +21,7 @@ from torch import Tensor
 from ..batch.rollouts import LocalRollouts, Rollouts
 from ..batch.rows import Rows
 from ..components import Advantage, Paper, TrainerView
+from ..components.base import context_of
 from ..components.reward_functions import check_rewards_are_summed
 from ..data.thinker_turns import (
     SLOW_INSTRUCTION,
@@ -195,10 +196,8 @@ class Thinker(Advantage):
                 "Thinker continues dialogues without tools, but the trainer has tools or an environment. Train without them."
             )
         budgets = (trainer.max_completion_length, self.verification_tokens, self.slow_tokens, self.summary_tokens)
-        context = getattr(trainer.model.config.get_text_config(), "max_position_embeddings", None)
-        if trainer.args.use_vllm and trainer.args.vllm_max_model_length is not None:
-            context = min(trainer.args.vllm_max_model_length, context or math.inf)
-        if context is not None and sum(tokens or 0 for tokens in budgets) > context:
+        context = context_of(trainer)
+        if sum(tokens or 0 for tokens in budgets) > context:
             raise ValueError(
                 f"The four turns may have {', '.join(map(str, budgets))} tokens, more than the context of {context} tokens holds. Lower "
                 "max_completion_length, verification_tokens, slow_tokens or summary_tokens, or raise vllm_max_model_length if that is the limit."

@@ -50,6 +50,7 @@ class ScriptedTrainer(ConciseGRPOTrainer):
     def generate_rollouts(self, rows, n, **options):
         assert not options
         tokenizer = self.processing_class
+        self.__dict__.setdefault("generated", []).append(len(rows))
         prompts = [row["prompt"] for row in rows for _ in range(n)]
         prompt_ids = self.tokenize_prompts(prompts)
         texts = [f"{CUE} {VERDICTS[(sum(ids) + i % n) % 3]}" for i, ids in enumerate(prompt_ids)]
@@ -109,6 +110,7 @@ def report(trainer: ScriptedTrainer) -> dict[str, Any]:
             for name, value in component.state_dict().items()
         },
         "asked": [[item.text for item in drawn] for _, drawn, _ in component.returned],
+        "generated": trainer.generated,
         "rows": [len(rows) if rows is not None else 0 for _, _, rows in component.returned],
         "logged": slot_rows.logged(trainer),
     }

@@ -244,6 +244,8 @@ def test_two_processes_draw_the_same_and_train_as_one(run, two_processes):
     assert ranks[0]["state"] == ranks[1]["state"] == one["state"]
     assert ranks[0]["asked"] == ranks[1]["asked"] == one["asked"]
     assert [[*rows] for rows in zip(ranks[0]["rows"], ranks[1]["rows"], strict=True)] == [[8, 4], [8, 4]]
+    # Processes that share a vLLM engine divide what it returns equally, so each asks about as many solutions.
+    assert ranks[0]["generated"] == ranks[1]["generated"] == [2, 2] and one["generated"] == [3, 3]
     keys = ["loss", "grad_norm", "reward", "kl", *(key for key in one["logged"][2] if key.startswith("self_verify/"))]
     for rank in ranks:
         for two, single in zip(rank["logged"], one["logged"], strict=True):
@@ -288,7 +290,20 @@ def test_a_real_model_verifies_its_own_solutions(kind, tiny_model, tmp_path):
 )
 def test_settings_of_the_trainer_that_are_refused(changes, message):
     view = {"tools": None, "environment_factories": None, "max_completion_length": 8, "num_generations": 4}
-    args = SimpleNamespace(generation_batch_size=8)
+    view["model"] = SimpleNamespace(config=SimpleNamespace(get_text_config=lambda: SimpleNamespace()))
+    args = SimpleNamespace(generation_batch_size=8, use_vllm=False)
     SelfVerification(0.25).attach(SimpleNamespace(**view, args=args))
     with pytest.raises(ValueError, match=message):
         SelfVerification(0.25).attach(SimpleNamespace(**{**view, **changes}, args=args))
+
+
+def test_it_warns_of_a_context_that_a_verification_may_exceed(tiny_model, tmp_path, caplog):
+    def warnings(limit):
+        caplog.clear()
+        args = ConciseGRPOConfig(**tiny.settings(tmp_path, max_completion_length=limit))
+        ConciseGRPOTrainer(tiny_model, tiny.even_reward, args, scripted.PROBLEMS, advantage=SelfVerification())
+        return [record.message for record in caplog.records if "A verification and the solution" in record.message]
+
+    assert not warnings(2048)
+    (message,) = warnings(2049)
+    assert "2049 tokens each, more than the context of 4096 tokens holds. Lower max_completion_length" in message

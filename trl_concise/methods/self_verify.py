@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import logging
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -30,11 +31,13 @@ from ..batch.generation import GeneratedRollouts
 from ..batch.rollouts import LocalRollouts, Rollouts
 from ..batch.rows import Rows
 from ..components import Advantage, Paper, TrainerView
-from ..components.base import tokenizer_of
+from ..components.base import context_of, tokenizer_of
 from ..verification.finished import completions_open_reasoning
 from ..verification.reward import completion_text
 from ..verification.verdicts import read_verdict, solution_after_reasoning, verification_prompt
 
+
+logger = logging.getLogger(__name__)
 
 SELF_VERIFY_PAPER = Paper(
     title="Incentivizing LLMs to Self-Verify Their Answers",
@@ -201,6 +204,7 @@ class SelfVerification(Advantage):
 
     name = "self_verify"
     paper = SELF_VERIFY_PAPER
+    reads_tokens = True  # it generates verifications, in one context
     text_only = True
 
     def __init__(
@@ -228,7 +232,7 @@ class SelfVerification(Advantage):
 
     def attach(self, trainer: TrainerView) -> None:
         """
-        Check the settings of the trainer.
+        Check the settings of the trainer, and warn if the context may be too small for a verification.
 
         Raises:
             `ValueError`: If the trainer has tools or environments, or no generation limit, or if a batch has too few problems for `ratio`.
@@ -247,6 +251,14 @@ class SelfVerification(Advantage):
             raise ValueError(
                 f"ratio={self.ratio:g} gives no verification prompt for the {problems} problems of a generation batch. Set ratio to at least "
                 f"{0.5 / problems:g}, or to 0."
+            )
+        limit, context = trainer.max_completion_length, context_of(trainer)
+        if self.ratio and 2 * limit > context:
+            logger.warning(
+                "A verification and the solution before it may have %d tokens each, more than the context of %d tokens holds. Lower "
+                "max_completion_length, or raise vllm_max_model_length if that is the limit.",
+                limit,
+                context,
             )
 
     def _prompts(self, problems: int) -> int:
@@ -286,14 +298,18 @@ class SelfVerification(Advantage):
         """Generate and reward the verifications of this process's share. Every process calls this with the same solutions."""
         size, accelerator = trainer.num_generations, trainer.accelerator
         own = drawn[accelerator.process_index :: accelerator.num_processes]
-        # Every process generates, also one without a share; its verifications are not used.
-        asked = [{"prompt": verification_prompt(item.prompt, item.text)} for item in own or drawn[:1]]
+        # As many on every process, because processes that share a vLLM engine divide what it returns equally; the surplus is not used.
+        share = math.ceil(len(drawn) / accelerator.num_processes)
+        asked = [
+            {"prompt": verification_prompt(item.prompt, item.text)} for item in [*own, *drawn[:1] * (share - len(own))]
+        ]
         generated = trainer.generate_rollouts(asked, size)
-        verdicts = self._verdicts(trainer, asked, generated)[: len(own) * size]
+        count = len(own) * size
+        verdicts = self._verdicts(trainer, asked, generated)[:count]
         solutions = [item for item in own for _ in range(size)]
         rewards = [self._reward(verdict, item) for verdict, item in zip(verdicts, solutions, strict=True)]
         right = [verdict is item.correct for verdict, item in zip(verdicts, solutions, strict=True)]
-        lengths = generated.lengths[: len(verdicts)].tolist()
+        lengths = generated.lengths[:count].tolist()
         sums = [sum(right), verdicts.count(None), sum(rewards), sum(lengths)]
         total = gather(torch.tensor([sums], dtype=torch.float64, device=generated.lengths.device)).sum(dim=0)
         accuracy, missing, reward, tokens = (total / (len(drawn) * size)).tolist()
@@ -307,14 +323,15 @@ class SelfVerification(Advantage):
         }
         if not own:
             return None, metrics
-        left_out = (generated.truncated & trainer.mask_truncated_completions).tolist()
+        left_out = (generated.truncated & trainer.mask_truncated_completions).tolist()[:count]
+        completion_ids = generated.completion_ids[:count]
         return Rows(
-            prompt_ids=generated.prompt_ids,
-            completion_ids=generated.completion_ids,
+            prompt_ids=generated.prompt_ids[:count],
+            completion_ids=completion_ids,
             group=[place for place in range(len(own)) for _ in range(size)],
             rewards=torch.tensor(rewards, device=generated.lengths.device),
-            mask=[[int(not out)] * len(ids) for out, ids in zip(left_out, generated.completion_ids, strict=True)],
-            logps=generated.logps,
+            mask=[[int(not out)] * len(ids) for out, ids in zip(left_out, completion_ids, strict=True)],
+            logps=generated.logps[:count] if generated.logps is not None else None,
         ), metrics
 
     def _reward(self, verdict: bool | None, item: Solution) -> float:

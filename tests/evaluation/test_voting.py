@@ -213,7 +213,7 @@ def test_a_verification_in_chunks_is_scored_in_the_context_of_its_last_chunk(tok
         def next_token_probabilities(self, prompts, token_ids):
             (context,) = prompts
             assert context[: len(self.prompt)] == self.prompt and len(context) <= len(self.prompt) + 24
-    XX
+            assert tokenizer.decode(context).endswith("(Yes/No)? ")
             # The carried part begins with the first tokens of the verification.
             assert context[len(self.prompt) :][:4] == tokenizer("4+4=8").input_ids[:4]
             return [0.7]

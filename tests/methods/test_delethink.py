@@ -38,6 +38,7 @@ from trl_concise.methods.campo import StagedBudget
 from trl_concise.methods.delethink import Delethink, context_costs
 from trl_concise.methods.drpo import DRPO
 from trl_concise.methods.ktae import KTAE
+from trl_concise.methods.self_verify import SelfVerification
 
 
 C, HEAD, LIMIT = 8, 1, 20  # 8 + 4 + 4 + 4 tokens in four chunks
@@ -208,7 +209,7 @@ def test_chunks_follow_each_other_and_the_head_is_that_of_the_first(trained):
             assert [ids for ids, _ in chunks] == [carried + own for carried, own in expected]
             assert [len(ids) - sum(mask) for ids, mask in chunks] == [len(carried) for carried, _ in expected]
             assert all(ids[:HEAD] == whole[:HEAD] for ids, _ in chunks)
-            assert len(whole) == LIMIT or whole[-1] == EOS
+            assert len(whole) == LIMIT or whole[-1] in trained.end_token_ids
             assert EOS not in whole[:-1]
 
 
@@ -420,6 +421,7 @@ def test_sampler_probabilities_of_carried_tokens_are_unknown():
         ),
         ({"token_credit": KTAE()}, "KTAE gives each token its own"),
         ({"advantage": DRPO()}, "DRPO reads the tokens of completions"),
+        ({"advantage": SelfVerification()}, "SelfVerification reads the tokens of completions, or generates others"),
         ({"watch_dataset": [{"prompt": "1?", "solution": "1"}]}, "watch_dataset is completed without chunks"),
     ],
 )
@@ -445,6 +447,18 @@ def test_a_budget_schedule_limits_whole_completions_and_a_history_keeps_their_le
     assert lengths == [min(len(ids), 14) for ids in completions] and max(map(len, second.completion_ids)) == C
     shortest = trainer.history.to_pandas()["shortest"]
     assert sorted(shortest) == [6, 6, min(length - 1 for length in lengths[:4]), min(lengths[4:])]
+
+
+def test_evaluation_does_not_change_what_training_draws(tiny_model, tmp_path):
+    def drawn(**changes):
+        trainer = make(tiny_model, tmp_path, max_completion_length=12, learning_rate=0.0, max_steps=2, **changes)
+        trainer.train()
+        return [traces(made) for made in trainer.rollout.made]
+
+    first, second = drawn()
+    evaluated = drawn(eval_strategy="steps", eval_steps=1, eval_on_start=True, per_device_eval_batch_size=16)
+    assert evaluated[1] == first and evaluated[3] == second
+    assert len(evaluated) == 5 and all(made not in (first, second) for made in evaluated[::2])
 
 
 def test_groups_are_replaced_with_all_their_chunks(tiny_model, tmp_path):

@@ -190,7 +190,7 @@ class Component(ABC):
             Whether the component cannot read prompts with images. A dataset with a column `image` or `images` is then refused when
             the trainer is built. Default: `False`.
         reads_tokens (`bool`):
-            Whether the component scores or counts the token ids of completions, or generates completions of its own to compare with. A
+            Whether the component scores or counts the token ids of completions, or generates completions of its own. A
             rollout that generates in chunks refuses it: the batch contains the last chunk only. Default: `False`.
         needs_reference (`bool`):
             Whether the component calls `trainer.score_logps(model="reference")`: the reference model is then loaded without a KL

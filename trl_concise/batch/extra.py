@@ -70,7 +70,8 @@ class GeneratesExtra(_Mixed):
 
     def _fork_state(self) -> AbstractContextManager[None]:
         """Draw from a random state of its own; in evaluation from another than in training."""
-        return self._fork.at(self.state.global_step, training=self._batch is None or self._batch.training)
+        in_evaluation = self._batch is not None and not self._batch.training
+        return self._fork.at(self.state.global_step, training=not in_evaluation)
 
     def generate_rollouts(
         self,

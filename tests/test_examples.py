@@ -31,6 +31,7 @@ FLAGS = {  # what an example takes beside, or instead of, the flags for a quick 
     "hapo": f"{ROLLOUTS} --report_problems 2",
     "laser_d": f"{ROLLOUTS} --monitor_prompts 4",
     "mr_rlvr": f"{ROLLOUTS} --process_steps 1 --demo_steps 1",
+    "light_r1": f"{QUICK} --sft_per_device_train_batch_size 2 --per_device_train_batch_size 2 --demo_problems 12 --samples 1",
     "multiplication": "--max_steps 2 --seeds 0 --methods S-GRPO --completions 8 --tokens 4",
     "one_shot_rlvr": f"{ROLLOUTS} --report_problems 2",
     "otc": f"{ROLLOUTS} --demo_steps 1 --demo_problems 8",

@@ -42,6 +42,7 @@ TRAINING: dict[str, str] = {  # script in the examples folder -> description in 
     "laser": "reward correct completions within a target length (GRPO)",
     "laser_d": "the same, with targets that adapt to difficulty and policy (GRPO)",
     "length_rewards": "train with L1, Kimi k1.5, GRPO-LEAD, DDCA, DRPO, JET and other length methods (GRPO)",
+    "light_r1": "distill a teacher: all problems, hard ones, the model's own mistakes, and a merge (SFT, DPO)",
     "mgpo": "weight groups by how close their success rate is to one half (GRPO)",
     "mr_rlvr": "fill in and reorder worked solutions first, then train on final answers (GRPO)",
     "noisy_rewards": "train with partly wrong rewards, or reward phrases of reasoning (GRPO)",

@@ -155,12 +155,18 @@ def generate_problems(
     largest = (MAX_PROBLEMS if max(operations) > 2 else MAX_SHORT_PROBLEMS)[split]
     if not 0 <= n <= largest:
         raise ValueError(f"n must be between 0 and {largest:,} for the split {split!r}, got {n}.")
+    return [
+        {"prompt_id": problem_digest(problem.text), "problem": problem.text, "answer": str(problem.results[-1])}
+        for problem in draw_distinct_problems(n, seed, split, operations)
+    ]
+
+
+def draw_distinct_problems(n: int, seed: int, split: str, operations: Sequence[int]) -> list[Problem]:
+    """Draw the problems of [`generate_problems`]."""
     rng = random.Random(f"{split} {seed}")
-    rows: dict[str, dict[str, str]] = {}
-    while len(rows) < n:
+    problems: dict[str, Problem] = {}
+    while len(problems) < n:
         problem = draw_problem(rng, operations)
-        text = problem.text
-        if text not in rows and split_of(text) == split:
-            answer = str(problem.results[-1])
-            rows[text] = {"prompt_id": problem_digest(text), "problem": text, "answer": answer}
-    return list(rows.values())
+        if problem.text not in problems and split_of(problem.text) == split:
+            problems[problem.text] = problem
+    return list(problems.values())

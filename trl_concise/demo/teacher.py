@@ -1,16 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Correct and incorrect traces for offline methods, sampled from the embedded model."""
+"""Traces for offline methods: correct and incorrect ones of the embedded model, and correct ones of a teacher that solves longer problems."""
 
 from __future__ import annotations
 
-from typing import Any
+import random
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from ..evaluation.sampling import SamplingSettings, TransformersSampler, tokenize_prompts
-from .problems import OPERATIONS, generate_problems
-from .settings import EVALUATION, model_path
+from .problems import OPERATIONS, draw_distinct_problems, generate_problems
+from .settings import EVALUATION, model_path, problem_dataset
+from .traces import write_trace
 
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 THINK_START = "<think>\n"  # the chat template's generation prompt ends with it, so it opens every trace
 
@@ -56,3 +62,20 @@ def sample_traces(
         }
         for i, row in enumerate(rows)
     ]
+
+
+def teacher_dataset(n: int, *, seed: int = 0, operations: Sequence[int] = (2, 3, 4)) -> Dataset:
+    """
+    Training problems with the solution of a teacher, who solves problems of four operations too. The embedded model solves 1 % of those.
+
+    Args:
+        n (`int`): Number of problems.
+        seed, operations: See [`generate_problems`].
+
+    Returns:
+        `Dataset`: Columns `prompt` (one user message), `solution`, `prompt_id` and `generations` (a list of one reply, whose answer is correct).
+    """
+    rng = random.Random(f"teacher {seed}")
+    problems = draw_distinct_problems(n, seed, "train", operations)
+    replies = [[THINK_START + write_trace(problem, rng)] for problem in problems]
+    return problem_dataset(n, seed=seed, split="train", operations=operations).add_column("generations", replies)

@@ -52,10 +52,16 @@ ONLINE_METHODS = (
     "t1",
     "thinker",
 )
-OFFLINE_METHODS = ("redi", "dpo", "cft", "sft", "tdrm", "realignment")  # tdrm as sft, which has an LM head in addition
-PAIR_METHODS = ("redi", "dpo")  # a row of the dataset is two sequences
+OFFLINE_METHODS = ("redi", "dpo", "light_r1", "cft", "sft", "tdrm", "realignment")  # tdrm as sft, which has an LM head in addition
+PAIR_METHODS = ("redi", "dpo", "light_r1")  # a row of the dataset is two sequences
 TRL_METHODS = ("grpo", "dpo", "sft")  # TRL's own methods and commands
-REFERENCE_METHODS = ("dpo", "crisp", "prorl", "t1")  # methods that score a reference model without a KL term
+REFERENCE_METHODS = (
+    "dpo",
+    "light_r1",
+    "crisp",
+    "prorl",
+    "t1",
+)  # methods that score a reference model without a KL term
 CROPPED_METHODS = ("sgrpo", "combined")  # methods with S-GRPO's token selection
 
 

@@ -214,6 +214,18 @@ METHODS: tuple[Method, ...] = (
         "redi.md#results",
     ),
     Method(
+        "Light-R1",
+        "a teacher's solutions, then hard problems, then preferences against the model's own mistakes",
+        "light_r1",
+        ("SFTTrainer", "DPOTrainer"),
+        ("build_teacher_pairs", "average_checkpoints"),
+        "2503.10460",
+        "reconstructed",
+        "light_r1",
+        3,
+        evidence="light_r1.md#results",
+    ),
+    Method(
         "CFT",
         "fine-tune on critiques of solutions",
         "cft",

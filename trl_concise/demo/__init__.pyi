@@ -9,8 +9,8 @@ from .problems import OPERATIONS, generate_problems
 from .process import process_model, process_tasks, worked_solutions
 from .report import Report
 from .settings import EVALUATION, SETTINGS, evaluate_model, model_path, problem_dataset, train_dataset
-from .thinker import thinker_dataset, thinker_model
 from .teacher import sample_traces, teacher_dataset
+from .thinker import thinker_dataset, thinker_model
 from .tool_report import ToolReport
 from .tools import calculate, tool_dataset, tool_model
 from .verifier import verifier_model

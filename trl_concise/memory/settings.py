@@ -52,7 +52,15 @@ ONLINE_METHODS = (
     "t1",
     "thinker",
 )
-OFFLINE_METHODS = ("redi", "dpo", "light_r1", "cft", "sft", "tdrm", "realignment")  # tdrm as sft, which has an LM head in addition
+OFFLINE_METHODS = (
+    "redi",
+    "dpo",
+    "light_r1",
+    "cft",
+    "sft",
+    "tdrm",
+    "realignment",
+)  # tdrm as sft, which has an LM head in addition
 PAIR_METHODS = ("redi", "dpo", "light_r1")  # a row of the dataset is two sequences
 TRL_METHODS = ("grpo", "dpo", "sft")  # TRL's own methods and commands
 REFERENCE_METHODS = (

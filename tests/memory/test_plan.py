@@ -28,6 +28,7 @@ PARAMETERS = {  # as published, tied embeddings counted once
     "Qwen/Qwen2.5-1.5B": 1_543_714_304,
     "Qwen/Qwen2.5-3B": 3_085_938_688,
     "Qwen/Qwen2.5-7B": 7_615_616_512,
+    "Qwen/Qwen2.5-32B": 32_763_876_352,
     "Qwen/Qwen2.5-Math-1.5B": 1_543_714_304,
     "Qwen/Qwen2.5-Math-7B": 7_615_616_512,
     "Qwen/Qwen2.5-Coder-0.5B": 494_032_768,

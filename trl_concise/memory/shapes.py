@@ -28,6 +28,7 @@ _QWEN2 = {
     "1.5B": _shape("qwen2", 1536, 8960, 28, 12, 2),
     "3B": _shape("qwen2", 2048, 11008, 36, 16, 2),
     "7B": _shape("qwen2", 3584, 18944, 28, 28, 4, vocab_size=152064, **_UNTIED),
+    "32B": _shape("qwen2", 5120, 27648, 64, 40, 8, vocab_size=152064, **_UNTIED),
 }
 _QWEN3 = {
     "0.6B": _shape("qwen3", 1024, 3072, 28, 16, 8, head_dim=128),
@@ -47,7 +48,7 @@ KNOWN_SHAPES: dict[str, dict[str, Any]] = {
         f"Qwen/{family}-{size}{suffix}": _QWEN2[size]
         for family, sizes in {
             "Qwen2": ("0.5B", "1.5B", "7B"),
-            "Qwen2.5": ("0.5B", "1.5B", "3B", "7B"),
+            "Qwen2.5": ("0.5B", "1.5B", "3B", "7B", "32B"),
             "Qwen2.5-Math": ("1.5B", "7B"),
             "Qwen2.5-Coder": ("0.5B", "1.5B", "3B", "7B"),
         }.items()

@@ -113,7 +113,16 @@ EXAMPLES = PAGES | dict.fromkeys(["ddca", "drpo", "gated_brevity", "text_rewards
 
 PARTS_OF_A_METHOD = {
     *("laser_d_monitor", "redi_rows", "staged_budget", "thinking_modes", "tspmo_prefix_tree", "tspmo_replay"),
-    *("capo_critiques", "length_table", "method", "rlpr_answer", "table", "tdrm_reward", "realignment_models"),
+    *(
+        "capo_critiques",
+        "length_table",
+        "offline_table",
+        "method",
+        "rlpr_answer",
+        "table",
+        "tdrm_reward",
+        "realignment_models",
+    ),
     "thinker_generation",
 }
 METHOD_FILES = [

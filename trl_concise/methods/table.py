@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-The table of methods: one row per method, those for shorter completions in `length_table.py`. `trl-concise methods`, the README's table and docs/methods.md are made from it.
+The table of methods: one row per method, those for shorter completions in `length_table.py`, those without rollouts in `offline_table.py`.
+`trl-concise methods`, the README's table and docs/methods.md are made from it.
 
     trl-concise methods
     python -m tests.tools.method_table  # rewrites README.md and docs/methods.md
@@ -16,6 +17,7 @@ from dataclasses import asdict
 from ..errors import Parser
 from .length_table import LENGTH_METHODS
 from .method import PROVENANCE, Method
+from .offline_table import OFFLINE_METHODS
 
 
 METHODS: tuple[Method, ...] = (
@@ -201,82 +203,6 @@ METHODS: tuple[Method, ...] = (
         evidence="text_rewards.md#results",
     ),
     Method(
-        "REDI",
-        "offline, from a teacher's correct and incorrect traces",
-        "redi",
-        ("DPOTrainer",),
-        (),
-        "2505.24850",
-        "code",
-        "redi",
-        3,
-        "REDITrainer",
-        "redi.md#results",
-    ),
-    Method(
-        "Light-R1",
-        "a teacher's solutions, then hard problems, then preferences against the model's own mistakes",
-        "light_r1",
-        ("SFTTrainer", "DPOTrainer"),
-        ("build_teacher_pairs", "average_checkpoints"),
-        "2503.10460",
-        "reconstructed",
-        "light_r1",
-        3,
-        evidence="light_r1.md#results",
-    ),
-    Method(
-        "CFT",
-        "fine-tune on critiques of solutions",
-        "cft",
-        ("SFTTrainer",),
-        (),
-        "2501.17703",
-        "code",
-        "cft",
-        3,
-        "CFTTrainer",
-        "cft.md#results",
-    ),
-    Method(
-        "TrRa",
-        "distill towards a mix of the model and a shorter-thinking one, with an adjustable weight",
-        "realignment",
-        ("DistillationTrainer",),
-        (),
-        "2506.12704",
-        "reconstructed",
-        "realignment",
-        3,
-        "TrRaTrainer",
-        "realignment.md#results",
-    ),
-    Method(
-        "InRa",
-        "one more layer, trained on short reasoning, whose weight is chosen at generation",
-        "layer_realignment",
-        ("SFTTrainer",),
-        ("InRa",),
-        "2506.12704",
-        "paper",
-        "realignment",
-        3,
-        evidence="realignment.md#results",
-    ),
-    Method(
-        "TDRM",
-        "a value for every step, learned by temporal differences: a reward, and the score of best-of-n",
-        "tdrm",
-        ("RewardTrainer",),
-        (),
-        "2509.15110",
-        "reconstructed",
-        "tdrm",
-        4,
-        "TDRMTrainer",
-        "tdrm.md#results",
-    ),
-    Method(
         "RLPR",
         "reward the probability of the reference answer after the reasoning",
         "rlpr",
@@ -361,58 +287,6 @@ METHODS: tuple[Method, ...] = (
         evidence="t1.md#results",
     ),
     Method(
-        "Select2Reason",
-        "keep hard questions with long reasoning traces",
-        "select2reason",
-        ("train_dataset",),
-        ("joint_rank", "select_jointly"),
-        "2505.17266",
-        "reconstructed",
-        "selection",
-        8,
-        evidence="selection.md#results",
-        package="data.selection",
-    ),
-    Method(
-        "InfiAlign selection",
-        "keep diverse questions with long traces, by quotas per domain",
-        "infialign",
-        ("train_dataset",),
-        ("domain_quotas", "select_infialign"),
-        "2508.05496",
-        "reconstructed",
-        "selection",
-        8,
-        evidence="selection.md#results",
-        package="data.selection",
-    ),
-    Method(
-        "Shape of Thought sets",
-        "compare sets of correct, incorrect and human traces",
-        "shape_of_thought",
-        ("train_dataset",),
-        ("build_thought_sets", "mean_nll"),
-        "2512.22255",
-        "reconstructed",
-        "selection",
-        8,
-        evidence="selection.md#results",
-        package="data.selection",
-    ),
-    Method(
-        "STAT-Sel",
-        "keep questions for the skills that a student is missing",
-        "stat_sel",
-        ("train_dataset",),
-        ("select_for_skills",),
-        "2510.10023",
-        "reconstructed",
-        "selection",
-        8,
-        evidence="selection.md#results",
-        package="data.selection",
-    ),
-    Method(
         "Delethink",
         "think in chunks, each in a context of a fixed size",
         "delethink",
@@ -424,6 +298,7 @@ METHODS: tuple[Method, ...] = (
         10,
         evidence="delethink.md#results",
     ),
+    *OFFLINE_METHODS,
 )
 
 

@@ -6,8 +6,8 @@ Train on Boolean formulas with and without SATURN's curriculum: the same model, 
 
 Every run starts from the embedded model that has learned the form of the answer (`demo.formula_model`, which is trained first), and
 is trained on three levels: one after the other, as validation decides, or mixed. Then it answers formulas that training
-never saw, of each level and of one that is harder than all of them. A finished run is not repeated. The learning rate was chosen once, on the run
-without a curriculum; nothing else was tuned.
+never saw, of each level and of one that is harder than all of them. A finished run is not repeated. The learning rate is the first that was
+tried; nothing was tuned.
 """
 
 from __future__ import annotations

@@ -22,11 +22,18 @@ import pytest  # noqa: E402
 import transformers  # noqa: E402
 from datasets import Dataset  # noqa: E402
 from filelock import FileLock  # noqa: E402
+from hypothesis import HealthCheck, settings  # noqa: E402
 from packaging.version import Version  # noqa: E402
 
 from tests import tiny  # noqa: E402
 from tests.distributed import run_on_processes  # noqa: E402
 from trl_concise.demo.settings import model_path  # noqa: E402
+
+
+settings.register_profile(
+    "any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)  # also a busy one
+settings.load_profile("any machine")
 
 
 def pytest_collection_finish() -> None:

@@ -81,6 +81,11 @@ def test_a_prompt_that_opens_the_reasoning_and_an_unreadable_solution():
     completion = "x</think><answer>{}</answer>"
     assert think_json_reward([completion], solution=["{}"], prompts=["Q <think>\n"]) == [2.0]
     assert think_json_reward([completion], solution=["{}"], prompts=["Q"]) == [1.0]
+    # what the chat template adds to messages is not seen
+    messages = [{"role": "user", "content": "Q"}]
+    assert think_json_reward([completion], solution=["{}"], prompts=[messages]) == [2.0]
+    closed_twice = "x</think><answer>{}</answer></think>"
+    assert think_json_reward([closed_twice], solution=["{}"], prompts=[messages]) == [1.0]
     assert think_json_reward([completion] * 3, solution=["{", None, "[1]"]) == [None] * 3
     assert think_json_reward([completion], solution=[{}]) == [1.0]
 

@@ -102,7 +102,8 @@ def think_json_reward(
         completions (`list`): Completions as text, or as lists of messages, of which the last is read.
         solution (`list`): The expected objects: the dataset's column `solution`, as JSON text or as dictionaries. Text is safer: a dataset adds
             the keys of other rows to a dictionary, with `None`.
-        prompts (`list`, *optional*): Where a prompt ends with `<think>`, the completion begins inside the reasoning.
+        prompts (`list`, *optional*): Where a prompt ends with `<think>`, the completion begins inside the reasoning; after messages also where its
+            first tag is `</think>`.
         **kwargs: The dataset's other columns, which are not used.
 
     Returns:
@@ -169,7 +170,8 @@ def srpo_reward(
     Args:
         completions (`list`): Completions as text, or as lists of messages, of which the last is read.
         solution (`list[str]`): Reference answers: the dataset's column `solution`. Answers are compared as by [`verify_answers`].
-        prompts (`list`, *optional*): Where a prompt ends with `<think>`, the completion begins inside the reasoning.
+        prompts (`list`, *optional*): Where a prompt ends with `<think>`, the completion begins inside the reasoning; after messages also where its
+            first tag is `</think>`.
         tokenizer ([`~transformers.PreTrainedTokenizerBase`], *optional*): Counts lengths in tokens. By default they are characters: the reward
             depends on a ratio of lengths, which hardly differs.
         **kwargs: The dataset's other columns, which are not used.
@@ -208,13 +210,21 @@ def srpo_reward(
 
 
 def _texts(completions: Sequence[Any], prompts: Sequence[Any] | None) -> list[str]:
-    """Return the texts of completions, with the `<think>` that ends the prompt."""
-    opened = [opens_reasoning(prompt) for prompt in prompts] if prompts is not None else [False] * len(completions)
-    texts = [completion_text(completion)[:LONGEST] for completion in completions]
-    return [
-        f"<think>{text}" if is_opened and not text.lstrip().startswith("<think>") else text
-        for text, is_opened in zip(texts, opened, strict=True)
-    ]
+    """
+    Return the texts of completions, with the `<think>` with which the prompt ends. A conversational prompt comes without what its chat template
+    adds: a completion whose first tag is `</think>` began inside the reasoning.
+    """
+    texts = []
+    for completion, prompt in zip(
+        completions, prompts if prompts is not None else [""] * len(completions), strict=True
+    ):
+        text = completion_text(completion)[:LONGEST]
+        first = _TAG.search(text)
+        is_inside = opens_reasoning(prompt) or (
+            not isinstance(prompt, str) and first is not None and first[0] == "</think>"
+        )
+        texts.append(f"<think>{text}" if is_inside and not text.lstrip().startswith("<think>") else text)
+    return texts
 
 
 def _follows(text: str, tags: Sequence[str]) -> bool:

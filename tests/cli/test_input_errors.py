@@ -395,6 +395,11 @@ ROWS = [
     ("select", "select2reason correct.jsonl --output out.jsonl --weight 0", "--tokenizer"),
     (
         "select",
+        "select2reason correct.jsonl --output out.jsonl --weight 1 --tokenizer demo",
+        "--weight 1 ranks by difficulty only",
+    ),
+    (
+        "select",
         "select2reason correct.jsonl --output out.jsonl --difficulty_column hard",
         "correct.jsonl has no column 'hard' for the difficulty",
     ),

@@ -173,17 +173,24 @@ def test_embeddings_of_a_model(sklearn, tiny_model, tmp_path):
         cluster(["a", "b"], 2, embeddings="nobody/nothing")
 
 
-def test_a_teacher_accepts_and_rejects():
+def test_a_teacher_accepts_and_rejects(tmp_path):
     def answer(request: str) -> str:
         return "Step 1 is right.\nYes." if "\\boxed{2}" in request else "yes, but 3 is wrong.\nNo"
 
+    path = tmp_path / "judgments.jsonl"
+    pairs = [("1+1?", "\\boxed{2}"), ("1+1?", "\\boxed{3}")]
     with Endpoint(answer) as endpoint:
         teacher = APITeacher("judge", base_url=endpoint.url, api_key="none", max_retries=0)
-        assert accept_traces(teacher, [("1+1?", "\\boxed{2}"), ("1+1?", "\\boxed{3}")]) == [True, False]
+        assert accept_traces(teacher, pairs, path) == [True, False]
+        assert accept_traces(teacher, [*pairs, ("1+2?", "3")], path) == [True, False, False]
+        assert len(endpoint.requests) == 3  # nothing is asked twice
+    asked = [(f"{i}+1?", "\\boxed{2}") for i in range(3)]
     with Endpoint(answer, ["500", "length"]) as endpoint:
         teacher = APITeacher("judge", base_url=endpoint.url, api_key="none", max_retries=0, concurrency=1)
-        assert accept_traces(teacher, [("1+1?", "\\boxed{2}")] * 3) == [False, False, True]  # truncated: no acceptance
+        assert accept_traces(teacher, asked, tmp_path / "more.jsonl") == [None, False, True]  # truncated: not accepted
+        assert accept_traces(teacher, asked, tmp_path / "more.jsonl") == [True, False, True]  # the failed one again
+        assert len(endpoint.requests) == 4
     with Endpoint(answer, ["500"]) as endpoint:
         teacher = APITeacher("judge", base_url=endpoint.url, api_key="none", max_retries=0)
         with pytest.raises(ConnectionError, match="answered no request"):
-            accept_traces(teacher, [("1+1?", "2")])
+            accept_traces(teacher, [("1+1?", "2")], tmp_path / "none.jsonl")

@@ -118,6 +118,9 @@ def test_infialign_meets_quotas_and_verifies(tmp_path, monkeypatch):
         monkeypatch.setenv("OPENAI_API_KEY", "none")
         words += ["--judge_model", "judge", "--judge_base_url", endpoint.url]
         report = select("infialign", data, output, *words, "--share", "1")
+        asked = len(endpoint.requests)
+        select("infialign", data, output, *words, "--share", "1")  # with the judgments of the first run
+        assert asked == len(endpoint.requests) == 12 and report["failed_judgments"] == 0
     assert [row["answer"] for row in read(output)] == ["8"] and report["dropped"] == {"rejected by the judge": 11}
 
 

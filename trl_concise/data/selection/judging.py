@@ -58,31 +58,37 @@ def judge_difficulty(
             yield from (known[key] for key in keys)
 
 
-def accept_traces(teacher: Teacher, pairs: Sequence[tuple[str, str]]) -> list[bool]:
+def accept_traces(teacher: Teacher, pairs: Sequence[tuple[str, str]], path: Path) -> list[bool | None]:
     """
-    Ask a teacher whether solutions are correct.
+    Ask a teacher whether solutions are correct. Replies are kept in a file, and what is there is not asked for again.
 
     Args:
         teacher ([`Teacher`]): The judge, for example an [`APITeacher`].
         pairs (`Sequence[tuple[str, str]]`): Question and trace.
+        path (`Path`): JSON Lines file of the replies. A run that was interrupted continues with it.
 
     Returns:
-        `list[bool]`: Whether the last Yes or No of the reply is Yes. A request that failed counts as a rejection.
+        `list[bool | None]`: Whether the last Yes or No of the reply is Yes; `None` where the request failed for good.
 
     Raises:
-        `ConnectionError`: If every request fails.
+        `ConnectionError`: If every request fails, or 20 in a row.
+        `ValueError`: If the file holds something else, or the endpoint refuses every request.
     """
+    from ..replies import collect_replies, request_key
+
     conversations = [
         [{"role": "user", "content": ACCEPT_PROMPT.format(question=question, trace=trace)}]
         for question, trace in pairs
     ]
-    accepted = [False] * len(pairs)
-    errors = []
-    for place, reply in teacher.replies(conversations):
+    keys = [request_key(conversation, teacher) for conversation in conversations]
+    replies, requests = collect_replies(conversations, keys, teacher, path, "Judgments", progress=False)
+    accepted: list[bool | None] = []
+    for reply in replies:
         words = re.findall(r"\b(yes|no)\b", reply.text.lower())
-        accepted[place] = bool(words) and words[-1] == "yes" and reply.complete and reply.error is None
-        if reply.error is not None:
-            errors.append(reply.error)
-    if errors and len(errors) == len(pairs):
-        raise ConnectionError(f"The judge {teacher.name!r} answered no request. The first error: {errors[0]}.")
+        verdict = bool(words) and words[-1] == "yes" and reply.complete
+        accepted.append(verdict if reply.error is None else None)
+    if requests.errors and set(accepted) == {None}:
+        raise ConnectionError(
+            f"The judge {teacher.name!r} answered no request. The first error: {next(iter(requests.errors))}."
+        )
     return accepted

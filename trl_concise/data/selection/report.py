@@ -28,6 +28,7 @@ class SelectionReport:
         statistics (`dict[str, dict[str, dict[str, float]]]`): Quantity -> `before` or `after` -> `count`, `mean`, `median`, `min`, `max`.
         written (`dict[str, int]`): File -> the rows written to it.
         notes (`list[str]`): What a reader should know, for example a quota that was not met.
+        failed_judgments (`int`): Requests to a judge that failed for good. Their traces count as rejected.
     """
 
     method: str
@@ -39,6 +40,7 @@ class SelectionReport:
     statistics: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict)
     written: dict[str, int] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    failed_judgments: int = 0
 
     def compare(self, name: str, values: Sequence[float], kept: Sequence[int]) -> None:
         """Add the statistics of a quantity over all usable rows, and over those at the places `kept`."""
@@ -97,6 +99,10 @@ class SelectionReport:
                 console.print(f"The report has {len(self.groups) - _MOST_GROUPS} more.")
         for note in self.notes[:_MOST_GROUPS]:
             console.print(escape(note))
+        if self.failed_judgments:
+            console.print(
+                f"{self.failed_judgments} requests to the judge failed, and their traces count as rejected. The same command asks again."
+            )
 
 
 _COLUMNS = ("count", "mean", "median", "min", "max")

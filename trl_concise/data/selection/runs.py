@@ -36,6 +36,10 @@ def run_select2reason(options: argparse.Namespace) -> SelectionReport:
         raise ValueError(
             "--weight 0 ranks by length only, so --judge and --difficulty_column have no effect. Leave them out."
         )
+    if options.weight == 1 and (options.tokenizer is not None or options.length_unit != "tokens"):
+        raise ValueError(
+            "--weight 1 ranks by difficulty only, so --tokenizer and --length_unit have no effect. Leave them out."
+        )
     if options.weight > 0 and (options.judge is None) == (options.difficulty_column is None):
         raise ValueError(
             "Name either a model that judges the difficulty with --judge, or a column that holds it with --difficulty_column, or "

@@ -116,6 +116,7 @@ class Run:
                 "--answer_column."
             )
         self.teacher = None
+        self.judgments = self.options.output.with_name(f"{self.options.output.stem}_judgments.jsonl")
         if getattr(self.options, "judge_model", None) is not None:
             from ..teachers import APITeacher
 
@@ -154,8 +155,10 @@ class Run:
         if self.teacher is not None:
             questions = [read_question(row, self.fields) for row in rows]
             pairs = [(question, text) for question, texts in zip(questions, traces, strict=True) for text in texts]
-            accepted = iter(accept_traces(self.teacher, pairs) if pairs else [])
-            traces = [[text for text in texts if next(accepted)] for texts in traces]
+            accepted = accept_traces(self.teacher, pairs, self.judgments) if pairs else []
+            self.report.failed_judgments += accepted.count(None)
+            verdicts_of_pairs = iter(accepted)
+            traces = [[text for text in texts if next(verdicts_of_pairs)] for texts in traces]
         return traces
 
     def no_usable_rows(self) -> ValueError:

@@ -118,3 +118,11 @@ def test_added_rows_do_not_depend_on_the_number_of_processes(tiny_model, tmp_pat
             for two, alone in zip(rank[name]["logged"], single["logged"], strict=True):
                 assert two == pytest.approx(alone, rel=1e-4, abs=1e-6)
     assert ranks[0]["replay"] == ranks[1]["replay"] and any(log["loss"] for log in ranks[0]["replay"]["logged"])
+
+
+def test_processes_that_share_an_engine_may_generate_for_another_number_of_rows(two_processes):
+    for process in (0, 1):
+        found = json.loads((two_processes / "rows" / f"rank{process}.json").read_text())
+        prompts, completions, logps = found["uneven"]
+        assert completions == [[*prompt, 2] for prompt in prompts] and len(prompts) == 2 * (process + 1)
+        assert [len(row) for row in logps] == [len(row) for row in completions]

@@ -10,8 +10,10 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import torch
+from accelerate.utils import gather_object
 from datasets import Dataset
 
 from tests import tiny
@@ -82,6 +84,28 @@ def replay(model: str, folder: Path, rows_per_process: int) -> dict:
     return report(trainer)
 
 
+class SharedEngine(ConciseGRPOTrainer):
+    """Generates as TRL does with a vLLM server: all prompts together, and each process takes an equal share of what is returned."""
+
+    def _generate_single_turn(self, prompt_ids, images, multimodal_fields, num_generations):
+        together = gather_object(prompt_ids)
+        completions = [[*prompt, 2] for prompt in together]
+        start = self.accelerator.process_index * len(prompt_ids)
+        own = completions[start : start + len(prompt_ids)]
+        return own, [[-1.0] * len(ids) for ids in own]
+
+
+def uneven(model: str, folder: Path) -> list:
+    """Return prompts and completions of as many rows as the number of the process, from 1."""
+    problems = Dataset.from_list([{"prompt": f"{row}?"} for row in range(6)])
+    trainer = SharedEngine(model, tiny.even_reward, ConciseGRPOConfig(**tiny.settings(folder)), problems)
+    trainer.use_vllm = True
+    trainer.vllm_generation = SimpleNamespace(max_completion_length=8, generation_kwargs={})
+    process = trainer.accelerator.process_index
+    generated = trainer.generate_rollouts([{"prompt": f"{process} {i}?"} for i in range(process + 1)], 2)
+    return [generated.prompt_ids, generated.completion_ids, generated.logps]
+
+
 def report(trainer) -> dict:
     return {
         "world_size": trainer.accelerator.num_processes,
@@ -98,6 +122,7 @@ if __name__ == "__main__":
     found = {
         "plain": lengths(model, Path(folder) / "plain", rows_per_process=6),
         "reference": lengths(model, Path(folder) / "reference", rows_per_process=6, beta=0.1, num_iterations=2),
+        "uneven": uneven(model, Path(folder) / "uneven"),
         "replay": replay(model, Path(folder) / "replay", rows_per_process=6),
     }
     Path(folder, f"rank{torch.distributed.get_rank()}.json").write_text(json.dumps(found))

@@ -86,7 +86,8 @@ class GeneratesExtra(_Mixed):
         Generate completions in addition to the training batch, with the current policy and the trainer's sampling settings.
 
         The random state of the run, its metrics and its token counts stay as they are (a vLLM server draws from a
-        separate state). Tools are not called, and a `rollout_func` is not asked. Every process calls this for its own rows.
+        separate state). Tools are not called, and a `rollout_func` is not asked. Every process calls this for its own rows, at
+        least one.
 
         Args:
             rows (`Sequence[Mapping[str, Any]]`):
@@ -114,11 +115,15 @@ class GeneratesExtra(_Mixed):
         prompt_ids, _, _ = self._tokenize_prompts(copy.deepcopy(request.prompts))
         starts = [[*prompt, *prefix] for prompt, prefix in zip(prompt_ids, request.prefix_ids, strict=True)]
         # The same everywhere: processes that share a vLLM engine, or a server, generate together.
-        longest = gather(torch.tensor([max(request.limits)], device=self.accelerator.device)).max().item()
+        own = torch.tensor([[max(request.limits), len(starts)]], device=self.accelerator.device)
+        longest, most = gather(own).amax(dim=0).tolist()
+        count = len(starts)
+        if self.use_vllm:  # what a shared engine returns is divided equally
+            starts += [starts[-1]] * (most - count)
         drawing = greedily(self) if greedy else self._fork_state()
         with drawing, generation_limit(self, longest):
             completion_ids, logps = self._generate_single_turn(starts, None, {}, n)
-        completion_ids = [ids[:limit] for ids, limit in zip(completion_ids, request.limits, strict=True)]
+        completion_ids = [ids[:limit] for ids, limit in zip(completion_ids[:count], request.limits, strict=True)]
         ends, device = self.end_token_ids, self.accelerator.device
         return GeneratedRollouts(
             prompt_ids=prompt_ids,
@@ -132,7 +137,7 @@ class GeneratesExtra(_Mixed):
             ],
             lengths=torch.tensor(completion_lengths(completion_ids, None, ends), device=device),
             truncated=torch.tensor([ids[-1] not in ends for ids in completion_ids], device=device),
-            logps=[row[: len(ids)] for row, ids in zip(logps, completion_ids, strict=True)]
+            logps=[row[: len(ids)] for row, ids in zip(logps[:count], completion_ids, strict=True)]
             if logps is not None
             else None,
         )

@@ -91,6 +91,10 @@ def test_only_permutations_earn_anything(order, numbers):
         ("27+8=35", "35=35", False),
         ("27+8=35", "30+5=35", False),
         ("27+8", "35", False),
+        ("35", "27+8", False),  # the calculation before the blank, copied
+        ("24", "48/2", False),
+        ("c^2 = 25", "c^2 = 9 + 16", False),
+        ("27+8=35", "35=27+8", False),
         ("100 / 2 = $50", "100/2=50", True),
         ("c^2 = 3^2 + 4^2 = 25", "c^2=4^2+3^2=25", True),
         ("c^2 = 25", "c = 5", False),

@@ -69,8 +69,9 @@ def match_pieces(references: Sequence[str], given: Sequence[str | None]) -> list
     Say which pieces of a completion match those of the solution.
 
     Formulas and numbers match if they are equal as [`verify_answers`] judges; of equations, each side. One with an operation to carry out,
-    such as `27+8` or `27+8=35`, matches only with the same numbers: it asks for the operation, not for its value. Other text matches if it is
-    the same apart from case, articles, white space and punctuation.
+    such as `27+8` or `27+8=35`, matches only with the same numbers: it asks for the operation, not for its value. A result such as `35` does not
+    match an operation, which often is in the text before the blank. Other text matches if it is the same apart from case, articles, white space
+    and punctuation.
 
     Args:
         references (`Sequence[str]`): Pieces of the solution.
@@ -262,7 +263,10 @@ def _plain(text: str) -> str:
 
 
 def _may_be_equal(reference: str, piece: str) -> bool:
-    """Whether a piece has the form of the reference: balanced braces, as many equals signs, the same numbers in a calculation."""
+    """
+    Whether a piece has the form of the reference: balanced braces, as many equals signs, a calculation where the reference has one, with the
+    same numbers, and no calculation where it has a result.
+    """
     depth = 0
     for character in piece:
         depth += {"{": 1, "}": -1}.get(character, 0)
@@ -270,8 +274,8 @@ def _may_be_equal(reference: str, piece: str) -> bool:
             return False
     if depth or piece.count("=") != reference.count("="):
         return False
-    calculates = any(map(leaves_arithmetic, reference.split("=")))
-    return not calculates or _numbers(reference) == _numbers(piece)
+    expected, found = (list(map(leaves_arithmetic, text.split("="))) for text in (reference, piece))
+    return expected == found and (not any(expected) or _numbers(reference) == _numbers(piece))
 
 
 def _numbers(text: str) -> list[str]:

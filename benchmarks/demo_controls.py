@@ -163,7 +163,7 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, required=True, help="tokens that the GRPO control generates")
     parser.add_argument("--controls", nargs="+", choices=list(CONTROL_RUNS), default=list(CONTROL_RUNS))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--problems", type=int, default=1024, help="largest number of problems of each set")
+    parser.add_argument("--problems", type=int, default=1536, help="largest number of problems of each set")
     parser.add_argument("--training_problems", type=int, default=128)
     parser.add_argument("--work_dir", type=Path, default=Path("outputs/demo-controls"), help="one folder per run")
     parser.add_argument("--output_dir", type=Path, default=CONTROLS, help="one summary.json per control")

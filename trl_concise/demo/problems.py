@@ -29,7 +29,7 @@ LARGEST_FACTOR = 5
 SETS: dict[str, dict[str, Any]] = {
     "train": {"n": 1024, "seed": 0, "split": "train", "operations": TRAINING_OPERATIONS},
     "test": {"n": 1024, "seed": 0, "split": "test", "operations": TRAINING_OPERATIONS},
-    "harder": {"n": 512, "seed": 0, "split": "test", "operations": (3,)},
+    "harder": {"n": 1536, "seed": 0, "split": "test", "operations": (3,)},
     "hardest": {"n": 256, "seed": 0, "split": "test", "operations": (4,)},
 }
 

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from ..evaluation.chunks import Chunking
 
 
-EVALUATION_PROBLEMS = 1024
+EVALUATION_PROBLEMS = 1536
 DESCRIPTIONS = {
     "demo": "2 operations, as in training",
     "demo_harder": "3 operations, one more",

@@ -24,7 +24,9 @@ Time and memory: 19.7 GiB planned; docs/memory.md compares plans with training s
 
 from __future__ import annotations
 
-from trl_concise import HAPOConfig, TrainingScript
+from functools import partial
+
+from trl_concise import HAPOConfig, TrainingScript, demo
 from trl_concise.errors import report_input_errors
 
 
@@ -35,7 +37,7 @@ def main():
     from trl_concise import HAPOTrainer  # after the command line: --help does not wait for it
 
     trainer = HAPOTrainer(reward_funcs=script.accuracy_reward(), **script.trainer_arguments())
-    script.train(trainer)
+    script.train(trainer, report=partial(demo.Report, limits=demo.LIMITS))  # of the run without arguments
 
 
 if __name__ == "__main__":

@@ -13,8 +13,18 @@ from transformers import TrainerControl
 
 from trl_concise import HAPOConfig, HAPOTrainer, math_accuracy_reward
 from trl_concise.demo import Report, TokenBudget, model_path, train_dataset
-from trl_concise.demo.report import AFTER, BEFORE, CONTROL_NAME, CONTROLS, DESCRIPTIONS, copy_controls, print_tables
+from trl_concise.demo.report import (
+    AFTER,
+    BEFORE,
+    CONTROL_NAME,
+    CONTROLS,
+    DESCRIPTIONS,
+    TESTED,
+    copy_controls,
+    print_tables,
+)
 from trl_concise.evaluation import read_summary
+from trl_concise.evaluation.acceptance import Limits
 from trl_concise.evaluation.identity import fingerprint
 from trl_concise.evaluation.report import report
 from trl_concise.hub.card import write_card
@@ -44,9 +54,12 @@ def make_trainer(output_dir, **changes) -> HAPOTrainer:
 def test_the_demo_is_an_ordinary_run(tmp_path, capsys):
     run = tmp_path / "my-run"
     trainer = make_trainer(run)
-    with Report(trainer, problems=8, control=True):
+    with Report(trainer, problems=8, control=True, limits=Limits(max_accuracy_loss=0.99)):
         trainer.train()
     printed = " ".join(capsys.readouterr().out.split())
+    acceptance = json.loads((run / AFTER / "acceptance.json").read_text())
+    assert acceptance["accepted"] and acceptance["sentence"] in printed and "accepted: my-run" in printed
+    assert list(acceptance["settings"]) == list(TESTED)
     for name, description in DESCRIPTIONS.items():
         assert f"8 problems of {description}" in printed
         before, *truncated = (record for record in read_summary(run / BEFORE) if record["dataset"] == name)
@@ -61,6 +74,7 @@ def test_the_demo_is_an_ordinary_run(tmp_path, capsys):
     assert not (run / "results.json").exists()
     trainer.create_model_card()
     card = (run / "README.md").read_text()
+    assert acceptance["sentence"] in card
     for name in DESCRIPTIONS:
         table = card.split(f"**{name}** (8 problems)")[1].split("\n\n")[1]
         for row in ("base model", "**this model**", f"control: {CONTROL_NAME}", "base model, truncated at 24 tokens"):

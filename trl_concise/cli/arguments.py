@@ -49,7 +49,7 @@ class RunArguments:
         default=False, metadata={"help": "Print the resolved settings and the memory plan, and stop."}
     )
     report_problems: int = field(
-        default=1024,
+        default=1536,
         metadata={"help": "How many problems the report evaluates before and after a run of the demo; 0: no report."},
     )
     verbose: bool = field(

@@ -7,7 +7,7 @@ from .formulas import FORMULA_LEVELS, FormulaReport, formula_dataset, formula_mo
 from .modes import two_mode_model
 from .problems import OPERATIONS, generate_problems
 from .process import process_model, process_tasks, worked_solutions
-from .report import Report
+from .report import LIMITS, Report
 from .settings import EVALUATION, SETTINGS, evaluate_model, model_path, problem_dataset, train_dataset
 from .teacher import sample_traces, teacher_dataset
 from .thinker import thinker_dataset, thinker_model
@@ -18,6 +18,7 @@ from .verifier import verifier_model
 __all__ = [
     "EVALUATION",
     "FORMULA_LEVELS",
+    "LIMITS",
     "OPERATIONS",
     "SETTINGS",
     "ArithmeticCritic",

@@ -15,6 +15,8 @@ from rich.table import Table
 from transformers import PreTrainedModel
 
 from ..evaluation import accuracy_efficiency_score, evaluate
+from ..evaluation.accept import print_acceptance
+from ..evaluation.acceptance import Limits, accept
 from ..evaluation.evaluator import SETTINGS_FILE
 from ..evaluation.identity import name_of
 from ..evaluation.metrics import LEAST_BASE_ACCURACY
@@ -41,6 +43,8 @@ DESCRIPTIONS = {
     "demo_hardest": "4 operations, two more",
 }
 BUDGETS = (24, 32, 48)  # tokens: the base model, truncated
+LIMITS = Limits(max_token_share=0.6, max_accuracy_loss=0.02)  # written down before the first test
+TESTED = ("demo", "demo_harder")  # the embedded model solves hardly any of the hardest problems
 BEFORE, AFTER, CONTROL = "evaluation-before", "evaluation-after", "control-grpo"  # folders
 CONTROL_NAME = "GRPO without length reward"
 CONTROLS = Path(__file__).parent / "controls"  # measured once, by benchmarks/demo_controls.py
@@ -60,9 +64,11 @@ class Report:
 
     Args:
         trainer ([`~trl.GRPOTrainer`]): Trainer of the embedded model, or of another one on the same problems.
-        problems (`int`, *optional*, defaults to `1024`): Largest number of problems of each set; there are 1,024, 512 and 256.
+        problems (`int`, *optional*, defaults to `1536`): Largest number of problems of each set; there are 1,024, 1,536 and 256.
         control (`bool`, *optional*, defaults to `False`): Whether to train and evaluate the GRPO control after this run.
         chunking ([`~trl_concise.evaluation.chunks.Chunking`], *optional*): As for [`~trl_concise.evaluation.evaluate`].
+        limits ([`~trl_concise.evaluation.acceptance.Limits`], *optional*): Limits that the trained model is tested against at the end, on problems
+            of two and of three operations, as `trl-concise accept` does.
 
     Raises:
         `ValueError`: If the control is requested with several processes.
@@ -82,6 +88,7 @@ class Report:
         *,
         control: bool = False,
         chunking: Chunking | None = None,
+        limits: Limits | None = None,
     ):
         if control and trainer.accelerator.num_processes > 1:
             raise ValueError(
@@ -92,6 +99,7 @@ class Report:
         self.problems = problems
         self.control = control
         self.chunking = chunking
+        self.limits = limits
         self.folder = Path(trainer.args.output_dir)
         self.sets = held_out_sets()
 
@@ -123,6 +131,10 @@ class Report:
         spent = {f"{record['generated_tokens']:,}" for record in controls if "generated_tokens" in record}
         compared = f", the GRPO control {spent.pop()}" if spent else ""
         Console().print(f"Tokens generated in training: this run {tokens:,}{compared}.", highlight=False)
+        if self.limits is not None:
+            (result,) = accept([self.folder / AFTER], self.limits, base=self.folder / BEFORE, datasets=TESTED)
+            Console().print()
+            print_acceptance([result])
 
     def _evaluate(self, model: PreTrainedModel, folder: str, name: str, **options: Any) -> list[dict[str, Any]]:
         trainer = self.trainer

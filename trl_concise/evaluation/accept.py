@@ -53,16 +53,21 @@ def main(argv: Sequence[str]) -> int:
         )
     except (ValueError, OSError) as error:
         parser.error(str(error))
+    return 0 if print_acceptance(results) else 1
+
+
+def print_acceptance(results: Sequence[Acceptance]) -> bool:
+    """Print the tests of each candidate and the decision; return whether one is accepted."""
     for result in results:
         _print(result)
     accepted = next((result for result in results if result.accepted), None)
     print("Overlap with training data: not checked.")
     if accepted is None:
         print("rejected: no model meets the constraints")
-        return 1
+        return False
     print(f"accepted: {accepted.model}" + (f" ({accepted.folder})" if len(results) > 1 else ""))
     print(accepted.sentence())
-    return 0
+    return True
 
 
 def _refuse_options_without_effect(parser: Parser, options: argparse.Namespace) -> None:

@@ -12,7 +12,7 @@ from rich.console import Console
 from transformers import TrainerControl
 
 from trl_concise import HAPOConfig, HAPOTrainer, math_accuracy_reward
-from trl_concise.demo import Report, TokenBudget, model_path, train_dataset
+from trl_concise.demo import LIMITS, Report, TokenBudget, model_path, train_dataset
 from trl_concise.demo.report import (
     AFTER,
     BEFORE,
@@ -88,9 +88,11 @@ def test_the_demo_is_an_ordinary_run(tmp_path, capsys):
 
 def test_the_control_spends_as_many_tokens(tmp_path, capsys):
     trainer = make_trainer(tmp_path, max_steps=3, logging_steps=2)
-    with Report(trainer, problems=2, control=True):
+    with Report(trainer, problems=2, control=True, limits=LIMITS):
         trainer.train()
-    (line,) = (line for line in capsys.readouterr().out.splitlines() if line.startswith("Tokens generated"))
+    printed = capsys.readouterr().out
+    assert "No acceptance test: 'demo' has 2 problems, but the bound 't' needs at least 30." in printed
+    (line,) = (line for line in printed.splitlines() if line.startswith("Tokens generated"))
     own, spent = (int(words.rstrip(".").replace(",", "")) for words in line.split() if words[0].isdigit())
     assert 0 < own <= 3 * 8 * 64
     assert own <= spent < own + 8 * 64 or spent == 0  # whole steps

@@ -131,10 +131,15 @@ class Report:
         spent = {f"{record['generated_tokens']:,}" for record in controls if "generated_tokens" in record}
         compared = f", the GRPO control {spent.pop()}" if spent else ""
         Console().print(f"Tokens generated in training: this run {tokens:,}{compared}.", highlight=False)
-        if self.limits is not None:
-            (result,) = accept([self.folder / AFTER], self.limits, base=self.folder / BEFORE, datasets=TESTED)
-            Console().print()
-            print_acceptance([result])
+        if self.limits is None:
+            return
+        try:
+            results = accept([self.folder / AFTER], self.limits, base=self.folder / BEFORE, datasets=TESTED)
+        except ValueError as error:  # too few problems
+            print(f"\nNo acceptance test: {error}")
+        else:
+            print()
+            print_acceptance(results)
 
     def _evaluate(self, model: PreTrainedModel, folder: str, name: str, **options: Any) -> list[dict[str, Any]]:
         trainer = self.trainer

@@ -294,7 +294,7 @@ def main(arguments: list[str] | None = None):
         trainer = getattr(stages, stage)()
         if stage == "preference":
             trainer.create_model_card(dataset_name=source.dataset_name)
-    if source.dataset_name is None and source.report_problems and PartialState().is_main_process:
+    if source.report_problems and PartialState().is_main_process and source.dataset_name is None:
         print("accuracy and tokens on held-out problems of 2, 3 and 4 operations")
         for name, model in {"before": start, **{stage: stages.folder(stage) for stage in run}}.items():
             report(name, model, source.report_problems)

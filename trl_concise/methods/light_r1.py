@@ -135,7 +135,7 @@ def average_checkpoints(
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     folders, output_dir = [Path(folder) for folder in checkpoints], Path(output_dir)
-    shares = [1.0] * len(folders) if weights is None else [float(weight) for weight in weights]
+    shares = [float(weight) for weight in weights] if weights is not None else [1.0] * len(folders)
     if len(folders) < 2:
         raise ValueError(f"A merge takes at least two checkpoints, got {len(folders)}.")
     if len(shares) != len(folders) or not sum(shares) > 0:

@@ -86,7 +86,7 @@ def accept_traces(teacher: Teacher, pairs: Sequence[tuple[str, str]], path: Path
     for reply in replies:
         words = re.findall(r"\b(yes|no)\b", reply.text.lower())
         verdict = bool(words) and words[-1] == "yes" and reply.complete
-        accepted.append(verdict if reply.error is None else None)
+        accepted.append(None if reply.error is not None else verdict)
     if requests.errors and set(accepted) == {None}:
         raise ConnectionError(
             f"The judge {teacher.name!r} answered no request. The first error: {next(iter(requests.errors))}."

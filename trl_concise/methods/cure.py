@@ -250,6 +250,9 @@ class CURE(Rollout):
             completion_ids (`list[int]`): Token ids of the source.
             entropies (`Sequence[float]`): One per token of the source.
             rng (`numpy.random.Generator`): For the choice.
+
+        Returns:
+            [`Prefix`]: Empty, with the reason, if no token is valid or the prefix would be too long.
         """
         scores = rng.permutation(len(entropies)).tolist() if self.ordering == "random" else entropies
         positions = rank_critical_tokens(scores, [self._may_be_critical(id) for id in completion_ids], self.top_k)

@@ -76,6 +76,9 @@ def take_turn(
         max_tokens (`int`): Budget of the turn. The answer of a turn that exceeds it is wrong.
         spare (`dict`): A row for a process that has none.
         is_judged (`bool`, *optional*, defaults to `True`): Whether the turn ends with an answer.
+
+    Returns:
+        [`Turn`]: The n dialogues with what the model wrote, without the rows that were added to make the processes equal.
     """
     device, count = trainer.accelerator.device, len(rows)
     correct = torch.full((count,), torch.nan, device=device)

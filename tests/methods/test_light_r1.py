@@ -179,8 +179,8 @@ def test_the_mean_of_equal_models_is_the_model(checkpoints, tmp_path):
 def test_models_that_cannot_be_merged_are_refused(checkpoints, tmp_path):
     with pytest.raises(ValueError, match="at least two checkpoints, got 1"):
         average_checkpoints(checkpoints[:1], tmp_path / "a")
-    for weights in ([1], [1, -1]):
-        with pytest.raises(ValueError, match="one number for each of 2 checkpoints, with a positive sum"):
+    for weights in ([1], [1, -1], [1, math.inf], [1, math.nan]):
+        with pytest.raises(ValueError, match="one number for each of 2 checkpoints, with a positive finite sum"):
             average_checkpoints(checkpoints[:2], tmp_path / "a", weights=weights)
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "file").touch()

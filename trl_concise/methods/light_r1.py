@@ -15,6 +15,7 @@ Differences from the authors' code (Qihoo360/Light-R1 @ 48c9083):
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import shutil
@@ -123,7 +124,7 @@ def average_checkpoints(
         output_dir (`str` or `Path`):
             Folder to write; must be empty, or not exist.
         weights (`Sequence[float]`, *optional*):
-            $w_i$, one per model, with a positive sum. Default: all equal, a reconstruction.
+            $w_i$, one per model, with a positive finite sum. Default: all equal, a reconstruction.
 
     Returns:
         `Path`: `output_dir`.
@@ -138,9 +139,9 @@ def average_checkpoints(
     shares = [float(weight) for weight in weights] if weights is not None else [1.0] * len(folders)
     if len(folders) < 2:
         raise ValueError(f"A merge takes at least two checkpoints, got {len(folders)}.")
-    if len(shares) != len(folders) or not sum(shares) > 0:
+    if len(shares) != len(folders) or not 0 < sum(shares) < math.inf:  # NaN too
         raise ValueError(
-            f"weights must be one number for each of {len(folders)} checkpoints, with a positive sum; got {weights}."
+            f"weights must be one number for each of {len(folders)} checkpoints, with a positive finite sum; got {weights}."
         )
     if output_dir.exists() and not (output_dir.is_dir() and not any(output_dir.iterdir())):
         raise ValueError(f"{output_dir} already exists and is not an empty folder. Name another one.")

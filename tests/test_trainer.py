@@ -33,6 +33,7 @@ from trl_concise import (
     math_accuracy_reward,
 )
 from trl_concise.batch.rollouts import completion_lengths, prompt_key
+from trl_concise.methods.delethink import Delethink
 from trl_concise.methods.mgpo import MGPO
 
 
@@ -323,6 +324,9 @@ def test_the_largest_budget_must_fit_into_vllms_context(context, fits, tiny_mode
         return
     with pytest.raises(ValueError, match=r"Fixed allows up to 4096 completion tokens, but vLLM's context holds 4096"):
         budgeted(tiny_model, problems, tmp_path, Fixed(3, longest=4096), **changes)
+    args = ConciseGRPOConfig(**tiny.settings(tmp_path, max_completion_length=12, loss_type="grpo", **changes))
+    slots = {"budget_schedule": Fixed(3, longest=4096), "rollout": Delethink(8, keep_head=1)}
+    ConciseGRPOTrainer(tiny_model, tiny.even_reward, args, problems, **slots)  # a context holds a chunk only
 
 
 def test_a_budget_does_not_change_the_users_limit(tiny_model, problems, tmp_path):

@@ -209,7 +209,7 @@ class ConciseGRPOTrainer(
         check_prompts_are_known(names, given)
         if self.rollout is not None:
             check_rollout(self.rollout, given)
-        if self.budget_schedule is not None:
+        if self.budget_schedule is not None and not (self.rollout is not None and self.rollout.bounds_context):
             check_budget(self.budget_schedule, args, model)  # before vLLM's engine is built
         check_best_metric(args.metric_for_best_model, args.greater_is_better)
         if args.should_save:

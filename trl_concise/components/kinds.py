@@ -160,10 +160,13 @@ class Rollout(Component):
         in_training (`bool`): Whether it generates in training. `False` leaves generation to TRL, for settings without effect.
             Default: `True`.
         in_evaluation (`bool`): Whether it generates in evaluation too. Default: `False`, evaluation samples as TRL does.
+        bounds_context (`bool`): Whether no context holds a whole completion, so that the generation limit may exceed vLLM's context.
+            Default: `False`.
     """
 
     in_training: bool = True
     in_evaluation: bool = False
+    bounds_context: bool = False
 
     @abstractmethod
     def generate(self, trainer: TrainerView, rows: list[dict[str, Any]]) -> Generated:

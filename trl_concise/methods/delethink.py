@@ -89,6 +89,7 @@ class Delethink(Rollout):
     needs_correctness = False
     text_only = True
     in_evaluation = True
+    bounds_context = True
 
     def __init__(self, chunk_size: int, keep_head: int = 100):
         self.chunking = Chunking(chunk_size, keep_head)

@@ -195,8 +195,7 @@ def table(set_: Comparison) -> dict[str, Any]:
     rows = [("base model", set_.base), ("**this model**", set_.model), *set_.controls.items()]
     rows += [(f"base model, truncated at {budget} tokens", figures) for budget, figures in set_.cuts.items()]
     cells = [_row(name, figures, set_) for name, figures in rows if figures]
-    notes = [note for note in (set_.note, modes_note(set_)) if note]
-    return {"title": _title(set_), "rows": cells, "note": " ".join(notes) or None}
+    return {"title": _title(set_), "rows": cells, "modes": modes_note(set_), "note": set_.note}
 
 
 def modes_note(set_: Comparison) -> str | None:

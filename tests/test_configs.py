@@ -178,7 +178,22 @@ def test_a_recipe_of_the_authors_has_their_batch(name, prompts, updates, group):
                 "learning_rate": 1e-6,
             },
         ),
-        ("length_rewards_still_3", {"method": "none", "num_iterations": 1}),
+        (
+            "length_rewards_still_3",
+            {
+                "method": "none",
+                "num_generations": 8,
+                "generation_batch_size": 128 * 8,
+                "gradient_accumulation_steps": 128,
+                "num_iterations": 1,
+                "max_completion_length": 29000,
+                "temperature": 1.0,
+                "beta": 0.001,
+                "learning_rate": 2e-6,
+                "adam_beta2": 0.95,
+                "warmup_steps": 0,
+            },
+        ),
         ("mgpo_vibethinker", {"strength": 1.0, "max_completion_length": 16384, "loss_type": "grpo"}),
     ],
 )

@@ -135,7 +135,10 @@ def _add_infialign_options(parser: Parser) -> None:
     )
     add("--max_length", type=int, help="leave out longer traces")
     _add_judge(parser)
-    add("--judge_model", help="keep only traces that this model at an OpenAI-compatible endpoint calls correct")
+    add(
+        "--judge_model",
+        help="keep only traces that this model at an OpenAI-compatible endpoint calls correct; its replies are kept in OUTPUT_judgments.jsonl",
+    )
     add("--judge_base_url", help="address of the endpoint; OpenAI's by default")
     _add_lengths(parser)
     _add_form(parser)

@@ -21,7 +21,7 @@ each stage is the model of the next one:
 
 The authors' settings, 32B on 32 to 96 GPUs: `--config examples/configs/light_r1_paper.yaml`.
 
-Time and memory: the run without arguments takes 290 seconds of processor time, a third of it for its report. Not measured on a GPU yet.
+Time and memory: the run without arguments takes 290 seconds of processor time, its report included. Not measured on a GPU yet.
 """
 
 from __future__ import annotations

@@ -49,6 +49,8 @@ def test_rewards_are_normalized_per_group_as_trl_does():
     torch.testing.assert_close(found.with_advantages("batch").advantages, deviations / whole)
     alone = rows([1], rewards=torch.tensor([5.0]))
     assert alone.with_advantages("group").advantages.tolist() == [0.0]
+    given = Rows([[1]], [[2]], [0], advantages=torch.tensor([3]))
+    assert given.with_advantages("batch") is given
 
 
 @given(st.lists(st.integers(1, 4), min_size=0, max_size=4), st.lists(st.integers(1, 4), min_size=1, max_size=4))

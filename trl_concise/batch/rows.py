@@ -99,9 +99,8 @@ class Rows:
             rewards = self.rewards
             if rewards is None:
                 assert self.advantages is not None  # see `__post_init__`
-                rewards = self.advantages.new_full(
-                    (len(self),), torch.nan
-                )  # on the device that the processes gather from
+                # On the device that the processes gather from.
+                rewards = torch.full((len(self),), torch.nan, device=self.advantages.device)
             rewards = _gather_uneven(rewards.float())
             spread = _std(rewards[~rewards.isnan()])
         if self.rewards is None:

@@ -185,7 +185,7 @@ def main() -> None:
     parser.add_argument("--completions", type=int, default=8, help="completions per problem that vote")
     parser.add_argument("--alpha", type=float, default=1.0, help="exponent of the verify vote")
     parser.add_argument("--training_problems", type=int, default=256, help="problems to train on")
-    parser.add_argument("--steps_before", type=int, default=120, help="steps that teach the model to verify")
+    parser.add_argument("--steps_before", type=int, default=400, help="steps that teach the model to verify")
     parser.add_argument("--output_dir", type=Path, default=Path("outputs/self-verify"))
     parser.add_argument("--at_most", type=int, default=-1, help="largest number of runs to carry out; default: all")
     options = parser.parse_args()

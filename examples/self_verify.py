@@ -46,7 +46,7 @@ class SelfVerifyConfig(ConciseGRPOConfig):
     buffer_size: int = field(default=5000, metadata={"help": "Solutions that the buffer holds."})
     max_age: int = field(default=60, metadata={"help": "Steps after which a solution leaves the buffer."})
     demo_steps: int = field(
-        default=120, metadata={"help": "Of the demo: steps that teach the embedded model to write verdicts."}
+        default=400, metadata={"help": "Of the demo: steps that teach the embedded model to write verdicts."}
     )
 
 

@@ -200,8 +200,9 @@ def test_a_script_of_the_user_is_launched_as_a_method_is(tmp_path, monkeypatch, 
     monkeypatch.chdir(tmp_path)
     assert main(["init", "hapo", "--output_dir", "my run"]) == 0
     script = Path("my run", "hapo.py")
-    text = script.read_text()
-    script.write_text(text.replace("    script.train(trainer)\n", "    script.train(trainer)\n    print('edited')\n"))
+    before, line, after = script.read_text().partition("    script.train(trainer")
+    rest, end, after = after.partition("\n")
+    script.write_text(before + line + rest + end + "    print('edited')\n" + after)
     quick = "--max_steps 1 --per_device_train_batch_size 8 --num_generations 4 --max_completion_length 16 --report_problems 0"
     capfd.readouterr()
     assert main([str(script), *quick.split(), "--output_dir", "out"]) == 0

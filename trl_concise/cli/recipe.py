@@ -190,10 +190,10 @@ class RecipeParser(Parser, TrlParser):
             self.error("argument --config: given more than once, but a run has one recipe; merge the files into one")
         self.recipe = getattr(self.parse_known_args(words)[0], "config", None)
         if self.recipe is not None:
-            self._check_recipe(self.recipe)
+            self._check_recipe(self.recipe, given_options(words))
         return words
 
-    def _check_recipe(self, path: str) -> None:
+    def _check_recipe(self, path: str, given: set[str]) -> None:
         try:
             with open(path, encoding="utf-8") as file:
                 text = file.read()
@@ -222,7 +222,8 @@ class RecipeParser(Parser, TrlParser):
             if isinstance(value, list | dict) and name in self._texts:
                 self.error(f"{name} in {path}: must be text, got {value!r}.")
             for item in value if isinstance(value, list) and option.nargs in ("+", "*") else [value]:
-                if option.choices is not None and item not in option.choices:
+                # An option of another command may have the same name, as `method`: then the command line's counts.
+                if option.choices is not None and item not in option.choices and name not in given:
                     if item is False and "no" in option.choices:
                         self.error(f"{name} in {path}: YAML reads an unquoted no as false. Write {name}: 'no'.")
                     allowed = ", ".join(map(repr, option.choices))

@@ -28,6 +28,7 @@ _QWEN2 = {
     "1.5B": _shape("qwen2", 1536, 8960, 28, 12, 2),
     "3B": _shape("qwen2", 2048, 11008, 36, 16, 2),
     "7B": _shape("qwen2", 3584, 18944, 28, 28, 4, vocab_size=152064, **_UNTIED),
+    "14B": _shape("qwen2", 5120, 13824, 48, 40, 8, vocab_size=152064, **_UNTIED),
     "32B": _shape("qwen2", 5120, 27648, 64, 40, 8, vocab_size=152064, **_UNTIED),
 }
 _QWEN3 = {
@@ -48,7 +49,7 @@ KNOWN_SHAPES: dict[str, dict[str, Any]] = {
         f"Qwen/{family}-{size}{suffix}": _QWEN2[size]
         for family, sizes in {
             "Qwen2": ("0.5B", "1.5B", "7B"),
-            "Qwen2.5": ("0.5B", "1.5B", "3B", "7B", "32B"),
+            "Qwen2.5": ("0.5B", "1.5B", "3B", "7B", "14B", "32B"),
             "Qwen2.5-Math": ("1.5B", "7B"),
             "Qwen2.5-Coder": ("0.5B", "1.5B", "3B", "7B"),
         }.items()
@@ -57,6 +58,7 @@ KNOWN_SHAPES: dict[str, dict[str, Any]] = {
     },
     "deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B": _QWEN2["1.5B"] | _UNTIED,
     "deepseek-ai/DeepSeek-R1-Distill-Qwen-7B": _QWEN2["7B"],
+    "deepseek-ai/DeepSeek-R1-Distill-Qwen-14B": _QWEN2["14B"],
     "miromind-ai/MiroMind-M1-SFT-7B": _QWEN2["7B"],  # fine-tuned from Qwen2.5-Math-7B
     **{f"Qwen/Qwen3-{size}{suffix}": shape for size, shape in _QWEN3.items() for suffix in ("", "-Base")},
     **{

@@ -73,9 +73,10 @@ def write_checks(problem: Problem, claimed: list[int]) -> list[str]:
 def write_verification(problem: Problem, claimed: list[int]) -> str:
     """Write a verification of a solution with the claimed results, after `<think>\\n`. It ends at the first step that differs."""
     lines = write_checks(problem, claimed)
-    wrong = next((place for place, line in enumerate(lines) if line.endswith(DIFFERS)), None)
-    checked = "\n".join(lines) + "\n" if wrong is None else "\n".join(lines[: wrong + 1])
-    return f"{checked}{END_OF_THINKING}{CUE} {'Yes' if wrong is None else 'No'}"
+    for count, line in enumerate(lines, start=1):
+        if line.endswith(DIFFERS):
+            return "\n".join(lines[:count]) + f"{END_OF_THINKING}{CUE} No"
+    return "\n".join(lines) + f"\n{END_OF_THINKING}{CUE} Yes"
 
 
 def write_comparison(result: int, claim: int) -> str:

@@ -22,7 +22,6 @@ import pytest  # noqa: E402
 import transformers  # noqa: E402
 from datasets import Dataset  # noqa: E402
 from filelock import FileLock  # noqa: E402
-from hypothesis import HealthCheck, settings  # noqa: E402
 from packaging.version import Version  # noqa: E402
 
 from tests import tiny  # noqa: E402

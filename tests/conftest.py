@@ -29,10 +29,13 @@ from tests.distributed import run_on_processes  # noqa: E402
 from trl_concise.demo.settings import model_path  # noqa: E402
 
 
-settings.register_profile(
-    "any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow]
-)  # also a busy one
-settings.load_profile("any machine")
+try:
+    from hypothesis import HealthCheck, settings
+except ModuleNotFoundError:  # the tests of vLLM do not need it
+    pass
+else:
+    settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    settings.load_profile("any machine")  # also a busy one
 
 
 def pytest_collection_finish() -> None:

@@ -23,12 +23,16 @@ from trl_concise.methods.table import METHODS
 OFFLINE = {"DPOTrainer", "SFTTrainer", "RewardTrainer", "DistillationTrainer"}  # slots
 # They need a model that writes its reasoning between markers: tests/methods/test_adapt_think.py and test_auto_think.py.
 THINKING = {"AdaptThink", "AutoThink"}
+# Problems with levels, and fast answers of which some are correct: tests/methods/test_saturn.py and test_thinker.py.
+OWN_PROBLEMS = {"SATURN", "Thinker"}
 TOOLS = {"OTC"}  # need a model that calls tools: tests/methods/test_otc.py and tests/demo/test_tools.py
 # By name, such as `laser_d_laser_de`: a module may have several methods.
 ONLINE = {
     re.sub(r"\W+", "_", method.name).lower(): method
     for method in METHODS
-    if method.package == "methods" and not OFFLINE & set(method.slots) and method.name not in THINKING | TOOLS
+    if method.package == "methods"
+    and not OFFLINE & set(method.slots)
+    and method.name not in THINKING | TOOLS | OWN_PROBLEMS
 }
 # What the default settings of a method need, or what makes it act within a few steps.
 SETTINGS: dict[str, dict[str, Any]] = {

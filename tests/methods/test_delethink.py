@@ -262,7 +262,7 @@ def test_lengths_are_those_of_whole_completions(trained):
 
 
 class Script:
-    """Stand for `trainer.generate_rollouts`: the next tokens of given completions, which differ in their first token."""
+    """Replaces `trainer.generate_rollouts`: the next tokens of given completions, which differ in their first token."""
 
     def __init__(self, trainer, completions):
         self.trainer, self.completions, self.start = trainer, completions, 0

@@ -10,7 +10,7 @@ from typing import Any
 
 from ..errors import Parser
 from .command import ENGINE_OPTIONS, add_answer_options, add_column_options, dataset_options, refuse_without_effect
-from .filter import read_source
+from .filter import shows_source
 
 
 _ENDPOINT_OPTIONS = ("concurrency", "max_retries", "timeout")  # have no effect on a model on this machine
@@ -23,21 +23,12 @@ def main(argv: Sequence[str]) -> int:
     options = parser.parse_args(argv)
 
     from ..data.files import check_output
-    from ..data.problems import show_problems
     from .distill import distill_problems
 
     refuse_without_effect(parser, options)
     _refuse_options_of_the_other(parser, options)
     problem_options = {**dataset_options(options), "system_prompt": options.system_prompt}
-    if options.show < 0:
-        parser.error(f"argument --show: must be at least 0, got {options.show}")
-    if options.show:
-        from datasets import Dataset
-
-        from .sets import add_to_prompts
-
-        problems = Dataset.from_list(read_source(options.dataset, problem_options).problems)
-        show_problems(add_to_prompts(problems, None, options.prompt_suffix), options.show)
+    if shows_source(parser, options, problem_options):
         return 0
     missing = [f"--{name}" for name in ("teacher", "output") if getattr(options, name) is None]
     if missing:

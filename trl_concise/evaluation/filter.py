@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
@@ -133,24 +134,29 @@ def _describe_counts(counts: Mapping[str, int]) -> str:
     )
 
 
-def main(argv: Sequence[str]) -> int:
-    """Filter a dataset by pass rate, and print how many problems were kept."""
-    parser = _parser()
-    options = parser.parse_args(argv)
-
-    from ..data.problems import show_problems
-
-    refuse_without_effect(parser, options)
-    problem_options = {**dataset_options(options), "system_prompt": options.system_prompt}
+def shows_source(parser: Parser, options: argparse.Namespace, problem_options: dict[str, Any]) -> bool:
+    """Print the first problems if `--show` asks for them, and return whether it does."""
     if options.show < 0:
         parser.error(f"argument --show: must be at least 0, got {options.show}")
     if options.show:
         from datasets import Dataset
 
+        from ..data.problems import show_problems
         from .sets import add_to_prompts
 
         problems = Dataset.from_list(read_source(options.dataset, problem_options).problems)
         show_problems(add_to_prompts(problems, None, options.prompt_suffix), options.show)
+    return bool(options.show)
+
+
+def main(argv: Sequence[str]) -> int:
+    """Filter a dataset by pass rate, and print how many problems were kept."""
+    parser = _parser()
+    options = parser.parse_args(argv)
+
+    refuse_without_effect(parser, options)
+    problem_options = {**dataset_options(options), "system_prompt": options.system_prompt}
+    if shows_source(parser, options, problem_options):
         return 0
     missing = [f"--{name}" for name in ("model", "output") if getattr(options, name) is None]
     if missing:

@@ -44,7 +44,6 @@ PCL_PAPER = Paper(
     reconstructed="the value model: a linear head on the hidden states of the policy, its learning rate and its start",
 )
 _PROMPTS_AT_ONCE = 64
-_MOMENTS, _EPSILON = (0.9, 0.999), 1e-8  # of Adam
 
 
 def closest_values(values: Sequence[float], count: int, target: float = 0.5) -> list[int]:
@@ -127,8 +126,7 @@ class PCL(PromptSelector):
         self.learning_rate = learning_rate
         self.updates = updates
         self.head: Tensor | None = None
-        self._moments: Tensor | None = None  # (2, hidden + 1), of Adam
-        self._steps = 0  # of Adam
+        self._adam: torch.optim.Adam | None = None
         self._chosen: dict[
             str, Tensor
         ] = {}  # prompt key -> hidden state, of chosen prompts that are not rolled out yet
@@ -169,9 +167,13 @@ class PCL(PromptSelector):
 
     def _values(self, features: Tensor) -> Tensor:
         if self.head is None:
-            self.head = torch.zeros(features.size(1) + 1)
-            self._moments = torch.zeros(2, features.size(1) + 1)
+            self._set_head(torch.zeros(features.size(1) + 1))
+        assert self.head is not None
         return (features @ self.head[:-1] + self.head[-1]).sigmoid()
+
+    def _set_head(self, head: Tensor) -> None:
+        self.head = head.clone().requires_grad_()
+        self._adam = torch.optim.Adam([self.head], lr=self.learning_rate)
 
     def observe(self, rollouts: Rollouts) -> None:
         correct = rollouts.correct.view(-1, rollouts.num_generations)
@@ -184,7 +186,7 @@ class PCL(PromptSelector):
         if not known:
             return
         states, targets = torch.stack(features), rates[known]
-        values = self._values(states)
+        values = self._values(states).detach()
         spread = (targets - targets.mean()).square().sum()
         loss = pcl_value_loss(values, targets)
         self._metrics = {
@@ -198,31 +200,30 @@ class PCL(PromptSelector):
 
     def _update(self, states: Tensor, targets: Tensor) -> None:
         """Make a step of Adam on the mean of [`pcl_value_loss`]."""
-        assert self.head is not None and self._moments is not None
-        values = self._values(states)
-        slopes = 2 * (values - targets) * values * (1 - values) / len(targets)
-        gradient = torch.cat([slopes @ states, slopes.sum()[None]])
-        self._steps += 1
-        self._moments[0].lerp_(gradient, 1 - _MOMENTS[0])
-        self._moments[1].lerp_(gradient.square(), 1 - _MOMENTS[1])
-        mean, square = (
-            moment / (1 - decay**self._steps) for moment, decay in zip(self._moments, _MOMENTS, strict=True)
-        )
-        self.head = self.head - self.learning_rate * mean / (square.sqrt() + _EPSILON)
+        with torch.enable_grad():
+            loss = pcl_value_loss(self._values(states), targets) / len(targets)
+        assert self._adam is not None  # made with the head
+        self._adam.zero_grad()
+        loss.backward()
+        self._adam.step()
 
     def state_dict(self) -> dict[str, Any]:
         hidden = list(self._chosen.values())
-        head, moments = self.head, self._moments
+        adam = dict(self._adam.state[self.head]) if self._adam is not None and self._adam.state else {}
         return {
-            "head": head.clone() if head is not None else torch.empty(0),
-            "moments": moments.clone() if moments is not None else torch.empty(2, 0),
-            "steps": self._steps,
+            "head": self.head.detach().clone() if self.head is not None else torch.empty(0),
+            **{f"adam_{name}": value.clone() for name, value in adam.items()},
             "keys": pack_keys(self._chosen),
             "hidden": torch.stack(hidden) if hidden else torch.empty(0, 0),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.head = state["head"].clone() if state["head"].numel() else None
-        self._moments = state["moments"].clone() if state["moments"].numel() else None
-        self._steps = state["steps"]
+        self.head = self._adam = None
+        if state["head"].numel():
+            self._set_head(state["head"])
+            adam = {
+                name.removeprefix("adam_"): value.clone() for name, value in state.items() if name.startswith("adam_")
+            }
+            if adam and self._adam is not None:
+                self._adam.state[self.head] = adam
         self._chosen = dict(zip(unpack_keys(state["keys"]), state["hidden"].unbind(0), strict=True))

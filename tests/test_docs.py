@@ -23,7 +23,7 @@ from trl_concise.methods.table import METHODS
 
 
 ROOT = Path(__file__).parent.parent
-PAGES = [ROOT / "README.md", *sorted(ROOT.glob("docs/*.md"))]
+PAGES = [ROOT / "README.md", *sorted(ROOT.glob("docs/**/*.md"))]
 BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
@@ -96,7 +96,11 @@ def test_vllm_is_started_as_trl_asks():
 def test_every_method_page_with_results_has_a_picture():
     for page in {f"{method.page}.md" for method in METHODS}:
         _, _, results = (ROOT / "docs" / page).read_text(encoding="utf-8").partition("\n## Results\n")
-        assert "](images/" in results or not results or results.lstrip().startswith("Not reproduced yet."), page
+        assert (
+            re.search(r"\]\((\.\./)?images/", results)
+            or not results
+            or results.lstrip().startswith("Not reproduced yet.")
+        ), page
 
 
 def test_pictures_are_drawn_from_the_tables_of_the_benchmarks(tmp_path):
@@ -108,5 +112,5 @@ def test_pictures_are_drawn_from_the_tables_of_the_benchmarks(tmp_path):
 
 def test_every_page_is_on_the_site():
     nav = yaml.safe_load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"))["nav"]
-    pages = {path.name for path in ROOT.glob("docs/*.md")}
-    assert set(re.findall(r"[\w]+\.md", str(nav))) == pages
+    pages = {path.relative_to(ROOT / "docs").as_posix() for path in ROOT.glob("docs/**/*.md")}
+    assert set(re.findall(r"[\w/]+\.md", str(nav))) == pages

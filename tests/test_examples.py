@@ -17,6 +17,7 @@ from trl.chat_template_utils import deepseek_r1_distill_chat_template
 
 from trl_concise import REDITrainer, demo
 from trl_concise.evaluation.runs import read_measurements
+from trl_concise.methods.experimental_table import EXPERIMENTAL_METHODS
 
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
@@ -45,7 +46,16 @@ FLAGS = {  # what an example takes beside, or instead of, the flags for a quick 
 }
 
 
-@pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.py")), ids=lambda path: path.stem)
+EXPERIMENTAL = {
+    method.page.removeprefix("experimental/") for method in EXPERIMENTAL_METHODS
+}  # tests/experimental runs theirs
+
+
+@pytest.mark.parametrize(
+    "path",
+    [path for path in sorted(EXAMPLES.glob("*.py")) if path.stem not in EXPERIMENTAL],
+    ids=lambda path: path.stem,
+)
 def test_example(path, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", [path.name, *FLAGS.get(path.stem, ROLLOUTS).split()])

@@ -19,6 +19,7 @@ import trl_concise
 from tests.tools import method_table, module_map
 from trl_concise.cli import main
 from trl_concise.components.slots import SLOTS
+from trl_concise.methods.experimental_table import EXPERIMENTAL_METHODS
 from trl_concise.methods.table import METHODS, PROVENANCE
 
 
@@ -115,6 +116,7 @@ PARTS_OF_A_METHOD = {
     *("laser_d_monitor", "redi_rows", "staged_budget", "thinking_modes", "tspmo_prefix_tree", "tspmo_replay"),
     *(
         "capo_critiques",
+        "experimental_table",
         "length_table",
         "offline_table",
         "method",
@@ -147,6 +149,25 @@ def test_the_table_of_methods_is_in_the_readme_and_in_the_docs():
     assert readme == method_table.rewritten(readme), "python -m tests.tools.method_table"
     assert method_table.PAGE.read_text(encoding="utf-8") == method_table.page()
     assert {path.stem for path in METHOD_FILES} == {m.module for m in METHODS if m.package == "methods"}
+
+
+EXPERIMENTAL_FOLDER = ROOT / "trl_concise" / "experimental"
+
+
+@pytest.mark.parametrize("method", EXPERIMENTAL_METHODS, ids=lambda method: method.module)
+def test_every_experimental_system_has_its_page_test_example_and_changelog_entry(method):
+    assert method.package == "experimental" and method.evidence is not None
+    name = method.page.removeprefix("experimental/")
+    for file in [f"docs/experimental/{name}.md", f"tests/experimental/test_{name}.py", f"examples/{name}.py"]:
+        assert (ROOT / file).is_file(), file
+    assert f"`examples/{name}.py`" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+
+
+def test_nothing_else_imports_the_experimental_systems():
+    for path in (ROOT / "trl_concise").rglob("*.py"):
+        text = path.read_text(encoding="utf-8")
+        imported = re.search(r"(from|import) (\.+|trl_concise\.)experimental\b", text)
+        assert EXPERIMENTAL_FOLDER in path.parents or not imported, path
 
 
 @pytest.mark.parametrize("method", METHODS, ids=lambda method: method.module)

@@ -24,6 +24,8 @@ Made from `trl_concise/methods/table.py` by `python -m tests.tools.method_table`
 
 A component fills a slot of `ConciseGRPOTrainer`; a group reward goes into `reward_funcs`. Some methods also have a
 trainer, a drop-in replacement for TRL's that includes the components. [Choosing a method](choosing.md) compares them.
+Experimental systems are in `trl_concise.experimental`, each with one script in `examples/`; their interfaces may change in
+any release. The slot `evaluation` means that the system generates with trained models.
 """
 
 
@@ -39,8 +41,9 @@ def names(method: Method) -> tuple[str, str]:
 
 
 def readme_table() -> str:
+    """Return the README's table, without the experimental systems: it is for those who choose between trainers."""
     lines = []
-    for index, question in enumerate(QUESTIONS):
+    for index, question in enumerate(QUESTIONS[:-1]):
         lines.append(f"| **{question}** | | | |")
         for method in METHODS:
             if method.question == index:

@@ -18,6 +18,7 @@ QUESTIONS = (
     "Which rows of a dataset should I train on?",
     "How do I train a model to check and improve its own answers?",
     "How do I train long completions in a short context?",
+    "Which systems are experimental?",
 )
 PROVENANCE = {
     "code": "from the paper and the authors' code",
@@ -37,7 +38,7 @@ class Method:
         what (`str`): What it does, in a few words.
         module (`str`): Module in `package`.
         slots (`tuple[str, ...]`): Arguments of the trainer that its components fill; `reward_funcs` for a group reward,
-            the TRL trainer of an offline method.
+            the TRL trainer of an offline method, `evaluation` for a system that generates with trained models.
         components (`tuple[str, ...]`): Classes for a [`ConciseGRPOTrainer`], or functions of a method without one.
         trainer (`str`, *optional*): The drop-in trainer.
         paper (`str`, *optional*): arXiv identifier.

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-The table of methods: one row per method, those for shorter completions in `length_table.py`, those without rollouts in `offline_table.py`.
+The table of methods: one row per method, those for shorter completions in `length_table.py`, those without rollouts in `offline_table.py`,
+experimental systems in `experimental_table.py`.
 `trl-concise methods`, the README's table and docs/methods.md are made from it.
 
     trl-concise methods
@@ -15,6 +16,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 
 from ..errors import Parser
+from .experimental_table import EXPERIMENTAL_METHODS
 from .length_table import LENGTH_METHODS
 from .method import PROVENANCE, Method
 from .offline_table import OFFLINE_METHODS
@@ -299,6 +301,7 @@ METHODS: tuple[Method, ...] = (
         evidence="delethink.md#results",
     ),
     *OFFLINE_METHODS,
+    *EXPERIMENTAL_METHODS,
 )
 
 

@@ -34,6 +34,7 @@ KEYS = {
         "keep_head",
         "system_prompt_sha256",
         "limit",
+        "judge",
     ),
     *("prompt_suffix_sha256", "answer_format", "final_form", "thinking_fraction", "thinking_accuracy"),
     *("thinking_tokens_mean", "direct_accuracy", "direct_tokens_mean"),

@@ -86,6 +86,7 @@ COMMANDS: dict[str, tuple[str, str]] = {  # name -> (module:function, descriptio
     "methods": ("trl_concise.methods.table:main", "list the methods: slot, paper, provenance and evidence"),
     "plan": ("trl_concise.memory.report:main", "estimate whether a run fits on a GPU, and what to change if not"),
     "push": ("trl_concise.hub.push:main", "push a run to the Hub, or continue an interrupted push"),
+    "rescore": ("trl_concise.evaluation.rescore:main", "judge the completions of an evaluation again"),
     "select": ("trl_concise.data.selection.command:main", "select training data by one of four published methods"),
 }
 

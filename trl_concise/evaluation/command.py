@@ -238,7 +238,8 @@ def _names(text: str) -> list[str]:
     return [part.strip() for part in text.split(",")]
 
 
-def _true_or_false(text: str) -> bool:
+def true_or_false(text: str) -> bool:
+    """Parse true or false on the command line."""
     if text.lower() not in ("true", "false"):
         raise argparse.ArgumentTypeError(f"must be true or false, got {text!r}")
     return text.lower() == "true"
@@ -338,7 +339,7 @@ def add_answer_options(parser: Parser) -> None:
     )
     add(
         "--final_form",
-        type=_true_or_false,
+        type=true_or_false,
         default=True,
         metavar="BOOL",
         help="whether an answer that leaves arithmetic to be done, such as 6 * 7, is wrong (true)",

@@ -58,6 +58,8 @@ class Completion:
             `None` in older files.
         thought (`bool`, *optional*): Whether it thought before its answer (see [`has_thought`]); `None` if that is unknown.
             Truncation at a budget does not change it.
+        finished (`bool`, *optional*): Whether it reached its answer (see [`is_finished`]); `None` in older files. An unfinished
+            completion is wrong.
     """
 
     dataset: str
@@ -71,6 +73,7 @@ class Completion:
     prompt_sha256: str | None = None
     batch_size: int | None = None
     thought: bool | None = None
+    finished: bool | None = None
 
     @property
     def tokens(self) -> int:
@@ -113,7 +116,7 @@ def judge(
         markers ([`ThinkingMarkers`], *optional*): The texts around the reasoning.
 
     Returns:
-        `list[Completion]`: In the same order, with `correct` set.
+        `list[Completion]`: In the same order, with `correct` and `finished` set.
     """
     finished = [
         is_finished(
@@ -135,8 +138,8 @@ def judge(
         final_form=final_form,
     )
     return [
-        replace(item, correct=None if item.problem in unreadable else verdict)
-        for item, verdict in zip(completions, verdicts, strict=True)
+        replace(item, correct=None if item.problem in unreadable else verdict, finished=is_done)
+        for item, verdict, is_done in zip(completions, verdicts, finished, strict=True)
     ]
 
 

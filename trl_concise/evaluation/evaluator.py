@@ -24,6 +24,7 @@ from .chunks import ChunkedSampler, Chunking, judged_ids
 from .completions import Completion, judge, summarize, truncate_at, unreadable_reference_answers
 from .folder import COMPLETIONS_FILE, SETTINGS_FILE, check_settings, read_folder
 from .identity import fingerprint, name_of
+from .judges import describe_judge
 from .progress import describe_status, progress_bar
 from .sampling import (
     Sampler,
@@ -150,8 +151,8 @@ def evaluate(
         `list[dict[str, Any]]`: One record per problem set, then one per set and budget, and one per set and thinking budget, which has
         `thinking_budget` and the figures of [`summarize_budgeted`] in addition. Each has the figures of
         [`summarize`], and `dataset`, `budget` (`None` for the whole completions), `model`, `seed`, `temperature`,
-        `top_p`, `max_new_tokens`, `chunk_size`, `keep_head`, `system_prompt_sha256`, `prompt_suffix_sha256`, `answer_format`, `final_form` and `limit`
-        (`None` for the whole set). For a named set
+        `top_p`, `max_new_tokens`, `chunk_size`, `keep_head`, `system_prompt_sha256`, `prompt_suffix_sha256`, `answer_format`, `final_form`,
+        `judge` (see [`~trl_concise.evaluation.judges.describe_judge`]) and `limit` (`None` for the whole set). For a named set
         from the Hub, also `dataset_id`, `dataset_config` and `dataset_split`. With a `base`, also
         `base_model`, `accuracy_efficiency_score` and `accuracy_efficiency_weights`; the score is `None` if the base was
         not measured on the set or has no correct answer.
@@ -200,7 +201,8 @@ def evaluate(
     texts = {"system_prompt": system_prompt, "prompt_suffix": prompt_suffix}
     digests = {f"{key}_sha256": text and hashlib.sha256(text.encode()).hexdigest() for key, text in texts.items()}
     chunks = asdict(chunking) if chunking is not None else dict.fromkeys(("chunk_size", "keep_head"))
-    common = {**asdict(settings), **chunks, **digests, **judging}
+    judged_by = {"judge": describe_judge(**judging)}
+    common = {**asdict(settings), **chunks, **digests, **judging, **judged_by}
     how = {key: {**sources.get(key, {}), **common, "limit": limits[key]} for key in whole}
     name = model_name or name_of(model)
     folder = Path(output_dir) if output_dir is not None else None
@@ -215,6 +217,7 @@ def evaluate(
         **chunks,
         **texts,
         **judging,
+        **judged_by,
         **markers,
         "engine": "vllm" if use_vllm else "transformers",
     }

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from ..state.checkpoint import write_atomically
 from .completions import Completion, count_complete, read_completions
-from .summaries import read_json
+from .judges import judge_name
+from .summaries import identity_of_judge, read_json
 
 
 if TYPE_CHECKING:
@@ -54,6 +55,14 @@ def check_settings(folder: Path, settings: dict[str, Any]) -> None:
             )
         found = _NEW_SETTINGS | found
         other = {key: found[key] for key in settings if key in found and found[key] != settings[key]}
+        if "judge" in other and identity_of_judge(found["judge"]) == identity_of_judge(settings["judge"]):
+            del other["judge"]
+        if other.keys() == {"judge"}:
+            old, new = (judge_name(given["judge"]) for given in (found, settings))
+            raise ValueError(
+                f"The completions in {folder} were judged by {old}, now the judge is {new}. Judge them again with "
+                f"`trl-concise rescore {folder} --output_dir OUT`, and continue in OUT, or choose another output."
+            )
         if other.keys() == {"weights"}:
             raise ValueError(
                 f"{folder} contains an evaluation of other weights than {settings['model']!r} has now: the model was trained "
@@ -61,6 +70,7 @@ def check_settings(folder: Path, settings: dict[str, Any]) -> None:
             )
         if other:
             other.pop("weights", None)
+            other.pop("judge", None)  # whose options are among the others
             raise ValueError(
                 f"{folder} contains an evaluation with other settings: {other}, now "
                 f"{ {key: settings[key] for key in other} }. Choose another output, or delete this folder."

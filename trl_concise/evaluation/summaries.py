@@ -87,7 +87,16 @@ def differing_settings(record: Mapping[str, Any], base: Mapping[str, Any], other
         'max_new_tokens is 4096, for the base 512'
     """
     known = [key for key in COMPARED if key in record and key in base]
-    return ", ".join(f"{key} is {record[key]}, for {other} {base[key]}" for key in known if record[key] != base[key])
+    differing = [f"{key} is {record[key]}, for {other} {base[key]}" for key in known if record[key] != base[key]]
+    judges = [identity_of_judge(one["judge"]) for one in (record, base) if one.get("judge") is not None]
+    if not differing and len(set(judges)) > 1:  # an option that differs is the reason
+        differing = ["the judge is {} (fingerprint {}), for {} {} ({})".format(*judges[0], other, *judges[1])]
+    return ", ".join(differing)
+
+
+def identity_of_judge(judge: Mapping[str, Any]) -> tuple[str, str]:
+    """Return the name of a judge and the fingerprint of its verdicts. Its version may differ where these are the same."""
+    return judge["name"], judge["fingerprint"]
 
 
 def read_json(path: Path) -> Any:

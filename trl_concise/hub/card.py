@@ -23,6 +23,7 @@ from jinja2 import Environment
 from ..errors import Parser
 from ..evaluation import plot_frontier
 from ..evaluation.acceptance import read_acceptance
+from ..evaluation.judges import judge_name
 from ..evaluation.modes import has_modes, shows_modes
 from ..evaluation.plots import can_plot
 from ..evaluation.runs import FACTS_FILE, Measurement, read_facts
@@ -234,6 +235,8 @@ def results_note(results: list[Comparison]) -> str:
         notes.append(
             "No control was evaluated: training with the correctness reward alone may explain a part of the change."
         )
+    if judges := dict.fromkeys(judge_name(one.details["judge"]) for one in figures if one.details.get("judge")):
+        notes.append(f"Answers judged by {', '.join(judges)}.")
     if len(compared) == 1:
         notes.append("One problem set was evaluated: a loss on harder problems would not show.")
     return " ".join(notes)

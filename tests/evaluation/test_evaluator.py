@@ -374,7 +374,7 @@ def test_a_base_of_other_settings_is_refused(changes, message, model, tokenizer,
         run(model, tokenizer, sets, tmp_path / "run", base=base, **{"max_new_tokens": 4, **changes})
     assert not (tmp_path / "run").exists()  # refused before anything is generated
     name = next(iter(changes))
-    unknown = [{key: value for key, value in base[0].items() if not key.startswith((*changes, "problems"))}]
+    unknown = [{key: value for key, value in base[0].items() if not key.startswith((*changes, "problems", "judge"))}]
     (record,) = run(model, tokenizer, sets, base=unknown, **{"max_new_tokens": 4, **changes})
     assert record["base_model"] == "model" and name not in unknown[0]
 

@@ -212,7 +212,9 @@ def print_agreement(figures: Mapping[str, Mapping[str, Any]]) -> None:
     from rich.table import Table
 
     judge, before = next((found["judge"], found["judge_before"]) for found in figures.values())
-    caption = "[ ]: 95 % interval, bootstrap over problems. Right, wrong: completions that are right, or wrong, only now."
+    caption = (
+        "[ ]: 95 % interval, bootstrap over problems. Right, wrong: completions that are right, or wrong, only now."
+    )
     table = Table(caption=escape(caption))
     table.add_column("Problems", no_wrap=True)
     for heading in ("Before", "Now", "Points", "Right", "Wrong", "Kappa", "AC1"):

@@ -21,6 +21,7 @@ from .equality import ROUNDED
 LONGEST_FORMULA = 120  # characters
 MOST_BRACKETS = 20
 LARGEST_POWER = 64
+MOST_BITS = 65_536  # of a power of whole numbers; powers of powers would fill the memory
 
 _TOKEN = re.compile(
     r"\s*(\d+(?:\.\d+)?|\\(?:frac|sqrt|pi|cdot|times)(?![A-Za-z])|[A-Za-df-hj-z](?:_(?:\w|\{\w+\}))?|[-+/^(){}\[\]])\s*"
@@ -133,6 +134,8 @@ class _Parser:
         if self.next() == "^" or not isinstance(exponent, Fraction):
             raise _Unsupported
         if exponent.denominator == 1 and abs(exponent) <= LARGEST_POWER and isinstance(base, Fraction):
+            if abs(exponent) * max(base.numerator.bit_length(), base.denominator.bit_length()) > MOST_BITS:
+                raise _Unsupported
             return base ** int(exponent)
         if abs(exponent) > LARGEST_POWER or base <= 0:
             raise _Unsupported

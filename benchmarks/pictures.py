@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-Draw the pictures of the method pages from the tables in docs/benchmarks.md.
+Draw the pictures of the method pages from the tables in docs/benchmarks.md, and those of experimental systems from the tables in their pages.
 
     python benchmarks/pictures.py
 
@@ -11,12 +11,14 @@ from __future__ import annotations
 
 import argparse
 import re
+from functools import partial
 from pathlib import Path
 
 import matplotlib
 
 
 matplotlib.use("Agg")
+import experimental_pictures
 import matplotlib.pyplot as plt
 
 from trl_concise.evaluation.plots import BLACK, BLUE, GREEN, GREY, ORANGE, PURPLE, VERMILLION
@@ -154,8 +156,12 @@ def main() -> None:
             "axes.axisbelow": True,
         }
     ):
-        for name, draw in PICTURES.items():
-            figure = draw(page)
+        figures = {name: partial(draw, page) for name, draw in PICTURES.items()}
+        for name, draw in experimental_pictures.PICTURES.items():
+            own = (PAGE.parent / "experimental" / f"{name}.md").read_text(encoding="utf-8")
+            figures[name] = partial(draw, tables(own, "Results"), numbers)
+        for name, draw in figures.items():
+            figure = draw()
             figure.savefig(options.output / f"{name}.png", dpi=120, metadata={"Software": None})
             plt.close(figure)
 

@@ -433,7 +433,7 @@ def test_training_with_the_reward(tiny_model, problems, tmp_path):
     def reward(completions, **kwargs):
         seen.append(kwargs["table"])
         return step_tool_reward(
-            [[{"role": "assistant", "content": "cell[pen, price] = 3"}]] * len(completions), **kwargs
+            [[{"role": "assistant", "content": "cell[pen, price] = 3, so 3"}]] * len(completions), **kwargs
         )
 
     trainer = ConciseGRPOTrainer(
@@ -492,7 +492,7 @@ def test_verify_steps(evaluation):
     (two,) = verify_steps(folder, sets, folder / "steps", n=2)
     (best,) = best_of_n(folder, sets, step_tool_reward, sizes=(2,))
     assert two["selectors"]["steps"]["accuracy"] == best["best_accuracy"]
-    assert two["selectors"]["steps"]["difference_interval"] == best["difference_interval"]
+    assert two["selectors"]["steps"]["difference_interval"] == tuple(best["difference_interval"])
     assert two["selectors"]["majority"]["accuracy"] == best["majority_accuracy"] and two["any"] == best["any_accuracy"]
 
 

@@ -51,7 +51,7 @@ def read_scores(folder: str | Path, completions: Sequence[Completion]) -> list[f
         `list[float]`: In the order of `completions`.
 
     Raises:
-        `FileNotFoundError`: If there is no such file.
+        `FileNotFoundError`: If the file does not exist.
         `ValueError`: If it is damaged, or contains the scores of other completions.
     """
     path = Path(folder, SCORES_FILE)
@@ -181,19 +181,19 @@ def compare_selectors(
                     chosen[f"{name}, weighted"] = choose_weighted(group_votes, of_group, alpha)
                 if kept is not None:
                     chosen[f"{name}, filtered"] = _choose_kept(group_votes, of_group, [kept[place] for place in group])
-            for name, place in chosen.items():
-                found.setdefault(name, []).append(float(place is not None and bool(items[place].correct)))
+            for name, choice in chosen.items():
+                found.setdefault(name, []).append(float(choice is not None and bool(items[choice].correct)))
             tokens.append(sum(item.tokens for item in items))
             single.append(fmean(bool(item.correct) for item in items))
             solved.append(float(any(item.correct for item in items)))
-        for name, values in found.items():
-            right.setdefault(name, []).append(values)
+        for name, of_problem in found.items():
+            right.setdefault(name, []).append(of_problem)
     selectors = {}
-    for name, own in right.items():
-        gains = [[a - b for a, b in zip(*pair, strict=True)] for pair in zip(own, right["majority"], strict=True)]
+    for name, groups in right.items():
+        gains = [[a - b for a, b in zip(*pair, strict=True)] for pair in zip(groups, right["majority"], strict=True)]
         selectors[name] = Selection(
-            fmean(value for values in own for value in values),
-            accuracy_interval(own),
+            fmean(value for values in groups for value in values),
+            accuracy_interval(groups),
             fmean(value for values in gains for value in values),
             bootstrap_interval(gains),
         )

@@ -6,4 +6,18 @@ from __future__ import annotations
 from .method import Method
 
 
-EXPERIMENTAL_METHODS: tuple[Method, ...] = ()
+EXPERIMENTAL_METHODS: tuple[Method, ...] = (
+    Method(
+        "TaTToo",
+        "check the claims in the steps of a solution with tools: a reward, and the score of a vote",
+        "tattoo",
+        ("reward_funcs", "evaluation"),
+        ("step_tool_reward", "verify_steps"),
+        "2510.06217",
+        "reconstructed",
+        "experimental/tattoo",
+        11,
+        evidence="experimental/tattoo.md#results",
+        package="experimental",
+    ),
+)

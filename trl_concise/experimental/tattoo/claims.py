@@ -142,7 +142,7 @@ def check_claim(claim: Claim, table: Table | None = None) -> bool | None:
     if claim.kind != "arithmetic" and table is None:
         return None
     left, right = _value(claim.left, table), _value(claim.right, table)
-    if left is None or right is None:
+    if None in (left, right):
         return False
     return left == right or claim.right == left or claim.left == right  # a cell may be 3-4, which is also a difference
 
@@ -212,10 +212,10 @@ def _read_side(line: str, tokens: list[re.Match[str]], *, is_first: bool, is_las
     if is_last and _SPOILS_AFTER.match(line, end):
         return nothing
     if is_first:
-        spoilt = _SPOILS_BEFORE.search(before) or (tokens[0][0] == "(" and re.search(r"\w$", before))
+        spoilt = bool(_SPOILS_BEFORE.search(before) or (tokens[0][0] == "(" and re.search(r"\w$", before)))
         if tokens[0].lastgroup in ("sign", "times", "over", "power"):
             is_sign = tokens[0][0] in "-−" and end > start + 1 and not line[start + 1].isspace()
-            spoilt = spoilt or not is_sign or re.search(r"[\w)\]}]\s*$", before)
+            spoilt = spoilt or not is_sign or bool(re.search(r"[\w)\]}]\s*$", before))
         if spoilt:
             return nothing
     if tokens[0].lastgroup == "lookup":

@@ -74,7 +74,9 @@ def label_steps(text: str, table: Table | None = None, *, finished: bool = True)
         while ends[place] <= claim.start:
             place += 1
         is_true = check_claim(claim, table)
-        if claim.key in seen or is_true is None or (not finished and claim.end >= written):
+        if is_true is None:
+            continue
+        if claim.key in seen or (not finished and claim.end >= written):
             continue
         seen.add(claim.key)
         steps[place].claims.append((claim, is_true))
@@ -177,12 +179,12 @@ def tool_support(outputs: Sequence[str | None], texts: Sequence[str]) -> int:
     if len(outputs) != len(texts):
         raise ValueError(f"Each call needs the text after it; got {len(outputs)} outputs and {len(texts)} texts.")
     for place, output in enumerate(outputs):
-        if output is None or not output.strip():
+        if not output or not output.strip():
             return 0
         after = "\n".join(texts[place:])
         number = read_number(output)
         numbers = (read_number(found) for found in _NUMBERS.findall(after))
-        if not (output.strip() in after if number is None else number in numbers):
+        if not (number in numbers if number is not None else output.strip() in after):
             return 0
     return int(bool(outputs))
 

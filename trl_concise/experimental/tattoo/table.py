@@ -116,19 +116,19 @@ class Table:
             expression (`str`): `cell[ROW, COLUMN]`, or `sum`, `mean`, `min`, `max` or `count` of a column, such as `sum(qty where price > 3)`.
 
         Returns:
-            `Fraction`, `str` or `None`: A number, the text of a cell without one, or `None` if there is no such row or column, the aggregate
+            `Fraction`, `str` or `None`: A number, the text of a cell without one, or `None` if the row or the column does not exist, the aggregate
             includes a cell that is not a number, or it is undefined because no row meets the condition.
         """
         if cell := _CELL.fullmatch(expression):
             row = self._row(cell["row"].strip())
             column = self._column(cell["column"])
-            if row is None or column is None:
+            if not row or column is None:
                 return None
             number = read_number(row[column])
             return number if number is not None else row[column]
         aggregate = _AGGREGATE.fullmatch(expression)
         column = self._column(aggregate["column"]) if aggregate else None
-        if aggregate is None or column is None:
+        if not aggregate or column is None:
             return None
         rows = self._rows_where(aggregate["condition"])
         if rows is None:
@@ -155,7 +155,7 @@ class Table:
             return list(self.rows)
         found = _CONDITION.fullmatch(condition.strip())
         column = self._column(found["column"]) if found else None
-        if found is None or column is None:
+        if not found or column is None:
             return None
         wanted, compare = found["value"].strip().strip('"'), _OPERATORS[found["operator"]]
         number = read_number(wanted)
@@ -174,4 +174,4 @@ class Table:
 
 
 def _text(value: Any) -> str:
-    return "" if value is None else str(value).strip()
+    return str(value).strip() if value is not None else ""

@@ -1,0 +1,29 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The pictures of the experimental systems, drawn from the tables in their own pages. `pictures.py` calls this module."""
+
+from __future__ import annotations
+
+import matplotlib.pyplot as plt
+
+from trl_concise.evaluation.plots import BLUE, GREY, ORANGE
+
+
+def tattoo(tables: list[list[list[str]]], numbers):
+    """Accuracy of majority vote, weighted vote and best-of-n against the tokens of the n completions, on two sets."""
+    (_, *rows), *_ = tables
+    styles = {3: ("majority vote", GREY, "o"), 4: ("weighted vote", BLUE, "D"), 6: ("best of n", ORANGE, "s")}
+    figure, axes = plt.subplots(1, 2, figsize=(8, 3.2), sharey=True, layout="constrained")
+    for ax, name in zip(axes, dict.fromkeys(row[0] for row in rows), strict=True):
+        own = [row for row in rows if row[0] == name]
+        tokens = [numbers(row[2])[0] for row in own]
+        for column, (label, color, marker) in styles.items():
+            cells = [numbers(row[column]) for row in own]
+            errors = [[c[0] - c[1] for c in cells], [c[2] - c[0] for c in cells]]
+            ax.errorbar(tokens, [c[0] for c in cells], errors, color=color, marker=marker, capsize=3, label=label)
+        ax.set(title=name, xlabel="Tokens of n completions")
+    axes[0].set_ylabel("Accuracy, %")
+    axes[0].legend(frameon=False, loc="lower right")
+    return figure
+
+
+PICTURES = {"tattoo": tattoo}  # by the name of the page in docs/experimental

@@ -28,6 +28,7 @@ from trl_concise.experimental.selectors import compare_selectors, read_scores, w
 from trl_concise.experimental.tattoo import (
     Table,
     check_claim,
+    claims,
     find_claims,
     label_steps,
     mean_label,
@@ -36,7 +37,6 @@ from trl_concise.experimental.tattoo import (
     tool_support,
     verify_steps,
 )
-from trl_concise.experimental.tattoo.claims import MOST_CLAIMS
 
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "tattoo.py"
@@ -339,11 +339,12 @@ def test_malformed_tables_are_refused(table, message):
         step_tool_reward(["1+1=2"], table=[table])
 
 
-def test_many_claims_are_read_up_to_the_limit(caplog):
-    text = " ".join(f"{n}+0={n}," for n in range(MOST_CLAIMS + 5))
+def test_many_claims_are_read_up_to_the_limit(caplog, monkeypatch):
+    assert claims.MOST_CLAIMS == 10_000
+    monkeypatch.setattr(claims, "MOST_CLAIMS", 100)
     with caplog.at_level(logging.WARNING):
-        assert len(find_claims(text)) == MOST_CLAIMS
-    assert "more than 10000 claims" in caplog.text
+        assert len(find_claims(" ".join(f"{n}+0={n}," for n in range(105)))) == 100
+    assert "more than 100 claims" in caplog.text
 
 
 @pytest.mark.parametrize(

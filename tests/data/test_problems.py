@@ -135,6 +135,15 @@ def test_prompt_id_is_kept_where_it_identifies_a_row(tmp_path):
     assert "prompt_id" not in load_problems(write_jsonl(tmp_path / "repeated.jsonl", repeated)).column_names
 
 
+def test_a_table_is_kept_as_text(tmp_path):
+    tables = [{"columns": ["k", "v"], "rows": [["a", 1], ["b", "x"]]}, None, "k,v\na,2"]
+    path = tmp_path / "problems.jsonl"
+    path.write_text(
+        "".join(json.dumps({"problem": f"{i}?", "answer": "1", "table": t}) + "\n" for i, t in enumerate(tables))
+    )
+    assert load_problems(str(path))["table"] == [json.dumps(tables[0]), None, "k,v\na,2"]
+
+
 def test_rows_without_an_answer_are_dropped_with_one_warning(tmp_path, caplog):
     rows = [{"problem": "a?", "answer": "1"}, {"problem": "b?", "answer": " "}, {"problem": "c?", "answer": None}]
     with caplog.at_level(logging.WARNING, logger="trl_concise"):

@@ -215,6 +215,10 @@ def test_a_claim_counts_once():
         (r"70-6=\boxed{64}", [True]),
         (r"70 - 6 = 64 \text{ apples}", [True]),
         ("x + 3 = 4 + 3 = 7", [True]),  # the second pair
+        ("**27 + 8 = 35** and 27+8=**36** apples, 2 ** 3 = 8", [True, False, True]),  # Markdown, and a power
+        (r"4\cdot5=20", [True]),
+        ("2**-1 = 0.5, 2^-1 = 0.5", []),
+        ("2 + 2 = 5?", []),  # a question
         ("x + 3 = 7, 2x + 3 = 7, f(3) + 1 = 7, a_1 + 2 = 3", []),
         ("3 x 4 + 1 = 13, 3 times 4 + 1 = 13", []),
         ("22/7 = 3.14... and 10/3 ≈ 3.33 and 27+8 != 36 and 27+8 <= 36 and 27+8 := 36", []),
@@ -316,7 +320,7 @@ def test_generated_table_problems():
         assert verdicts(f"So {question} = {answer}.", table) == [True], question
         assert verdicts(f"So {question} = {answer + 1}.", table) == [False], question
         text = "\n".join([",".join(table["columns"]), *(",".join(map(str, row)) for row in table["rows"])])
-        assert Table.read(text).look_up(question) == answer
+        assert Table.read(text).look_up(question) == Table.read(json.dumps(table)).look_up(question) == answer
 
 
 @pytest.mark.parametrize(
@@ -328,6 +332,8 @@ def test_generated_table_problems():
         ({"columns": [], "rows": []}, "at least one column"),
         ("", "at least one column"),
         ("a,b\n1", "has 1 cells"),
+        ("{columns: a}", "must be JSON"),
+        ('{"rows": []}', "got dict"),
         ({"header": []}, "`columns` and `rows`, or CSV text; got dict"),
         (3, "got int"),
     ],

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import sys
@@ -23,6 +24,7 @@ logger = logging.getLogger(__name__)
 
 ID_COLUMNS = ("prompt_id", "id")
 PASS_RATE = "pass_rate"  # of `trl-concise filter`
+TABLE = "table"  # of a problem about a table
 NAMED = 5  # rows that a warning names
 
 
@@ -99,7 +101,8 @@ def load_problems(
     Returns:
         `datasets.Dataset`: With the columns `prompt` (list of messages), `solution` (`str`, the final answer only), and
         `prompt_id` (`str`) if the source has a column `prompt_id` or `id` without repetitions, and `pass_rate` (`float`, `None` where it
-        is not a number) if the source has that column, as `trl-concise filter` writes it.
+        is not a number) if the source has that column, as `trl-concise filter` writes it. A column `table` is kept as text: a value that is
+        not text becomes JSON.
 
     Raises:
         `FileNotFoundError`: If a local file does not exist.
@@ -193,6 +196,11 @@ def read_problems(
         if PASS_RATE in source.columns:
             rate = source.rows[place].get(PASS_RATE)
             problem[PASS_RATE] = float(rate) if isinstance(rate, (int, float)) else None
+        if TABLE in source.columns:
+            table = source.rows[place].get(TABLE)
+            problem[TABLE] = (
+                table if table is None or isinstance(table, str) else json.dumps(table, ensure_ascii=False)
+            )
         problems.append(problem | {"prompt_id": ids[place]} if ids is not None else problem)
     if is_main_process():
         used = {place: answers[place] for place in readings}

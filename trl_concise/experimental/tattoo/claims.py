@@ -24,12 +24,12 @@ MOST_CLAIMS = 10_000  # of one completion; the rest is not read
 LARGEST_NUMBER = Fraction(10) ** 300
 _CONTEXT = 16  # characters before a claim that may belong to it
 
-_NUMBER = r"(?<![\w.])(?<!\d[,:])(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?(?![\w%°]|[.,:]\d|\.\.|…)"
+_NUMBER = r"(?:(?<![\w.])|(?<=\\times)|(?<=\\cdot)|(?<=\\div))(?<!\d[,:])(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?(?![\w%°]|[.,:]\d|\.\.|…)"
 _TOKEN = re.compile(
     rf"""
     (?P<lookup>(?<!\w)(?:cell[ ]?\[[^\]\n=]{{1,200}}\]|(?:sum|mean|min|max|count)[ ]?\([^()\n]{{1,200}}\)))
     |(?P<fraction>\\[dt]?frac\s*\{{\s*\d+\s*\}}\s*\{{\s*\d+\s*\}})
-    |(?P<power>(?:\*\*|\^)[ ]*(?:\{{\s*(?P<braces>-?\d+)\s*\}}|\((?P<round>-?\d+)\)|(?P<plain>\d+)(?![\w.])))
+    |(?P<power>(?:\^[ ]*|(?<=\S)\*\*(?=\S)|(?<=[ ])\*\*[ ])(?:\{{\s*(?P<braces>-?\d+)\s*\}}|\((?P<round>-?\d+)\)|(?P<plain>\d+)(?![\w.])))
     |(?P<number>{_NUMBER})
     |(?P<times>\\(?:times|cdot)(?![A-Za-z])|[×·]|(?<!\*)\*(?!\*))
     |(?P<over>\\div(?![A-Za-z])|÷|(?<!/)/(?!/))
@@ -40,12 +40,14 @@ _TOKEN = re.compile(
     """,
     re.VERBOSE,
 )
-_MARKUP = re.compile(r"\\[()\[\],]|\\(?:left|right)(?![A-Za-z])|\\boxed\s*\{|\$|&")  # around formulas; says nothing
+_MARKUP = re.compile(
+    r"(?<![\w)}])\*\*(?=\S)|(?<=\S)\*\*(?!\s*[\d({]|-)|\\[()\[\],]|\\(?:left|right)(?![A-Za-z])|\\boxed\s*\{|\$|&"
+)  # around formulas; says nothing
 _BULLET = re.compile(r"[ \t]*[-*+•][ \t]+")
 # A side that goes on, or begins, in a way that is not read
 _SPOILS_AFTER = re.compile(
     r"[ \t]*(?:[\^{\[(]|\\(?!\\|text|mbox|mathrm|quad)|(?:x|X|r|R|times|plus|minus|mod|modulo|remainder|percent|dozen|hundred|thousand|"
-    r"million|billion|squared|cubed)\b)|[!_%]"
+    r"million|billion|squared|cubed)\b)|[!?_%]"
 )
 _SPOILS_BEFORE = re.compile(r"(?:[\^_}\]]|\b(?:[A-Za-z]|times|plus|minus|by|over|of|mod|modulo|per)\s*)$")
 _TEXT = re.compile(r"[ \t]*(?:\"(?P<quoted>[^\"\n]*)\"|(?P<word>[^\W\d_][\w-]*))")

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import operator
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -87,7 +88,7 @@ class Table:
         Read a table as a dataset contains it.
 
         Args:
-            table (`dict` or `str`): `{"columns": [...], "rows": [[...], ...]}`, or CSV text whose first line names the columns.
+            table (`dict` or `str`): `{"columns": [...], "rows": [[...], ...]}`, the same as JSON text, or CSV text whose first line names the columns.
 
         Returns:
             `Table`: The table. Blanks around names and cells are removed.
@@ -97,6 +98,13 @@ class Table:
         """
         if isinstance(table, Table):
             return table
+        if isinstance(table, str) and table.lstrip().startswith("{"):
+            try:
+                table = json.loads(table)
+            except ValueError as error:
+                raise ValueError(
+                    f"A table that begins with a brace must be JSON ({error}). Give `columns` and `rows`, or CSV text."
+                ) from error
         if isinstance(table, str):
             lines: list[Sequence[Any]] = [line for line in csv.reader(io.StringIO(table.strip())) if line]
             columns, rows = (lines[0], lines[1:]) if lines else ([], [])

@@ -1,0 +1,342 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Sparse autoencoders for Resa: [`TopKSAE`] in the file format of `sparsify`, and [`train_sae`], the first stage of SAE-Tuning."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..state.checkpoint import read_tensors, write_atomically, write_tensors
+from .resa_layers import check_fits, check_layer, hidden_size, layer_output
+
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from transformers import PreTrainedModel
+
+
+WEIGHTS_FILE, CONFIG_FILE = "sae.safetensors", "cfg.json"
+_TENSORS = ("encoder.weight", "encoder.bias", "W_dec", "b_dec")
+# Variants of sparsify that compute something else: (key of cfg.json, the value that is supported).
+_SUPPORTED = (
+    ("activation", "topk"),
+    ("skip_connection", False),
+    ("transcode", False),
+    ("signed", False),
+)
+MOMENTUM = 0.95  # of the schedule-free average, as in the release
+LOG_EVERY = 100  # steps
+
+
+class TopKSAE(nn.Module):
+    r"""
+    Sparse autoencoder with the k largest latents of each token:
+
+    $$ z = \text{relu}(W_\text{enc}(x - b_\text{dec}) + b_\text{enc}), \quad \hat x = W_\text{dec}^\top z_k + b_\text{dec} $$
+
+    It starts as the release's does: $W_\text{enc}$ is random, $W_\text{dec}$ is $W_\text{enc}$ with rows of norm 1, and the biases are 0.
+
+    Args:
+        d_in (`int`): Width $d$ of the activations.
+        num_latents (`int`): Latents $m$.
+        k (`int`): Latents that are kept for each token, between 1 and `num_latents`.
+        seed (`int`, *optional*, defaults to `0`): Seed of the random weights.
+
+    Raises:
+        `ValueError`: If `k` is out of range.
+
+    Examples:
+        >>> sae = TopKSAE(d_in=192, num_latents=2560, k=16)
+        >>> sae(torch.randn(4, 192)).shape
+        torch.Size([4, 192])
+    """
+
+    def __init__(self, d_in: int, num_latents: int, k: int, *, seed: int = 0):
+        super().__init__()
+        if not 1 <= k <= num_latents:
+            raise ValueError(
+                f"k must be between 1 and num_latents={num_latents}, got {k}: it is the number of active latents per token."
+            )
+        self.d_in, self.num_latents, self.k = d_in, num_latents, k
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.encoder = nn.Linear(d_in, num_latents)
+        nn.init.zeros_(self.encoder.bias)
+        self.W_dec = nn.Parameter(self.encoder.weight.detach().clone())
+        self.b_dec = nn.Parameter(torch.zeros(d_in))
+        self.normalize_decoder()
+
+    def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """
+        Return the k largest latents.
+
+        Args:
+            x (`torch.Tensor`): Activations, `(..., d)`.
+
+        Returns:
+            `tuple[torch.Tensor, torch.Tensor]`: Values, at least 0, and indices, both `(..., k)`. A value of 0 is not active.
+        """
+        latents = F.relu(self.encoder(x - self.b_dec))
+        values, indices = latents.topk(self.k, dim=-1, sorted=False)
+        return values, indices
+
+    def decode(self, values: Tensor, indices: Tensor) -> Tensor:
+        """Return the reconstruction, `(..., d)`, of latents, `(..., k)`."""
+        rows, weights = indices.reshape(-1, self.k), values.reshape(-1, self.k)
+        summed = F.embedding_bag(rows, self.W_dec, mode="sum", per_sample_weights=weights)
+        return summed.view(*values.shape[:-1], self.d_in) + self.b_dec
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the reconstruction of activations, `(..., d)`, in their data type."""
+        return self.decode(*self.encode(x.to(self.W_dec.dtype))).to(x.dtype)
+
+    @torch.no_grad()
+    def normalize_decoder(self) -> None:
+        """Scale each row of `W_dec` to norm 1."""
+        norms = self.W_dec.norm(dim=1, keepdim=True)
+        self.W_dec.div_(norms.clamp_min(torch.finfo(self.W_dec.dtype).eps))
+
+    @torch.no_grad()
+    def remove_parallel_gradient(self) -> None:
+        """Remove the part of each row's gradient that is parallel to the row of `W_dec`, which has norm 1."""
+        gradient = self.W_dec.grad
+        assert gradient is not None
+        gradient.sub_((gradient * self.W_dec).sum(dim=1, keepdim=True) * self.W_dec)
+
+    def save(self, folder: str | Path) -> None:
+        """
+        Write `sae.safetensors` and `cfg.json` into a folder, in the format of sparsify.
+
+        Args:
+            folder (`str` or `Path`): The folder. It is made if it does not exist.
+        """
+        write_tensors(Path(folder, WEIGHTS_FILE), {name: self.state_dict()[name] for name in _TENSORS})
+        config = {
+            **dict(_SUPPORTED[:3]),
+            "d_in": self.d_in,
+            "num_latents": self.num_latents,
+            "k": self.k,
+            "normalize_decoder": True,
+            "multi_topk": False,
+        }
+        write_atomically(Path(folder, CONFIG_FILE), (json.dumps(config, indent=2) + "\n").encode())
+
+    @classmethod
+    def load(cls, folder: str | Path) -> TopKSAE:
+        """
+        Read an SAE from the folder of one hook point, ours or one that sparsify wrote.
+
+        Args:
+            folder (`str` or `Path`): Folder with `sae.safetensors` and `cfg.json`.
+
+        Raises:
+            `FileNotFoundError`: If one of the files is missing.
+            `ValueError`: If the files do not describe an SAE of this kind, or do not fit each other.
+        """
+        folder = Path(folder)
+        for name, other in ((WEIGHTS_FILE, CONFIG_FILE), (CONFIG_FILE, WEIGHTS_FILE)):
+            if not (folder / name).is_file():
+                found = f"{other} is there, {name} is missing" if (folder / other).is_file() else "it has neither file"
+                raise FileNotFoundError(
+                    f"{folder} is not the folder of an SAE: {found}. Name the folder of one layer with {WEIGHTS_FILE} and {CONFIG_FILE}."
+                )
+        config = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
+        for key, supported in _SUPPORTED:
+            if config.get(key, supported) != supported:
+                raise ValueError(
+                    f"The SAE in {folder} has {key}={config[key]!r}, which is not supported: it must be {supported!r}."
+                )
+        try:
+            d_in, k = int(config["d_in"]), int(config["k"])
+            num_latents = int(config.get("num_latents") or d_in * config["expansion_factor"])
+        except KeyError as error:
+            raise ValueError(f"{folder / CONFIG_FILE} has no {error.args[0]!r}. Save the SAE again.") from None
+        sae = cls(d_in, num_latents, k)
+        tensors = read_tensors(folder / WEIGHTS_FILE)
+        shapes = {name: tuple(value.shape) for name, value in sae.state_dict().items()}
+        found_shapes = {name: tuple(value.shape) for name, value in tensors.items()}
+        if found_shapes != shapes:
+            raise ValueError(
+                f"{folder / WEIGHTS_FILE} does not fit {CONFIG_FILE}: it has {found_shapes}, expected {shapes}. Save the SAE again."
+            )
+        sae.load_state_dict(tensors)
+        return sae
+
+
+def fvu(x: Tensor, reconstruction: Tensor) -> Tensor:
+    r"""
+    Fraction of variance unexplained: $\sum \lVert x - \hat x \rVert^2 / \sum \lVert x - \bar x \rVert^2$ over the tokens of a batch.
+
+    Args:
+        x, reconstruction (`torch.Tensor`): `(N, d)`.
+
+    Returns:
+        `torch.Tensor`: A scalar, at least 0: 0 for an exact reconstruction, 1 for the mean activation.
+
+    Raises:
+        `ValueError`: If all tokens have the same activation.
+
+    Examples:
+        >>> x = torch.tensor([[1.0, 0.0], [3.0, 0.0]])
+        >>> fvu(x, x).item(), fvu(x, x.mean(dim=0)).item()
+        (0.0, 1.0)
+    """
+    error, variance = fvu_sums(x, reconstruction)
+    if variance == 0:
+        raise ValueError(
+            f"The fraction of variance unexplained needs tokens with different activations; all {len(x)} are equal. Use a larger batch."
+        )
+    return error / variance
+
+
+def fvu_sums(x: Tensor, reconstruction: Tensor) -> tuple[Tensor, Tensor]:
+    """Return numerator and denominator of [`fvu`]."""
+    return (x - reconstruction).square().sum(), (x - x.mean(dim=0)).square().sum()
+
+
+def sae_learning_rate(num_latents: int) -> float:
+    r"""
+    Return the learning rate of the release, $5 \cdot 10^{-3} / \sqrt{m / 16384}$.
+
+    Examples:
+        >>> sae_learning_rate(65536)
+        0.0025
+    """
+    return 5e-3 / math.sqrt(num_latents / 2**14)
+
+
+class ScheduleFreeSign:
+    r"""
+    Sign descent with the schedule-free average (Defazio et al., 2024, https://huggingface.co/papers/2405.15682), which sparsify calls
+    `signum`. A step with the gradient $g$ at $y_t$ is
+
+    $$ z_{t+1} = z_t - \eta \, \text{sign}(g), \quad x_{t+1} = (1 - \tfrac{1}{t+1}) x_t + \tfrac{1}{t+1} z_{t+1}, \quad
+       y_{t+1} = (1 - \beta) z_{t+1} + \beta x_{t+1} $$
+
+    The parameters are $y$ during training; [`~ScheduleFreeSign.finish`] replaces them with the average $x$.
+
+    Args:
+        parameters (`Iterable[torch.nn.Parameter]`): What is trained.
+        learning_rate (`float`): $\eta$, constant.
+        momentum (`float`, *optional*, defaults to `0.95`): $\beta$, between 0 (not included) and 1.
+    """
+
+    def __init__(self, parameters: Iterable[nn.Parameter], learning_rate: float, momentum: float = MOMENTUM):
+        self.parameters = list(parameters)
+        self.learning_rate, self.momentum = learning_rate, momentum
+        self.fast = [parameter.detach().clone() for parameter in self.parameters]  # z
+        self.steps = 0
+
+    def _average(self, parameter: nn.Parameter, fast: Tensor) -> Tensor:
+        """Return x, from y and z. It is not stored, because y is changed between the steps: its rows are normalized."""
+        return parameter.detach().lerp(fast, 1 - 1 / self.momentum)
+
+    @torch.no_grad()
+    def step(self) -> None:
+        """Update the parameters, and clear their gradients."""
+        self.steps += 1
+        for parameter, fast in zip(self.parameters, self.fast, strict=True):
+            if parameter.grad is None:
+                continue
+            average = self._average(parameter, fast)
+            fast.sub_(parameter.grad.sign(), alpha=self.learning_rate)
+            average.lerp_(fast, 1 / self.steps)
+            parameter.copy_(average.lerp(fast, 1 - self.momentum))
+            parameter.grad = None
+
+    @torch.no_grad()
+    def finish(self) -> None:
+        """Replace the parameters with their average."""
+        for parameter, fast in zip(self.parameters, self.fast, strict=True):
+            parameter.copy_(self._average(parameter, fast))
+
+
+def train_sae(
+    model: PreTrainedModel,
+    chunks: Dataset,
+    layer: int,
+    *,
+    num_latents: int = 65_536,
+    k: int = 32,
+    batch_size: int = 16,
+    learning_rate: float | None = None,
+    seed: int = 0,
+    sae: TopKSAE | None = None,
+    on_log: Callable[[dict[str, Any]], None] | None = None,
+) -> tuple[TopKSAE, list[dict[str, Any]]]:
+    """
+    Train a sparse autoencoder on the output of one layer: stage I of SAE-Tuning, on one process, for one epoch. The model is not changed.
+
+    Args:
+        model ([`~transformers.PreTrainedModel`]): The source model.
+        chunks (`Dataset`): Column `input_ids`, rows of one length, such as [`question_answer_chunks`] returns. They are read in order.
+        layer (`int`): Decoder layer, counted from 0.
+        num_latents (`int`, *optional*, defaults to `65536`): Latents of a new SAE.
+        k (`int`, *optional*, defaults to `32`): Active latents per token of a new SAE.
+        batch_size (`int`, *optional*, defaults to `16`): Chunks per step.
+        learning_rate (`float`, *optional*): Of [`ScheduleFreeSign`]. Default: [`sae_learning_rate`].
+        seed (`int`, *optional*, defaults to `0`): Seed of a new SAE.
+        sae ([`TopKSAE`], *optional*): An SAE to train further, instead of a new one. It is changed.
+        on_log (`Callable`, *optional*): Called with each record.
+
+    Returns:
+        `tuple[TopKSAE, list[dict]]`: The SAE, frozen, and a record every 100 steps and at the end: `step`, `fvu` (mean since the last
+        record), `dead` (share of the latents that have never been active, in [0, 1]) and `tokens`.
+
+    Raises:
+        `ValueError`: If the layer does not exist, the SAE does not fit the model, there are no chunks, or all activations are equal.
+    """
+    check_layer(model, layer)
+    if len(chunks) == 0 or batch_size < 1:
+        raise ValueError(
+            f"train_sae needs at least one chunk and a batch_size of at least 1, got {len(chunks)} and {batch_size}."
+        )
+    is_new = sae is None
+    if sae is None:
+        sae = TopKSAE(hidden_size(model), num_latents, k, seed=seed)
+    check_fits(model, layer, sae.d_in)
+    sae.to(next(model.parameters()).device).requires_grad_(True)
+    optimizer: ScheduleFreeSign | None = None
+    fired = torch.zeros(sae.num_latents, dtype=torch.bool, device=sae.W_dec.device)
+    records: list[dict[str, Any]] = []
+    recent: list[float] = []
+    tokens = 0
+    starts = range(0, len(chunks), batch_size)
+    for step, start in enumerate(starts, 1):
+        input_ids = torch.tensor(chunks[start : start + batch_size]["input_ids"], device=sae.W_dec.device)
+        x = layer_output(model, layer, input_ids).flatten(0, 1).to(sae.W_dec.dtype)  # (N, d)
+        if optimizer is None:
+            if is_new:
+                sae.b_dec.data = x.mean(dim=0)
+            optimizer = ScheduleFreeSign(sae.parameters(), learning_rate or sae_learning_rate(sae.num_latents))
+        sae.normalize_decoder()
+        values, indices = sae.encode(x)
+        loss = fvu(x, sae.decode(values, indices))
+        loss.backward()
+        sae.remove_parallel_gradient()
+        optimizer.step()
+        fired[indices[values > 0]] = True
+        tokens += len(x)
+        recent.append(loss.item())
+        if step % LOG_EVERY == 0 or step == len(starts):
+            record = {
+                "step": step,
+                "fvu": sum(recent) / len(recent),
+                "dead": 1 - fired.float().mean().item(),
+                "tokens": tokens,
+            }
+            records.append(record)
+            recent.clear()
+            if on_log is not None:
+                on_log(record)
+    assert optimizer is not None
+    optimizer.finish()
+    sae.normalize_decoder()
+    return sae.requires_grad_(False).eval(), records

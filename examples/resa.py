@@ -12,11 +12,12 @@ transferred:
 
     python examples/resa.py
 
-A real model on one GPU; the settings of the release:
+A real model on one GPU, with the settings of the release. The source is a model with layers of the same width:
 
-    python examples/resa.py --config examples/configs/resa_1.5b.yaml --dataset_name openai/gsm8k --dataset_config main
+    python examples/resa.py --config examples/configs/resa_1.5b.yaml --source_model_name_or_path outputs/source \
+        --dataset_name openai/gsm8k --dataset_config main
 
-The source is any model with layers of the same width. Each adapter is in a folder of its own, for `trl-concise eval`:
+Other models; each adapter is in a folder of its own, for `trl-concise eval`:
 
     python examples/resa.py --model_name_or_path Qwen/Qwen2.5-1.5B-Instruct --source_model_name_or_path outputs/hapo --use_peft --layer 14 \
         --dataset_name openai/gsm8k --dataset_config main --output_dir outputs/resa
@@ -111,6 +112,29 @@ class ResaArguments(RunArguments):
     )
     hapo_steps: int = field(default=40, metadata={"help": "Of the demo: HAPO steps that make the source model."})
     demo_problems: int = field(default=6000, metadata={"help": "Of the demo: problems of the texts."})
+
+
+def check_shapes(base: str, source: str | None, layer: int) -> None:
+    """Report a layer that is missing, and models of different widths, before anything is trained."""
+    from transformers import AutoConfig
+
+    from trl_concise.state.adapters import adapter_config, check_model
+
+    shapes = {}
+    for name in (source or base, base):
+        check_model(name)
+        if adapter_config(name) is not None:
+            raise ValueError(f"{name} is an adapter. Merge it first, with trl-concise merge.")
+        config = AutoConfig.from_pretrained(name).get_text_config()
+        shapes[name] = config.hidden_size
+        if not 0 <= layer < config.num_hidden_layers:
+            raise ValueError(
+                f"--layer must be between 0 and {config.num_hidden_layers - 1}, got {layer}: {name} has {config.num_hidden_layers} layers."
+            )
+    if len(set(shapes.values())) > 1:
+        raise ValueError(
+            f"{source} and {base} have the widths {shapes[source]} and {shapes[base]}. Source and target need layers of equal width."
+        )
 
 
 def hapo_source(folder: Path, steps: int, seed: int) -> Path:
@@ -216,31 +240,29 @@ def tune(
         trainer.push_to_hub(dataset_name=dataset_name)
     logged = [entry for entry in trainer.state.log_history if "loss" in entry]
     rows = own.train_batch_size * own.gradient_accumulation_steps * own.world_size
-    cost = {
-        "seconds": seconds,
-        "steps": trainer.state.global_step,
-        "tokens": trainer.state.global_step * rows * len(chunks[0]["input_ids"]),
-    }
+    steps = trainer.state.global_step
+    cost: dict[str, Any] = {"seconds": seconds, "steps": steps, "tokens": steps * rows * len(chunks[0]["input_ids"])}
     metrics = ("loss", "resa/kl", "resa/fvu", "resa/grad_share_before")
-    return cost | {
-        when: {key: entry[key] for key in metrics if key in entry}
-        for when, entry in (("first", logged[0]), ("last", logged[-1]))
-    }
+    for when, entry in zip(("first", "last"), (*logged[:1], *logged[-1:]), strict=False):
+        cost[when] = {key: entry[key] for key in metrics if key in entry}
+    return cost
 
 
 def report(models: dict[str, str], runs: dict[str, Any], limit: int, output_dir: Path, seed: int) -> None:
     """Evaluate the models on held-out problems, print paired differences, and write `resa.json`."""
+    from trl_concise.demo.report import held_out_sets
     from trl_concise.evaluation import evaluate, read_completions
     from trl_concise.evaluation.metrics import bootstrap_interval
     from trl_concise.state.checkpoint import write_atomically
 
+    sets = {name: rows for name, rows in held_out_sets().items() if name in SETS}
     results: dict[str, Any] = {"runs": runs, "problems": limit, "sets": {name: {} for name in SETS}, "transfer": {}}
     values: dict[tuple[str, str, str], list[float]] = {}
     for name, path in models.items():
         folder = output_dir / "evaluation" / name.partition(" ")[0].strip("()")
         shutil.rmtree(folder, ignore_errors=True)  # of an earlier run
         records = evaluate(
-            path, list(SETS), folder, limit=limit, seed=seed, model_name=name, **demo.EVALUATION, progress=False
+            path, sets, folder, limit=limit, seed=seed, model_name=name, **demo.EVALUATION, progress=False
         )
         completions = read_completions(folder / "completions.jsonl")
         for record in records:
@@ -309,7 +331,7 @@ def main(arguments: list[str] | None = None):
     from trl_concise.data import load_problems
     from trl_concise.experimental.resa import TopKSAE, check_peft, question_answer_chunks
     from trl_concise.experimental.resa_text import BOXED_RESPONSE
-    from trl_concise.state.adapters import check_model, load_tokenizer
+    from trl_concise.state.adapters import load_tokenizer
 
     check_peft()
     is_demo = model_args.model_name_or_path == str(demo.model_path())
@@ -319,8 +341,7 @@ def main(arguments: list[str] | None = None):
         raise ValueError("--layer is missing: name a decoder layer, counted from 0, for example one in the middle.")
     if not model_args.use_peft:
         raise ValueError("--use_peft is missing: SAE-Tuning trains a LoRA adapter.")
-    if source.source_model_name_or_path is not None:
-        check_model(source.source_model_name_or_path)
+    check_shapes(model_args.model_name_or_path, source.source_model_name_or_path, args.layer)
     base, output_dir = model_args.model_name_or_path, Path(args.output_dir)
     tokenizer = load_tokenizer(base, model_args.model_revision)
     if source.dataset_name is None:
@@ -348,7 +369,7 @@ def main(arguments: list[str] | None = None):
     runs = {name: tune(name, sae, texts, args, model_args, source.dataset_name) for name, sae in saes.items()}
     for name, run in runs.items():
         print(
-            f"{name}: {run['steps']} steps, {run['tokens']:,} tokens, {run['seconds']:.0f} s, {run['first']} -> {run['last']}"
+            f"{name}: {run['steps']} steps, {run['tokens']:,} tokens, {run['seconds']:.0f} s, {run.get('first')} -> {run.get('last')}"
         )
     if is_demo and source.report_problems and PartialState().is_main_process:
         models = {BASE: base, SOURCE: teacher} | {name: str(output_dir / FOLDERS[name]) for name in runs}

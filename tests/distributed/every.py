@@ -34,6 +34,7 @@ MODULES = {
     "process_tasks": [],
     "thinker": [],
     "self_verify": [],
+    "resa": [],
 }
 
 if __name__ == "__main__":

@@ -40,7 +40,7 @@ from ..hub.mixin import WritesCard
 from ..state.resume import ResumesTraining
 from .resa_config import SAETuningConfig
 from .resa_layers import InsertedSAE, check_fits, decoder, reasoning_features, sae_inserted
-from .resa_sae import TopKSAE, fvu_sums, train_sae
+from .resa_sae import TopKSAE, train_sae
 from .resa_text import question_answer_chunks
 
 
@@ -142,7 +142,8 @@ class SAETuningTrainer(ResumesTraining, WritesCard, SFTTrainer):
         `ValueError`: If the adapter config or the layer is missing, the SAE does not fit the model, a setting has no effect, or a dataset has no
             `input_ids`.
 
-    Logged metrics are `resa/kl` (mean KL per position, in nats), `resa/fvu` (of the activations of the target with adapter) and `resa/grad_share_before` (norm of
+    Logged metrics are `resa/kl` (mean KL per position, in nats), `resa/fvu` (of the target's activations, with adapter, over all
+    tokens since the last entry) and `resa/grad_share_before` (norm of
     the gradient of the adapters up to the layer, divided by that of all; missing in evaluation).
 
     Example:
@@ -187,9 +188,7 @@ class SAETuningTrainer(ResumesTraining, WritesCard, SFTTrainer):
         assert layer is not None
         check_fits(target, layer, self.sae.d_in)
         self.sae.to(next(target.parameters()).device).requires_grad_(False).eval()
-        before = {
-            id(parameter) for layer in decoder(target).layers[: layer + 1] for parameter in layer.parameters()
-        }
+        before = {id(parameter) for layer in decoder(target).layers[: layer + 1] for parameter in layer.parameters()}
         self._adapters = [
             (parameter, id(parameter) in before) for parameter in target.parameters() if parameter.requires_grad
         ]
@@ -240,13 +239,20 @@ class SAETuningTrainer(ResumesTraining, WritesCard, SFTTrainer):
     def _add(self, **sums: Any) -> None:
         mode = self._sums["train" if self.model.training else "eval"]
         for name, value in sums.items():
-            mode[name] = mode.get(name, 0) + torch.as_tensor(value, dtype=torch.float64, device=self.args.device)
+            mode[name] = mode.get(name, 0) + torch.as_tensor(value, dtype=torch.float32, device=self.args.device)
 
     @torch.no_grad()
     def _measure(self, kl: Tensor, inserted: InsertedSAE, mask: Tensor) -> None:
         assert inserted.x is not None and inserted.reconstruction is not None
-        error, variance = fvu_sums(inserted.x[mask].float(), inserted.reconstruction[mask].float())
-        self._add(kl=kl.detach(), positions=mask.sum(), error=error, variance=variance)
+        x, reconstruction = inserted.x[mask].float(), inserted.reconstruction[mask].float()  # (N, d)
+        centered = x - self.sae.b_dec  # about 0 on average, so that their sums are exact enough
+        self._add(
+            kl=kl.detach(),
+            positions=mask.sum(),
+            error=(x - reconstruction).square().sum(),
+            squares=centered.square().sum(),
+            total=centered.sum(dim=0),
+        )
 
     @torch.no_grad()
     def _measure_gradients(self) -> None:
@@ -261,21 +267,20 @@ class SAETuningTrainer(ResumesTraining, WritesCard, SFTTrainer):
             self._add(share=share, steps=1)
 
     def _pop_metrics(self, mode: str) -> dict[str, float]:
-        sums, self._sums[mode] = self._sums[mode], {}
-        if not sums:
-            return {}
-        names = sorted(sums)
-        reduced = self.accelerator.reduce(
-            torch.stack([sums[name] for name in names]).float(), reduction="sum"
-        ).tolist()
-        total = dict(zip(names, reduced, strict=True))
-        quotients = {"kl": ("kl", "positions"), "fvu": ("error", "variance"), "grad_share_before": ("share", "steps")}
+        """Return the metrics of what was measured since the last call, over all processes."""
+        names = sorted(self._sums[mode])
+        gathered = self.accelerator.reduce([self._sums[mode].pop(name) for name in names], reduction="sum")
+        sums = dict(zip(names, gathered, strict=True))
+        metrics = {}
+        if "kl" in sums:
+            metrics["kl"] = (sums["kl"] / sums["positions"]).item()
+            variance = sums["squares"] - sums["total"].square().sum() / sums["positions"]
+            if variance > 0:
+                metrics["fvu"] = (sums["error"] / variance).item()
+        if "steps" in sums:
+            metrics["grad_share_before"] = (sums["share"] / sums["steps"]).item()
         prefix = "resa" if mode == "train" else "eval_resa"
-        return {
-            f"{prefix}/{name}": total[above] / total[below]
-            for name, (above, below) in quotients.items()
-            if total.get(below, 0) > 0
-        }
+        return {f"{prefix}/{name}": value for name, value in metrics.items()}
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         logs.update(self._pop_metrics("train" if self.model.training else "eval"))

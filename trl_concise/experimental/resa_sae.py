@@ -188,17 +188,12 @@ def fvu(x: Tensor, reconstruction: Tensor) -> Tensor:
         >>> fvu(x, x).item(), fvu(x, x.mean(dim=0)).item()
         (0.0, 1.0)
     """
-    error, variance = fvu_sums(x, reconstruction)
-    if variance == 0:
+    error, variance = (x - reconstruction).square().sum(), (x - x.mean(dim=0)).square().sum()
+    if variance <= 1e-12 * x.square().sum():  # the mean of equal numbers is rounded
         raise ValueError(
             f"The fraction of variance unexplained needs tokens with different activations; all {len(x)} are equal. Use a larger batch."
         )
     return error / variance
-
-
-def fvu_sums(x: Tensor, reconstruction: Tensor) -> tuple[Tensor, Tensor]:
-    """Return numerator and denominator of [`fvu`]."""
-    return (x - reconstruction).square().sum(), (x - x.mean(dim=0)).square().sum()
 
 
 def sae_learning_rate(num_latents: int) -> float:

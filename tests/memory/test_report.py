@@ -47,7 +47,11 @@ def test_a_recipe_states_its_plan(recipe, capsys):
     assert f"| {re.search(r'completion length ([0-9,]*[0-9])', printed)[1]} |" in row
 
 
-ALL_RECIPES = sorted(ROOT.glob("examples/configs/*.yaml"))
+ALL_RECIPES = [  # of the commands; experimental systems have none
+    path
+    for path in sorted(ROOT.glob("examples/configs/*.yaml"))
+    if any(path.name.startswith(f"{name}_") for name in TRAINING)
+]
 
 
 @pytest.mark.parametrize("recipe", ALL_RECIPES, ids=lambda recipe: recipe.name)

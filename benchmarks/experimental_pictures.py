@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import matplotlib.pyplot as plt
 
-from trl_concise.evaluation.plots import BLUE, GREY, ORANGE
+from trl_concise.evaluation.plots import BLACK, BLUE, GREEN, GREY, ORANGE, VERMILLION
 
 
 def tattoo(tables: list[list[list[str]]], numbers):
@@ -26,4 +26,25 @@ def tattoo(tables: list[list[list[str]]], numbers):
     return figure
 
 
-PICTURES = {"tattoo": tattoo}  # by the name of the page in docs/experimental
+def resa(tables: list[list[list[str]]], numbers):
+    """Accuracy against tokens of base, source, controls and SAE-Tuning, on two sets."""
+    styles = {
+        "(a)": (BLACK, "*"),
+        "source": (VERMILLION, "P"),
+        "(b)": (ORANGE, "s"),
+        "(c)": (GREY, "o"),
+        "(d)": (GREEN, "^"),
+        "(e)": (BLUE, "D"),
+    }
+    figure, axes = plt.subplots(1, 2, figsize=(8.6, 3.4), sharey=True, layout="constrained")
+    for ax, (_, *rows), title in zip(axes, tables[:2], ("2 operations, as in the texts", "3 operations"), strict=True):
+        for row in rows:
+            color, marker = styles[row[0].split()[0]]
+            ax.scatter(numbers(row[3])[0], numbers(row[1])[0], 80, color, marker=marker, label=row[0])
+        ax.set(title=title, xlabel="Mean completion tokens")
+    axes[0].set_ylabel("Accuracy, %")
+    axes[1].legend(frameon=False, fontsize="small", loc="center left", bbox_to_anchor=(1, 0.5))
+    return figure
+
+
+PICTURES = {"resa": resa, "tattoo": tattoo}  # by the name of the page in docs/experimental

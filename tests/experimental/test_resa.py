@@ -33,8 +33,9 @@ from trl_concise.experimental.resa import (
     train_sae,
 )
 from trl_concise.experimental.resa_layers import InsertedSAE, decoder, layer_output, select_reasoning_features
-from trl_concise.experimental.resa_sae import ScheduleFreeSign, fvu, sae_learning_rate
+from trl_concise.experimental.resa_sae import fvu
 from trl_concise.experimental.resa_text import BOXED_RESPONSE, SYSTEM_PROMPT
+from trl_concise.experimental.resa_training import ScheduleFreeSign, sae_learning_rate
 
 
 X = torch.tensor([[2, 0.7, 0.5], [0.2, 2, 1], [1, -1, -1]])

@@ -40,8 +40,9 @@ from ..hub.mixin import WritesCard
 from ..state.resume import ResumesTraining
 from .resa_config import SAETuningConfig
 from .resa_layers import InsertedSAE, check_fits, decoder, reasoning_features, sae_inserted
-from .resa_sae import TopKSAE, train_sae
+from .resa_sae import TopKSAE
 from .resa_text import question_answer_chunks
+from .resa_training import train_sae
 
 
 __all__ = [
@@ -66,7 +67,6 @@ RESA_PAPER = Paper(
     year         = 2025,
     eprint       = {arXiv:2506.09967}
 }""",
-    reconstructed="the gradient through the SAE, which the release detaches, and the wording of the system prompt",
 )
 
 POSITIONS_AT_A_TIME = 1024  # whose distributions are in memory in float32
@@ -111,7 +111,7 @@ def kl_sum(teacher: Tensor, student: Tensor, mask: Tensor | None = None) -> Tens
         0.441662
     """
     rows = [logits.flatten(0, 1).split(POSITIONS_AT_A_TIME) for logits in (teacher, student)]
-    weights = torch.ones(teacher.shape[:2], device=teacher.device) if mask is None else mask.float()
+    weights = mask.float() if mask is not None else torch.ones(teacher.shape[:2], device=teacher.device)
     parts = zip(*rows, weights.flatten().split(POSITIONS_AT_A_TIME), strict=True)
     return torch.stack(
         [checkpoint(_weighted_kl, *part, use_reentrant=False, preserve_rng_state=False) for part in parts]

@@ -20,4 +20,18 @@ EXPERIMENTAL_METHODS: tuple[Method, ...] = (
         evidence="experimental/tattoo.md#results",
         package="experimental",
     ),
+    Method(
+        "Resa",
+        "insert a sparse autoencoder of a source model, and train LoRA against its error",
+        "resa",
+        ("SFTTrainer",),
+        ("train_sae", "sae_inserted", "reasoning_features"),
+        "2506.09967",
+        "code",
+        "experimental/resa",
+        11,
+        "SAETuningTrainer",
+        "experimental/resa.md#results",
+        "experimental",
+    ),
 )

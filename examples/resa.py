@@ -65,7 +65,7 @@ DEMO = {
     "sae_batch_size": 4,
     "max_steps": 100,
     "per_device_train_batch_size": 2,
-    "learning_rate": 3e-3,  # a model of a million parameters needs a higher one than a large model
+    "learning_rate": 3e-4,  # a model of a million parameters needs a higher one than a large model
     "lr_scheduler_type": "constant",
     "logging_steps": 10,
     "save_strategy": "no",
@@ -295,27 +295,48 @@ def report(models: dict[str, str], runs: dict[str, Any], limit: int, output_dir:
             ]
             print(f"| {name} | {row['accuracy']:.1f} | {changes[0]} | {row['tokens']:.1f} | {changes[1]} |")
     print()
-    equal = []
+    figures = [(quantity, dataset) for dataset in SETS for quantity in ("accuracy", "tokens")]
     for control in (OF_BASE, RANDOM):
-        if control not in models:
-            continue
-        against = {
-            f"{quantity}, {dataset}": difference(OF_SOURCE, control, dataset, quantity)
-            for dataset in SETS
-            for quantity in ("accuracy", "tokens")
-        }
-        results["transfer"][control] = against
-        print(f"(e) minus {control}: " + "; ".join(f"{name} {_interval(value)}" for name, value in against.items()))
-        if all(low <= 0 <= high for _, low, high in against.values()):
-            equal.append(control)
+        if control in models:
+            against = {f"{q}, {d}": difference(OF_SOURCE, control, d, q) for q, d in figures}
+            results["transfer"][control] = against
+            print(
+                f"(e) minus {control}: " + "; ".join(f"{name} {_interval(value)}" for name, value in against.items())
+            )
     if results["transfer"]:
-        results["verdict"] = (
-            f"Nothing was transferred: (e) cannot be told apart from {' and '.join(equal)}."
-            if equal
-            else "(e) differs from (b) and (c) in at least one figure each. Only a difference towards the source would be a transfer."
-        )
+        results["verdict"] = verdict(results)
         print(results["verdict"])
     write_atomically(output_dir / "resa.json", (json.dumps(results, indent=2) + "\n").encode())
+
+
+def verdict(results: dict[str, Any]) -> str:
+    """
+    Say whether anything was transferred: only what the source changed can be, if (e) differs in the same direction from the base and from every
+    control.
+    """
+    changed, transferred = [], []
+    for dataset, rows in results["sets"].items():
+        for quantity in ("accuracy", "tokens"):
+            name, change = f"{quantity}, {dataset}", rows[SOURCE][f"{quantity} change"]
+            if not _excludes_0(change):
+                continue
+            changed.append(name)
+            compared = [
+                rows[OF_SOURCE][f"{quantity} change"],
+                *(values[name] for values in results["transfer"].values()),
+            ]
+            if all(_excludes_0(value) and value[0] * change[0] > 0 for value in compared):
+                transferred.append(name)
+    if not changed:
+        return "Nothing could be transferred: the source cannot be told apart from the base. Train it longer, with --hapo_steps."
+    if not transferred:
+        return f"Nothing was transferred: the source changed {'; '.join(changed)}, and (e) does not differ from base and controls in that direction."
+    return f"(e) differs from base and controls in the direction of the source: {'; '.join(transferred)}."
+
+
+def _excludes_0(value: list[float]) -> bool:
+    _, low, high = value
+    return low > 0 or high < 0
 
 
 def _interval(value: list[float]) -> str:

@@ -426,6 +426,15 @@ def test_training(gradient, tiny_model, tmp_path):
     close(loaded(ids).logits, target.eval()(ids).logits, 1e-5)
 
 
+def test_mixed_precision(tiny_model, tmp_path):
+    """The SAE keeps its precision."""
+    trainer = distributed.train(tiny_model, tmp_path, bf16=True, max_steps=1)
+    whole = distributed.train(tiny_model, tmp_path, max_steps=1)
+    mixed, full = (run.state.log_history[0] for run in (trainer, whole))
+    assert mixed["resa/fvu"] == pytest.approx(full["resa/fvu"], rel=0.02)
+    assert mixed["loss"] == pytest.approx(full["loss"], rel=0.1)
+
+
 def test_a_resumed_run_and_gradient_checkpointing_change_nothing(tiny_model, tmp_path):
     whole = distributed.train(tiny_model, tmp_path / "whole", max_steps=4)
     options = {"max_steps": 4, "gradient_checkpointing": True, "save_strategy": "steps", "save_steps": 2}
@@ -549,9 +558,7 @@ def test_the_example_compares_with_controls(tmp_path, monkeypatch, capsys):
     def evaluate(path, sets, folder, **options):
         tokens, share = written[Path(folder).name]
         rows = [
-            Completion(name, i, 0, "1", "", [1] * (tokens + i % 3 * (path == "moved")), False, i < 40 * share)
-            for name in sets
-            for i in range(40)
+            Completion(name, i, 0, "1", "", [1] * tokens, False, i < 40 * share) for name in sets for i in range(40)
         ]
         Path(folder).mkdir(parents=True)
         Path(folder, "completions.jsonl").write_text("".join(row.line() for row in rows))
@@ -560,10 +567,18 @@ def test_the_example_compares_with_controls(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("trl_concise.evaluation.evaluate", evaluate)
     report({name: "same" for name in MODELS}, {}, 40, Path("out"), 0)
     results = json.loads(Path("out/resa.json").read_text())
-    assert results["verdict"] == "Nothing was transferred: (e) cannot be told apart from (b) SAE of the base."
+    assert results["verdict"].startswith(
+        "Nothing was transferred: the source changed tokens, demo; tokens, demo_harder"
+    )
     row = results["sets"]["demo"]["(c) random SAE"]
     assert row["tokens change"] == [-29, -29, -29] and row["accuracy change"][0] == pytest.approx(-10)
     assert "| (c) random SAE | 80.0 | -10.0 [-20.0, -2.5] | 61.0 | -29.0 [-29.0, -29.0] |" in capsys.readouterr().out
+    written["e"] = (50, 0.8)
+    report({name: "same" for name in MODELS}, {}, 40, Path("out"), 0)
+    assert "in the direction of the source: tokens, demo; tokens, demo_harder." in capsys.readouterr().out
+    written["source"] = (90, 0.9)
+    report({name: "same" for name in MODELS}, {}, 40, Path("out"), 0)
+    assert "Nothing could be transferred" in capsys.readouterr().out
 
 
 @pytest.mark.slow

@@ -206,7 +206,7 @@ def reasoning_features(
     check_fits(model, layer, sae.d_in)
     sae.to(next(model.parameters()).device)
     x = layer_output(model, layer, torch.tensor([ids], device=next(model.parameters()).device))[0]
-    values, indices = sae.encode(x.to(sae.W_dec.dtype))
+    values, indices = sae.encode(x)
     active = [set(row[keep].tolist()) for row, keep in zip(indices, values > 0, strict=True)]
     return select_reasoning_features(active, [*places[0], *places[1]])
 

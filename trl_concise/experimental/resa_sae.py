@@ -72,7 +72,8 @@ class TopKSAE(nn.Module):
         Returns:
             `tuple[torch.Tensor, torch.Tensor]`: Values, at least 0, and indices, both `(..., k)`. A value of 0 is not active.
         """
-        latents = F.relu(self.encoder(x - self.b_dec))
+        with torch.autocast(x.device.type, enabled=False):  # the SAE keeps its precision in mixed-precision training
+            latents = F.relu(self.encoder(x.to(self.W_dec.dtype) - self.b_dec))
         values, indices = latents.topk(self.k, dim=-1, sorted=False)
         return values, indices
 
@@ -84,7 +85,7 @@ class TopKSAE(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the reconstruction of activations, `(..., d)`, in their data type."""
-        return self.decode(*self.encode(x.to(self.W_dec.dtype))).to(x.dtype)
+        return self.decode(*self.encode(x)).to(x.dtype)
 
     @torch.no_grad()
     def normalize_decoder(self) -> None:

@@ -23,8 +23,8 @@ Other models; each adapter is in a folder of its own, for `trl-concise eval`:
         --dataset_name openai/gsm8k --dataset_config main --output_dir outputs/resa
     trl-concise eval outputs/resa/sae-of-source gsm8k math500
 
-Time and memory: the run without arguments takes some minutes of one CPU core (docs/experimental/resa.md). Not measured on a GPU: stage II computes the logits of
-each chunk twice.
+Time and memory: the run without arguments takes 5 minutes of one CPU core; nothing is transferred there (docs/experimental/resa.md). Not measured on a
+GPU: stage II computes the logits of each chunk twice.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ DEMO = {
     "sae_batch_size": 4,
     "max_steps": 100,
     "per_device_train_batch_size": 2,
-    "learning_rate": 3e-4,  # a model of a million parameters needs a higher one than a large model
+    "learning_rate": 3e-3,  # a model of a million parameters needs a higher one than a large model
     "lr_scheduler_type": "constant",
     "logging_steps": 10,
     "save_strategy": "no",

@@ -75,6 +75,7 @@ LAUNCHER_FLAGS = (  # of `accelerate launch`, which a training command takes as 
 )
 COMMANDS: dict[str, tuple[str, str]] = {  # name -> (module:function, description in --help)
     "accept": ("trl_concise.evaluation.accept:main", "decide whether a model keeps limits on tokens and accuracy"),
+    "compare": ("trl_concise.evaluation.comparison:main", "compare two evaluations of the same problems"),
     "distill": ("trl_concise.evaluation.distill_command:main", "write a teacher's correct solutions, to train on"),
     "env": ("trl_concise.cli.launch:env", "print versions for a bug report"),
     "init": ("trl_concise.cli.launch:init", "write a method's training script and recipe, to edit"),

@@ -15,6 +15,7 @@ from .modes import describe_modes, shows_modes
 
 if TYPE_CHECKING:
     from .chunks import Chunking
+    from .quantization import Quantization
     from .thinking_budget import ThinkingBudgets
     from .voting import Vote
 
@@ -28,6 +29,7 @@ NEEDED_OPTIONS = {  # option -> the one without which it has no effect
     **dict.fromkeys(("thinking_close", "answer_cue", "answer_tokens"), "thinking_budget"),
     "vote_alpha": "vote",
     "keep_head": "chunk_size",
+    **dict.fromkeys(("bnb_4bit_quant_type", "use_bnb_nested_quant"), "load_in_4bit"),
     **dict.fromkeys(ENGINE_OPTIONS, "use_vllm"),
 }
 COLUMN_OPTIONS = {
@@ -87,6 +89,8 @@ def main(argv: Sequence[str]) -> int:
             chunking=chunking(options),
             limit=options.limit,
             batch_size=batch_size,
+            dtype=options.dtype,
+            quantization=read_quantization(options),
             use_vllm=options.use_vllm,
             engine_options={name: value for name in ENGINE_OPTIONS if (value := getattr(options, name)) is not None},
             model_name=options.model_name,
@@ -221,6 +225,19 @@ def read_vote(options: argparse.Namespace) -> Vote | None:
     return Vote(options.vote, options.vote_alpha)
 
 
+def read_quantization(options: argparse.Namespace) -> Quantization:
+    """Return the mode of the command line in which the model is loaded."""
+    from .quantization import Quantization
+
+    return Quantization(
+        options.load_in_8bit,
+        options.load_in_4bit,
+        options.bnb_4bit_quant_type or "nf4",
+        bool(options.use_bnb_nested_quant),
+        options.gguf_file,
+    )
+
+
 def chunking(options: argparse.Namespace) -> Chunking | None:
     """Return how completions are divided into chunks; `None` if they are not."""
     from .chunks import Chunking
@@ -308,6 +325,21 @@ def _parser() -> Parser:
     )
     add("--limit", type=int, help="use at most this many problems of each set")
     add("--batch_size", type=int, help="completions generated at a time: 64, with vLLM 10,000")
+    add(
+        "--dtype",
+        choices=("bfloat16", "float16", "float32"),
+        help="data type of the weights; the checkpoint's by default",
+    )
+    add("--load_in_8bit", action="store_true", help="quantize the model to 8 bits with bitsandbytes")
+    add("--load_in_4bit", action="store_true", help="quantize the model to 4 bits with bitsandbytes")
+    add("--bnb_4bit_quant_type", choices=("nf4", "fp4"), help="type of the 4 bits (nf4)")
+    add(
+        "--use_bnb_nested_quant",
+        action="store_const",
+        const=True,
+        help="quantize the scales of the 4 bits, too",
+    )
+    add("--gguf_file", help="load this GGUF file of the model's folder or repository; transformers dequantizes it")
     add("--use_vllm", action="store_true", help="generate with vLLM")
     for name, (kind, text) in ENGINE_OPTIONS.items():
         add(f"--{name}", type=kind, help=text)

@@ -15,25 +15,23 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from rich.progress import Progress
 
-from ..state.adapters import load_tokenizer
 from ..state.checkpoint import write_atomically
 from ..verification.extraction import ANSWER_FORMATS, AnswerFormat
 from ..verification.finished import MARKERS, ThinkingMarkers, has_thought, prompt_opens_reasoning
 from .base import differing_from_base, efficiency, read_base
 from .chunks import ChunkedSampler, Chunking, judged_ids
 from .completions import Completion, judge, summarize, truncate_at, unreadable_reference_answers
-from .folder import COMPLETIONS_FILE, SETTINGS_FILE, check_settings, read_folder
+from .folder import COMPLETIONS_FILE, SETTINGS_FILE, read_folder
 from .identity import fingerprint, name_of
 from .judges import describe_judge
+from .loading import context_length, find_source
 from .progress import describe_status, progress_bar
+from .quantization import NOT_QUANTIZED, Quantization
 from .sampling import (
     Sampler,
     SamplingSettings,
     TransformersSampler,
-    checkpoint_dtype,
-    context_length,
     digest_prompt,
-    find_model,
     load_sampler,
     tokenize_prompts,
 )
@@ -75,6 +73,8 @@ def evaluate(
     chunking: Chunking | None = None,
     limit: int | None = None,
     batch_size: int = 64,
+    dtype: str | None = None,
+    quantization: Quantization = NOT_QUANTIZED,
     use_vllm: bool = False,
     engine_options: Mapping[str, Any] | None = None,
     model_name: str | None = None,
@@ -136,6 +136,11 @@ def evaluate(
             Use at most this many problems of each set, the first ones.
         batch_size (`int`, *optional*, defaults to `64`):
             Completions that are generated at a time.
+        dtype (`str`, *optional*):
+            Data type of the weights, such as `"bfloat16"`. Default: that of the checkpoint.
+        quantization ([`~trl_concise.evaluation.quantization.Quantization`], *optional*):
+            In which mode to load the model, with transformers; not quantized by default. It is part of the settings, so that an
+            interrupted evaluation continues in the same mode only.
         use_vllm (`bool`, *optional*, defaults to `False`):
             Whether to generate with vLLM. Give it a `batch_size` in the thousands.
         engine_options (`Mapping[str, Any]`, *optional*):
@@ -152,7 +157,8 @@ def evaluate(
         `thinking_budget` and the figures of [`summarize_budgeted`] in addition. Each has the figures of
         [`summarize`], and `dataset`, `budget` (`None` for the whole completions), `model`, `seed`, `temperature`,
         `top_p`, `max_new_tokens`, `chunk_size`, `keep_head`, `system_prompt_sha256`, `prompt_suffix_sha256`, `answer_format`, `final_form`,
-        `judge` (see [`~trl_concise.evaluation.judges.describe_judge`]) and `limit` (`None` for the whole set). For a named set
+        `judge` (see [`~trl_concise.evaluation.judges.describe_judge`]), `engine`, `dtype`, `quantization` (`None`, or
+        [`~trl_concise.evaluation.quantization.Quantization.describe`]) and `limit` (`None` for the whole set). For a named set
         from the Hub, also `dataset_id`, `dataset_config` and `dataset_split`. With a `base`, also
         `base_model`, `accuracy_efficiency_score` and `accuracy_efficiency_weights`; the score is `None` if the base was
         not measured on the set or has no correct answer.
@@ -221,6 +227,10 @@ def evaluate(
         **markers,
         "engine": "vllm" if use_vllm else "transformers",
     }
+    source = find_source(model, tokenizer, dtype, quantization, use_vllm=use_vllm)
+    written |= source.settings
+    loaded_as = {"engine": written["engine"], **source.settings}
+    how = {key: settings_of_set | loaded_as for key, settings_of_set in how.items()}
     done = read_folder(folder, written) if folder is not None else []
     unreadable = {set_name: _find_unreadable(set_name, dataset["solution"]) for set_name, dataset in sets.items()}
     for set_name, dataset in sets.items():  # before anything is generated
@@ -229,26 +239,20 @@ def evaluate(
             raise ValueError(f"{different} Evaluate both with the same settings, or leave the base out.")
 
     if isinstance(model, str):
-        path, adapted = find_model(model)
-        tokenizer = load_tokenizer(path)
-        written["dtype"] = checkpoint_dtype(adapted or path)
         options = dict(engine_options or {})
         if use_vllm and "max_model_len" not in options:
             asked = (prompt for dataset in sets.values() for prompt in dataset["prompt"])
-            longest = max(map(len, tokenize_prompts(tokenizer, asked))) + (chunks["chunk_size"] or max_new_tokens)
+            longest = max(map(len, tokenize_prompts(source.tokenizer, asked))) + (
+                chunks["chunk_size"] or max_new_tokens
+            )
             if thinking_budgets is not None:
-                longest += thinking_budgets.extra_tokens(tokenizer)
+                longest += thinking_budgets.extra_tokens(source.tokenizer)
             if vote is not None:
-                longest += vote.extra_tokens(tokenizer, max_new_tokens)
-            options["max_model_len"] = min(longest, context_length(adapted or path) or math.inf)
-        if folder is not None:
-            check_settings(folder, written)
-        sampler = load_sampler(model, use_vllm=use_vllm, **options)
-    elif tokenizer is None:
-        raise ValueError("A model in memory needs its tokenizer: pass tokenizer=.")
+                longest += vote.extra_tokens(source.tokenizer, max_new_tokens)
+            options["max_model_len"] = min(longest, source.path and context_length(source.path) or math.inf)
+        sampler = load_sampler(model, use_vllm=use_vllm, dtype=dtype, quantization=quantization, **options)
     else:
-        written["dtype"] = str(model.dtype).removeprefix("torch.")
-        sampler = TransformersSampler(model, tokenizer)
+        sampler = TransformersSampler(model, source.tokenizer)
     if chunking is not None:
         sampler = ChunkedSampler(sampler, chunking)
     # Before the settings are written: if the template refuses the system prompt, no folder with it must remain

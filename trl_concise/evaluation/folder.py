@@ -25,6 +25,7 @@ _NEW_SETTINGS: dict[str, Any] = {  # missing from older files
     "thinking_markers": ["<think>", "</think>"],
     "chunk_size": None,
     "keep_head": None,
+    "quantization": None,
 }
 
 

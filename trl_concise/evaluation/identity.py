@@ -57,7 +57,8 @@ def fingerprint(model: str | PreTrainedModel) -> str | None:
 
 
 def _of_folder(folder: Path) -> Iterator[bytes]:
-    for path in sorted({*folder.glob("*model*.safetensors"), *folder.glob("*model*.bin")}):
+    files = (path for pattern in ("*model*.safetensors", "*model*.bin", "*.gguf") for path in folder.glob(pattern))
+    for path in sorted(set(files)):
         size = path.stat().st_size
         yield f"{path.name} {size}".encode()
         with open(path, "rb") as file:

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 from jinja2 import TemplateError
 
-from ..state.adapters import adapter_config, check_base_model, check_model, load_adapter, load_tokenizer
-from .sets import KNOWN_MODELS
+from .loading import checkpoint_dtype, find_model, load_model, load_tokenizer_of
+from .quantization import NOT_QUANTIZED, Quantization
 
 
 if TYPE_CHECKING:
@@ -223,7 +223,14 @@ class VLLMSampler:
         return [sum(math.exp(found[token].logprob) for token in token_ids if token in found) for found in likely]
 
 
-def load_sampler(model: str, *, use_vllm: bool = False, dtype: str | None = None, **vllm_options: Any) -> Sampler:
+def load_sampler(
+    model: str,
+    *,
+    use_vllm: bool = False,
+    dtype: str | None = None,
+    quantization: Quantization = NOT_QUANTIZED,
+    **vllm_options: Any,
+) -> Sampler:
     """
     Load a model, or an adapter on top of its base model, to sample from.
 
@@ -232,6 +239,7 @@ def load_sampler(model: str, *, use_vllm: bool = False, dtype: str | None = None
         use_vllm (`bool`, *optional*, defaults to `False`): Whether to generate with vLLM.
         dtype (`str`, *optional*): Data type of the weights. Defaults to the checkpoint's, with both engines: vLLM's own
             default converts float32 to bfloat16.
+        quantization ([`Quantization`], *optional*): In which mode to load it; with transformers only.
         **vllm_options: Arguments of `vllm.LLM`.
 
     Returns:
@@ -242,75 +250,13 @@ def load_sampler(model: str, *, use_vllm: bool = False, dtype: str | None = None
         `FileNotFoundError`: If the model, its tokenizer or its base model is not found, locally or on the Hub.
         `ValueError`: If the weights or the tokenizer are damaged, or an adapter does not name its base model.
     """
-    from safetensors import SafetensorError
-    from transformers import AutoModelForCausalLM
-
-    model, base = find_model(model)
-    tokenizer = load_tokenizer(model)
-    dtype = dtype or checkpoint_dtype(base or model)
+    model, base = find_model(model, quantization.gguf_file)
+    quantization.check(model, base, use_vllm=use_vllm)
+    tokenizer = load_tokenizer_of(model, quantization)
+    dtype = dtype or checkpoint_dtype(base or model, quantization.gguf_file)
     if use_vllm:
         return VLLMSampler(base or model, tokenizer, model if base else None, dtype=dtype, **vllm_options)
-    loaded: PreTrainedModel | PeftModel
-    if base is not None:
-        loaded = load_adapter(model, trainable=False, dtype=dtype)
-    else:
-        try:
-            loaded = AutoModelForCausalLM.from_pretrained(model, dtype=dtype)
-        except SafetensorError as error:
-            raise ValueError(f"The weights of {model} are damaged: {error}. Save or download them again.") from error
-    return TransformersSampler(loaded.to("cuda" if torch.cuda.is_available() else "cpu"), tokenizer)
-
-
-def find_model(model: str) -> tuple[str, str | None]:
-    """
-    Find a model or an adapter.
-
-    Args:
-        model (`str`): As for [`load_sampler`].
-
-    Returns:
-        `tuple[str, str | None]`: The path or id of the model, and that of its base model if it is an adapter.
-
-    Raises:
-        `FileNotFoundError`: If the model or its base model is not found, locally or on the Hub.
-        `ValueError`: If the config of an adapter is damaged or does not name its base model.
-    """
-    model = KNOWN_MODELS.get(model, model)
-    if Path(model).is_dir():
-        _refuse_folder_without_model(Path(model))
-    config = adapter_config(model)
-    if config is None:
-        check_model(model)
-        return model, None
-    base = config.get("base_model_name_or_path")
-    check_base_model(model, base, config.get("revision"))
-    return model, base
-
-
-def checkpoint_dtype(model: str) -> str:
-    """Return the data type of a checkpoint as its config names it, e.g. `bfloat16`; `auto` if it names none."""
-    from transformers import AutoConfig
-
-    dtype = AutoConfig.from_pretrained(model).dtype
-    return str(dtype).removeprefix("torch.") if dtype is not None else "auto"
-
-
-def context_length(model: str) -> int | None:
-    """Return the number of positions of a model, `None` if its config does not limit it."""
-    from transformers import AutoConfig
-
-    return getattr(AutoConfig.from_pretrained(model).get_text_config(), "max_position_embeddings", None)
-
-
-def _refuse_folder_without_model(folder: Path) -> None:
-    from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
-    from transformers.utils import ADAPTER_CONFIG_NAME, CONFIG_NAME
-
-    if any((folder / name).is_file() for name in (CONFIG_NAME, ADAPTER_CONFIG_NAME)):
-        return
-    checkpoints = sorted(folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*"), key=lambda path: (len(path.name), path.name))
-    instead = f" Choose one of its checkpoints: {', '.join(map(str, checkpoints))}." if checkpoints else ""
-    raise FileNotFoundError(f"{folder} contains no model: neither {CONFIG_NAME} nor {ADAPTER_CONFIG_NAME}.{instead}")
+    return TransformersSampler(load_model(model, base, dtype, quantization), tokenizer)
 
 
 def end_token_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> set[int]:

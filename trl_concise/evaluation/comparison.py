@@ -1,0 +1,268 @@
+# SPDX-License-Identifier: Apache-2.0
+"""[`compare`] compares two evaluations of the same problems, problem by problem; the command `trl-concise compare`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import numpy as np
+
+from ..errors import Parser
+from ..state.checkpoint import write_atomically
+from .agreement import mcnemar
+from .completions import Completion
+from .folder import SETTINGS_FILE
+from .quantization import name_of_mode
+from .recorded import Evaluation
+from .summaries import read_json
+
+
+COMPARISON_FILE = "comparison.json"
+RESAMPLES = 10_000
+OUTCOMES = ("both_correct", "only_first", "only_second", "both_wrong")
+
+
+def compare(first: str | Path, second: str | Path, output_dir: str | Path | None = None) -> dict[str, dict[str, Any]]:
+    """
+    Compare two evaluations of the same problems: a base and a trained model, or a model and its quantized form. No model is loaded.
+
+    Accuracy and tokens are paired by problem: each bootstrap draw takes the same problems of both evaluations.
+
+    Args:
+        first (`str` or `Path`): Output folder of `trl-concise eval`, for example of the base model.
+        second (`str` or `Path`): The one that is compared with it.
+        output_dir (`str` or `Path`, *optional*): Where to write `comparison.json`.
+
+    Returns:
+        `dict[str, dict[str, Any]]`: The figures of [`compare_problems`] for each problem set that both have, and `models`, `modes` (data
+        type or quantization), `settings` and, of the first, `judge`.
+
+    Raises:
+        `FileNotFoundError`: If a folder has no evaluation.
+        `ValueError`: If they have no set in common, or differ in problems, sampling settings, engine or judge.
+
+    Source: the pairing is this package's. The bounds of `loss_class` are those of Liu et al., "Quantization Hurts Reasoning?"
+    (arXiv 2504.04823), which they apply to an average over several sets.
+    """
+    folders = [Path(first), Path(second)]
+    one, other = (Evaluation.read(folder) for folder in folders)
+    shared = [name for name in one.sets if name in other.sets]
+    if not shared:
+        raise ValueError(
+            f"{first} and {second} have no problem set in common: {', '.join(one.sets)}, and {', '.join(other.sets)}. Evaluate both on "
+            "the same set."
+        )
+    settings = [_settings(folder) for folder in folders]
+    engines = [found.get("engine") for found in settings]
+    if None not in engines and engines[0] != engines[1]:
+        raise ValueError(
+            f"{first} was generated with {engines[0]}, {second} with {engines[1]}, whose kernels differ. Evaluate both with the same engine."
+        )
+    figures = {}
+    for name in shared:
+        problems, base = other.problems_of(name, one)
+        assert base is not None
+        sampled = other.settings_of(name, problems)
+        figures[name] = {
+            **compare_problems(list(base.values()), list(problems.values())),
+            "models": [found.sets[name]["model"] for found in (one, other)],
+            "modes": [name_of_mode(found.get("quantization"), found.get("dtype")) for found in settings],
+            "quantization": [found.get("quantization") for found in settings],
+            "settings": sampled,
+            "judge": one.sets[name].get("judge"),
+        }
+    if output_dir is not None:
+        folder = Path(output_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        text = json.dumps(figures, indent=2, allow_nan=False) + "\n"
+        write_atomically(folder / COMPARISON_FILE, text.encode())
+    return figures
+
+
+def compare_problems(first: Sequence[Sequence[Completion]], second: Sequence[Sequence[Completion]]) -> dict[str, Any]:
+    """
+    Compare the completions of the same problems, all judged.
+
+    Args:
+        first, second (`Sequence[Sequence[Completion]]`): The completions of each problem.
+
+    Returns:
+        `dict[str, Any]`: The figures of [`paired_figures`]; `truncated` (shares of both); `correct_token_ratio`: tokens of correct completions
+        as a ratio, over the problems that both solve at least once (`None` without one), the only comparison of lengths that no wrong
+        completion enters; and, with one completion per problem, `outcomes` (problems and token ratio by who is correct) and `mcnemar_p`.
+    """
+    right = [[fmean(bool(item.correct) for item in items) for items in side] for side in (first, second)]
+    tokens = [[fmean(item.tokens for item in items) for items in side] for side in (first, second)]
+    solved = [
+        [
+            fmean(item.tokens for item in items if item.correct) if any(item.correct for item in items) else None
+            for items in side
+        ]
+        for side in (first, second)
+    ]
+    both = [(a, b) for a, b in zip(*solved, strict=True) if a is not None and b is not None]
+    figures = {
+        **paired_figures(*right, *tokens),
+        "completions": [len(side[0]) for side in (first, second)],
+        "truncated": [fmean(item.truncated for items in side for item in items) for side in (first, second)],
+        "correct_token_ratio": sum(b for _, b in both) / sum(a for a, _ in both) if both else None,
+    }
+    if figures["completions"] != [1, 1]:
+        return figures
+    outcomes: dict[str, Any] = {}
+    for outcome, which in zip(OUTCOMES, ((1, 1), (1, 0), (0, 1), (0, 0)), strict=True):
+        rows = [row for row, pair in enumerate(zip(*right, strict=True)) if pair == which]
+        spent = [sum(side[row] for row in rows) for side in tokens]
+        outcomes[outcome] = {"problems": len(rows), "token_ratio": spent[1] / spent[0] if rows else None}
+    p = mcnemar(outcomes["only_first"]["problems"], outcomes["only_second"]["problems"])
+    return figures | {"outcomes": outcomes, "mcnemar_p": p}
+
+
+def paired_figures(
+    accuracy: Sequence[float],
+    other_accuracy: Sequence[float],
+    tokens: Sequence[float],
+    other_tokens: Sequence[float],
+) -> dict[str, Any]:
+    """
+    Compare accuracy and tokens of the same problems under two models.
+
+    Args:
+        accuracy, other_accuracy (`Sequence[float]`): Share of correct completions of each problem, in [0, 1].
+        tokens, other_tokens (`Sequence[float]`): Mean tokens of each problem.
+
+    Returns:
+        `dict[str, Any]`: `problems`, `accuracy` and `tokens` (means of both), `accuracy_difference`, `token_difference` (second minus
+        first) and `token_ratio`, each with `_interval` (95 %, one paired bootstrap over problems with 10,000 draws), and `loss_class`:
+        `"lossless"` for a loss of at most 1 point, `"fair"` below 3, otherwise `"risky"`.
+
+    Examples:
+        >>> found = paired_figures([1, 1, 0.5, 0], [1, 0.5, 0.5, 0], [100, 120, 200, 400], [110, 150, 210, 380])
+        >>> found["accuracy_difference"], found["token_difference"], found["loss_class"]
+        (-0.125, 7.5, 'risky')
+    """
+    values = np.array([accuracy, other_accuracy, tokens, other_tokens], dtype=float)  # (4, P)
+    count = values.shape[1]
+    if not count:
+        raise ValueError("A comparison needs at least one problem.")
+    random = np.random.default_rng(0)
+    means = np.empty((RESAMPLES, 4))
+    for start in range(0, RESAMPLES, 1000):  # 1,000 draws at a time: little memory for thousands of problems
+        draws = random.integers(count, size=(1000, count))
+        means[start : start + 1000] = values[:, draws].mean(axis=2).T
+    a, b, t, u = values.mean(axis=1)
+    drawn = {
+        "accuracy_difference": means[:, 1] - means[:, 0],
+        "token_difference": means[:, 3] - means[:, 2],
+        "token_ratio": means[:, 3] / means[:, 2],
+    }
+    intervals = {f"{name}_interval": np.quantile(found, [0.025, 0.975]).tolist() for name, found in drawn.items()}
+    return {
+        "problems": count,
+        "accuracy": [float(a), float(b)],
+        "tokens": [float(t), float(u)],
+        "accuracy_difference": float(b - a),
+        "token_difference": float(u - t),
+        "token_ratio": float(u / t),
+        **intervals,
+        "loss_class": loss_class(100 * float(a - b)),
+    }
+
+
+def loss_class(points: float) -> str:
+    """
+    Return the class of a loss of accuracy in points.
+
+    Examples:
+        >>> [loss_class(points) for points in (-0.2, 0.9, 1.0, 2.4, 3.0)]
+        ['lossless', 'lossless', 'lossless', 'fair', 'risky']
+    """
+    points = round(points, 9)  # 1 point from two means is 1
+    return "lossless" if points <= 1 else "fair" if points < 3 else "risky"
+
+
+def _settings(folder: Path) -> dict[str, Any]:
+    path = folder / SETTINGS_FILE
+    found = read_json(path) if path.is_file() else {}
+    return found if isinstance(found, dict) else {}
+
+
+def main(argv: Sequence[str]) -> int:
+    """Compare two evaluations, and print a table."""
+    parser = _parser()
+    options = parser.parse_args(argv)
+    try:
+        figures = compare(options.first, options.second, options.output_dir)
+    except (ValueError, OSError) as error:
+        parser.error(str(error))
+    print_comparison(figures)
+    if options.output_dir is not None:
+        print(f"The figures are in {Path(options.output_dir, COMPARISON_FILE)}.")
+    return 0
+
+
+def print_comparison(figures: Mapping[str, Mapping[str, Any]]) -> None:
+    """Print accuracy and tokens of two evaluations, always together."""
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    some = next(iter(figures.values()))
+    names = [f"{model} ({mode})" for model, mode in zip(some["models"], some["modes"], strict=True)]
+    table = Table(
+        title=escape(f"{names[1]} compared with {names[0]}"),
+        caption=escape(
+            "[ ]: 95 % interval, paired bootstrap over problems. Ratio if correct: tokens of correct completions on the problems that both solve."
+        ),
+    )
+    table.add_column("Problems", no_wrap=True)
+    for heading in ("Accuracy", "Points", "Tokens", "Ratio", "Ratio if correct"):
+        table.add_column(heading, justify="right")
+    for name, found in figures.items():
+        low, high = (100 * bound for bound in found["accuracy_difference_interval"])
+        least, most = found["token_ratio_interval"]
+        correct = found["correct_token_ratio"]
+        table.add_row(
+            *map(
+                escape,
+                (
+                    f"{name} ({found['problems']:,})",
+                    "{:.1%} -> {:.1%}".format(*found["accuracy"]),
+                    f"{100 * found['accuracy_difference']:+.1f} [{low:.1f}, {high:.1f}]",
+                    "{:,.1f} -> {:,.1f}".format(*found["tokens"]),
+                    f"{found['token_ratio']:.3f} [{least:.3f}, {most:.3f}]",
+                    f"{correct:.3f}" if correct is not None else "-",
+                ),
+            )
+        )
+    Console().print(table)
+    for name, found in figures.items():
+        low, high = found["accuracy_difference_interval"]
+        note = f"{name}: {found['loss_class']}"
+        if low <= 0 <= high and low < high:
+            note += ", the interval includes 0"
+        if "outcomes" in found:
+            counts = (found["outcomes"][outcome]["problems"] for outcome in ("only_first", "only_second"))
+            note += ", only the first correct on {}, only the second on {}".format(*counts)
+            note += f" (McNemar p = {found['mcnemar_p']:.3g})"
+        print(f"{note}.")
+
+
+def _parser() -> Parser:
+    parser = Parser(
+        prog="trl-concise compare",
+        description="Compare two evaluations of the same problems, accuracy and tokens paired by problem. No model is loaded.",
+        epilog="examples:\n"
+        "  trl-concise compare outputs/base outputs/new                               # before and after training\n"
+        "  trl-concise compare outputs/bf16 outputs/nf4 --output_dir outputs/compare  # a model and its quantized form",
+    )
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("first", help="output folder of `trl-concise eval`")
+    parser.add_argument("second", help="output folder that is compared with it")
+    parser.add_argument("--output_dir", help=f"where to write {COMPARISON_FILE}")
+    return parser

@@ -21,7 +21,7 @@ from ..verification.finished import MARKERS, ThinkingMarkers, has_thought, promp
 from .base import differing_from_base, efficiency, read_base
 from .chunks import ChunkedSampler, Chunking, judged_ids
 from .completions import Completion, judge, summarize, truncate_at, unreadable_reference_answers
-from .folder import COMPLETIONS_FILE, SETTINGS_FILE, read_folder
+from .folder import COMPLETIONS_FILE, SETTINGS_FILE, check_settings, read_folder, write_problems
 from .identity import fingerprint, name_of
 from .judges import describe_judge
 from .loading import context_length, find_source
@@ -84,8 +84,8 @@ def evaluate(
     Measure accuracy and tokens of a model.
 
     Answers are judged as [`math_accuracy_reward`] judges them. With an `output_dir`, every completion is written to `completions.jsonl`
-    when its batch is done, the returned records to `summary.json`, and the settings that completions depend on to
-    `settings.json`. A second call generates only missing completions. Each batch has a separate seed, so the result of an
+    when its batch is done, the returned records to `summary.json`, the settings that completions depend on to `settings.json`, and the
+    problems to `problems.jsonl`. A second call generates only missing completions. Each batch has a separate seed, so the result of an
     interrupted run is that of an uninterrupted one, and added completions do not repeat any on file.
 
     Args:
@@ -227,11 +227,13 @@ def evaluate(
         **markers,
         "engine": "vllm" if use_vllm else "transformers",
     }
+    done = read_folder(folder, written) if folder is not None else []
     source = find_source(model, tokenizer, dtype, quantization, use_vllm=use_vllm)
     written |= source.settings
+    if folder is not None:
+        check_settings(folder, written)
     loaded_as = {"engine": written["engine"], **source.settings}
     how = {key: settings_of_set | loaded_as for key, settings_of_set in how.items()}
-    done = read_folder(folder, written) if folder is not None else []
     unreadable = {set_name: _find_unreadable(set_name, dataset["solution"]) for set_name, dataset in sets.items()}
     for set_name, dataset in sets.items():  # before anything is generated
         record = {**how[set_name], "problems": len(dataset) - len(unreadable[set_name])}
@@ -261,6 +263,7 @@ def evaluate(
         folder.mkdir(parents=True, exist_ok=True)
         settled = written | ({"vote": vote.settings()} if vote is not None else {})
         write_atomically(folder / SETTINGS_FILE, (json.dumps(settled, indent=2) + "\n").encode())
+        write_problems(folder, sets)
 
     records: list[dict[str, Any]] = []
     with progress_bar(progress) as bar:

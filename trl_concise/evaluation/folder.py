@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ..state.checkpoint import write_atomically
 from .completions import Completion, count_complete, read_completions
 from .judges import judge_name
-from .summaries import identity_of_judge, read_json
+from .summaries import identity_of_judge, public_name, read_json
 
 
 if TYPE_CHECKING:
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
 COMPLETIONS_FILE = "completions.jsonl"
 SETTINGS_FILE = "settings.json"
+PROBLEMS_FILE = "problems.jsonl"
 _NEW_SETTINGS: dict[str, Any] = {  # missing from older files
     "prompt_suffix": None,
     "answer_format": "auto",
@@ -76,6 +78,42 @@ def check_settings(folder: Path, settings: dict[str, Any]) -> None:
                 f"{folder} contains an evaluation with other settings: {other}, now "
                 f"{ {key: settings[key] for key in other} }. Choose another output, or delete this folder."
             )
+
+
+def write_problems(folder: Path, datasets: Mapping[str, Dataset]) -> None:
+    """Write the problems as the model saw them, next to those of other sets that are there. Reports and exports read them."""
+    found = _problem_rows(folder)
+    for name, dataset in datasets.items():
+        columns = (list(dataset[column]) for column in ("prompt", "solution"))
+        for problem, (prompt, solution) in enumerate(zip(*columns, strict=True)):
+            row = {"dataset": public_name(name), "problem": problem, "prompt": prompt, "gold": solution}
+            found[row["dataset"], problem] = row
+    text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for _, row in sorted(found.items()))
+    write_atomically(folder / PROBLEMS_FILE, text.encode())
+
+
+def read_problems(folder: Path) -> dict[tuple[str, int], str]:
+    """Return the problems of an evaluation as text, by problem set and row; empty for an evaluation of an earlier version."""
+    return {key: _as_text(row["prompt"]) for key, row in _problem_rows(folder).items()}
+
+
+def _problem_rows(folder: Path) -> dict[tuple[str, int], dict[str, Any]]:
+    path = folder / PROBLEMS_FILE
+    if not path.is_file():
+        return {}
+    try:
+        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        return {(row["dataset"], row["problem"]): row for row in rows}
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"{path} is damaged ({error}). Delete it, and run the same `trl-concise eval` again."
+        ) from error
+
+
+def _as_text(prompt: str | list[dict[str, str]]) -> str:
+    if isinstance(prompt, str):
+        return prompt
+    return "\n\n".join(message["content"] for message in prompt if message["role"] == "user")
 
 
 def read_sets(folder: str | Path, datasets: Mapping[str, Dataset]) -> dict[str, list[Completion]]:

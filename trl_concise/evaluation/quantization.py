@@ -16,7 +16,10 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 TYPES = ("nf4", "fp4")
-BLOCK = 64  # weights with one scale; on a CPU, bitsandbytes needs layers whose inputs are a multiple of it
+BLOCK, OUTPUTS = (
+    64,
+    32,
+)  # what the inputs and outputs of a layer must be multiples of, for 4 bits on a CPU (docs/compatibility.md)
 
 
 @dataclass(frozen=True)
@@ -185,10 +188,12 @@ def _check_bitsandbytes(model: str, *, four_bits: bool) -> None:
         empty = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(model))
     head = empty.get_output_embeddings()
     for name, module in empty.named_modules():
-        if isinstance(module, torch.nn.Linear) and module is not head and module.in_features % BLOCK:
+        if not isinstance(module, torch.nn.Linear) or module is head:
+            continue
+        if module.in_features % BLOCK or module.out_features % OUTPUTS:
             raise ValueError(
-                f"The layer {name} of {model} has {module.in_features} inputs, and on a CPU bitsandbytes quantizes to 4 bits only layers "
-                f"with a multiple of {BLOCK}. Use --load_in_8bit, or a GPU."
+                f"The layer {name} of {model} has {module.in_features} inputs and {module.out_features} outputs. On a CPU, bitsandbytes "
+                f"quantizes to 4 bits only layers with multiples of {BLOCK} and {OUTPUTS}: use --load_in_8bit, or a GPU."
             )
 
 

@@ -22,7 +22,11 @@ FORMATS = (".png", ".svg")
 
 
 def report(
-    runs: Sequence[str | Path], output_dir: str | Path | None = None, *, base: str | Path | None = None
+    runs: Sequence[str | Path],
+    output_dir: str | Path | None = None,
+    *,
+    base: str | Path | None = None,
+    html: str | Path | None = None,
 ) -> dict[str, Path]:
     """
     Plot and tabulate the results of runs.
@@ -39,11 +43,13 @@ def report(
         base (`str` or `Path`, *optional*): Folder or `summary.json` of the base model's evaluation. Its budgets are the
             control: the base model, truncated. It replaces the runs' bases on the sets that it contains; on other sets,
             each run is compared with its own base.
+        html (`str` or `Path`, *optional*): A file for one page with the table, the pictures, and the completions of any two models
+            side by side. It needs no network.
 
     Returns:
         `dict[str, Path]`: The written files: `frontier.png` and `.svg` (of further sets with their names,
         `frontier_<set>.png`), `modes.png` and `.svg` if some completions answered without thinking, `curves.png` and `.svg` if a
-        run has a log, `report.md`. Without matplotlib, only the last.
+        run has a log, `report.md`, and the `html` page. Without matplotlib, no pictures.
 
     Raises:
         `FileNotFoundError`: If a folder is missing.
@@ -69,7 +75,26 @@ def report(
         written |= _draw(output, measured, logs)
     written["report.md"] = output / "report.md"
     written["report.md"].write_text(markdown_table(measured) + "\n", encoding="utf-8")
+    if html is not None:
+        from .html_report import write_html
+
+        header, rows, notes = result_table(measured)
+        written["html"] = write_html(
+            Path(html),
+            [*([_folder_of(Path(base))] if base is not None else []), *folders],
+            {
+                (item.dataset, item.details["model"]): _title(item)
+                for item in measured
+                if "model" in item.details and item.point.kind not in BUDGETED
+            },
+            {"header": header, "rows": rows, "notes": notes},
+            [path for name, path in written.items() if name.endswith(".svg")],
+        )
     return written
+
+
+def _folder_of(summary: Path) -> Path:
+    return summary.parent if summary.suffix else summary
 
 
 def _draw(output: Path, measured: list[Measurement], logs: dict[str, list[dict[str, Any]]]) -> dict[str, Path]:
@@ -126,26 +151,36 @@ def training_curves(logs: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str
 
 
 def markdown_table(measured: Sequence[Measurement]) -> str:
+    """Return the table of [`result_table`] in Markdown, with the figures of both modes if some completions answered without thinking."""
+    if not measured:
+        return "No accuracy has been measured yet, only logged in training: `trl-concise eval` measures it."
+    header, rows, (legend, *apart) = result_table(measured)
+    lines = [f"| {' | '.join(cells)} |" for cells in (header, *rows)]
+    lines.insert(1, "|---|---" + "|---:" * (len(header) - 2) + "|")
+    lines += ["", legend]
+    if shows_modes(item.details for item in measured):
+        lines += ["", *_mode_table([item for item in measured if has_modes(item.details)])]
+    if apart:
+        lines += ["", apart[0], "", *(f"- {reason}" for reason in apart[1:])]
+    return "\n".join(lines)
+
+
+def result_table(measured: Sequence[Measurement]) -> tuple[tuple[str, ...], list[list[str]], list[str]]:
     """
-    Return the measurements as a table in Markdown.
+    Return the measurements as a table: its header, its rows, and the notes below it.
 
     Tokens saved and the score are against the run's base on the same set, or else that of all runs; empty if it was
     measured with other settings. The score is also empty if that base solves less than a tenth of the problems.
     """
-    if not measured:
-        return "No accuracy has been measured yet, only logged in training: `trl-concise eval` measures it."
-    lines = [
-        "| Problems | Model | Accuracy | Tokens | Tokens saved | AES | Truncated | Empty |",
-        "|---|---|---:|---:|---:|---:|---:|---:|",
-    ]
-    bases, apart = find_bases(measured), []
+    header = ("Problems", "Model", "Accuracy", "Tokens", "Tokens saved", "AES", "Truncated", "Empty")
+    rows, bases, apart = [], find_bases(measured), []
     sets = list(dict.fromkeys(item.dataset for item in measured))
     for item in sorted(measured, key=lambda item: sets.index(item.dataset)):
         point = item.point
         base = bases.get((item.dataset, item.run)) or bases.get((item.dataset, None), item)
         saved = score = ""
         if different := differing_settings(item.details, base.details):
-            apart.append(f"- {item.dataset}, {_title(item)}: {different}.")
+            apart.append(f"{item.dataset}, {_title(item)}: {different}.")
         elif base is not item and base.point.accuracy > 0:
             saved = f"{1 - point.tokens / base.point.tokens:.1%}"
             of_base = base.point.accuracy, base.point.tokens
@@ -160,17 +195,14 @@ def markdown_table(measured: Sequence[Measurement]) -> str:
             score,
             *(_percent(item.details.get(key)) for key in ("truncated_fraction", "empty_fraction")),
         ]
-        lines.append(f"| {' | '.join(cells)} |")
-    lines += [
-        "",
+        rows.append(cells)
+    notes = [
         "Tokens: mean per completion, end of turn included. [ ]: 95 % interval, cluster bootstrap over problems. AES: "
-        "accuracy-efficiency score against the base, alpha = 1, beta = 3, gamma = 5.",
+        "accuracy-efficiency score against the base, alpha = 1, beta = 3, gamma = 5."
     ]
-    if shows_modes(item.details for item in measured):
-        lines += ["", *_mode_table([item for item in measured if has_modes(item.details)])]
     if apart:
-        lines += ["", "Not compared with the base, which was measured with other settings:", "", *apart]
-    return "\n".join(lines)
+        notes += ["Not compared with the base, which was measured with other settings:", *apart]
+    return header, rows, notes
 
 
 def _mode_table(measured: Sequence[Measurement]) -> list[str]:
@@ -198,9 +230,14 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("runs", nargs="+", metavar="run", help="output folder of a training or of `trl-concise eval`")
     parser.add_argument("--base", help="folder or summary.json of the base model's evaluation")
     parser.add_argument("--output_dir", help="where to write; `plots` in the first run by default")
+    parser.add_argument(
+        "--html",
+        metavar="FILE",
+        help="also write one page with table, pictures, and completions of two models side by side",
+    )
     options = parser.parse_args(argv)
     try:
-        written = report(options.runs, options.output_dir, base=options.base)
+        written = report(options.runs, options.output_dir, base=options.base, html=options.html)
     except (ValueError, FileNotFoundError) as error:
         parser.error(str(error))
     print(written["report.md"].read_text(encoding="utf-8"))

@@ -17,7 +17,7 @@ from ..verification.finished import MARKERS, ThinkingMarkers, is_finished
 from .agreement import agreement
 from .command import true_or_false
 from .completions import Completion, summarize
-from .folder import COMPLETIONS_FILE, SETTINGS_FILE
+from .folder import COMPLETIONS_FILE, PROBLEMS_FILE, SETTINGS_FILE
 from .judges import DEFAULT_JUDGE, JudgeFunction, describe_judge, find_judge, judge_name
 from .metrics import bootstrap_interval
 from .recorded import Evaluation
@@ -110,6 +110,8 @@ def rescore(
         SETTINGS_FILE: json.dumps(written, indent=2) + "\n",
         SUMMARY_FILE: json.dumps(records, indent=2, allow_nan=False) + "\n",
     }
+    if (folder / PROBLEMS_FILE).is_file():
+        files[PROBLEMS_FILE] = (folder / PROBLEMS_FILE).read_text(encoding="utf-8")
     for file, text in files.items():
         write_atomically(output / file, text.encode())
     return figures

@@ -19,6 +19,7 @@ from tests import slot_rows, tiny
 from trl_concise import ConciseGRPOConfig, ConciseGRPOTrainer, GroupReward
 from trl_concise.components import Component
 from trl_concise.data.teachers import Reply
+from trl_concise.experimental.cort import CodeExecutionReward, CodeReasoning
 from trl_concise.methods.adapt_think import AdaptThink, ForcedModes
 from trl_concise.methods.auto_think import AutoThinkReward
 from trl_concise.methods.campo import RepetitionReward, StagedBudget
@@ -177,6 +178,14 @@ def rollout_with_calls(prompts, trainer) -> dict[str, Any]:
     return output | {"tool_calls": [sum(ids) % 4 for ids in output["completion_ids"]]}
 
 
+def rollout_with_blocks(prompts, trainer) -> dict[str, Any]:
+    """Generate as `slot_rows.rollout` does, with zero to three executed blocks per completion, some of which failed."""
+    output = slot_rows.rollout(prompts, trainer)
+    calls = [float(sum(ids) % 4) for ids in output["completion_ids"]]
+    failures = [float(min(own, sum(ids) % 3)) for own, ids in zip(calls, output["completion_ids"], strict=True)]
+    return output | {"calls": calls, "failures": failures, "failures_by_words": failures}
+
+
 _ROWS = [
     Row(HAPOLengthReward, {"shape": "linear", "floor": -0.5, "aggregate": "mean", "tolerance": 0.2}),
     Row(LASERReward, {"target_length": 5, "alpha": 0.25}, neutral={"alpha": 0.0}),
@@ -300,6 +309,15 @@ _ROWS = [
         neutral=None,
         trainer=slot_rows.DrawsChunks,
     ),
+    Row(
+        CodeReasoning,
+        {"executor": slot_rows.run_code, "max_calls": 2},
+        "rollout",
+        args={"max_completion_length": 64},  # a block has 18 tokens
+        neutral=None,
+        trainer=slot_rows.WritesCode,
+    ),
+    Row(CodeExecutionReward, {"omega": 0.25, "release": True}, rollout=rollout_with_blocks),
     Row(AdaptThink, {"delta": 0.1, "start_marker": "?", "end_marker": "!"}, "advantage", neutral=None),
     Row(
         AutoThinkReward,

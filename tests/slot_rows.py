@@ -69,6 +69,25 @@ def correct_if_even(completion_ids, **kwargs):
     return [float(len(ids) % 2) for ids in completion_ids]  # with EOS: an even length without it
 
 
+class WritesCode(ConciseGRPOTrainer):
+    """Writes a Python block or an answer: at first by the step and the row of the gathered batch, later by what is written so far."""
+
+    def _generate_single_turn(self, prompt_ids, images, multimodal_fields, num_generations):
+        written = []
+        for i, start in enumerate(prompt_ids):
+            begins = "```output" not in self.processing_class.decode(start)
+            number = self.accelerator.process_index * len(prompt_ids) + i if begins else sum(start) % 7
+            answer = token_ids(self.state.global_step, number)
+            block = f"{number}\n```python\n{number}\n```\n"
+            written.append([*self.processing_class(block).input_ids, *answer] if number % 3 else answer)
+        return written, None
+
+
+def run_code(blocks) -> tuple[str, str]:
+    """An executor that fails on even numbers."""
+    return (f"{len(blocks)}", "ok") if int(blocks[-1]) % 2 else ("error", "error")
+
+
 class Counts(Component):
     """Counts the batches that it has observed."""
 

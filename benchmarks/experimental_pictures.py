@@ -47,4 +47,29 @@ def resa(tables: list[list[list[str]]], numbers):
     return figure
 
 
-PICTURES = {"resa": resa, "tattoo": tattoo}  # by the name of the page in docs/experimental
+def cort(tables: list[list[list[str]]], numbers):
+    """Accuracy against tokens that the model wrote, on two sets."""
+    styles = {"base": (BLACK, "*"), "plain HAPO": (GREY, "o"), "prompt hint": (ORANGE, "s"), "both hints": (BLUE, "D")}
+    figure, axes = plt.subplots(1, 2, figsize=(8, 3.2), layout="constrained")
+    for ax, title, (_, *rows) in zip(axes, ("Three operations", "Four operations (harder)"), tables, strict=False):
+        for row in rows:
+            name, _, stage = row[0].partition(", ")
+            color, marker = styles[name]
+            accuracy, low, high = numbers(row[1])[:3]
+            face = "none" if stage == "SFT" else color
+            ax.errorbar(
+                *(numbers(row[3])[0], accuracy, [[accuracy - low], [high - accuracy]]),
+                color=color,
+                marker=marker,
+                markerfacecolor=face,
+                capsize=3,
+                linestyle="",
+                label=row[0],
+            )
+        ax.set(title=title, xlabel="Tokens that the model wrote")
+    axes[0].set_ylabel("Accuracy, %")
+    axes[0].legend(frameon=False, fontsize="small")
+    return figure
+
+
+PICTURES = {"resa": resa, "tattoo": tattoo, "cort": cort}  # by the name of the page in docs/experimental

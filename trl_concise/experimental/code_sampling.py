@@ -143,7 +143,7 @@ def evaluate_with_code(
         for item in found
     ]
     verdicts = verify_answers([golds[item.problem] for item in found], [item.text for item in found], final_form=True)
-    ignored = executor is None and sum(find_block(tokenizer, item.completion.ids) is not None for item in found)
+    ignored = 0 if executor else sum(bool(find_block(tokenizer, item.completion.ids)) for item in found)
     if ignored:
         logger.warning(
             "%d of %d completions have Python blocks, which were not executed. Pass an executor, such as Calculator().",

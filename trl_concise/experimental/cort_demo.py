@@ -237,7 +237,7 @@ def _train(
     from .cort import CodeExecutionReward, CodeReasoning
 
     spending = TokenBudget(10**12)
-    own = HAPOLengthReward() if executor is None else CodeExecutionReward(omega)
+    own = CodeExecutionReward(omega) if executor is not None else HAPOLengthReward()
     settings = {name: value for name, value in SETTINGS.items() if name != "model_name_or_path"} | {
         "output_dir": str(folder / "training"),
         "max_steps": max_steps,
@@ -306,7 +306,7 @@ def table(results: Mapping[str, Any]) -> str:
                 f"{own['tokens']:.1f} [{own['tokens_interval'][0]:.1f}, {own['tokens_interval'][1]:.1f}]",
                 f"{own['output_tokens']:.1f}",
                 f"{own['calls']:.2f}",
-                "" if share is None else f"{share:.1%}".replace("%", " %"),
+                f"{share:.1%}".replace("%", " %") if share is not None else "",
             ]
             lines.append(f"| {' | '.join(cells)} |")
         lines.append("")

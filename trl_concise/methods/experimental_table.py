@@ -34,4 +34,17 @@ EXPERIMENTAL_METHODS: tuple[Method, ...] = (
         "experimental/resa.md#results",
         "experimental",
     ),
+    Method(
+        "CoRT",
+        "execute Python blocks in the reasoning, and continue after their output",
+        "cort",
+        ("rollout", "reward_funcs"),
+        ("CodeReasoning", "CodeExecutionReward"),
+        "2506.09820",
+        "reconstructed",
+        "experimental/cort",
+        11,
+        evidence="experimental/cort.md#results",
+        package="experimental",
+    ),
 )

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from .calculator import Calculator
 from .executor import FAILED, OK, Executor, Outcome, execute, execute_all, shorten
-from .process import Limits, ProgramRun, PythonProcess, run_programs, run_python
+from .process import Limits, ProgramRun, PythonProcess, run_python
 
 
 __all__ = [
@@ -23,7 +23,6 @@ __all__ = [
     "PythonProcess",
     "execute",
     "execute_all",
-    "run_programs",
     "run_python",
     "shorten",
 ]

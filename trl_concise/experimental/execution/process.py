@@ -20,7 +20,6 @@ import tempfile
 import threading
 import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -129,7 +128,7 @@ def check_platform(name: str) -> None:
 def namespaces() -> tuple[str, ...]:
     """Return the beginning of a command that runs in namespaces of its own; empty where that is not possible."""
     unshare = shutil.which("unshare")
-    if unshare is None or sys.platform != "linux":
+    if sys.platform != "linux" or unshare is None:
         return ()
     command = (unshare, *NAMESPACES)
     try:
@@ -177,7 +176,7 @@ def run_python(
     """
     check_platform("run_python")
     limits = limits or Limits()
-    seed = "random" if hash_seed is None else str(hash_seed)
+    seed = str(hash_seed) if hash_seed is not None else "random"
     isolated = namespaces()
     isolation = "namespaces" if isolated else "limits"
     try:
@@ -209,7 +208,7 @@ def run_python(
         return ProgramRun("", str(error), UNAVAILABLE, -1, 0.0, isolation)
     if not in_time:
         status = TIMEOUT
-    elif stdout is None or stderr is None:
+    elif None in (stdout, stderr):
         status = TOO_LONG
     elif exit_code:
         # A shell, and `unshare`, report a signal as 128 + its number.
@@ -243,24 +242,6 @@ def _read(stream: IO[bytes], limit: int) -> str | None:
     stream.seek(0)
     data = stream.read(limit + 1)
     return data.decode("utf-8", "replace") if len(data) <= limit else None
-
-
-def run_programs(
-    jobs: Sequence[tuple[str, str]], limits: Limits | None = None, workers: int | None = None
-) -> list[ProgramRun]:
-    """
-    Run several programs, some at a time.
-
-    Args:
-        jobs (`Sequence[tuple[str, str]]`): Program and standard input of each.
-        limits ([`Limits`], *optional*): Of each run.
-        workers (`int`, *optional*): How many run at a time. Default: the number of cores.
-
-    Returns:
-        `list[ProgramRun]`: In the order of the jobs.
-    """
-    with ThreadPoolExecutor(workers or default_workers()) as pool:
-        return list(pool.map(lambda job: run_python(job[0], job[1], limits), jobs))
 
 
 # Runs the earlier blocks without their output, then the last one. Random numbers are the same in every replay.

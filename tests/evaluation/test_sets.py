@@ -75,6 +75,7 @@ def test_known_sets():
         "demo",
         "demo_harder",
         "demo_hardest",
+        "demo_beyond",
     }
 
 

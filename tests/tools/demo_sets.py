@@ -7,18 +7,21 @@ import json
 from pathlib import Path
 
 from trl_concise.demo import generate_problems
+from trl_concise.demo.beyond import generate_beyond
 from trl_concise.demo.problems import SETS
 
 
+BEYOND = 256  # problems
 FOLDER = Path(__file__).parents[2] / "trl_concise" / "demo" / "sets"
 
 
 def content(name: str) -> str:
     """Return what the file of a set must contain."""
-    return "".join(json.dumps(row) + "\n" for row in generate_problems(**SETS[name]))
+    rows = generate_beyond(BEYOND) if name == "beyond" else generate_problems(**SETS[name])
+    return "".join(json.dumps(row) + "\n" for row in rows)
 
 
 if __name__ == "__main__":
     FOLDER.mkdir(exist_ok=True)
-    for name in SETS:
+    for name in (*SETS, "beyond"):
         (FOLDER / f"{name}.jsonl").write_text(content(name), encoding="utf-8")

@@ -16,7 +16,9 @@ from ..errors import Parser
 from ..state.checkpoint import write_atomically
 from .agreement import mcnemar
 from .completions import Completion
+from .expansion import expansion
 from .folder import SETTINGS_FILE
+from .plots import can_plot, plot_pass_at_k
 from .quantization import name_of_mode
 from .recorded import Evaluation
 from .summaries import read_json
@@ -27,7 +29,9 @@ RESAMPLES = 10_000
 OUTCOMES = ("both_correct", "only_first", "only_second", "both_wrong")
 
 
-def compare(first: str | Path, second: str | Path, output_dir: str | Path | None = None) -> dict[str, dict[str, Any]]:
+def compare(
+    first: str | Path, second: str | Path, output_dir: str | Path | None = None, *, null: str | Path | None = None
+) -> dict[str, dict[str, Any]]:
     """
     Compare two evaluations of the same problems: a base and a trained model, or a model and its quantized form. No model is loaded.
 
@@ -36,11 +40,14 @@ def compare(first: str | Path, second: str | Path, output_dir: str | Path | None
     Args:
         first (`str` or `Path`): Output folder of `trl-concise eval`, for example of the base model.
         second (`str` or `Path`): The one that is compared with it.
-        output_dir (`str` or `Path`, *optional*): Where to write `comparison.json`.
+        output_dir (`str` or `Path`, *optional*): Where to write `comparison.json`, and `pass_at_k.png` if problems have several
+            completions.
+        null (`str` or `Path`, *optional*): The first model again, with another seed, for the expansion rate: see [`expansion`].
 
     Returns:
         `dict[str, dict[str, Any]]`: The figures of [`compare_problems`] for each problem set that both have, and `models`, `modes` (data
-        type or quantization), `settings` and, of the first, `judge`.
+        type or quantization), `settings` and, of the first, `judge`. If both have as many completions per problem, and more than one, also
+        `expansion`: the figures of [`expansion`].
 
     Raises:
         `FileNotFoundError`: If a folder has no evaluation.
@@ -63,11 +70,13 @@ def compare(first: str | Path, second: str | Path, output_dir: str | Path | None
         raise ValueError(
             f"{first} was generated with {engines[0]}, {second} with {engines[1]}, whose kernels differ. Evaluate both with the same engine."
         )
+    again = Evaluation.read(Path(null)) if null is not None else None
     figures = {}
     for name in shared:
         problems, base = other.problems_of(name, one)
         assert base is not None
         sampled = other.settings_of(name, problems)
+        unchanged = again.problems_of(name, one)[0] if again is not None else None
         figures[name] = {
             **compare_problems(list(base.values()), list(problems.values())),
             "models": [found.sets[name]["model"] for found in (one, other)],
@@ -76,11 +85,23 @@ def compare(first: str | Path, second: str | Path, output_dir: str | Path | None
             "settings": sampled,
             "judge": one.sets[name].get("judge"),
         }
+        sides = [list(side.values()) for side in (base, problems, unchanged) if side is not None]
+        counts = {len(items) for side in sides for items in side}
+        if len(counts) == 1 and counts != {1}:
+            figures[name]["expansion"] = expansion(*sides)
+        elif null is not None:
+            raise ValueError(
+                f"The expansion rate on {name!r} needs as many completions of each problem from all three evaluations, and more than one; "
+                f"got {sorted(counts)}. Evaluate with the same --num_completions."
+            )
     if output_dir is not None:
         folder = Path(output_dir)
         folder.mkdir(parents=True, exist_ok=True)
         text = json.dumps(figures, indent=2, allow_nan=False) + "\n"
         write_atomically(folder / COMPARISON_FILE, text.encode())
+        curves = {name: found["expansion"]["pass_at_k"] for name, found in figures.items() if "expansion" in found}
+        if curves and can_plot("The picture of pass@k"):
+            plot_pass_at_k(curves, next(iter(figures.values()))["models"], folder / "pass_at_k.png")
     return figures
 
 
@@ -197,7 +218,7 @@ def main(argv: Sequence[str]) -> int:
     parser = _parser()
     options = parser.parse_args(argv)
     try:
-        figures = compare(options.first, options.second, options.output_dir)
+        figures = compare(options.first, options.second, options.output_dir, null=options.null)
     except (ValueError, OSError) as error:
         parser.error(str(error))
     print_comparison(figures)
@@ -251,6 +272,26 @@ def print_comparison(figures: Mapping[str, Mapping[str, Any]]) -> None:
             note += ", only the first correct on {}, only the second on {}".format(*counts)
             note += f" (McNemar p = {found['mcnemar_p']:.3g})"
         print(f"{note}.")
+        if "expansion" in found:
+            print(describe_expansion(found["expansion"]))
+
+
+def describe_expansion(found: Mapping[str, Any]) -> str:
+    """Return what the second model solves of the problems that the first does not solve, in words."""
+    n = found["n"]
+    pairs = {k: [f"{curve[k]['value']:.1%}" for curve in found["pass_at_k"]] for k in found["sizes"]}
+    curves = "; ".join(f"pass@{k} {' -> '.join(pair)}" for k, pair in pairs.items())
+    if found["rate"] is None:
+        return f"  {curves}. The first model solves every problem in {n} tries, so there is no expansion rate."
+    low, high = found["rate_interval"]
+    text = (
+        f"  {curves}.\n  Of {found['unsolved']:,} problems that the first model does not solve in {n} tries, the second solves "
+        f"{found['rate']:.1%} [{100 * low:.1f}, {100 * high:.1f}] in as many ({len(found['expanded']):,}; guessing would solve "
+        f"{found['expected_by_chance']:.1f}); it loses {len(found['shrunk']):,} of the others."
+    )
+    if found["null_rate"] is None:
+        return f"{text} An unchanged model also solves some: measure how many with --null."
+    return f"{text} The first model with another seed solves {found['null_rate']:.1%}."
 
 
 def _parser() -> Parser:
@@ -264,5 +305,9 @@ def _parser() -> Parser:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("first", help="output folder of `trl-concise eval`")
     parser.add_argument("second", help="output folder that is compared with it")
-    parser.add_argument("--output_dir", help=f"where to write {COMPARISON_FILE}")
+    parser.add_argument("--output_dir", help=f"where to write {COMPARISON_FILE}, and a picture of pass@k")
+    parser.add_argument(
+        "--null",
+        help="output folder of the first model with another seed: how much an unchanged model seems to solve anew",
+    )
     return parser

@@ -165,6 +165,45 @@ def plot_curves(panels: Mapping[str, Mapping[str, tuple[Sequence[float], Sequenc
     return save_figure(figure, path)
 
 
+def plot_pass_at_k(
+    sets: Mapping[str, Sequence[Mapping[int, Mapping[str, Any]]]], models: Sequence[str], path: str | Path
+) -> Path:
+    """
+    Plot pass@k over the number of tries, one panel per problem set, with 95 % intervals as bands.
+
+    Args:
+        sets (`Mapping[str, Sequence[Mapping]]`): Problem set -> the curve of each model, as [`pass_curve`] returns it.
+        models (`Sequence[str]`): Names of the models.
+        path (`str` or `Path`): Image to write; its suffix (`.png`, `.svg`) determines the format.
+
+    Returns:
+        `Path`: The image.
+
+    Raises:
+        `ImportError`: If matplotlib is missing.
+    """
+    figure = new_figure(6.0, 1.1 + 2.6 * len(sets))
+    lines: dict[str, Artist] = {}
+    rows = figure.subplots(len(sets), sharex=True, squeeze=False)[:, 0]
+    for axes, (name, curves) in zip(rows, sets.items(), strict=True):
+        for index, ((color, marker), curve) in enumerate(zip(run_styles(len(curves)), curves, strict=True)):
+            tries = list(curve)
+            low, high = zip(*(found["interval"] for found in curve.values()), strict=True)
+            (line,) = axes.plot(
+                tries, [found["value"] for found in curve.values()], color=color, marker=marker, markersize=4
+            )
+            axes.fill_between(tries, low, high, color=color, alpha=0.15, linewidth=0)
+            lines[models[index] if len(set(models)) > 1 else f"{models[index]} ({index + 1})"] = line
+        axes.set_title(name, fontsize="medium", loc="left", parse_math=False)
+        axes.set_xscale("log", base=2)
+        axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+        axes.set_ylabel("pass@k")
+        show_as_percent(axes)
+    add_legend(figure, lines, "upper center")
+    rows[-1].set_xlabel("k, tries")
+    return save_figure(figure, path)
+
+
 def plot_modes(sets: Mapping[str, Mapping[str, Mapping[str, Any]]], path: str | Path) -> Path:
     """
     Plot which share of the completions thought, and accuracy and tokens of both modes: one row of panels per problem set.

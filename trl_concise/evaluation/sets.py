@@ -33,6 +33,7 @@ KNOWN_SETS: dict[str, dict[str, str]] = {
     "demo": {"name_or_path": str(EMBEDDED / "sets" / "test.jsonl")},
     "demo_harder": {"name_or_path": str(EMBEDDED / "sets" / "harder.jsonl")},
     "demo_hardest": {"name_or_path": str(EMBEDDED / "sets" / "hardest.jsonl")},
+    "demo_beyond": {"name_or_path": str(EMBEDDED / "sets" / "beyond.jsonl")},
 }
 TRAINING_SETS = {"demo": str(EMBEDDED / "sets" / "train.jsonl")}  # short names of problems to filter and train on
 KNOWN_MODELS = {"demo": str(EMBEDDED / "model")}

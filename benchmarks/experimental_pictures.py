@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import matplotlib.pyplot as plt
 
-from trl_concise.evaluation.plots import BLACK, BLUE, GREEN, GREY, ORANGE, VERMILLION
+from trl_concise.evaluation.plots import BLACK, BLUE, GREEN, GREY, ORANGE, PURPLE, VERMILLION
 
 
 def tattoo(tables: list[list[list[str]]], numbers):
@@ -72,4 +72,32 @@ def cort(tables: list[list[list[str]]], numbers):
     return figure
 
 
-PICTURES = {"resa": resa, "tattoo": tattoo, "cort": cort}  # by the name of the page in docs/experimental
+def scale_bio(tables: list[list[list[str]]], numbers):
+    """Accuracy against tokens of models that are fine-tuned on five datasets, on two sets of problems."""
+    rows = next(rows for header, *rows in tables if header[1] == "Fine-tuned on")
+    styles = {
+        "nothing": (GREY, "o"),
+        "uniform mixture": (ORANGE, "s"),
+        "learned mixture": (BLUE, "D"),
+        "correct source": (GREEN, "^"),
+        "validation set": (PURPLE, "v"),
+    }
+    figure, axes = plt.subplots(1, 2, figsize=(8, 3.2), sharey=True, layout="constrained")
+    for ax, name in zip(axes, dict.fromkeys(row[0] for row in rows), strict=True):
+        for _, label, _, accuracy, tokens, _ in (row for row in rows if row[0] == name):
+            color, marker = styles[label]
+            value, low, high = numbers(accuracy)
+            errors = [[value - low], [high - value]]
+            ax.errorbar(numbers(tokens), [value], errors, color=color, marker=marker, capsize=3, ls="", label=label)
+        ax.set(title=name, xlabel="Tokens per completion")
+    axes[0].set_ylabel("Accuracy, %")
+    axes[0].legend(frameon=False, loc="best")
+    return figure
+
+
+PICTURES = {
+    "cort": cort,
+    "resa": resa,
+    "scale_bio": scale_bio,
+    "tattoo": tattoo,
+}  # by the name of the page in docs/experimental

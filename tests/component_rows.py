@@ -20,6 +20,7 @@ from trl_concise import ConciseGRPOConfig, ConciseGRPOTrainer, GroupReward
 from trl_concise.components import Component
 from trl_concise.data.teachers import Reply
 from trl_concise.experimental.cort import CodeExecutionReward, CodeReasoning
+from trl_concise.experimental.scale_bio import SourceMixture
 from trl_concise.methods.adapt_think import AdaptThink, ForcedModes
 from trl_concise.methods.auto_think import AutoThinkReward
 from trl_concise.methods.campo import RepetitionReward, StagedBudget
@@ -405,6 +406,13 @@ _ROWS = [
         {"candidates": 2, "target": 0.25, "learning_rate": 0.1, "updates": 2},
         "prompt_selector",
         neutral={"candidates": 1},
+    ),
+    Row(
+        SourceMixture,
+        {"shares": {"p0": 0.4, "p1": 0.3, "p2": 0.2, "p3": 0.1}, "column": "prompt_id", "candidates_per_prompt": 2},
+        "prompt_selector",
+        neutral=None,
+        on_processes={"shares": {f"p{i}": share for i, share in enumerate([0.3, 0.25, 0.2, 0.1, 0.1, 0.05])}},
     ),
     Row(GRESO, {"exploration": 0.3, "zero_variance_target": 0.5, "seed": 7}, "prompt_selector"),
     Row(

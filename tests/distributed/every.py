@@ -35,6 +35,7 @@ MODULES = {
     "thinker": [],
     "self_verify": [],
     "resa": [],
+    "scale_bio": [],
 }
 
 if __name__ == "__main__":

@@ -47,4 +47,18 @@ EXPERIMENTAL_METHODS: tuple[Method, ...] = (
         evidence="experimental/cort.md#results",
         package="experimental",
     ),
+    Method(
+        "ScaleBiO",
+        "how much of each data source to train on, learned from a validation set",
+        "scale_bio",
+        ("SFTTrainer", "prompt_selector"),
+        ("SourceMixture", "mix_sources"),
+        "2406.19976",
+        "reconstructed",
+        "experimental/scale_bio",
+        11,
+        "ScaleBiOTrainer",
+        "experimental/scale_bio.md#results",
+        "experimental",
+    ),
 )

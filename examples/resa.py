@@ -365,6 +365,11 @@ def main(arguments: list[str] | None = None):
     check_shapes(model_args.model_name_or_path, source.source_model_name_or_path, args.layer)
     base, output_dir = model_args.model_name_or_path, Path(args.output_dir)
     tokenizer = load_tokenizer(base, model_args.model_revision)
+    if source.source_model_name_or_path is not None:
+        if load_tokenizer(source.source_model_name_or_path).get_vocab() != tokenizer.get_vocab():
+            raise ValueError(
+                f"{source.source_model_name_or_path} and {base} have different vocabularies. Choose a source with the tokenizer of the target."
+            )
     if source.dataset_name is None:
         texts = question_answer_chunks(
             demo.train_dataset(source.demo_problems, seed=args.seed),

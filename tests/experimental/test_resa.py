@@ -5,15 +5,16 @@ from __future__ import annotations
 
 import json
 import runpy
+import shutil
 import sys
 from pathlib import Path
 
 import pytest
 import torch
-from datasets import Dataset
+from datasets import Dataset, IterableDataset
 from hypothesis import given
 from hypothesis import strategies as st
-from peft import PeftModel
+from peft import PeftModel, get_peft_model
 from torch.nn import functional as F
 from transformers import AutoTokenizer
 
@@ -179,6 +180,10 @@ def test_an_sae_is_saved_in_the_format_of_sparsify(tmp_path):
         (tmp_path / "cfg.json").write_text(json.dumps(published | changes))
         with pytest.raises(ValueError, match=message):
             TopKSAE.load(tmp_path)
+    for text in ("{", "[]", "{}"):
+        (tmp_path / "cfg.json").write_text(text)
+        with pytest.raises(ValueError, match="does not describe an SAE"):
+            TopKSAE.load(tmp_path)
     (tmp_path / "cfg.json").unlink()
     with pytest.raises(FileNotFoundError, match="sae.safetensors is there, cfg.json is missing"):
         TopKSAE.load(tmp_path)
@@ -245,6 +250,8 @@ def test_what_cannot_be_trained_on(tiny_target):
         train_sae(tiny_target, rows, 0, sae=golden_sae(1))
     with pytest.raises(ValueError, match="at least one chunk"):
         train_sae(tiny_target, rows.select([]), 0, num_latents=8, k=2)
+    with pytest.raises(ValueError, match="chunks have different lengths"):
+        train_sae(tiny_target, Dataset.from_dict({"input_ids": [[5, 6], [7]]}), 0, num_latents=8, k=2)
     with pytest.raises(ValueError, match="all 1 are equal"):
         train_sae(tiny_target, Dataset.from_dict({"input_ids": [[5]]}), 0, num_latents=8, k=2)
 
@@ -433,6 +440,22 @@ def test_mixed_precision(tiny_model, tmp_path):
     mixed, full = (run.state.log_history[0] for run in (trainer, whole))
     assert mixed["resa/fvu"] == pytest.approx(full["resa/fvu"], rel=0.02)
     assert mixed["loss"] == pytest.approx(full["loss"], rel=0.1)
+    in_bf16 = {"model_init_kwargs": {"dtype": "bfloat16"}, "bf16": True, "max_steps": 1}
+    rounded = distributed.train(tiny_model, tmp_path, **in_bf16).state.log_history[0]
+    assert rounded["resa/fvu"] == pytest.approx(full["resa/fvu"], rel=0.05)
+
+
+def test_streams_rows_of_any_length_and_a_model_with_an_adapter(tiny_model, tmp_path):
+    rows = [{"input_ids": row[: 12 - i], "text": "unused"} for i, row in enumerate(distributed.chunks(8)["input_ids"])]
+    model = get_peft_model(tiny.load(tiny_model), distributed.lora())
+    for dataset in (Dataset.from_list(rows), IterableDataset.from_generator(lambda: iter(rows))):
+        args = SAETuningConfig(**distributed.settings(tmp_path, max_steps=1, per_device_eval_batch_size=3))
+        trainer = SAETuningTrainer(
+            model, args, train_dataset=dataset, eval_dataset={"a": dataset}, sae=distributed.sae()
+        )
+        trainer.train()
+        assert trainer.evaluate()["eval_a_loss"] > 0 and not hooks(model)
+        trainer.log({})  # nothing was measured since
 
 
 def test_a_resumed_run_and_gradient_checkpointing_change_nothing(tiny_model, tmp_path):
@@ -440,7 +463,13 @@ def test_a_resumed_run_and_gradient_checkpointing_change_nothing(tiny_model, tmp
     options = {"max_steps": 4, "gradient_checkpointing": True, "save_strategy": "steps", "save_steps": 2}
     first = distributed.train(tiny_model, tmp_path / "other", **options)
     resumed = distributed.train(tiny_model, tmp_path / "other", tmp_path / "other" / "checkpoint-2", **options)
-    for trainer in (first, resumed):
+    reentrant = distributed.train(
+        tiny_model,
+        tmp_path / "reentrant",
+        **options | {"save_strategy": "no"},
+        gradient_checkpointing_kwargs={"use_reentrant": True},
+    )
+    for trainer in (first, resumed, reentrant):
         for name, value in distributed.report(trainer)["weights"].items():
             close(value, distributed.report(whole)["weights"][name], 1e-6)
 
@@ -596,9 +625,14 @@ def test_the_example_reports_every_control(tmp_path, monkeypatch, capsys):
         ("--layer 5", "--layer must be between 0 and 2, got 5"),
         (f"{FROM_MODEL} --model_name_or_path TINY --use_peft --layer 1", "have the widths 192 and 64"),
         ("--use_peft false", "--use_peft is missing"),
+        ("--source_model_name_or_path OTHER", "have different vocabularies"),
     ],
 )
 def test_errors_of_the_example(options, message, tiny_model, tmp_path, monkeypatch, capsys):
+    if "OTHER" in options:  # the same shapes with another tokenizer
+        shutil.copytree(demo.model_path(), tmp_path / "other")
+        shutil.copy(Path(tiny_model, "tokenizer.json"), tmp_path / "other")
+        options = options.replace("OTHER", "other")
     with pytest.raises(SystemExit):
         run_example(tmp_path, monkeypatch, options.replace("TINY", tiny_model))
     assert message in capsys.readouterr().err

@@ -236,23 +236,25 @@ class SAETuningTrainer(ResumesTraining, WritesCard, SFTTrainer):
             loss = kl * self.accelerator.num_processes / num_items_in_batch
         return (loss, outputs) if return_outputs else loss
 
-    def _add(self, **sums: Any) -> None:
+    def _add(self, **sums: Tensor) -> None:
         mode = self._sums["train" if self.model.training else "eval"]
         for name, value in sums.items():
-            mode[name] = mode.get(name, 0) + torch.as_tensor(value, dtype=torch.float32, device=self.args.device)
+            mode[name] = mode[name] + value if name in mode else value
 
     @torch.no_grad()
     def _measure(self, kl: Tensor, inserted: InsertedSAE, mask: Tensor) -> None:
         assert inserted.x is not None and inserted.reconstruction is not None
         x, reconstruction = inserted.x[mask].float(), inserted.reconstruction[mask].float()  # (N, d)
         centered = x - self.sae.b_dec  # about 0 on average, so that their sums are exact enough
-        self._add(
-            kl=kl.detach(),
-            positions=mask.sum(),
-            error=(x - reconstruction).square().sum(),
-            squares=centered.square().sum(),
-            total=centered.sum(dim=0),
-        )
+        local = {
+            "kl": kl.detach(),
+            "positions": mask.sum().float(),
+            "error": (x - reconstruction).square().sum(),
+            "squares": centered.square().sum(),
+            "total": centered.sum(dim=0),
+        }
+        # Here, where all processes are, and not in `log`, which a callback may call on one of them.
+        self._add(**self.accelerator.reduce(local, reduction="sum"))
 
     @torch.no_grad()
     def _measure_gradients(self) -> None:
@@ -264,13 +266,11 @@ class SAETuningTrainer(ResumesTraining, WritesCard, SFTTrainer):
         total = sum(square for square, _ in squares)
         if squares and total > 0:
             share = (sum(square for square, before in squares if before) / total) ** 0.5
-            self._add(share=share, steps=1)
+            self._add(share=share, steps=torch.ones_like(share))
 
     def _pop_metrics(self, mode: str) -> dict[str, float]:
-        """Return the metrics of what was measured since the last call, over all processes."""
-        names = sorted(self._sums[mode])
-        gathered = self.accelerator.reduce([self._sums[mode].pop(name) for name in names], reduction="sum")
-        sums = dict(zip(names, gathered, strict=True))
+        """Return the metrics of what was measured since the last call."""
+        sums, self._sums[mode] = self._sums[mode], {}
         metrics = {}
         if "kl" in sums:
             metrics["kl"] = (sums["kl"] / sums["positions"]).item()

@@ -137,7 +137,13 @@ class TopKSAE(nn.Module):
                 raise FileNotFoundError(
                     f"{folder} is not the folder of an SAE: {found}. Name the folder of one layer with {WEIGHTS_FILE} and {CONFIG_FILE}."
                 )
-        config = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
+        try:
+            config = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
+            config["d_in"]
+        except (ValueError, KeyError, TypeError):
+            raise ValueError(
+                f"{folder / CONFIG_FILE} does not describe an SAE: a JSON object with d_in, k and num_latents is expected. Save the SAE again."
+            ) from None
         for key, supported in _SUPPORTED:
             if config.get(key, supported) != supported:
                 raise ValueError(

@@ -20,7 +20,7 @@ SYSTEM_PROMPT = (
     "answer between <answer> and its closing tag."
 )
 RESPONSE = "<think> {answer} </think>\n<answer> Answer: {answer}</answer>"
-BOXED_RESPONSE = "<think>\n{answer}\n</think>\n\\boxed{{{answer}}}"
+BOXED_RESPONSE = "<think>\n{answer}\n</think>\n\\boxed{{answer}}"
 
 
 def question_answer_chunks(
@@ -42,7 +42,7 @@ def question_answer_chunks(
         tokenizer ([`~transformers.PreTrainedTokenizerBase`]): Has an EOS token, and a chat template for prompts of messages.
         length (`int`, *optional*, defaults to `2048`): Tokens of a chunk, at least 2.
         system_prompt (`str`, *optional*): System message before each problem; `None` for none. Default: `SYSTEM_PROMPT`, which explains the tags.
-        response (`str`, *optional*): Format of the assistant turn, with `{answer}`. Default: `RESPONSE`, that of the release. `BOXED_RESPONSE` writes
+        response (`str`, *optional*): The assistant turn, with `{answer}` where the answer belongs. Default: `RESPONSE`, that of the release. `BOXED_RESPONSE` writes
             `\boxed{}`. A `<think>` that the chat template has opened is not repeated.
 
     Returns:
@@ -88,7 +88,7 @@ def _write(
     else:
         messages = [*system, *(message for message in prompt if not (system and message["role"] == "system"))]
         before = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-    after = response.format(answer=answer)
+    after = response.replace("{answer}", answer)
     if before.rstrip().endswith(MARKERS.start) and after.startswith(MARKERS.start):
         after = after.removeprefix(MARKERS.start)
         before = before.rstrip()  # the response has the space after the marker

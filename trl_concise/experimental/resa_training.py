@@ -113,7 +113,8 @@ def train_sae(
         record), `dead` (share of the latents that have never been active, in [0, 1]) and `tokens`.
 
     Raises:
-        `ValueError`: If the layer does not exist, the SAE does not fit the model, `chunks` is empty, or all activations are equal.
+        `ValueError`: If the layer does not exist, the SAE does not fit the model, `chunks` is empty or its rows have different lengths,
+            or all activations are equal.
     """
     check_layer(model, layer)
     if len(chunks) == 0 or batch_size < 1:
@@ -132,7 +133,12 @@ def train_sae(
     tokens = 0
     starts = range(0, len(chunks), batch_size)
     for step, start in enumerate(starts, 1):
-        input_ids = torch.tensor(chunks[start : start + batch_size]["input_ids"], device=sae.W_dec.device)
+        rows = chunks[start : start + batch_size]["input_ids"]
+        if len({len(row) for row in rows}) > 1:
+            raise ValueError(
+                "The chunks have different lengths. Make chunks of one length with question_answer_chunks."
+            )
+        input_ids = torch.tensor(rows, device=sae.W_dec.device)
         x = layer_output(model, layer, input_ids).flatten(0, 1).to(sae.W_dec.dtype)  # (N, d)
         if optimizer is None:
             if is_new:

@@ -65,7 +65,7 @@ DEMO = {
     "sae_batch_size": 4,
     "max_steps": 100,
     "per_device_train_batch_size": 2,
-    "learning_rate": 3e-3,  # a model of a million parameters needs a higher one than a large model
+    "learning_rate": 3e-4,  # a model of a million parameters needs a higher one than a large model
     "lr_scheduler_type": "constant",
     "logging_steps": 10,
     "save_strategy": "no",

@@ -192,8 +192,8 @@ def path_of(name: str) -> Path:
 
 
 def trainers() -> list[str]:
-    """Return the names of the drop-in trainers."""
-    return [method.trainer for method in METHODS if method.trainer is not None]
+    """Return the names of the drop-in trainers, without those of experimental systems, whose runs may change."""
+    return [method.trainer for method in METHODS if method.trainer is not None and method.package == "methods"]
 
 
 def as_json(found: dict[str, list[float | None]]) -> str:

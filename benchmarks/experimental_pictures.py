@@ -95,9 +95,31 @@ def scale_bio(tables: list[list[list[str]]], numbers):
     return figure
 
 
+def procedures(tables: list[list[list[str]]], numbers):
+    """Accuracy of procedures against all tokens that they generate, one panel per set. Columns: set, procedure, accuracy, tokens."""
+    (_, *rows), *_ = tables
+    names = list(dict.fromkeys(row[1] for row in rows))
+    sets = list(dict.fromkeys(row[0] for row in rows))
+    colors = dict(zip(names, (BLUE, ORANGE, GREY, GREEN, PURPLE, VERMILLION, BLACK), strict=False))
+    figure, axes = plt.subplots(1, len(sets), figsize=(3.3 * len(sets), 3.4), sharey=True, layout="constrained")
+    for ax, name in zip(axes, sets, strict=True):
+        for row in rows:
+            if row[0] == name:
+                accuracy, low, high = numbers(row[2])
+                errors = [[accuracy - low], [high - accuracy]]
+                style = {"color": colors[row[1]], "marker": "D" if row[1] == names[0] else "o", "capsize": 3}
+                ax.errorbar(numbers(row[3])[0], accuracy, errors, linestyle="", label=row[1], **style)
+        ax.set(title=name, xlabel="Generated tokens")
+        ax.set_xlim(left=0)
+    axes[0].set_ylabel("Accuracy, %")
+    figure.legend(*axes[0].get_legend_handles_labels(), frameon=False, loc="outside lower center", ncols=4)
+    return figure
+
+
 PICTURES = {
     "cort": cort,
     "resa": resa,
+    "rlot": procedures,
     "scale_bio": scale_bio,
     "tattoo": tattoo,
 }  # by the name of the page in docs/experimental

@@ -61,4 +61,17 @@ EXPERIMENTAL_METHODS: tuple[Method, ...] = (
         "experimental/scale_bio.md#results",
         "experimental",
     ),
+    Method(
+        "RLoT",
+        "a small network chooses the next block of reasoning of a frozen model",
+        "rlot",
+        ("evaluation",),
+        ("train_navigator", "run_policy", "Navigator"),
+        "2505.14140",
+        "code",
+        "experimental/rlot",
+        11,
+        evidence="experimental/rlot.md#results",
+        package="experimental",
+    ),
 )

@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Baselines at equal cost: a majority vote that generates as many tokens as another procedure, and rows of results."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from statistics import fmean
+from typing import Any
+
+from ..evaluation.completions import Completion
+from ..evaluation.metrics import accuracy_interval, bootstrap_interval
+from ..evaluation.selection import choose_majority, find_votes
+
+
+def vote_at_tokens(completions: Sequence[Completion], tokens: float) -> tuple[list[float], list[int]]:
+    """
+    Let as many completions of each problem vote as fit into a mean number of tokens.
+
+    The budget is `tokens` per problem; what one problem leaves, the next ones may use, so the mean over problems is close to `tokens`. Each
+    problem has at least one completion.
+
+    Args:
+        completions (`Sequence[Completion]`): Judged completions of one problem set, in the order of problems and completions.
+        tokens (`float`): Mean tokens per problem, positive.
+
+    Returns:
+        `tuple[list[float], list[int]]`: Per problem, 1 if the answer with the most votes is correct, else 0, and the tokens of the completions
+        that voted.
+
+    Raises:
+        `ValueError`: If completions are missing, or `tokens` is not positive.
+    """
+    if not completions or not tokens > 0:
+        raise ValueError(
+            f"A vote needs completions and a positive number of tokens; got {len(completions)} completions and {tokens} tokens."
+        )
+    problems: dict[int, list[Completion]] = {}
+    for item in completions:
+        problems.setdefault(item.problem, []).append(item)
+    correct: list[float] = []
+    used: list[int] = []
+    for items in problems.values():
+        left = tokens * (len(used) + 1) - sum(used)
+        voters = items[:1]
+        for item in items[1:]:
+            if sum(voter.tokens for voter in voters) + item.tokens > left:
+                break
+            voters.append(item)
+        place = choose_majority(find_votes(voters))
+        correct.append(float(place is not None and bool(voters[place].correct)))
+        used.append(sum(voter.tokens for voter in voters))
+    return correct, used
+
+
+def result_row(
+    name: str, correct: Sequence[float], tokens: float, other: Sequence[float] | None = None, **figures: Any
+) -> dict[str, Any]:
+    """
+    Return a row of results.
+
+    Args:
+        name (`str`): Name of the procedure.
+        correct (`Sequence[float]`): 1 or 0 per problem.
+        tokens (`float`): Generated tokens per problem.
+        other (`Sequence[float]`, *optional*): `correct` of the procedure to compare with, of the same problems.
+        **figures: Further figures.
+
+    Returns:
+        `dict[str, Any]`: `name`, `accuracy` and `accuracy_interval` (95 %), `tokens`, `difference` and `difference_interval` (95 %, paired) of `other`
+        minus this one, `None` without `other`, and the further figures.
+    """
+    difference = [[a - b] for a, b in zip(other, correct, strict=True)] if other is not None else None
+    return {
+        "name": name,
+        "accuracy": fmean(correct),
+        "accuracy_interval": list(accuracy_interval([[value] for value in correct])),
+        "tokens": tokens,
+        "difference": fmean(value for (value,) in difference) if difference is not None else None,
+        "difference_interval": list(bootstrap_interval(difference)) if difference is not None else None,
+        **figures,
+    }

@@ -172,7 +172,7 @@ def test_a_verification_on_file_is_not_written_again(tokenizer, tmp_path):
     count_votes(other, Vote(), changed, PROBLEMS, SETTINGS, tmp_path)
     assert [_answer(text) for text in changed.asked] == ["9"]
     path.write_text("{}\n")
-    with pytest.raises(ValueError, match=r"is damaged .* Delete it; its verifications are then written again"):
+    with pytest.raises(ValueError, match=r"is damaged .* Delete it; its content is then written again"):
         count_votes(ITEMS, Vote(), sampler, PROBLEMS, SETTINGS, tmp_path)
 
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from .sampling import Sampler, SamplingSettings
+from .token_scores import TokenScores
 
 
 @dataclass(frozen=True)
@@ -168,6 +169,10 @@ class ChunkedSampler:
     def next_token_probabilities(self, prompts: Sequence[list[int]], token_ids: Sequence[int]) -> list[float]:
         """See [`Sampler`]. Prompts are whole contexts."""
         return self.sampler.next_token_probabilities(prompts, token_ids)
+
+    def score_tokens(self, prompts: Sequence[list[int]], completions: Sequence[list[int]]) -> list[TokenScores]:
+        """See [`Sampler`]. Not available: each chunk was written in a context of its own."""
+        raise NotImplementedError("The tokens of completions that were written in chunks cannot be scored.")
 
     def _carried(self, written: list[int]) -> list[int]:
         if not written:

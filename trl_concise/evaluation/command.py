@@ -46,6 +46,7 @@ def main(argv: Sequence[str]) -> int:
     options = parser.parse_args(argv)
 
     from ..data.problems import show_problems
+    from .calibration import report_records
     from .evaluator import evaluate
     from .sets import add_to_prompts, at_levels, load_problem_sets
 
@@ -86,6 +87,7 @@ def main(argv: Sequence[str]) -> int:
             thinking_markers=ThinkingMarkers(*options.thinking_markers),
             thinking_budgets=thinking_budgets(options),
             vote=read_vote(options),
+            uncertainty=options.record == "uncertainty",
             chunking=chunking(options),
             limit=options.limit,
             batch_size=batch_size,
@@ -98,6 +100,7 @@ def main(argv: Sequence[str]) -> int:
     except (ValueError, OSError, ImportError) as error:
         parser.error(str(error))
     print_records(records)
+    report_records(records, options.output_dir)
     print(f"Every completion and the summary are in {options.output_dir}.")
     return 0
 
@@ -305,6 +308,11 @@ def _parser() -> Parser:
         help="let the completions of a problem vote: alike, or weighted by the model's own verdicts on them",
     )
     add("--vote_alpha", type=float, help='exponent of P("Yes") in --vote verify; 0 is majority vote (1)')
+    add(
+        "--record",
+        choices=["uncertainty"],
+        help="score every token in one more pass: entropy, and how well it predicts errors",
+    )
     add(
         "--chunk_size",
         type=int,

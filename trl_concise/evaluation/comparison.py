@@ -15,6 +15,7 @@ import numpy as np
 from ..errors import Parser
 from ..state.checkpoint import write_atomically
 from .agreement import mcnemar
+from .calibration import report_uncertainty
 from .completions import Completion
 from .expansion import expansion
 from .folder import SETTINGS_FILE
@@ -47,7 +48,7 @@ def compare(
     Returns:
         `dict[str, dict[str, Any]]`: The figures of [`compare_problems`] for each problem set that both have, and `models`, `modes` (data
         type or quantization), `settings` and, of the first, `judge`. If both have as many completions per problem, and more than one, also
-        `expansion`: the figures of [`expansion`].
+        `expansion`: the figures of [`expansion`]; and, if both evaluations recorded it, `uncertainty` of both.
 
     Raises:
         `FileNotFoundError`: If a folder has no evaluation.
@@ -85,6 +86,9 @@ def compare(
             "settings": sampled,
             "judge": one.sets[name].get("judge"),
         }
+        scored = [found.sets[name].get("uncertainty") for found in (one, other)]
+        if None not in scored:
+            figures[name]["uncertainty"] = scored
         sides = [list(side.values()) for side in (base, problems, unchanged) if side is not None]
         counts = {len(items) for side in sides for items in side}
         if len(counts) == 1 and counts != {1}:
@@ -222,9 +226,26 @@ def main(argv: Sequence[str]) -> int:
     except (ValueError, OSError) as error:
         parser.error(str(error))
     print_comparison(figures)
+    names = _names(next(iter(figures.values())))
+    if scored := {
+        name: dict(zip(names, found["uncertainty"], strict=True))
+        for name, found in figures.items()
+        if "uncertainty" in found
+    }:
+        report_uncertainty(scored, options.output_dir)
     if options.output_dir is not None:
         print(f"The figures are in {Path(options.output_dir, COMPARISON_FILE)}.")
     return 0
+
+
+def _names(found: Mapping[str, Any]) -> list[str]:
+    """Return the names of both models, with what distinguishes them."""
+    names = [f"{model} ({mode})" for model, mode in zip(found["models"], found["modes"], strict=True)]
+    return (
+        names
+        if len(set(names)) == 2
+        else [f"{name}, {which}" for name, which in zip(names, ("first", "second"), strict=True)]
+    )
 
 
 def print_comparison(figures: Mapping[str, Mapping[str, Any]]) -> None:
@@ -234,7 +255,7 @@ def print_comparison(figures: Mapping[str, Mapping[str, Any]]) -> None:
     from rich.table import Table
 
     some = next(iter(figures.values()))
-    names = [f"{model} ({mode})" for model, mode in zip(some["models"], some["modes"], strict=True)]
+    names = _names(some)
     table = Table(
         title=escape(f"{names[1]} compared with {names[0]}"),
         caption=escape(

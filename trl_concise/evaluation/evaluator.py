@@ -8,36 +8,33 @@ import json
 import logging
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from rich.progress import Progress
-
 from ..state.checkpoint import write_atomically
 from ..verification.extraction import ANSWER_FORMATS, AnswerFormat
-from ..verification.finished import MARKERS, ThinkingMarkers, has_thought, prompt_opens_reasoning
+from ..verification.finished import MARKERS, ThinkingMarkers
 from .base import differing_from_base, efficiency, read_base
-from .chunks import ChunkedSampler, Chunking, judged_ids
-from .completions import Completion, judge, summarize, truncate_at, unreadable_reference_answers
-from .folder import COMPLETIONS_FILE, SETTINGS_FILE, check_settings, read_folder, write_problems
+from .chunks import ChunkedSampler, Chunking
+from .completions import summarize, truncate_at
+from .drawing import complete_set, find_unreadable
+from .folder import SETTINGS_FILE, check_settings, read_folder, write_problems
 from .identity import fingerprint, name_of
 from .judges import describe_judge
 from .loading import context_length, find_source
-from .progress import describe_status, progress_bar
+from .progress import progress_bar
 from .quantization import NOT_QUANTIZED, Quantization
 from .sampling import (
-    Sampler,
     SamplingSettings,
     TransformersSampler,
-    digest_prompt,
     load_sampler,
     tokenize_prompts,
 )
 from .sets import ProblemSets, add_to_prompts, at_levels, load_sets
 from .summaries import SUMMARY_FILE
 from .thinking_budget import ThinkingBudgets, answer_within_all, summarize_budgeted
+from .uncertainty import record_uncertainty, summarize_uncertainty
 from .voting import Vote, count_votes
 
 
@@ -70,6 +67,7 @@ def evaluate(
     thinking_markers: ThinkingMarkers = MARKERS,
     thinking_budgets: ThinkingBudgets | None = None,
     vote: Vote | None = None,
+    uncertainty: bool = False,
     chunking: Chunking | None = None,
     limit: int | None = None,
     batch_size: int = 64,
@@ -129,6 +127,9 @@ def evaluate(
             thoughts are worth.
         vote ([`Vote`], *optional*):
             How the completions of each problem vote for its answer. The record of a set then has `vote`, the figures of [`count_votes`].
+        uncertainty (`bool`, *optional*, defaults to `False`):
+            Whether to score every token in one more pass: entropies and likelihoods of each completion in `uncertainty.jsonl`, and in the record of a
+            set `uncertainty`, the figures of [`~trl_concise.evaluation.uncertainty.summarize_uncertainty`].
         chunking ([`Chunking`], *optional*):
             Has completions written in chunks, each with a context of the prompt and a carried part, as [`~trl_concise.methods.delethink.Delethink`]
             trains them. The carried part and the last chunk are judged; `max_new_tokens` limits the whole completion.
@@ -195,6 +196,8 @@ def evaluate(
         vote.check(num_completions)
     if chunking is not None:
         chunking.check(max_new_tokens, stops_thinking=thinking_budgets is not None)
+        if uncertainty:
+            raise ValueError("Completions in chunks have no uncertainty: leave --record, or --chunk_size, out.")
     base_records = read_base(base)
     loaded = load_sets(datasets)
     sources = loaded.sources if isinstance(loaded, ProblemSets) else {}
@@ -234,7 +237,7 @@ def evaluate(
         check_settings(folder, written)
     loaded_as = {"engine": written["engine"], **source.settings}
     how = {key: settings_of_set | loaded_as for key, settings_of_set in how.items()}
-    unreadable = {set_name: _find_unreadable(set_name, dataset["solution"]) for set_name, dataset in sets.items()}
+    unreadable = {set_name: find_unreadable(set_name, dataset["solution"]) for set_name, dataset in sets.items()}
     for set_name, dataset in sets.items():  # before anything is generated
         record = {**how[set_name], "problems": len(dataset) - len(unreadable[set_name])}
         if different := differing_from_base({"dataset": set_name, **record}, base_records):
@@ -269,7 +272,7 @@ def evaluate(
     with progress_bar(progress) as bar:
         for set_name, dataset in sets.items():
             known = {(item.problem, item.completion): item for item in done if item.dataset == set_name}
-            completions = _complete(
+            completions = complete_set(
                 sampler,
                 set_name,
                 dataset,
@@ -295,6 +298,11 @@ def evaluate(
                         batch_size=batch_size,
                         bar=bar,
                     )
+                if uncertainty and budget is None:
+                    scored = record_uncertainty(
+                        *(completions, sampler, prompts[set_name], folder), batch_size=batch_size, bar=bar
+                    )
+                    record["uncertainty"] = summarize_uncertainty(completions, scored)
                 records.append(record | efficiency(record, base_records) if base_records is not None else record)
             if thinking_budgets is not None:
                 found = answer_within_all(
@@ -312,87 +320,3 @@ def evaluate(
     if folder is not None:
         write_atomically(folder / SUMMARY_FILE, (json.dumps(records, indent=2, allow_nan=False) + "\n").encode())
     return records
-
-
-def _find_unreadable(name: str, golds: Sequence[str]) -> set[int]:
-    golds = list(golds)
-    unreadable = unreadable_reference_answers(golds)
-    if len(unreadable) == len(golds):
-        raise ValueError(f"{name!r} has no problem with a readable reference answer: {golds[:3]}.")
-    if unreadable:
-        logger.warning("%s: left out %d problems whose reference answer is unreadable.", name, len(unreadable))
-    return unreadable
-
-
-def _complete(
-    sampler: Sampler,
-    name: str,
-    dataset: Dataset,
-    prompts: Sequence[list[int]],
-    unreadable: set[int],
-    num_completions: int,
-    settings: SamplingSettings,
-    judging: Mapping[str, Any],
-    batch_size: int,
-    known: dict[tuple[int, int], Completion],
-    folder: Path | None,
-    bar: Progress,
-) -> list[Completion]:
-    """Generate and judge missing completions, and return the completions of one set in their order."""
-    wanted = [(problem, k) for k in range(num_completions) for problem in range(len(dataset))]
-    golds = list(dataset["solution"])
-    digests = [digest_prompt(sampler.tokenizer, prompt) for prompt in dataset["prompt"]]
-    known = {key: known[key] for key in wanted if key in known}
-    for (problem, _), item in known.items():
-        if item.gold != golds[problem] or item.prompt_sha256 not in (None, digests[problem]):
-            raise ValueError(
-                f"{folder} contains completions of other problems, or of the same ones with other wording or another chat "
-                f"template, under the name {name!r} (first: row {problem}). Choose another output, or delete this folder."
-            )
-    known = {key: replace(item, correct=None) if key[0] in unreadable else item for key, item in known.items()}
-    task = bar.add_task(name, total=len(wanted), completed=len(known), status="")
-    for first in range(0, len(wanted), batch_size):
-        batch = [key for key in wanted[first : first + batch_size] if key not in known]
-        if not batch:
-            continue
-        # A seed per batch, that of its first completion, which no other batch begins with: one drawn to add completions
-        # to the same problems must not repeat those on file.
-        entropy = [settings.seed, *name.encode(), *batch[0]]
-        seed = int(np.random.SeedSequence(entropy).generate_state(1)[0])
-        drawn = sampler.sample([prompts[problem] for problem, _ in batch], replace(settings, seed=seed))
-        texts = sampler.tokenizer.batch_decode(judged_ids(sampler, drawn), skip_special_tokens=True)
-        # With special tokens, which the markers of some models are, but without the end of the turn
-        own = [ids[:-1] if ids and ids[-1] in sampler.end_token_ids else ids for ids in drawn]
-        marked = sampler.tokenizer.batch_decode(own, skip_special_tokens=False)
-        opened = {
-            problem
-            for problem, _ in batch
-            if prompt_opens_reasoning(sampler.tokenizer, prompts[problem], markers=judging["markers"])
-        }
-        items = judge(
-            [
-                Completion(
-                    dataset=name,
-                    problem=problem,
-                    completion=k,
-                    gold=golds[problem],
-                    text=text,
-                    completion_ids=ids,
-                    truncated=not ids or ids[-1] not in sampler.end_token_ids,
-                    prompt_sha256=digests[problem],
-                    batch_size=len(batch),
-                    thought=has_thought(full, reasoning_opened=problem in opened, markers=judging["markers"]),
-                )
-                for (problem, k), ids, text, full in zip(batch, drawn, texts, marked, strict=True)
-            ],
-            unreadable,
-            # Where the end marker is a special token, the text lacks it, so only truncation is known.
-            () if judging["markers"].end in sampler.tokenizer.all_special_tokens else opened,
-            **judging,
-        )
-        if folder is not None:
-            with open(folder / COMPLETIONS_FILE, "a", encoding="utf-8") as file:
-                file.write("".join(item.line() for item in items))
-        known |= zip(batch, items, strict=True)
-        bar.update(task, completed=len(known), status=describe_status(known.values()))
-    return [known[key] for key in sorted(known)]

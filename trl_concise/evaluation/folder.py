@@ -4,9 +4,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..state.checkpoint import write_atomically
 from .completions import Completion, count_complete, read_completions
@@ -16,6 +17,8 @@ from .summaries import identity_of_judge, public_name, read_json
 
 if TYPE_CHECKING:
     from datasets import Dataset
+
+T = TypeVar("T")
 
 COMPLETIONS_FILE = "completions.jsonl"
 SETTINGS_FILE = "settings.json"
@@ -78,6 +81,31 @@ def check_settings(folder: Path, settings: dict[str, Any]) -> None:
                 f"{folder} contains an evaluation with other settings: {other}, now "
                 f"{ {key: settings[key] for key in other} }. Choose another output, or delete this folder."
             )
+
+
+def append_lines(path: Path, items: Sequence[Any]) -> None:
+    """Append dataclasses to a file, one line of JSON each."""
+    with open(path, "a", encoding="utf-8") as file:
+        file.write("".join(json.dumps(asdict(item), ensure_ascii=False) + "\n" for item in items))
+
+
+def read_lines(path: Path, kind: Callable[..., T]) -> list[T]:
+    """
+    Read what [`append_lines`] wrote, and remove an incomplete last line from the file; nothing if there is no file.
+
+    Raises:
+        `ValueError`: If another line is damaged.
+    """
+    if not path.is_file():
+        return []
+    *lines, rest = path.read_text(encoding="utf-8", errors="replace").split("\n")
+    try:
+        items = [kind(**json.loads(line)) for line in lines]
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{path} is damaged ({error}). Delete it; its content is then written again.") from error
+    if rest:
+        write_atomically(path, "".join(line + "\n" for line in lines).encode())
+    return items
 
 
 def write_problems(folder: Path, datasets: Mapping[str, Dataset]) -> None:

@@ -18,6 +18,7 @@ from jinja2 import TemplateError
 
 from .loading import checkpoint_dtype, find_model, load_model, load_tokenizer_of
 from .quantization import NOT_QUANTIZED, Quantization
+from .token_scores import TokenScores, entropy_bounds, score_logits
 
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 Prompt = str | list[dict[str, str]]  # text, or messages
+LARGEST_LOGITS = 2**28  # numbers in the logits of one pass that scores tokens
 
 
 @dataclass(frozen=True)
@@ -80,6 +82,15 @@ class Sampler(Protocol):
             token_ids (`Sequence[int]`): The tokens.
         """
 
+    def score_tokens(self, prompts: Sequence[list[int]], completions: Sequence[list[int]]) -> list[TokenScores]:
+        """
+        Return how uncertain the model is at each token of some completions.
+
+        Args:
+            prompts (`Sequence[list[int]]`): Token ids, one prompt per completion.
+            completions (`Sequence[list[int]]`): Token ids, at least one per completion.
+        """
+
 
 class TransformersSampler:
     """
@@ -112,6 +123,29 @@ class TransformersSampler:
         options: dict[str, Any] = {"do_sample": False, "output_logits": True, "return_dict_in_generate": True}
         (logits,) = self._generate(prompts, max_new_tokens=1, **options).logits
         return logits.float().softmax(dim=-1)[:, list(token_ids)].sum(dim=-1).tolist()
+
+    def score_tokens(self, prompts: Sequence[list[int]], completions: Sequence[list[int]]) -> list[TokenScores]:
+        """See [`Sampler`]."""
+        longest = max(map(len, completions))
+        # Logits are the largest tensor of this pass
+        rows = max(1, LARGEST_LOGITS // (longest * self.model.get_output_embeddings().weight.shape[0]))
+        scored: list[TokenScores] = []
+        for first in range(0, len(completions), rows):
+            pairs = list(zip(prompts[first : first + rows], completions[first : first + rows], strict=True))
+            inputs = self._pad([[*prompt, *ids] for prompt, ids in pairs])
+            kept = max(len(ids) for _, ids in pairs) + 1
+            with _evaluating(self.model), torch.inference_mode():
+                logits = self.model(**inputs, logits_to_keep=kept).logits  # (B, kept, V)
+            for own, (_, ids) in zip(logits, pairs, strict=True):
+                scored.append(score_logits(own[-len(ids) - 1 : -1], ids))
+        return scored
+
+    def _pad(self, rows: Sequence[list[int]]) -> Any:
+        inputs = self.tokenizer.pad(
+            {"input_ids": list(rows)}, padding_side="left", return_attention_mask=True, return_tensors="pt"
+        )
+        positions = (inputs["attention_mask"].cumsum(dim=1) - 1).clamp(min=0)
+        return {**inputs.to(self.model.device), "position_ids": positions.to(self.model.device)}
 
     def _generate(self, prompts: Sequence[list[int]], **options: Any) -> Any:
         tokenizer = self.tokenizer
@@ -221,6 +255,30 @@ class VLLMSampler:
         )
         likely = [(output.outputs[0].logprobs or [{}])[0] for output in outputs]
         return [sum(math.exp(found[token].logprob) for token in token_ids if token in found) for found in likely]
+
+    def score_tokens(self, prompts: Sequence[list[int]], completions: Sequence[list[int]]) -> list[TokenScores]:
+        """See [`Sampler`]. vLLM returns the 20 most likely tokens, so entropies are lower bounds."""
+        from vllm import SamplingParams
+
+        outputs = self.engine.generate(
+            [{"prompt_token_ids": [*prompt, *ids]} for prompt, ids in zip(prompts, completions, strict=True)],
+            SamplingParams(max_tokens=1, temperature=0.0, prompt_logprobs=20),
+            use_tqdm=False,
+            lora_request=self.adapter,
+        )
+        scored = []
+        for output, ids in zip(outputs, completions, strict=True):
+            likely = output.prompt_logprobs[-len(ids) :]
+            known = [[min(1.0, math.exp(token.logprob)) for token in found.values()] for found in likely]
+            scored.append(
+                TokenScores(
+                    # The vocabulary only matters to the upper bound
+                    [entropy_bounds(found, len(found) + 1)[0] for found in known],
+                    [-found[token].logprob for found, token in zip(likely, ids, strict=True)],
+                    [min(1.0, sum(found)) for found in known],
+                )
+            )
+        return scored
 
 
 def load_sampler(

@@ -9,15 +9,13 @@ reconstruction.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
-from ..state.checkpoint import write_atomically
 from ..verification.extraction import AnswerFormat, without_reasoning
 from ..verification.finished import MARKERS, ThinkingMarkers, prompt_opens_reasoning
 from ..verification.verdicts import (
@@ -29,6 +27,7 @@ from ..verification.verdicts import (
 )
 from .chunks import judged_ids
 from .completions import Completion, mean_or_none
+from .folder import append_lines, read_lines
 from .metrics import accuracy_interval, bootstrap_interval
 from .sampling import Prompt, digest_prompt, tokenize_prompts
 from .selection import choose_majority, find_votes
@@ -343,8 +342,7 @@ def _verify(
             for key, text, ids, verdict, place in zip(keys, texts, drawn, verdicts, places, strict=True)
         ]
         if folder is not None:
-            with open(folder / FILE, "a", encoding="utf-8") as file:
-                file.write("".join(json.dumps(asdict(item), ensure_ascii=False) + "\n" for item in items))
+            append_lines(folder / FILE, items)
         known |= zip(keys, items, strict=True)
         if bar is not None and task is not None:
             bar.update(task, completed=len(known))
@@ -352,22 +350,5 @@ def _verify(
 
 
 def read_verifications(folder: Path) -> list[Verification]:
-    """
-    Read `verifications.jsonl`, and remove an incomplete last line from it.
-
-    Raises:
-        `ValueError`: If another line is damaged.
-    """
-    path = folder / FILE
-    if not path.is_file():
-        return []
-    *lines, rest = path.read_text(encoding="utf-8", errors="replace").split("\n")
-    try:
-        items = [Verification(**json.loads(line)) for line in lines]
-    except (ValueError, TypeError) as error:
-        raise ValueError(
-            f"{path} is damaged ({error}). Delete it; its verifications are then written again."
-        ) from error
-    if rest:
-        write_atomically(path, "".join(line + "\n" for line in lines).encode())
-    return items
+    """Read `verifications.jsonl` (see [`read_lines`])."""
+    return read_lines(folder / FILE, Verification)

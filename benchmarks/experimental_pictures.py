@@ -116,10 +116,33 @@ def procedures(tables: list[list[list[str]]], numbers):
     return figure
 
 
+def soft_tokens(tables: list[list[list[str]]], numbers):
+    """Accuracy of greedy and sampled completions and pass@32, before training and after each mode, on two sets."""
+    (header, *rows), *_ = tables
+    ways = [column for column in range(2, len(header)) if numbers(rows[0][column]) and "%" in rows[0][column]][:3]
+    styles = {"before": (BLACK, "*"), "hard": (GREY, "o"), "fuzzy": (ORANGE, "s"), "soft": (BLUE, "D")}
+    figure, axes = plt.subplots(1, 2, figsize=(8, 3.2), sharey=True, layout="constrained")
+    for ax, name in zip(axes, dict.fromkeys(row[0] for row in rows), strict=True):
+        for place, row in enumerate(own := [row for row in rows if row[0] == name]):
+            color, marker = styles[row[1]]
+            for way, column in enumerate(ways):
+                accuracy, low, high = numbers(row[column])[:3]
+                x = way + 0.14 * (place - (len(own) - 1) / 2)
+                label = row[1] if way == 0 else None
+                errors = [[accuracy - low], [high - accuracy]]
+                ax.errorbar(x, accuracy, errors, color=color, marker=marker, capsize=3, linestyle="", label=label)
+        ax.set(title=name)
+        ax.set_xticks(range(len(ways)), [header[column] for column in ways])
+    axes[0].set_ylabel("Accuracy, %")
+    axes[1].legend(frameon=False, loc="lower right")
+    return figure
+
+
 PICTURES = {
     "cort": cort,
     "resa": resa,
     "rlot": procedures,
     "scale_bio": scale_bio,
+    "soft_tokens": soft_tokens,
     "tattoo": tattoo,
 }  # by the name of the page in docs/experimental

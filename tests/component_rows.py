@@ -21,6 +21,7 @@ from trl_concise.components import Component
 from trl_concise.data.teachers import Reply
 from trl_concise.experimental.cort import CodeExecutionReward, CodeReasoning
 from trl_concise.experimental.scale_bio import SourceMixture
+from trl_concise.experimental.soft_tokens import RLOO, SoftRollout
 from trl_concise.methods.adapt_think import AdaptThink, ForcedModes
 from trl_concise.methods.auto_think import AutoThinkReward
 from trl_concise.methods.campo import RepetitionReward, StagedBudget
@@ -319,6 +320,23 @@ _ROWS = [
         trainer=slot_rows.WritesCode,
     ),
     Row(CodeExecutionReward, {"omega": 0.25, "release": True}, rollout=rollout_with_blocks),
+    Row(
+        SoftRollout,
+        {
+            "cot": "fuzzy",
+            "cot_temperature": 0.2,
+            "noise_scale": 0.5,
+            "max_cot_length": 4,
+            "max_answer_length": 5,
+            "cot_end": "!",
+            "answer_prefix": "?",
+        },
+        "rollout",
+        neutral={"cot": "hard"},
+        samples=True,
+        trainer=slot_rows.DrawsTogether,
+    ),
+    Row(RLOO, {}, "advantage", neutral=None),
     Row(AdaptThink, {"delta": 0.1, "start_marker": "?", "end_marker": "!"}, "advantage", neutral=None),
     Row(
         AutoThinkReward,

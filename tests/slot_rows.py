@@ -10,11 +10,13 @@ the step. To add a slot, add a row.
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import pytest
 import torch
+from accelerate.utils import gather_object
 from datasets import Dataset
 from transformers import TrainerCallback
 
@@ -292,6 +294,35 @@ class DrawsChunks(ConciseGRPOTrainer):
             completions=[],
             lengths=torch.tensor([len(ids) for ids in drawn]),
             truncated=torch.tensor([ids[-1] != 2 for ids in drawn]),
+        )
+
+
+class DrawsTogether(ConciseGRPOTrainer):
+    """Lets a rollout generate the rows of all processes on each of them, from the same seed, and keeps those of this process."""
+
+    def _rollout_in_use(self):
+        rollout = super()._rollout_in_use()
+        return DrawnTogether(rollout) if rollout is not None else None
+
+
+class DrawnTogether:
+    """The rollout of [`DrawsTogether`]."""
+
+    def __init__(self, rollout):
+        self.rollout = rollout
+
+    def generate(self, trainer, rows):
+        torch.manual_seed(trainer.state.global_step)
+        whole = self.rollout.generate(trainer, gather_object(list(rows)))
+        first = trainer.accelerator.process_index * len(rows)
+        own = slice(first, first + len(rows))
+        return replace(
+            whole,
+            completion_ids=whole.completion_ids[own],
+            prompt_ids=whole.prompt_ids[own],
+            mask=whole.mask[own],
+            numbers={name: values[own] for name, values in whole.numbers.items()},
+            tensors={name: values[own] for name, values in whole.tensors.items()},
         )
 
 

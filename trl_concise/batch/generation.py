@@ -80,7 +80,7 @@ class Generated:
         mask (`list[list[int]]`, *optional*): 1 where the model wrote the token, 0 where it carries no loss. Default: all 1.
         numbers (`dict[str, list[float]]`): Numbers per completion, the same names on every process: reward functions receive them as
             columns, components find them in `local.columns` and, gathered, in `rollouts.measured[rollout.name]`.
-        tensors (`dict[str, torch.Tensor]`): `(b, ...)` each, which the `_compute_loss` of a subclass finds in its inputs.
+        tensors (`dict[str, torch.Tensor]`): `(b, ...)` each, which [`Rollout.scoring`] finds in the micro-batch of the loss.
         chunks (`list[list[Chunk]]`, *optional*): The chunks of each completion before the last one, which `completion_ids` contains,
             in order. They count in its length and are trained with its advantage, and the loss weighs all its tokens alike. A
             component gives them on every process or on none.

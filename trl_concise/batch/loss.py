@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -18,7 +18,7 @@ from .token_credit import KeptTokens, order_by_kept_length
 if TYPE_CHECKING:
     from trl import GRPOTrainer as _Mixed  # attributes of the class that this mixin is used with
 
-    from ..components import TokenCredit
+    from ..components import Rollout, TokenCredit
 else:
     _Mixed = object
 
@@ -29,8 +29,11 @@ class ComputesLoss(_Mixed):
     """
 
     token_credits: Sequence[TokenCredit]
+    rollout: Rollout | None
+    _rollout_in_use: Callable[[], Rollout | None]
     _kept: KeptTokens | None = None  # what is to be scored; None: everything
     _forced: dict[str, Any] | None = None  # the micro-batch whose loss is computed, if tokens of it were forced
+    _scored: dict[str, Any] | None = None  # the micro-batch whose loss is computed, if a component has generated it
     _is_ordered = True  # whether the buffered micro-batches are in their final order
     _buffered_inputs: list[dict[str, Any]]  # of GRPOTrainer; None until it has generated
 
@@ -47,10 +50,12 @@ class ComputesLoss(_Mixed):
             inputs = {**inputs, "tool_mask": inputs["tool_mask"] * inputs["row_weights"][:, None]}
         if "is_forced" in inputs:
             inputs = self._forced = dict(inputs)  # the scoring inside adds the scores of the old policy
+        if self.model.training and self._rollout_in_use() is not None:
+            self._scored = inputs
         try:
             return self._compute_scaled_loss(model, inputs)
         finally:
-            self._forced = None
+            self._forced = self._scored = None
 
     def _compute_scaled_loss(self, model, inputs):
         settings: dict[str, Any] = {}
@@ -93,7 +98,13 @@ class ComputesLoss(_Mixed):
         score = super()._get_per_token_logps_and_entropies
         if self._kept is not None:
             score = partial(self._kept.score, score)
-        scores = score(model, input_ids, attention_mask, logits_to_keep, *args, **kwargs)
+        if self._scored is None:
+            scores = score(model, input_ids, attention_mask, logits_to_keep, *args, **kwargs)
+        else:
+            assert self.rollout is not None  # see `_compute_loss`
+            with self.rollout.scoring(self.accelerator.unwrap_model(model), self._scored) as replace:
+                logps, *others = score(model, input_ids, attention_mask, logits_to_keep, *args, **kwargs)
+                scores = (replace(logps), *others)
         if self._forced is not None and self._forced.get("old_per_token_logps") is None:
             # TRL reads this after the scoring. Without it, the old policy is the current one, for forced tokens too.
             self._forced["old_per_token_logps"] = replace_forced(self._forced, scores[0].detach())

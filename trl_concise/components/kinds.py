@@ -11,6 +11,8 @@ a plain object: it is built, called and tested without a model.
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from .base import Component, TrainerView
@@ -182,6 +184,22 @@ class Rollout(Component):
         Returns:
             [`Generated`]: b completions; [`Generated.of`] makes one of what `trainer.generate_rollouts(rows, 1)` returns.
         """
+
+    def scoring(self, model, tensors: dict[str, Any]) -> AbstractContextManager[Callable[[Tensor], Tensor]]:
+        """
+        Return the context of the forward pass in which the loss scores a micro-batch. Called in training, for completions of which some
+        positions are not tokens that the policy drew.
+
+        Args:
+            model ([`~transformers.PreTrainedModel`]): The policy, without what accelerate has wrapped around it.
+            tensors (`dict[str, Any]`): The micro-batch: TRL's tensors (`prompt_ids`, `completion_ids`, ...) and those of
+                [`Generated`].
+
+        Returns:
+            A context manager. It gives a function of TRL's log-probabilities, `(b, T)`, that returns those of the loss, with their
+            gradient. Default: they stay as they are.
+        """
+        return nullcontext(lambda logps: logps)
 
 
 class GroupFilter(Component):

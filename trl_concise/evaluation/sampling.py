@@ -134,7 +134,7 @@ class TransformersSampler:
             pairs = list(zip(prompts[first : first + rows], completions[first : first + rows], strict=True))
             inputs = self._pad([[*prompt, *ids] for prompt, ids in pairs])
             kept = max(len(ids) for _, ids in pairs) + 1
-            with _evaluating(self.model), torch.inference_mode():
+            with evaluating(self.model), torch.inference_mode():
                 logits = self.model(**inputs, logits_to_keep=kept).logits  # (B, kept, V)
             for own, (_, ids) in zip(logits, pairs, strict=True):
                 scored.append(score_logits(own[-len(ids) - 1 : -1], ids))
@@ -152,7 +152,7 @@ class TransformersSampler:
         inputs = tokenizer.pad(
             {"input_ids": list(prompts)}, padding_side="left", return_attention_mask=True, return_tensors="pt"
         ).to(self.model.device)
-        with _evaluating(self.model), torch.inference_mode():
+        with evaluating(self.model), torch.inference_mode():
             return self.model.generate(
                 **inputs,
                 eos_token_id=sorted(self.end_token_ids),
@@ -165,7 +165,7 @@ class TransformersSampler:
 
 
 @contextmanager
-def _evaluating(model: PreTrainedModel) -> Iterator[None]:
+def evaluating(model: PreTrainedModel) -> Iterator[None]:
     """
     Put a model in evaluation mode, with an empty generation config.
 

@@ -74,4 +74,18 @@ EXPERIMENTAL_METHODS: tuple[Method, ...] = (
         evidence="experimental/rlot.md#results",
         package="experimental",
     ),
+    Method(
+        "Soft Tokens",
+        "train a chain of thought of mixed embeddings plus noise, for more diverse completions of ordinary tokens",
+        "soft_tokens",
+        ("rollout", "advantage"),
+        ("SoftRollout", "RLOO"),
+        "2509.19170",
+        "reconstructed",
+        "experimental/soft_tokens",
+        11,
+        "SoftTokensTrainer",
+        "experimental/soft_tokens.md#results",
+        "experimental",
+    ),
 )

@@ -395,6 +395,11 @@ def test_a_resumed_run_ends_with_the_same_shares(tiny_model, tmp_path):
     assert found["shares"] == expected["shares"] and found["lines"] == expected["lines"]
     assert found["mixture"] == expected["mixture"]
     assert all(torch.equal(value, found["weights"][name]) for name, value in expected["weights"].items())
+    finished = distributed.train(tiny_model, tmp_path, str(tmp_path / "checkpoint-4"), **settings)
+    assert distributed.report(finished)["mixture"] == expected["mixture"]
+    options = {"train_dataset": dict(reversed(distributed.sources().items()))}
+    with pytest.raises(ValueError, match="has another format"):
+        distributed.train(tiny_model, tmp_path, str(tmp_path / "checkpoint-2"), options, **settings)
     (tmp_path / "checkpoint-2" / "scale_bio.safetensors").unlink()
     with pytest.raises(FileNotFoundError, match=r"scale_bio\.safetensors does not exist"):
         distributed.train(tiny_model, tmp_path, str(tmp_path / "checkpoint-2"), **settings)
@@ -579,6 +584,9 @@ def test_the_example_reads_files(tmp_path, monkeypatch, capsys):
     with pytest.raises(SystemExit):
         run_example(tmp_path, monkeypatch, "--sources", *names)
     assert "--validation" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        run_example(tmp_path, monkeypatch, "--dry_run")
+    assert "none: `trl-concise plan` does not know scale_bio" in capsys.readouterr().out  # not a plan of GRPO
 
 
 @pytest.mark.slow  # a minute
@@ -588,12 +596,12 @@ def test_the_wrong_source_loses_weight(tmp_path):
     args = ScaleBiOConfig(
         **{
             **distributed.settings(tmp_path),
-            "max_steps": 40,
+            "max_steps": 60,
             "per_device_train_batch_size": 48,
             "validation_rows": None,
         },
     )
-    args.learning_rate, args.share_learning_rate, args.optim = 3e-4, 0.05, "adamw_torch"
+    args.learning_rate, args.share_learning_rate, args.optim = 3e-4, 0.1, "adamw_torch"
     trainer = ScaleBiOTrainer(
         AutoModelForCausalLM.from_pretrained(demo.model_path()),
         args,

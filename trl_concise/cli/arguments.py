@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from trl import ModelConfig
+from trl import GRPOConfig, ModelConfig
 
 from ..errors import check_folder, report_input_errors
 from ..state.adapters import adapter_config
@@ -172,7 +172,7 @@ def parse_arguments(
             setattr(training_args, name, getattr(asked, name))
         settings = resolved_settings(run_args, training_args, model_args)
         print(yaml.safe_dump(settings, sort_keys=True), end="")
-        print(comment(_memory_plan(parser.prog, settings)), end="")
+        print(comment(_memory_plan(parser.prog, settings, isinstance(training_args, GRPOConfig))), end="")
         with report_input_errors():
             for name in {"dataset_name", "candidates", "watch_dataset"} & set(settings):
                 local_file(settings[name])
@@ -292,13 +292,15 @@ def _own_options_line(script_class: type, config_class: type, model_class: type)
     return f"Options of this script and its method: {own}. The others are those of {trl} and {model_class.__name__} in TRL."
 
 
-def _memory_plan(prog: str, settings: dict[str, Any]) -> str:
-    """Plan the memory of a run on a card of 40 GiB, as `trl-concise plan` does."""
+def _memory_plan(prog: str, settings: dict[str, Any], generates: bool) -> str:
+    """Plan the memory of a run on a card of 40 GiB, as `trl-concise plan` does. An unknown method that `generates` is planned as GRPO."""
     from ..memory import PlanSettings, plan
     from ..memory.report import adapter_settings, load_shape, report
     from ..memory.settings import OFFLINE_METHODS, ONLINE_METHODS
 
     method = Path(prog.split()[-1]).stem  # `trl-concise hapo`, or `hapo.py`
+    if method not in OFFLINE_METHODS and not generates:
+        return f"none: `trl-concise plan` does not know {method}"
     known = {item.name for item in dataclasses.fields(PlanSettings)} & set(settings)
     try:
         planned = PlanSettings(

@@ -342,13 +342,13 @@ class ScaleBiOTrainer(ResumesTraining, WritesCard, SFTTrainer):
                 "share_logits": self.share_logits.detach(),
                 "loss_before": torch.tensor(self._loss_before, dtype=torch.float64),
             }
-            write_tensors(Path(output_dir, STATE_FILE), {**tensors, **state})
+            write_tensors(Path(output_dir, STATE_FILE), {**tensors, **state}, self._state_metadata())
 
     def _load_optimizer_and_scheduler(self, checkpoint):
         super()._load_optimizer_and_scheduler(checkpoint)
         if checkpoint is None:
             return
-        state = read_tensors(Path(checkpoint, STATE_FILE))
+        state = read_tensors(Path(checkpoint, STATE_FILE), metadata=self._state_metadata())
         expected = {_TRACKER + name: value for name, value in self._trained_by_tracker().items()}
         expected["share_logits"] = self.share_logits
         if {name: value.shape for name, value in expected.items()} != {
@@ -361,6 +361,11 @@ class ScaleBiOTrainer(ResumesTraining, WritesCard, SFTTrainer):
             for name, value in expected.items():
                 value.copy_(state[name])
         self._loss_before = state["loss_before"].item()
+
+    def _state_metadata(self) -> dict[str, str]:
+        return {
+            "sources": json.dumps(list(self.source_rows))
+        }  # shares of other sources, or in another order, are not restored
 
     def _trained_by_tracker(self) -> Mapping[str, torch.nn.Parameter]:
         assert self._pair is not None  # made before a checkpoint is written or read

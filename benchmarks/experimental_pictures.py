@@ -138,7 +138,33 @@ def soft_tokens(tables: list[list[list[str]]], numbers):
     return figure
 
 
+def long_short(tables: list[list[list[str]]], numbers):
+    """Accuracy of dialogues, of the long policy alone and of one policy against the tokens of both, on two sets."""
+    figure, axes = plt.subplots(1, 2, figsize=(9, 3.6), sharey=True, layout="constrained")
+    for ax, title, (_, *rows) in zip(axes, ("2 operations", "3 operations"), tables, strict=False):
+        for system, accuracy, _, tokens, *_ in rows:
+            kind = next(kind for kind in ("dialogue", "long alone", "") if system.startswith(kind))
+            color, marker = {"dialogue": (BLUE, "D"), "long alone": (ORANGE, "o"), "": (GREY, "s")}[kind]
+            value, low, high = numbers(accuracy)
+            x = numbers(tokens)[0]
+            ax.errorbar(x, value, [[value - low], [high - value]], color=color, marker=marker, capsize=3)
+            name = system.removeprefix(kind).lstrip(", ")
+            place = (
+                ((0, 13), "center") if not kind else ((6, -8), "left") if kind == "dialogue" else ((-6, -3), "right")
+            )
+            offset, side = ((-8, -3), "right") if "own length" in name else place
+            ax.annotate(name, (x, value), xytext=offset, textcoords="offset points", fontsize=7, color=color, ha=side)
+        ax.set(title=title, xlabel="Tokens of both policies per problem", ylim=(0, 112))
+        ax.margins(x=0.35)
+    for kind, color in (("dialogue", BLUE), ("long policy alone", ORANGE), ("one policy", GREY)):
+        axes[0].plot([], [], color=color, marker="s", linestyle="", label=kind)
+    axes[0].set_ylabel("Accuracy, %")
+    axes[0].legend(frameon=False, loc="lower left", fontsize=8)
+    return figure
+
+
 PICTURES = {
+    "long_short": long_short,
     "cort": cort,
     "resa": resa,
     "rlot": procedures,

@@ -16,10 +16,12 @@ import torch
 from datasets import Dataset
 
 from tests import slot_rows, tiny
+from tests.long_short_runs import SHORT, ScriptedPartner
 from trl_concise import ConciseGRPOConfig, ConciseGRPOTrainer, GroupReward
 from trl_concise.components import Component
 from trl_concise.data.teachers import Reply
 from trl_concise.experimental.cort import CodeExecutionReward, CodeReasoning
+from trl_concise.experimental.long_short import LongShortRollout
 from trl_concise.experimental.scale_bio import SourceMixture
 from trl_concise.experimental.soft_tokens import RLOO, SoftRollout
 from trl_concise.methods.adapt_think import AdaptThink, ForcedModes
@@ -337,6 +339,21 @@ _ROWS = [
         trainer=slot_rows.DrawsTogether,
     ),
     Row(RLOO, {}, "advantage", neutral=None),
+    Row(
+        LongShortRollout,
+        {
+            "role": "long",
+            "partner": ScriptedPartner(SHORT),
+            "max_turns": 2,
+            "partner_tokens": 40,
+            "partner_temperature": 0.5,
+            "long_prompt": "Think.",
+            "short_prompt": "Finish.",
+        },
+        "rollout",
+        neutral=None,
+        trainer=slot_rows.DrawsChunks,
+    ),
     Row(AdaptThink, {"delta": 0.1, "start_marker": "?", "end_marker": "!"}, "advantage", neutral=None),
     Row(
         AutoThinkReward,

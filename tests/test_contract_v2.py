@@ -265,6 +265,8 @@ class Careless(slot_rows.Forced):
         ({"old_logps": [[0.5]] * 8}, "old_logps that do not match"),
         ({"numbers": {"solution": [1.0] * 8}}, "under a name that is not a column"),
         ({"numbers": {"x": [1.0]}}, "returned 1 numbers as 'x' for 8 rows"),
+        ({"columns": {"solution": ["?"] * 8}}, "under a name that is not a column"),
+        ({"columns": {"x": ["?"]}}, "returned 1 values as 'x' for 8 rows"),
         ({"tensors": {"x": torch.ones(3)}}, "first dimension is 8"),
         ({"tensors": {"advantages": torch.ones(8)}}, r"has the names \['advantages'\]"),
     ],

@@ -17,8 +17,8 @@ CHAT_TEMPLATE = (
 )
 
 
-def make_model(path, seed: int = 0, architecture: str = "qwen2", more_tokens: Sequence[str] = ()) -> str:
-    """Save a random model with a byte-level tokenizer into a folder, and return the folder. `more_tokens` are special tokens."""
+def make_tokenizer(more_tokens: Sequence[str] = ()) -> PreTrainedTokenizerFast:
+    """Return a byte-level tokenizer. `more_tokens` are special tokens."""
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer, bpe.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
     bpe.train_from_iterator(
@@ -33,6 +33,12 @@ def make_model(path, seed: int = 0, architecture: str = "qwen2", more_tokens: Se
         tokenizer_object=bpe, pad_token="<|pad|>", eos_token="<|im_end|>", padding_side="left"
     )
     tokenizer.chat_template = CHAT_TEMPLATE
+    return tokenizer
+
+
+def make_model(path, seed: int = 0, architecture: str = "qwen2", more_tokens: Sequence[str] = ()) -> str:
+    """Save a random model with a byte-level tokenizer into a folder, and return the folder. `more_tokens` are special tokens."""
+    tokenizer = make_tokenizer(more_tokens)
     torch.manual_seed(seed)
     model = AutoModelForCausalLM.from_config(
         AutoConfig.for_model(

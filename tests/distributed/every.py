@@ -36,6 +36,7 @@ MODULES = {
     "self_verify": [],
     "resa": [],
     "scale_bio": [],
+    "long_short": [],
 }
 
 if __name__ == "__main__":

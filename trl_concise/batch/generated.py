@@ -33,7 +33,7 @@ def generate(trainer: GRPOTrainer, rollout: Rollout, batch: GenerationBatch, pro
         prompts (`list`): The prompts of the rows.
 
     Raises:
-        `ValueError`: If the component returns too few or too many completions, tokens or numbers.
+        `ValueError`: If the component returns too few or too many completions, tokens, numbers or columns.
     """
     generated = rollout.generate(trainer, batch.rows)
     name = type(rollout).__name__
@@ -68,6 +68,7 @@ def generate(trainer: GRPOTrainer, rollout: Rollout, batch: GenerationBatch, pro
         "logprobs": logps,
         **mask,
         **generated.numbers,
+        **generated.columns,
     }
 
 
@@ -90,12 +91,13 @@ def _check(generated: Generated, name: str, rows: list[dict[str, Any]]) -> None:
             f"{'with' if generated.mask else 'without'} a mask. Return one list for each row, empty if a completion has one "
             "chunk, and a mask that is 0 at carried tokens."
         )
-    for key, numbers in generated.numbers.items():
-        if len(numbers) != len(rows) or key in rows[0]:
-            raise ValueError(
-                f"{name}.generate returned {len(numbers)} numbers as {key!r} for {len(rows)} rows with the columns "
-                f"{sorted(rows[0])}. Return one number for each row, under a name that is not a column."
-            )
+    for kind, given in (("number", generated.numbers), ("value", generated.columns)):
+        for key, values in given.items():
+            if len(values) != len(rows) or key in rows[0]:
+                raise ValueError(
+                    f"{name}.generate returned {len(values)} {kind}s as {key!r} for {len(rows)} rows with the columns "
+                    f"{sorted(rows[0])}. Return one {kind} for each row, under a name that is not a column."
+                )
     for key, tensor in generated.tensors.items():
         if not isinstance(tensor, Tensor) or tensor.ndim == 0 or len(tensor) != len(rows):
             raise ValueError(

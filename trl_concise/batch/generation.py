@@ -84,6 +84,8 @@ class Generated:
         chunks (`list[list[Chunk]]`, *optional*): The chunks of each completion before the last one, which `completion_ids` contains,
             in order. They count in its length and are trained with its advantage, and the loss weighs all its tokens alike. A
             component gives them on every process or on none.
+        columns (`dict[str, list]`): Other values per completion, such as texts, which stay in this process: reward functions receive
+            them as columns, components find them in `local.columns`.
     """
 
     completion_ids: list[list[int]]
@@ -94,6 +96,7 @@ class Generated:
     numbers: dict[str, list[float]] = field(default_factory=dict)
     tensors: dict[str, Tensor] = field(default_factory=dict)
     chunks: list[list[Chunk]] | None = None
+    columns: dict[str, list[Any]] = field(default_factory=dict)
 
     @property
     def earlier_lengths(self) -> list[int]:
@@ -113,7 +116,7 @@ class Generated:
             rollouts ([`GeneratedRollouts`]): The completions.
             prefix_logps (`Sequence[Sequence[float]]`, *optional*): Log-probability with which each token of each prefix was
                 chosen: the prefixes are then trained on. Default: they carry no loss.
-            others: `numbers` and `tensors`.
+            others: `numbers`, `columns` and `tensors`.
         """
         pairs = list(zip(rollouts.prefix_ids, rollouts.completion_ids, strict=True))
         logps = old_logps = mask = None

@@ -8,6 +8,19 @@ from .method import Method
 
 EXPERIMENTAL_METHODS: tuple[Method, ...] = (
     Method(
+        "Long(x)Short",
+        "two policies solve a problem in turns: a long one thinks, a short one answers or returns the problem",
+        "long_short",
+        ("rollout",),
+        ("LongShortRollout",),
+        "2505.11827",
+        "reconstructed",
+        "experimental/long_short",
+        11,
+        evidence="experimental/long_short.md#results",
+        package="experimental",
+    ),
+    Method(
         "TaTToo",
         "check the claims in the steps of a solution with tools: a reward, and the score of a vote",
         "tattoo",

@@ -18,7 +18,7 @@ from trl_concise.evaluation import Completion, evaluate, read_completions, read_
 from trl_concise.evaluation.base import efficiency
 from trl_concise.evaluation.command import print_records
 from trl_concise.evaluation.runs import read_measurements
-from trl_concise.evaluation.sampling import digest_prompt
+from trl_concise.evaluation.sampling import TransformersSampler, digest_prompt
 
 
 KEYS = {
@@ -318,6 +318,17 @@ def test_a_model_without_a_name_is_an_error_that_asks_for_one(model, tokenizer, 
         run(unnamed, tokenizer, sets)
     (record,) = run(unnamed, tokenizer, sets, model_name="new", max_new_tokens=4)
     assert record["model"] == "new"
+
+
+def test_any_sampler_is_evaluated(model, tokenizer, sets, tmp_path):
+    sampler, options = TransformersSampler(model, tokenizer), {**DRAWN, "progress": False}
+    records = evaluate(sampler, sets, tmp_path, model_name="model", **options)
+    in_memory = run(model, tokenizer, sets, model_name="model")
+    assert records == [record | {"dtype": None} for record in in_memory]
+    assert evaluate(sampler, sets, tmp_path, model_name="model", **options) == records  # read from the folder
+    assert json.loads((tmp_path / "settings.json").read_text())["weights"] is None
+    with pytest.raises(ValueError, match="pass model_name="):
+        evaluate(sampler, sets, **options)
 
 
 @pytest.mark.parametrize("batch_size", [4, 6, 64])

@@ -13,7 +13,7 @@ from .settings import model_path
 
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 LEARNING_RATE = 5e-4  # at the first step after the warm-up; it falls linearly to 0
 WARMUP_STEPS = 10
@@ -29,6 +29,7 @@ def make_variant(
     *,
     change_tokenizer: Callable[[PreTrainedTokenizerBase], None] | None = None,
     learning_rate: float = LEARNING_RATE,
+    make_model: Callable[[PreTrainedTokenizerBase], PreTrainedModel] | None = None,
 ) -> Path:
     """
     Train the embedded model further, on the CPU, and save it. A folder that has a model is returned as it is.
@@ -41,6 +42,7 @@ def make_variant(
         batches (`Callable`): Returns the batches, without end, for a tokenizer.
         change_tokenizer (`Callable`, *optional*): Changes the tokenizer; the model gets embeddings for tokens that it adds.
         learning_rate (`float`, *optional*, defaults to `5e-4`): Largest learning rate of AdamW.
+        make_model (`Callable`, *optional*): Builds another model to start from, for a tokenizer.
 
     Returns:
         `Path`: The folder.
@@ -55,17 +57,17 @@ def make_variant(
     folder = Path(folder)
     with PartialState().main_process_first():
         if not (folder / "config.json").is_file():
-            _train(folder, steps, batches, change_tokenizer, learning_rate)
+            _train(folder, steps, batches, change_tokenizer, learning_rate, make_model)
     return folder
 
 
-def _train(folder: Path, steps: int, batches, change_tokenizer, learning_rate: float) -> None:
+def _train(folder: Path, steps: int, batches, change_tokenizer, learning_rate: float, make_model) -> None:
     import torch
     from torch.nn.utils.rnn import pad_sequence
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    model = AutoModelForCausalLM.from_pretrained(model_path())
     tokenizer = AutoTokenizer.from_pretrained(model_path())
+    model = AutoModelForCausalLM.from_pretrained(model_path()) if make_model is None else make_model(tokenizer)
     if change_tokenizer is not None:
         change_tokenizer(tokenizer)
         with torch.random.fork_rng(devices=[]):

@@ -46,7 +46,7 @@ logger = logging.getLogger(__name__)
 
 
 def evaluate(
-    model: str | PreTrainedModel,
+    model: str | PreTrainedModel | Sampler,
     datasets: str | Sequence[str] | Mapping[str, Dataset],
     output_dir: str | Path | None = None,
     *,
@@ -87,8 +87,8 @@ def evaluate(
     interrupted run is that of an uninterrupted one, and added completions do not repeat any on file.
 
     Args:
-        model (`str` or [`~transformers.PreTrainedModel`]):
-            Path or Hub id of a model or of an adapter, `demo` for the embedded model, or a model in memory.
+        model (`str`, [`~transformers.PreTrainedModel`] or `Sampler`):
+            Path or Hub id of a model or of an adapter, `demo` for the embedded model, a model in memory, or an object that generates.
         datasets (`str`, `Sequence[str]` or `Mapping[str, Dataset]`):
             Problem sets by name (see [`load_problem_sets`]), or datasets with the columns `prompt` and `solution`. Of a name
             that is an absolute path, the results have the name of the file only.
@@ -257,7 +257,7 @@ def evaluate(
             options["max_model_len"] = min(longest, source.path and context_length(source.path) or math.inf)
         sampler = load_sampler(model, use_vllm=use_vllm, dtype=dtype, quantization=quantization, **options)
     else:
-        sampler = TransformersSampler(model, source.tokenizer)
+        sampler = model if isinstance(model, Sampler) else TransformersSampler(model, source.tokenizer)
     if chunking is not None:
         sampler = ChunkedSampler(sampler, chunking)
     # Before the settings are written: if the template refuses the system prompt, no folder with it must remain

@@ -14,18 +14,20 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+    from .sampling import Sampler
+
 BLOCK, BLOCKS = 2**20, 64  # bytes read in a row, and how often, of a file of weights
 ELEMENTS = 1024  # read of a parameter
 
 
-def name_of(model: str | PreTrainedModel) -> str:
+def name_of(model: str | PreTrainedModel | Sampler) -> str:
     """
     Return the name of a model: an id as it is, a folder without its parents. A checkpoint keeps the name of its run.
 
     Raises:
         `ValueError`: If a model in memory was not loaded from anywhere.
     """
-    name = model if isinstance(model, str) else model.config._name_or_path
+    name = model if isinstance(model, str) else getattr(getattr(model, "config", None), "_name_or_path", None)
     if not name:
         raise ValueError("A model in memory that was not loaded from anywhere has no name: pass model_name=.")
     if not Path(name).exists():
@@ -34,7 +36,7 @@ def name_of(model: str | PreTrainedModel) -> str:
     return f"{folder.parent.name}/{folder.name}" if folder.name.startswith(PREFIX_CHECKPOINT_DIR) else folder.name
 
 
-def fingerprint(model: str | PreTrainedModel) -> str | None:
+def fingerprint(model: str | PreTrainedModel | Sampler) -> str | None:
     """
     Return a fingerprint of a model's weights, at a cost that does not grow with the model.
 
@@ -42,12 +44,14 @@ def fingerprint(model: str | PreTrainedModel) -> str | None:
     has the same fingerprint.
 
     Args:
-        model (`str` or [`~transformers.PreTrainedModel`]): Folder of a model or an adapter, or a model in memory.
+        model (`str`, [`~transformers.PreTrainedModel`] or `Sampler`): Folder of a model or an adapter, or a model in memory.
 
     Returns:
-        `str`, *optional*: 32 hexadecimal digits. `None` if the model is not a folder with weights.
+        `str`, *optional*: 32 hexadecimal digits. `None` for a `Sampler`, and if the model is not a folder with weights.
     """
     digest = hashlib.blake2b(digest_size=16)
+    if not isinstance(model, str) and not hasattr(model, "named_parameters"):
+        return None
     parts = _of_folder(Path(model)) if isinstance(model, str) else _of_parameters(model)
     empty = True
     for part in parts:

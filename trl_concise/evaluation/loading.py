@@ -41,7 +41,7 @@ class Source:
 
 
 def find_source(
-    model: str | PreTrainedModel,
+    model: Any,
     tokenizer: PreTrainedTokenizerBase | None,
     dtype: str | None,
     quantization: Quantization,
@@ -49,13 +49,16 @@ def find_source(
     use_vllm: bool,
 ) -> Source:
     """
-    Find a model, and how it would be loaded.
+    Find a model, and how it would be loaded. `model` is a path or an id, a model in memory, or a `Sampler`, which has a tokenizer.
 
     Raises:
         `FileNotFoundError`: If it is found neither locally nor on the Hub.
         `ValueError`: If a model in memory has no tokenizer or is to be loaded otherwise, or the mode does not fit the model.
     """
     if not isinstance(model, str):
+        config, loaded_as = getattr(model, "config", None), getattr(model, "dtype", None)  # a sampler has neither
+        if tokenizer is None and config is None:
+            tokenizer = getattr(model, "tokenizer", None)
         if tokenizer is None:
             raise ValueError("A model in memory needs its tokenizer: pass tokenizer=.")
         if dtype is not None or quantization != NOT_QUANTIZED:
@@ -63,8 +66,8 @@ def find_source(
                 "dtype and quantization are for a model given by path or id; this one is in memory. Leave them out."
             )
         settings = {
-            "dtype": str(model.dtype).removeprefix("torch."),
-            "quantization": quantization.describe(model.config),
+            "dtype": str(loaded_as).removeprefix("torch.") if loaded_as is not None else None,
+            "quantization": quantization.describe(config),
         }
         return Source(None, tokenizer, settings)
     path, base = find_model(model, quantization.gguf_file)

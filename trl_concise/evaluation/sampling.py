@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import torch
 from jinja2 import TemplateError
@@ -54,6 +54,7 @@ class SamplingSettings:
             )
 
 
+@runtime_checkable
 class Sampler(Protocol):
     """An object that generates completions from prompts."""
 

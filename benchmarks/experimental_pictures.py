@@ -163,7 +163,32 @@ def long_short(tables: list[list[list[str]]], numbers):
     return figure
 
 
-PICTURES = {
+def r2r(tables: list[list[list[str]]], numbers):
+    """Accuracy against the mean parameters per token, the small model counted at every position, on two sets."""
+    styles = {
+        "small": ("small model alone", BLACK, "*"),
+        "large": ("large model alone", GREY, "P"),
+        "router": ("router", BLUE, "o"),
+        "entropy": ("entropy rule", ORANGE, "s"),
+        "random": ("random rule", GREEN, "^"),
+    }
+    figure, axes = plt.subplots(1, 2, figsize=(8, 3.4), sharey=True, layout="constrained")
+    for ax, (header, *rows) in zip(axes, tables[:2], strict=True):
+        drawn = set()
+        for name, accuracy, *_, parameters, _ in rows:
+            label, color, marker = styles[name.replace(",", "").split()[0]]
+            mean, low, high = numbers(accuracy)
+            x, error = numbers(parameters)[1] / 1e6, [[mean - low], [high - mean]]
+            shown = None if label in drawn else label
+            ax.errorbar([x], [mean], error, color=color, marker=marker, capsize=3, linestyle="", label=shown)
+            drawn.add(label)
+        ax.set(title=header[0], xlabel="Mean parameters per token, millions")
+    axes[0].set_ylabel("Accuracy, %")
+    axes[1].legend(frameon=False, loc="lower right")
+    return figure
+
+
+PICTURES = {"r2r": r2r, 
     "long_short": long_short,
     "cort": cort,
     "resa": resa,

@@ -26,6 +26,7 @@ from .loading import context_length, find_source
 from .progress import progress_bar
 from .quantization import NOT_QUANTIZED, Quantization
 from .sampling import (
+    Sampler,
     SamplingSettings,
     TransformersSampler,
     load_sampler,

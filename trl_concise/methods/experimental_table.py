@@ -101,4 +101,17 @@ EXPERIMENTAL_METHODS: tuple[Method, ...] = (
         "experimental/soft_tokens.md#results",
         "experimental",
     ),
+    Method(
+        "R2R",
+        "a small model writes, and a router lets a large one write single tokens",
+        "r2r",
+        ("evaluation",),
+        ("RoutedSampler", "TokenRouter", "label_tokens", "train_router"),
+        "2505.21600",
+        "reconstructed",
+        "experimental/r2r",
+        11,
+        evidence="experimental/r2r.md#results",
+        package="experimental",
+    ),
 )

@@ -556,8 +556,9 @@ def test_the_evaluator_takes_a_routed_sampler(small, large, tmp_path):
     (alone,) = evaluate(large.model, problems, tokenizer=large.tokenizer, **options)
     assert {**alone, "model": "routed", "dtype": None} == record and record["accuracy"] == 1
     assert (tmp_path / "completions.jsonl").is_file() and len(sampler.completions) == 3
-    with pytest.raises(ValueError, match="no probabilities of the next token"):
-        sampler.next_token_probabilities([[5]], [6])
+    for call in (sampler.next_token_probabilities, sampler.score_tokens):
+        with pytest.raises(ValueError, match="no probabilities of tokens"):
+            call([[5]], [[6]])
 
 
 def test_systems_are_compared_at_their_cost(small, large, router, responses):

@@ -19,6 +19,12 @@ from .rules import Proposals, RoutingRule
 
 if TYPE_CHECKING:
     from ...evaluation.sampling import Sampler
+    from ...evaluation.token_scores import TokenScores
+
+_NO_DISTRIBUTION = (
+    "A RoutedSampler has no probabilities of tokens, because the model that writes a token depends on the one drawn. Leave out what needs them, such "
+    "as a vote by verdicts and the uncertainty; a majority vote needs none."
+)
 
 
 @dataclass(frozen=True)
@@ -77,14 +83,12 @@ class RoutedSampler:
         return [item.ids for item in drawn]
 
     def next_token_probabilities(self, prompts: Sequence[list[int]], token_ids: Sequence[int]) -> list[float]:
-        """
-        Raises:
-            `ValueError`: Always: which model writes a token depends on the token that is drawn.
-        """
-        raise ValueError(
-            "A RoutedSampler has no probabilities of the next token, because the model that writes it depends on the token drawn. Use a vote "
-            "that needs none, such as the majority."
-        )
+        """Raise a `ValueError`: which model writes a token depends on the token that is drawn."""
+        raise ValueError(_NO_DISTRIBUTION)
+
+    def score_tokens(self, prompts: Sequence[list[int]], completions: Sequence[list[int]]) -> list[TokenScores]:
+        """Raise a `ValueError`, for the same reason."""
+        raise ValueError(_NO_DISTRIBUTION)
 
     def draw(self, prompts: Sequence[Sequence[int]], settings: SamplingSettings) -> list[RoutedCompletion]:
         """
@@ -173,6 +177,10 @@ class AloneSampler:
     def next_token_probabilities(self, prompts: Sequence[list[int]], token_ids: Sequence[int]) -> list[float]:
         """See [`~trl_concise.evaluation.sampling.Sampler`]."""
         return self.sampler.next_token_probabilities(prompts, token_ids)
+
+    def score_tokens(self, prompts: Sequence[list[int]], completions: Sequence[list[int]]) -> list[TokenScores]:
+        """See [`~trl_concise.evaluation.sampling.Sampler`]."""
+        return self.sampler.score_tokens(prompts, completions)
 
 
 def draw_tokens(logits: Tensor, uniforms: Tensor, settings: SamplingSettings) -> Tensor:

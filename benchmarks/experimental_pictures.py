@@ -188,7 +188,8 @@ def r2r(tables: list[list[list[str]]], numbers):
     return figure
 
 
-PICTURES = {"r2r": r2r, 
+PICTURES = {
+    "r2r": r2r,
     "long_short": long_short,
     "cort": cort,
     "resa": resa,

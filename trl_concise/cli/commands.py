@@ -80,6 +80,7 @@ COMMANDS: dict[str, tuple[str, str]] = {  # name -> (module:function, descriptio
     "env": ("trl_concise.cli.launch:env", "print versions for a bug report"),
     "init": ("trl_concise.cli.launch:init", "write a method's training script and recipe, to edit"),
     "eval": ("trl_concise.evaluation.command:main", "measure accuracy against tokens on problem sets"),
+    "export": ("trl_concise.evaluation.export:main", "write completions in the format of lighteval"),
     "filter": ("trl_concise.evaluation.filter:main", "keep the problems that a model solves sometimes"),
     "report": ("trl_concise.evaluation.report:main", "plot and tabulate the results of runs and evaluations"),
     "card": ("trl_concise.hub.card:main", "write the model card of a run"),

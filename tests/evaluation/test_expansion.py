@@ -13,6 +13,7 @@ from trl_concise.cli.commands import main
 from trl_concise.demo.beyond import generate_beyond
 from trl_concise.demo.problems import split_of
 from trl_concise.evaluation import Completion, accuracy_interval, bootstrap_interval, evaluate, pass_at_k
+from trl_concise.evaluation.comparison import describe_expansion
 from trl_concise.evaluation.expansion import expansion, expansion_sizes, pass_curve, powers_of_two, solved_by_chance
 
 
@@ -113,16 +114,18 @@ def test_the_command_prints_the_expansion_rate(tmp_path, capsys):
         evaluate("demo", "demo_beyond", tmp_path / str(seed), seed=seed, **common)
     arguments = ["compare", str(tmp_path / "0"), str(tmp_path / "1")]
     assert main([*arguments, "--output_dir", str(tmp_path / "out")]) == 0
-    printed = " ".join(capsys.readouterr().out.split())
-    assert (
-        "Of 3 problems that the first model does not solve in 2 tries, the second solves 0.0% [0.0, 56.1]" in printed
-    )
-    assert "measure how many with --null" in printed
+    assert "pass@1 0.0% -> 0.0%; pass@2 0.0% -> 0.0%." in capsys.readouterr().out
     found = json.loads((tmp_path / "out" / "comparison.json").read_text())["demo_beyond"]["expansion"]
     assert (found["n"], found["rate"], found["neither"]) == (2, 0, [0, 1, 2])
     assert (tmp_path / "out" / "pass_at_k.png").stat().st_size > 1000
     assert main([*arguments, "--null", str(tmp_path / "2")]) == 0
-    assert "The first model with another seed solves 0.0%." in capsys.readouterr().out
+    printed = " ".join(capsys.readouterr().out.split())
+    assert (
+        "Of 3 problems that the first model does not solve in 2 tries, the second solves 0.0% [0.0, 56.1]" in printed
+    )
+    assert "The first model with another seed solves 0.0%." in printed
+    many = {**found, "n": 8, "sizes": {}}
+    assert "measure how many with --null" in describe_expansion(many) and "Of 3 problems" in describe_expansion(many)
     evaluate("demo", "demo_beyond", tmp_path / "few", **{**common, "num_completions": 1})
     with pytest.raises(SystemExit):
         main([*arguments, "--null", str(tmp_path / "few")])

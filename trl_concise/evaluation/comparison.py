@@ -27,6 +27,7 @@ from .summaries import read_json
 
 COMPARISON_FILE = "comparison.json"
 RESAMPLES = 10_000
+FEW_TRIES = 8  # fewer say little about what a model does not solve
 OUTCOMES = ("both_correct", "only_first", "only_second", "both_wrong")
 
 
@@ -259,29 +260,23 @@ def print_comparison(figures: Mapping[str, Mapping[str, Any]]) -> None:
     table = Table(
         title=escape(f"{names[1]} compared with {names[0]}"),
         caption=escape(
-            "[ ]: 95 % interval, paired bootstrap over problems. Ratio if correct: tokens of correct completions on the problems that both solve."
+            "[ ]: 95 % interval, paired bootstrap over problems. If correct: tokens of correct completions on the problems that both solve."
         ),
     )
-    table.add_column("Problems", no_wrap=True)
-    for heading in ("Accuracy", "Points", "Tokens", "Ratio", "Ratio if correct"):
-        table.add_column(heading, justify="right")
+    for heading in ("Problems", ""):
+        table.add_column(heading, no_wrap=True)
+    for heading in ("First", "Second", "Change"):
+        table.add_column(heading, justify="right", no_wrap=True)
     for name, found in figures.items():
         low, high = (100 * bound for bound in found["accuracy_difference_interval"])
         least, most = found["token_ratio_interval"]
         correct = found["correct_token_ratio"]
-        table.add_row(
-            *map(
-                escape,
-                (
-                    f"{name} ({found['problems']:,})",
-                    "{:.1%} -> {:.1%}".format(*found["accuracy"]),
-                    f"{100 * found['accuracy_difference']:+.1f} [{low:.1f}, {high:.1f}]",
-                    "{:,.1f} -> {:,.1f}".format(*found["tokens"]),
-                    f"{found['token_ratio']:.3f} [{least:.3f}, {most:.3f}]",
-                    f"{correct:.3f}" if correct is not None else "-",
-                ),
-            )
-        )
+        points = f"{100 * found['accuracy_difference']:+.1f} points [{low:.1f}, {high:.1f}]"
+        whole = f"{name} ({found['problems']:,})"
+        table.add_row(escape(whole), "accuracy", *(f"{value:.1%}" for value in found["accuracy"]), escape(points))
+        ratio = f"x {found['token_ratio']:.3f} [{least:.3f}, {most:.3f}]"
+        table.add_row("", "tokens", *(f"{value:,.1f}" for value in found["tokens"]), escape(ratio))
+        table.add_row("", "  if correct", "", "", f"x {correct:.3f}" if correct is not None else "-")
     Console().print(table)
     for name, found in figures.items():
         low, high = found["accuracy_difference_interval"]
@@ -302,6 +297,8 @@ def describe_expansion(found: Mapping[str, Any]) -> str:
     n = found["n"]
     pairs = {k: [f"{curve[k]['value']:.1%}" for curve in found["pass_at_k"]] for k in found["sizes"]}
     curves = "; ".join(f"pass@{k} {' -> '.join(pair)}" for k, pair in pairs.items())
+    if n < FEW_TRIES and found["null_rate"] is None:
+        return f"  {curves}."
     if found["rate"] is None:
         return f"  {curves}. The first model solves every problem in {n} tries, so there is no expansion rate."
     low, high = found["rate_interval"]

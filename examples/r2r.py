@@ -141,6 +141,11 @@ def check(args: R2RArguments) -> None:
     if wrong := [name for name in sizes if (value := getattr(args, name)) is not None and not value > 0]:
         raise ValueError(f"--{wrong[0]} must be positive, got {getattr(args, wrong[0])}. Raise it, or leave it out.")
     read_thresholds(args)
+    needed = {"labels.parquet": "label"} | ({} if "train" in args.stages else {"router.json": "train"})
+    for file, stage in needed.items():  # before the small model is trained
+        path = Path(args.output_dir, file)
+        if {"train", "eval"} & set(args.stages) and stage not in args.stages and not path.is_file():
+            raise FileNotFoundError(f"{path} does not exist. Run the stage {stage} first, or add it to --stages.")
     given = {"--model_name_or_path": args.model_name_or_path, "--large_model": args.large_model}
     missing = [name for name, value in given.items() if value is None]
     if len(missing) == 1:

@@ -521,11 +521,22 @@ def test_numbers_out_of_range_are_refused(small, large, router, prompts):
         ModelJudge(large, batch_size=0)
     with pytest.raises(ValueError, match="None of the 3 labeled tokens is divergent"):
         positive_weight(torch.zeros(3))
+    with pytest.raises(ValueError, match="All 3 labeled tokens are divergent"):
+        positive_weight(torch.ones(3))
     with pytest.raises(ValueError, match="at least one divergent token"):
         search_threshold([0.1], [0])
     with pytest.raises(ValueError, match="min_recall must be between"):
         search_threshold([0.1], [1], 2.0)
     assert RoutedSampler(small, large, RandomRule(0.5)).draw([], GREEDY) == []
+
+
+def test_models_in_training_mode_are_evaluated_and_return_to_it(small, large, router, prompts):
+    sampler = RoutedSampler(small, large, RouterRule(router.train(), 0.5))
+    assert not router.training
+    drawn = sampler.draw(prompts[:1], GREEDY)
+    small.model.train()
+    assert sampler.draw(prompts[:1], GREEDY) == drawn and small.model.training and not large.model.training
+    small.model.eval()
 
 
 def test_state_space_models_are_refused(tokenizer, small):
@@ -592,16 +603,17 @@ def test_the_example_runs_in_stages(tmp_path, monkeypatch, capsys):
 
     run("--stages label --problems 4 --demo_steps 1 --max_new_tokens 20 --continuation_tokens 10")
     written = Path("outputs/r2r-demo/small-model/model.safetensors").stat().st_mtime_ns
-    run("--stages train eval --epochs 1 --eval_problems 2 --max_new_tokens 6 --thresholds 0 router")
+    run("--stages train eval --epochs 1 --eval_problems 1 --max_new_tokens 6")
     assert Path("outputs/r2r-demo/small-model/model.safetensors").stat().st_mtime_ns == written  # not trained again
     printed = capsys.readouterr().out
     assert "4 responses, 80 tokens" in printed and "22,081 parameters" in printed and "large model alone" in printed
     records = json.loads(Path("outputs/r2r-demo/summary.json").read_text())
-    assert {record["dataset"] for record in records} == {"2 operations", "3 operations"} and len(records) == 2 * 9
+    assert {record["dataset"] for record in records} == {"2 operations", "3 operations"} and len(records) == 2 * 6
     assert {"labels.parquet", "router.safetensors", "router.json"} <= {
         p.name for p in Path("outputs/r2r-demo").iterdir()
     }
     for command, message in {
+        "--stages eval --output_dir other": "Run the stage label first",
         "--use_vllm": "R2R cannot use vLLM",
         "--thresholds -1": "--thresholds must be at least 0",
         "--thresholds much": "must be numbers",

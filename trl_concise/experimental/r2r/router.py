@@ -227,12 +227,16 @@ def positive_weight(labels: Tensor, recall_factor: float = 1.0) -> Tensor:
     Return the weight of the positive class: tokens of label 0 divided by those of label 1, times `recall_factor`.
 
     Raises:
-        `ValueError`: If no token has the label 1.
+        `ValueError`: If no token has the label 1, or every token has it.
     """
     divergent = labels.sum()
     if not divergent:
         raise ValueError(
             f"None of the {len(labels)} labeled tokens is divergent, so a router cannot be trained. Label more responses, or harder problems."
+        )
+    if divergent == len(labels):
+        raise ValueError(
+            f"All {len(labels)} labeled tokens are divergent, so a router cannot be trained. Check the judge, or take a better small model."
         )
     return (len(labels) - divergent) / divergent * recall_factor
 

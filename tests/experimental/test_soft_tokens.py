@@ -127,8 +127,10 @@ def prompts():
 
 
 def test_without_noise_and_temperature_the_chain_of_thought_is_the_greedy_one(model, tokenizer, prompts):
-    soft = soft_generate(model, tokenizer, prompts, cot="fuzzy", noise=0.0, temperature=1e-6, **DEMO)
-    hard = soft_generate(model, tokenizer, prompts, cot="hard", noise=0.0, **DEMO)
+    soft = soft_generate(
+        model, tokenizer, prompts, cot="fuzzy", noise=0.0, temperature=1e-6, max_cot_length=60, **DEMO
+    )
+    hard = soft_generate(model, tokenizer, prompts, cot="hard", noise=0.0, max_cot_length=60, **DEMO)
     assert any(soft.stopped)
     for ids, length, greedy in zip(soft.completion_ids, soft.cot_lengths, hard.completion_ids, strict=True):
         assert ids[:length] == greedy[:length] and length > 10
@@ -413,6 +415,20 @@ def test_tools_are_refused(tiny_model, tmp_path):
         SoftTokensTrainer(
             tiny_model, correct_if_even, SoftTokensConfig(**tiny.settings(tmp_path)), rows, tools=[demo.model_path]
         )
+
+
+def test_empty_prompts_are_refused(model, tokenizer):
+    with pytest.raises(ValueError, match="of 2 prompts, 1 are empty"):
+        soft_generate(model, tokenizer, ["1", ""])
+    with pytest.raises(ValueError, match="of 0 prompts"):
+        soft_generate(model, tokenizer, [])
+
+
+def test_an_adapter_of_the_embeddings_is_refused(tiny_model, tmp_path):
+    from peft import LoraConfig
+
+    with pytest.raises(ValueError, match=r"peft\..*Embedding, which does more than a lookup"):
+        build(tiny_model, tmp_path, peft_config=LoraConfig(target_modules=["embed_tokens"]))
 
 
 def test_a_prompt_that_leaves_no_room_is_refused(tiny_model, tmp_path):

@@ -196,8 +196,8 @@ class Rollout(Component):
                 [`Generated`].
 
         Returns:
-            A context manager. It gives a function of TRL's log-probabilities, `(b, T)`, that returns those of the loss, with their
-            gradient. Default: they stay as they are.
+            A context manager that gives a function. It takes TRL's log-probabilities, `(b, T)`, and returns those of the loss, with
+            gradients. Default: they stay as they are.
         """
         return nullcontext(lambda logps: logps)
 

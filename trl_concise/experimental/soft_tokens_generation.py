@@ -148,7 +148,15 @@ def write_completions(
 
     Returns:
         [`SoftCompletions`]: In the order of the prompts.
+
+    Raises:
+        `ValueError`: If there is no prompt, or one has no tokens.
     """
+    if not prompt_ids or not all(prompt_ids):
+        raise ValueError(
+            f"A completion needs a prompt of at least one token, but of {len(prompt_ids)} prompts, {sum(not ids for ids in prompt_ids)} are "
+            "empty. Leave them out."
+        )
     with evaluating(model):
         embeds, shadows, stopped, entropies, norms, sigma = _think(model, tokenizer, prompt_ids, thinking)
         lengths = [len(shadow) for shadow in shadows]

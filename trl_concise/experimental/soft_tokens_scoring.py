@@ -81,7 +81,7 @@ def check_plain_embeddings(model: PreTrainedModel | PeftModel) -> None:
     module = model.get_input_embeddings()
     if type(module) is not torch.nn.Embedding or module.max_norm is not None:
         raise ValueError(
-            f"The embeddings of the model are a {type(module).__name__}, which does more than a lookup. Soft tokens need a plain "
+            f"The embedding module is a {type(module).__module__}.{type(module).__name__}, which does more than a lookup. Soft tokens need a plain "
             "torch.nn.Embedding: choose another model, or train the embeddings without an adapter."
         )
 

@@ -128,9 +128,9 @@ def prompts():
 
 def test_without_noise_and_temperature_the_chain_of_thought_is_the_greedy_one(model, tokenizer, prompts):
     soft = soft_generate(
-        model, tokenizer, prompts, cot="fuzzy", noise=0.0, temperature=1e-6, max_cot_length=60, **DEMO
+        model, tokenizer, prompts, cot="fuzzy", noise=0.0, temperature=1e-6, max_cot_length=90, **DEMO
     )
-    hard = soft_generate(model, tokenizer, prompts, cot="hard", noise=0.0, max_cot_length=60, **DEMO)
+    hard = soft_generate(model, tokenizer, prompts, cot="hard", noise=0.0, max_cot_length=90, **DEMO)
     assert any(soft.stopped)
     for ids, length, greedy in zip(soft.completion_ids, soft.cot_lengths, hard.completion_ids, strict=True):
         assert ids[:length] == greedy[:length] and length > 10

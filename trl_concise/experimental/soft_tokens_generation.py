@@ -150,7 +150,7 @@ def write_completions(
         [`SoftCompletions`]: In the order of the prompts.
 
     Raises:
-        `ValueError`: If there is no prompt, or one has no tokens.
+        `ValueError`: If the list is empty, or a prompt in it is.
     """
     if not prompt_ids or not all(prompt_ids):
         raise ValueError(

@@ -195,5 +195,6 @@ PICTURES = {
     "resa": resa,
     "rlot": procedures,
     "scale_bio": scale_bio,
+    "soft_tokens": soft_tokens,
     "tattoo": tattoo,
 }  # by the name of the page in docs/experimental

@@ -89,6 +89,7 @@ COMMANDS: dict[str, tuple[str, str]] = {  # name -> (module:function, descriptio
     "plan": ("trl_concise.memory.report:main", "estimate whether a run fits on a GPU, and what to change if not"),
     "push": ("trl_concise.hub.push:main", "push a run to the Hub, or continue an interrupted push"),
     "rescore": ("trl_concise.evaluation.rescore:main", "judge the completions of an evaluation again"),
+    "testtime": ("trl_concise.evaluation.testtime:main", "compare votes, best-of-n and early exit on an evaluation"),
     "select": ("trl_concise.data.selection.command:main", "select training data by one of four published methods"),
 }
 

@@ -119,7 +119,7 @@ def record_uncertainty(
     """
     wanted = {(item.problem, item.completion): item for item in completions if item.completion_ids}
     known: dict[tuple[int, int], Uncertainty] = {}
-    for line in read_lines(folder / FILE, Uncertainty) if folder is not None else []:
+    for line in read_uncertainty(folder) if folder is not None else []:
         own = wanted.get((line.problem, line.completion))
         if own is not None and (line.dataset, line.prompt_sha256) == (own.dataset, own.prompt_sha256):
             known[line.problem, line.completion] = line
@@ -143,6 +143,11 @@ def record_uncertainty(
         if bar is not None and task is not None:
             bar.update(task, completed=len(known))
     return known
+
+
+def read_uncertainty(folder: Path) -> list[Uncertainty]:
+    """Read `uncertainty.jsonl` (see [`read_lines`])."""
+    return read_lines(folder / FILE, Uncertainty)
 
 
 def summarize_uncertainty(

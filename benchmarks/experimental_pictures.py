@@ -100,19 +100,24 @@ def procedures(tables: list[list[list[str]]], numbers):
     (_, *rows), *_ = tables
     names = list(dict.fromkeys(row[1] for row in rows))
     sets = list(dict.fromkeys(row[0] for row in rows))
-    colors = dict(zip(names, (BLUE, ORANGE, GREY, GREEN, PURPLE, VERMILLION, BLACK), strict=False))
-    figure, axes = plt.subplots(1, len(sets), figsize=(3.3 * len(sets), 3.4), sharey=True, layout="constrained")
+    styles = [(color, marker) for marker in "Ds" for color in (BLUE, ORANGE, GREY, GREEN, PURPLE, VERMILLION, BLACK)]
+    styles = dict(zip(names, styles, strict=False))
+    figure, axes = plt.subplots(1, len(sets), figsize=(4.2 * len(sets), 3.8), layout="constrained")
     for ax, name in zip(axes, sets, strict=True):
         for row in rows:
             if row[0] == name:
                 accuracy, low, high = numbers(row[2])
                 errors = [[accuracy - low], [high - accuracy]]
-                style = {"color": colors[row[1]], "marker": "D" if row[1] == names[0] else "o", "capsize": 3}
-                ax.errorbar(numbers(row[3])[0], accuracy, errors, linestyle="", label=row[1], **style)
+                color, marker = styles[row[1]]
+                ax.errorbar(
+                    numbers(row[3])[0], accuracy, errors, color=color, marker=marker, capsize=3, ls="", label=row[1]
+                )
         ax.set(title=name, xlabel="Generated tokens")
         ax.set_xlim(left=0)
     axes[0].set_ylabel("Accuracy, %")
-    figure.legend(*axes[0].get_legend_handles_labels(), frameon=False, loc="outside lower center", ncols=4)
+    figure.legend(
+        *axes[0].get_legend_handles_labels(), frameon=False, loc="outside lower center", ncols=3, fontsize="small"
+    )
     return figure
 
 
@@ -189,9 +194,10 @@ def r2r(tables: list[list[list[str]]], numbers):
 
 
 PICTURES = {
-    "r2r": r2r,
-    "long_short": long_short,
+    "adapt_mi": procedures,
     "cort": cort,
+    "long_short": long_short,
+    "r2r": r2r,
     "resa": resa,
     "rlot": procedures,
     "scale_bio": scale_bio,

@@ -294,6 +294,24 @@ def test_blocks_of_the_demo(frozen):
     assert "Let me check again.\n" in episodes[1].context.text
 
 
+def test_an_episode_does_not_depend_on_the_batch(frozen):
+    """Plain and conversational prompts of other lengths share a batch; each is also run alone."""
+    prompts = ["What is 27 + 8 - 6?", [{"role": "user", "content": "What is (27 + 8) * 2 - 6?"}], "What is 9 * 3 + 1?"]
+    single = FrozenModel(frozen.sampler, batch_size=1)
+    texts = []
+    for model, groups in ((frozen, [prompts]), (single, [[prompt] for prompt in prompts])):
+        texts.append([])
+        for group in groups:
+            own = environment(model, 3)
+            episodes = own.start(group)
+            for action in ("R", "Rf", "Ga"):
+                own.step(episodes, [ACTIONS.index(action)] * len(group))
+            texts[-1] += [(episode.context.text, vars(episode.cost)) for episode in episodes]
+    assert texts[0] == texts[1]
+    with pytest.raises(ValueError, match="batch_size must be at least 1"):
+        FrozenModel(frozen.sampler, batch_size=0)
+
+
 def test_scores_agree_with_the_model(frozen, model, tokenizer):
     ids = tokenizer("What is 27 + 8?").input_ids
     replies = frozen.call([Score(ids[:2], ids[2:]), Score(ids[:1], []), Generate(ids, 3)], seed=0)

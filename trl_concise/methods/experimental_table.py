@@ -114,4 +114,17 @@ EXPERIMENTAL_METHODS: tuple[Method, ...] = (
         evidence="experimental/r2r.md#results",
         package="experimental",
     ),
+    Method(
+        "AdaptMI",
+        "worked examples of the needed skill in the prompt, only for questions that the model finds difficult",
+        "adapt_mi",
+        ("evaluation",),
+        ("adapt", "adaptive_examples", "classify_difficulty", "SkillBank"),
+        "2505.00147",
+        "code",
+        "experimental/adapt_mi",
+        11,
+        evidence="experimental/adapt_mi.md#results",
+        package="experimental",
+    ),
 )

@@ -137,7 +137,7 @@ def _train_group(
             if episode.done:
                 reward = float(next(correct))
             else:
-                reward = score_steps(scorer, episode.context.problem, episode.context.steps)[-1]
+                reward = _score_last(scorer, episode)
             rewards[id(episode)].append(reward)
             before, after = (episode.states[-1], None) if episode.done else (episode.states[-2], episode.states[-1])
             learner.learn(before, episode.actions[-1], reward, after)
@@ -146,6 +146,11 @@ def _train_group(
         json.dumps(episode.record() | {"rewards": rewards[id(episode)]}, ensure_ascii=False) + "\n"
         for episode in episodes
     ]
+
+
+def _score_last(scorer: StepScorer, episode: Episode) -> float:
+    steps = episode.context.steps
+    return score_steps(scorer, episode.context.problem, steps)[-1] if steps else 0.0
 
 
 def _read_lines(path: Path) -> list[str]:

@@ -193,7 +193,43 @@ def r2r(tables: list[list[list[str]]], numbers):
     return figure
 
 
+def math_rev(tables: list[list[list[str]]], numbers):
+    """Accuracy against all tokens, sampled and read, for each way to choose among solutions, on two sets."""
+    (_, *rows), *_ = tables
+    styles = {
+        "majority": (GREY, "o"),
+        "majority, filtered": (BLACK, "s"),
+        "verifier": (BLUE, "D"),
+        "verifier, filtered": (GREEN, "D"),
+        "untrained model": (ORANGE, "^"),
+        "reward model": (PURPLE, "v"),
+    }
+    figure, axes = plt.subplots(1, 2, figsize=(9, 3.6), sharey=True, layout="constrained")
+    for ax, name in zip(axes, dict.fromkeys(row[0] for row in rows), strict=True):
+        for label, (color, marker) in styles.items():
+            own = [row for row in rows if row[:2] == [name, label]]
+            cells = [numbers(row[5]) for row in own]
+            tokens = [numbers(row[3])[0] + numbers(row[4])[0] for row in own]
+            errors = [[c[0] - c[1] for c in cells], [c[2] - c[0] for c in cells]]
+            line = "-" if len(own) > 1 else ""
+            ax.errorbar(
+                tokens,
+                [c[0] for c in cells],
+                errors,
+                color=color,
+                marker=marker,
+                linestyle=line,
+                capsize=3,
+                label=label,
+            )
+        ax.set(title=name, xlabel="Tokens, sampled and read by a verifier")
+    axes[0].set_ylabel("Accuracy, %")
+    axes[1].legend(frameon=False, fontsize="small", loc="lower left")
+    return figure
+
+
 PICTURES = {
+    "math_rev": math_rev,
     "adapt_mi": procedures,
     "cort": cort,
     "long_short": long_short,

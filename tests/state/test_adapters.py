@@ -20,6 +20,8 @@ from tests.test_examples import write_traces
 from trl_concise import demo
 from trl_concise.cli.commands import main
 from trl_concise.cli.launch import examples_folder
+from trl_concise.evaluation.sampling import find_model
+from trl_concise.state.adapters import adapter_config
 
 
 RATE = 1e-3
@@ -268,3 +270,9 @@ def test_unmergeable_adapters(argv, message, adapter, tmp_path, monkeypatch, cap
     with pytest.raises(SystemExit) as exit:
         main(["merge", *(str(adapter) if word == "ADAPTER" else word for word in argv)])
     assert exit.value.code == 2 and message in capsys.readouterr().err
+
+
+def test_a_missing_path_is_reported_as_a_missing_model(tmp_path):
+    assert adapter_config(str(tmp_path / "nothing")) is None
+    with pytest.raises(FileNotFoundError, match="was not found"):
+        find_model(str(tmp_path / "nothing"))

@@ -75,7 +75,9 @@ def read_scores(folder: str | Path, completions: Sequence[Completion]) -> list[f
 
 
 def within_problem_auc(
-    scores: Sequence[Sequence[float]], correct: Sequence[Sequence[bool]]
+    scores: Sequence[Sequence[float]],
+    correct: Sequence[Sequence[bool]],
+    baseline: Sequence[Sequence[float]] | None = None,
 ) -> tuple[float, tuple[float, float]] | None:
     """
     Measure how often a correct completion has a higher score than a wrong one of the same problem: the ROC-AUC within problems. Ties count
@@ -84,6 +86,8 @@ def within_problem_auc(
     Args:
         scores (`Sequence[Sequence[float]]`): For each problem, one score per completion.
         correct (`Sequence[Sequence[bool]]`): Whether each completion is correct.
+        baseline (`Sequence[Sequence[float]]`, *optional*): Other scores of the same completions. The difference from their AUC is then returned,
+            paired by problem.
 
     Returns:
         `tuple`, *optional*: The share over all such pairs, and its interval (95 %, by the bootstrap over problems). `None` if no problem has both
@@ -93,14 +97,23 @@ def within_problem_auc(
         >>> within_problem_auc([[-0.2, -0.3, -0.25, -0.28, -0.6]], [[True, True, True, False, False]])
         (0.8333333333333334, (0.8333333333333334, 0.8333333333333334))
     """
+    wins = _wins(scores, correct)
+    if not any(wins):
+        return None
+    if baseline is not None:
+        pairs = zip(wins, _wins(baseline, correct), strict=True)
+        wins = [[a - b for a, b in zip(*own, strict=True)] for own in pairs]
+    return fmean(win for own in wins for win in own), bootstrap_interval(wins)
+
+
+def _wins(scores: Sequence[Sequence[float]], correct: Sequence[Sequence[bool]]) -> list[list[float]]:
+    """Return, for each problem, 1 for every pair of a correct completion with a wrong one of a lower score, 1/2 for equal scores, otherwise 0."""
     wins: list[list[float]] = []
     for own, verdicts in zip(scores, correct, strict=True):
         right = [score for score, verdict in zip(own, verdicts, strict=True) if verdict]
         wrong = [score for score, verdict in zip(own, verdicts, strict=True) if not verdict]
         wins.append([float(a > b) + 0.5 * float(a == b) for a in right for b in wrong])
-    if not any(wins):
-        return None
-    return fmean(win for own in wins for win in own), bootstrap_interval(wins)
+    return wins
 
 
 @dataclass(frozen=True)
@@ -140,14 +153,14 @@ def compare_selectors(
         completions (`Sequence[Completion]`): Judged completions of one problem set, in the order of problems, the same number for each.
         scores (`Mapping[str, Sequence[float]]`): By name, one score per completion. Higher is better.
         n (`int`): Completions of a group.
-        kept (`Sequence[bool]`, *optional*): Adds a selector `"{name}, filtered"` per score: the best of the kept completions; without one, of those with
-            an answer.
+        kept (`Sequence[bool]`, *optional*): Adds a selector `"{name}, filtered"` per score, and for the vote, which chooses among the kept completions;
+            without one, among those with an answer.
         alpha (`float`, *optional*): Adds a selector `"{name}, weighted"` per score: a vote weighted by score^alpha. Scores are then at least 0.
         answer_format (`str`, *optional*, defaults to `"auto"`): Where the vote looks for the answer. Give that of the evaluation.
 
     Returns:
         `dict[str, Any]`: `problems`, `n`, `tokens_mean` (of the n completions), `single` (mean over completions), `any` (an oracle), and
-        `selectors`: a [`Selection`] by name, `"majority"` first.
+        `selectors`: a [`Selection`] by name, `"majority"` first, and `correct`: by name, for each problem, 1 or 0 per group.
 
     Raises:
         `ValueError`: If n is out of range, or a score is missing or is not a number.
@@ -174,13 +187,16 @@ def compare_selectors(
             group, group_votes = own[first : first + n], votes[first : first + n]
             items = [completions[place] for place in group]
             chosen = {"majority": choose_majority(group_votes)}
+            of_kept = [kept[place] for place in group] if kept is not None else None
+            if of_kept is not None:
+                chosen["majority, filtered"] = choose_majority(keep_votes(group_votes, of_kept))
             for name, values in scores.items():
                 of_group = [values[place] for place in group]
                 chosen[name] = choose_best(items, of_group)
                 if alpha is not None:
                     chosen[f"{name}, weighted"] = choose_weighted(group_votes, of_group, alpha)
-                if kept is not None:
-                    chosen[f"{name}, filtered"] = _choose_kept(group_votes, of_group, [kept[place] for place in group])
+                if of_kept is not None:
+                    chosen[f"{name}, filtered"] = choose_kept(group_votes, of_group, of_kept)
             for name, choice in chosen.items():
                 found.setdefault(name, []).append(float(choice is not None and bool(items[choice].correct)))
             tokens.append(sum(item.tokens for item in items))
@@ -204,10 +220,30 @@ def compare_selectors(
         "single": fmean(single),
         "any": fmean(solved),
         "selectors": selectors,
+        "correct": right,
     }
 
 
-def _choose_kept(votes: Sequence[int | None], scores: Sequence[float], kept: Sequence[bool]) -> int | None:
-    answered = [place for place, vote in enumerate(votes) if vote is not None]
-    places = [place for place in answered if kept[place]] or answered
+def keep_votes(votes: Sequence[int | None], kept: Sequence[bool]) -> list[int | None]:
+    """Return the votes of the kept completions, `None` for the others; all votes if no completion with an answer is kept."""
+    found = [vote if keeps else None for vote, keeps in zip(votes, kept, strict=True)]
+    return found if any(vote is not None for vote in found) else list(votes)
+
+
+def choose_kept(votes: Sequence[int | None], scores: Sequence[float], kept: Sequence[bool]) -> int | None:
+    """
+    Return the place of the completion with the highest score among those that are kept; without one, among those with an answer. Ties go to the
+    first; `None` without an answer.
+
+    Args:
+        votes (`Sequence[int | None]`): Answer of each completion, as a number; `None` without one.
+        scores (`Sequence[float]`): One per completion.
+        kept (`Sequence[bool]`): Whether each passes the filter.
+
+    Examples:
+        >>> votes, scores = [0, 1, 0, None, 2], [-0.30, -0.22, -0.25, -0.40, -0.21]  # answers 64, 65, 64, none, 70
+        >>> choose_kept(votes, scores, [True, False, True, False, False]), choose_kept(votes, scores, [False] * 5)
+        (2, 4)
+    """
+    places = [place for place, vote in enumerate(keep_votes(votes, kept)) if vote is not None]
     return max(places, key=lambda place: scores[place], default=None)

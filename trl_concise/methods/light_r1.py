@@ -89,7 +89,7 @@ def build_teacher_pairs(
             if True not in verdicts:
                 dropped["no correct solution of the teacher"] += 1
                 continue
-            opened = _opened_by_generation_prompt(tokenizer, row["prompt"])
+            opened = opened_by_generation_prompt(tokenizer, row["prompt"])
             sides = {"chosen": solutions[verdicts.index(True)], "rejected": opened + wrong[index]}
             replies = {side: [{"role": "assistant", "content": text}] for side, text in sides.items()}
             rows.append({"prompt": row["prompt"], **replies})
@@ -101,8 +101,8 @@ def build_teacher_pairs(
     return Dataset.from_list(rows), dropped
 
 
-def _opened_by_generation_prompt(tokenizer: PreTrainedTokenizerBase, prompt: list[dict[str, Any]]) -> str:
-    """Return the `<think>` and the white space with which the generation prompt ends; nothing if it does not."""
+def opened_by_generation_prompt(tokenizer: PreTrainedTokenizerBase, prompt: list[dict[str, Any]]) -> str:
+    """Return the `<think>` and the white space with which the generation prompt of messages ends; an empty text without it."""
     text = tokenizer.apply_chat_template(prompt, add_generation_prompt=True, tokenize=False)
     found = re.search(r"<think>\s*$", str(text))
     return found[0] if found is not None else ""

@@ -156,14 +156,15 @@ class REDITrainer(ResumesTraining, WritesCard, DPOTrainer):
     _tag_names = ["trl", "trl-concise", "redi"]
     _name = "REDI"
     _paper = REDI_PAPER.as_card()
+    _metrics_prefix = "redi"
 
     def __init__(
         self, model, ref_model=None, args: DPOConfig | None = None, data_collator=None, *dpo_args, **dpo_kwargs
     ):
         if ref_model is not None:
-            raise ValueError("REDI uses no reference model: leave ref_model out.")
+            raise ValueError(f"{self._name} uses no reference model: leave ref_model out.")
         args = own_config(self.config_class, args, trainer=type(self), parent=DPOConfig, model=model)
-        _check_settings(args)
+        _check_settings(args, self._name)
         given = signature(DPOTrainer.__init__).bind(self, model, None, args, data_collator, *dpo_args, **dpo_kwargs)
         check_not_empty(given.arguments.get("train_dataset"), given.arguments.get("eval_dataset"))
         super().__init__(model, _NoReference(), args, data_collator, *dpo_args, **dpo_kwargs)
@@ -174,7 +175,7 @@ class REDITrainer(ResumesTraining, WritesCard, DPOTrainer):
         self.ref_model = None
         if not self._is_vision_dataset and data_collator is None:
             self.data_collator: Any = DataCollatorForREDI(**vars(self.data_collator))
-        if args.collapse_slope is not None:
+        if isinstance(args, REDIConfig) and args.collapse_slope is not None:
             self.add_callback(CollapseCallback(args.collapse_slope, args.alpha))
 
     def _prepare_dataset(self, dataset, processing_class, args, dataset_name):
@@ -226,7 +227,7 @@ class REDITrainer(ResumesTraining, WritesCard, DPOTrainer):
         lengths = mask.sum(dim=1)
         if signs is None:  # pairs: the chosen half, then the rejected half
             (chosen, rejected), (chosen_lengths, rejected_lengths) = logps.chunk(2), lengths.chunk(2)
-            loss = redi_loss(chosen, chosen_lengths, rejected, rejected_lengths, alpha=self.args.alpha).mean()
+            loss = self._pair_loss(chosen, chosen_lengths, rejected, rejected_lengths).mean()
         else:
             loss = redi_loss_of_rows(logps, lengths, signs, weights, alpha=self.args.alpha).mean()
         if self.aux_loss_enabled:
@@ -237,6 +238,10 @@ class REDITrainer(ResumesTraining, WritesCard, DPOTrainer):
             with torch.no_grad():
                 return loss, model(**inputs)
         return loss
+
+    def _pair_loss(self, chosen: Tensor, chosen_lengths: Tensor, rejected: Tensor, rejected_lengths: Tensor) -> Tensor:
+        """Return the loss of each pair, `(pairs,)`. Another loss on the same pairs overrides it."""
+        return redi_loss(chosen, chosen_lengths, rejected, rejected_lengths, alpha=self.args.alpha)
 
     @torch.no_grad()
     def _record(self, outputs, attention_mask, mask, logps, lengths, signs) -> None:
@@ -259,8 +264,8 @@ class REDITrainer(ResumesTraining, WritesCard, DPOTrainer):
                 f"rewards/{side}": means[rows],
                 f"logps/{side}": logps[rows],
                 f"logits/{side}": mean_logits[scored & rows[:, None]],
-                f"redi/{side}_logps_per_token": means[rows],
-                f"redi/{side}_length": lengths[rows],
+                f"{self._metrics_prefix}/{side}_logps_per_token": means[rows],
+                f"{self._metrics_prefix}/{side}_length": lengths[rows],
             }
         if self.aux_loss_enabled:
             values["aux_loss"] = outputs.aux_loss.reshape(1)
@@ -291,12 +296,12 @@ def _as_pair(row: dict[str, Any]) -> dict[str, Any]:
     return {"chosen": row["completion"], "rejected": row["completion"]}
 
 
-def _check_settings(args: REDIConfig) -> None:
+def _check_settings(args: DPOConfig, name: str) -> None:
     for item in fields(DPOConfig):
         if item.name in _WITHOUT_EFFECT:
             default = item.default_factory() if item.default_factory is not MISSING else item.default
             if getattr(args, item.name) != default:
                 raise ValueError(
-                    f"{item.name}={getattr(args, item.name)!r} has no effect in REDI, which has another loss and no "
+                    f"{item.name}={getattr(args, item.name)!r} has no effect in {name}, which has another loss and no "
                     f"reference model. Leave it at {default!r}."
                 )

@@ -46,7 +46,10 @@ def adapter_config(model: str, revision: str | None = None) -> dict[str, Any] | 
     """
     if Path(model, CONFIG_NAME).is_file():
         return None
-    path = find_adapter_config_file(model, revision=revision)
+    try:
+        path = find_adapter_config_file(model, revision=revision)
+    except OSError:  # not an id, such as a path that does not exist: `check_model` reports it
+        return None
     if path is None:
         return None
     try:

@@ -115,6 +115,7 @@ def _measure(
         alpha=alpha,
         answer_format=answer_format,
     )
+    del found["correct"]
     found["selectors"] = {name: asdict(selection) for name, selection in found["selectors"].items()}
     return {"auc": auc[0] if auc else None, "auc_interval": list(auc[1]) if auc else None, **found}
 

@@ -132,9 +132,12 @@ def generated_tokens(trainer) -> float:
 
 def run_demo(script: TrainingScript) -> None:
     """Teach the embedded model both roles, train one round of them and one policy, and report."""
+    from trl_concise.experimental.long_short import LongShortRollout
     from trl_concise.experimental.long_short.demo import TURN_TOKENS, role_model
 
     args, root = script.training_args, Path(script.training_args.output_dir)
+    # Settings are checked before the cold start.
+    LongShortRollout("long", "short", max_turns=args.max_turns, partner_temperature=args.partner_temperature)
     limits = {**TURN_TOKENS, "long": args.max_completion_length}
     starts = {role: str(role_model(role, root / f"{role}-start", steps=args.demo_steps)) for role in limits}
     spent = {

@@ -48,7 +48,7 @@ def main():
     from trl_concise.data import with_effort
     from trl_concise.data.effort import read_levels
     from trl_concise.evaluation import evaluate
-    from trl_concise.evaluation.command import print_records
+    from trl_concise.evaluation.printing import print_records
     from trl_concise.methods.effort import EffortReward
 
     levels = read_levels(args.effort_levels)

@@ -96,7 +96,7 @@ def test_there_are_fewer_short_problems(split):
         generate_problems(n + 1, seed=0, split=split, operations=(2,))
 
 
-@pytest.mark.parametrize("name", [*SETS, "beyond"])
+@pytest.mark.parametrize("name", [*SETS, *demo_sets.OTHERS])
 def test_the_files_of_the_sets_are_the_generated_problems(name):
     path = demo_sets.FOLDER / f"{name}.jsonl"
     assert path.read_text() == demo_sets.content(name), "run `python -m tests.tools.demo_sets`"

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from trl_concise.cli.commands import main
 from trl_concise.evaluation import Completion, evaluate
-from trl_concise.evaluation.comparison import compare, compare_problems, loss_class, paired_figures
+from trl_concise.evaluation.comparison import compare, compare_problems
+from trl_concise.evaluation.paired import loss_class, paired_figures
 
 
 GOLDEN = (

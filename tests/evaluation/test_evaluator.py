@@ -16,7 +16,7 @@ from trl_concise.data.rows import add_prompt_suffix
 from trl_concise.demo import generate_problems, model_path
 from trl_concise.evaluation import Completion, evaluate, read_completions, read_summary, summarize
 from trl_concise.evaluation.base import efficiency
-from trl_concise.evaluation.command import print_records
+from trl_concise.evaluation.printing import print_records
 from trl_concise.evaluation.runs import read_measurements
 from trl_concise.evaluation.sampling import TransformersSampler, digest_prompt
 

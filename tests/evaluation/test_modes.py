@@ -14,8 +14,8 @@ from tests.evaluation.test_completions import completion
 from trl_concise.cli.commands import main
 from trl_concise.demo import model_path, problem_dataset
 from trl_concise.evaluation import evaluate, plots, read_completions, summarize
-from trl_concise.evaluation.command import print_records
 from trl_concise.evaluation.completions import judge, truncate_at
+from trl_concise.evaluation.printing import print_records
 from trl_concise.evaluation.report import report
 from trl_concise.hub.card import write_card
 from trl_concise.verification.finished import ThinkingMarkers

@@ -76,6 +76,7 @@ def test_known_sets():
         "demo_harder",
         "demo_hardest",
         "demo_beyond",
+        "demo_omega",
     }
 
 

@@ -13,7 +13,7 @@ from tests.evaluation import runs
 from trl_concise.cli.commands import main
 from trl_concise.demo import problem_dataset
 from trl_concise.evaluation import evaluate, read_completions
-from trl_concise.evaluation.command import print_records
+from trl_concise.evaluation.printing import print_records
 from trl_concise.evaluation.report import report
 from trl_concise.evaluation.runs import read_measurements
 from trl_concise.evaluation.thinking_budget import (

@@ -25,6 +25,12 @@ logger = logging.getLogger(__name__)
 ID_COLUMNS = ("prompt_id", "id")
 PASS_RATE = "pass_rate"  # of `trl-concise filter`
 TABLE = "table"  # of a problem about a table
+AXES = (
+    "axis",
+    "setting",
+    "level",
+    "part",
+)  # how a problem differs from training problems; kept if a source has all four
 NAMED = 5  # rows that a warning names
 
 
@@ -102,7 +108,8 @@ def load_problems(
         `datasets.Dataset`: With the columns `prompt` (list of messages), `solution` (`str`, the final answer only), and
         `prompt_id` (`str`) if the source has a column `prompt_id` or `id` without repetitions, and `pass_rate` (`float`, `None` where it
         is not a number) if the source has that column, as `trl-concise filter` writes it. A column `table` is kept as text: a value that is
-        not text becomes JSON.
+        not text becomes JSON. The columns `axis`, `setting`, `level` and `part` are kept as text if the source has all four, for
+        [`~trl_concise.evaluation.axes.summarize_axes`].
 
     Raises:
         `FileNotFoundError`: If a local file does not exist.
@@ -201,6 +208,8 @@ def read_problems(
             problem[TABLE] = (
                 table if table is None or isinstance(table, str) else json.dumps(table, ensure_ascii=False)
             )
+        if set(AXES) <= set(source.columns):
+            problem |= {name: str(source.rows[place].get(name)) for name in AXES}
         problems.append(problem | {"prompt_id": ids[place]} if ids is not None else problem)
     if is_main_process():
         used = {place: answers[place] for place in readings}

@@ -2,7 +2,7 @@
 """Arithmetic problems for the embedded model: chains of operations with one-digit numbers, two or three by default.
 
 A problem reads `What is (27 + 8) * 2 - 6?`. Its operations are carried out from left to right; every intermediate result
-lies between 0 and 99. There are 476,588 problems of two or three operations. A digest of the text assigns each problem to
+lies between 0 and 99. There are 476,587 problems of two or three operations. A digest of the text assigns each problem to
 one split, so test problems are never trained on, not in pre-training either.
 """
 
@@ -50,14 +50,7 @@ class Problem:
 
     @property
     def expression(self) -> str:
-        text = str(self.start)
-        previous = "*"  # a bare number needs no parentheses
-        for operator, operand in self.operations:
-            if operator == "*" and previous != "*":
-                text = f"({text})"
-            text += f" {operator} {operand}"
-            previous = operator
-        return text
+        return write_expression(str(self.start), self.operations)
 
     @property
     def text(self) -> str:
@@ -73,6 +66,17 @@ class Problem:
         return results
 
 
+def write_expression(start: str, operations: Sequence[tuple[str, int]]) -> str:
+    """Write operations that are carried out from left to right, with the parentheses that this needs."""
+    text, previous = start, "*"  # a bare number needs no parentheses
+    for operator, operand in operations:
+        if operator == "*" and previous != "*":
+            text = f"({text})"
+        text += f" {operator} {operand}"
+        previous = operator
+    return text
+
+
 def apply(operator: str, left: int, right: int) -> int:
     """Carry out one operation."""
     if operator == "+":
@@ -82,21 +86,38 @@ def apply(operator: str, left: int, right: int) -> int:
     return left * right
 
 
-def draw_problem(rng: random.Random, lengths: Sequence[int] = OPERATIONS) -> Problem:
-    """Draw a problem: the number of operations among `lengths`, then each operation among those that stay in range."""
-    value = start = rng.randint(2, LARGEST_RESULT)
-    operations = []
-    for _ in range(rng.choice(lengths)):
-        largest = {
-            "+": min(LARGEST_OPERAND, LARGEST_RESULT - value),
-            "-": min(LARGEST_OPERAND, value),
-            "*": min(LARGEST_FACTOR, LARGEST_RESULT // max(value, 1)),
-        }
-        operator = rng.choice([operator for operator, limit in largest.items() if limit >= 2])
-        operand = rng.randint(2, largest[operator])
-        operations.append((operator, operand))
-        value = apply(operator, value, operand)
-    return Problem(start, tuple(operations))
+def draw_problem(
+    rng: random.Random,
+    lengths: Sequence[int] = OPERATIONS,
+    *,
+    largest_operand: int = LARGEST_OPERAND,
+    largest_result: int = LARGEST_RESULT,
+    operators: str = "+-*",
+) -> Problem:
+    """
+    Draw a problem: the number of operations among `lengths`, then each operation among those that stay in range.
+
+    With multiplication alone, a chain that cannot go on is drawn again from its start.
+    """
+    while True:
+        value = start = rng.randint(2, largest_result)
+        operations: list[tuple[str, int]] = []
+        count = rng.choice(lengths)
+        while len(operations) < count:
+            largest = {
+                "+": min(largest_operand, largest_result - value),
+                "-": min(largest_operand, value),
+                "*": min(LARGEST_FACTOR, largest_result // max(value, 1)),
+            }
+            possible = [operator for operator in operators if largest[operator] >= 2]
+            if not possible:
+                break
+            operator = rng.choice(possible)
+            operand = rng.randint(2, largest[operator])
+            operations.append((operator, operand))
+            value = apply(operator, value, operand)
+        else:
+            return Problem(start, tuple(operations))
 
 
 def problem_digest(text: str) -> str:

@@ -10,15 +10,16 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-import numpy as np
-
+from ..data.problems import AXES
 from ..errors import Parser
 from ..state.checkpoint import write_atomically
 from .agreement import mcnemar
+from .axes import compare_axes, print_compared_axes
 from .calibration import report_uncertainty
 from .completions import Completion
 from .expansion import expansion
-from .folder import SETTINGS_FILE
+from .folder import SETTINGS_FILE, problem_rows
+from .paired import paired_figures
 from .plots import can_plot, plot_pass_at_k
 from .quantization import name_of_mode
 from .recorded import Evaluation
@@ -26,7 +27,6 @@ from .summaries import read_json
 
 
 COMPARISON_FILE = "comparison.json"
-RESAMPLES = 10_000
 FEW_TRIES = 8  # fewer say little about what a model does not solve
 OUTCOMES = ("both_correct", "only_first", "only_second", "both_wrong")
 
@@ -49,7 +49,7 @@ def compare(
     Returns:
         `dict[str, dict[str, Any]]`: The figures of [`compare_problems`] for each problem set that both have, and `models`, `modes` (data
         type or quantization), `settings` and, of the first, `judge`. If both have as many completions per problem, and more than one, also
-        `expansion`: the figures of [`expansion`]; and, if both evaluations recorded it, `uncertainty` of both.
+        `expansion`: the figures of [`expansion`]; of a set with axes, `axes`: those of [`compare_axes`]; and, if both evaluations recorded it, `uncertainty` of both.
 
     Raises:
         `FileNotFoundError`: If a folder has no evaluation.
@@ -87,6 +87,10 @@ def compare(
             "settings": sampled,
             "judge": one.sets[name].get("judge"),
         }
+        rows = problem_rows(folders[1])
+        chosen = [rows.get((name, row), {}) for row in problems]
+        if all(set(AXES) <= row.keys() for row in chosen):
+            figures[name]["axes"] = compare_axes(chosen, list(base.values()), list(problems.values()))
         scored = [found.sets[name].get("uncertainty") for found in (one, other)]
         if None not in scored:
             figures[name]["uncertainty"] = scored
@@ -149,69 +153,6 @@ def compare_problems(first: Sequence[Sequence[Completion]], second: Sequence[Seq
     return figures | {"outcomes": outcomes, "mcnemar_p": p}
 
 
-def paired_figures(
-    accuracy: Sequence[float],
-    other_accuracy: Sequence[float],
-    tokens: Sequence[float],
-    other_tokens: Sequence[float],
-) -> dict[str, Any]:
-    """
-    Compare accuracy and tokens of the same problems under two models.
-
-    Args:
-        accuracy, other_accuracy (`Sequence[float]`): Share of correct completions of each problem, in [0, 1].
-        tokens, other_tokens (`Sequence[float]`): Mean tokens of each problem.
-
-    Returns:
-        `dict[str, Any]`: `problems`, `accuracy` and `tokens` (means of both), `accuracy_difference`, `token_difference` (second minus
-        first) and `token_ratio`, each with `_interval` (95 %, one paired bootstrap over problems with 10,000 draws), and `loss_class`:
-        `"lossless"` for a loss of at most 1 point, `"fair"` below 3, otherwise `"risky"`.
-
-    Examples:
-        >>> found = paired_figures([1, 1, 0.5, 0], [1, 0.5, 0.5, 0], [100, 120, 200, 400], [110, 150, 210, 380])
-        >>> found["accuracy_difference"], found["token_difference"], found["loss_class"]
-        (-0.125, 7.5, 'risky')
-    """
-    values = np.array([accuracy, other_accuracy, tokens, other_tokens], dtype=float)  # (4, P)
-    count = values.shape[1]
-    if not count:
-        raise ValueError("A comparison needs at least one problem.")
-    random = np.random.default_rng(0)
-    means = np.empty((RESAMPLES, 4))
-    for start in range(0, RESAMPLES, 1000):  # 1,000 draws at a time: little memory for thousands of problems
-        draws = random.integers(count, size=(1000, count))
-        means[start : start + 1000] = values[:, draws].mean(axis=2).T
-    a, b, t, u = values.mean(axis=1)
-    drawn = {
-        "accuracy_difference": means[:, 1] - means[:, 0],
-        "token_difference": means[:, 3] - means[:, 2],
-        "token_ratio": means[:, 3] / means[:, 2],
-    }
-    intervals = {f"{name}_interval": np.quantile(found, [0.025, 0.975]).tolist() for name, found in drawn.items()}
-    return {
-        "problems": count,
-        "accuracy": [float(a), float(b)],
-        "tokens": [float(t), float(u)],
-        "accuracy_difference": float(b - a),
-        "token_difference": float(u - t),
-        "token_ratio": float(u / t),
-        **intervals,
-        "loss_class": loss_class(100 * float(a - b)),
-    }
-
-
-def loss_class(points: float) -> str:
-    """
-    Return the class of a loss of accuracy in points.
-
-    Examples:
-        >>> [loss_class(points) for points in (-0.2, 0.9, 1.0, 2.4, 3.0)]
-        ['lossless', 'lossless', 'lossless', 'fair', 'risky']
-    """
-    points = round(points, 9)  # 1 point from two means is 1
-    return "lossless" if points <= 1 else "fair" if points < 3 else "risky"
-
-
 def _settings(folder: Path) -> dict[str, Any]:
     path = folder / SETTINGS_FILE
     found = read_json(path) if path.is_file() else {}
@@ -227,6 +168,9 @@ def main(argv: Sequence[str]) -> int:
     except (ValueError, OSError) as error:
         parser.error(str(error))
     print_comparison(figures)
+    for name, found in figures.items():
+        if "axes" in found:
+            print_compared_axes(name, found["axes"])
     names = _names(next(iter(figures.values())))
     if scored := {
         name: dict(zip(names, found["uncertainty"], strict=True))

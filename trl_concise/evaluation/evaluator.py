@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from ..state.checkpoint import write_atomically
 from ..verification.extraction import ANSWER_FORMATS, AnswerFormat
 from ..verification.finished import MARKERS, ThinkingMarkers
+from .axes import summarize_axes
 from .base import differing_from_base, efficiency, read_base
 from .chunks import ChunkedSampler, Chunking
 from .completions import summarize, truncate_at
@@ -160,7 +161,8 @@ def evaluate(
         [`summarize`], and `dataset`, `budget` (`None` for the whole completions), `model`, `seed`, `temperature`,
         `top_p`, `max_new_tokens`, `chunk_size`, `keep_head`, `system_prompt_sha256`, `prompt_suffix_sha256`, `answer_format`, `final_form`,
         `judge` (see [`~trl_concise.evaluation.judges.describe_judge`]), `engine`, `dtype`, `quantization` (`None`, or
-        [`~trl_concise.evaluation.quantization.Quantization.describe`]) and `limit` (`None` for the whole set). For a named set
+        [`~trl_concise.evaluation.quantization.Quantization.describe`]) and `limit` (`None` for the whole set). A set with axes also has
+        `axes`, the figures of [`~trl_concise.evaluation.axes.summarize_axes`]. For a named set
         from the Hub, also `dataset_id`, `dataset_config` and `dataset_split`. With a `base`, also
         `base_model`, `accuracy_efficiency_score` and `accuracy_efficiency_weights`; the score is `None` if the base was
         not measured on the set or has no correct answer.
@@ -291,6 +293,8 @@ def evaluate(
                 items = truncate_at(completions, budget, sampler.tokenizer) if budget is not None else completions
                 record = {"dataset": set_name, **summarize(items, thinking_markers), "budget": budget, "model": name}
                 record |= how[set_name]
+                if (axes := summarize_axes(items, dataset)) is not None:
+                    record["axes"] = axes
                 if vote is not None and budget is None:
                     record["vote"] = count_votes(
                         *(completions, vote, sampler, list(dataset["prompt"]), settings, folder),

@@ -9,6 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from ..data.problems import AXES
 from ..state.checkpoint import write_atomically
 from .completions import Completion, count_complete, read_completions
 from .judges import judge_name
@@ -23,6 +24,7 @@ T = TypeVar("T")
 COMPLETIONS_FILE = "completions.jsonl"
 SETTINGS_FILE = "settings.json"
 PROBLEMS_FILE = "problems.jsonl"
+KEPT_COLUMNS = AXES  # of a problem set, in `problems.jsonl`
 _NEW_SETTINGS: dict[str, Any] = {  # missing from older files
     "prompt_suffix": None,
     "answer_format": "auto",
@@ -110,22 +112,24 @@ def read_lines(path: Path, kind: Callable[..., T]) -> list[T]:
 
 def write_problems(folder: Path, datasets: Mapping[str, Dataset]) -> None:
     """Write the problems as the model saw them, next to those of other sets that are there. Reports and exports read them."""
-    found = _problem_rows(folder)
+    found = problem_rows(folder)
     for name, dataset in datasets.items():
         columns = (list(dataset[column]) for column in ("prompt", "solution"))
+        further = dataset.select_columns([column for column in KEPT_COLUMNS if column in dataset.column_names])
         for problem, (prompt, solution) in enumerate(zip(*columns, strict=True)):
             row = {"dataset": public_name(name), "problem": problem, "prompt": prompt, "gold": solution}
-            found[row["dataset"], problem] = row
+            found[row["dataset"], problem] = row | (further[problem] if further.column_names else {})
     text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for _, row in sorted(found.items()))
     write_atomically(folder / PROBLEMS_FILE, text.encode())
 
 
 def read_problems(folder: Path) -> dict[tuple[str, int], str]:
     """Return the problems of an evaluation as text, by problem set and row; empty for an evaluation of an earlier version."""
-    return {key: _as_text(row["prompt"]) for key, row in _problem_rows(folder).items()}
+    return {key: _as_text(row["prompt"]) for key, row in problem_rows(folder).items()}
 
 
-def _problem_rows(folder: Path) -> dict[tuple[str, int], dict[str, Any]]:
+def problem_rows(folder: Path) -> dict[tuple[str, int], dict[str, Any]]:
+    """Return the rows of `problems.jsonl`, by problem set and row; empty for an evaluation of an earlier version."""
     path = folder / PROBLEMS_FILE
     if not path.is_file():
         return {}

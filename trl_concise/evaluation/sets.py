@@ -34,6 +34,7 @@ KNOWN_SETS: dict[str, dict[str, str]] = {
     "demo_harder": {"name_or_path": str(EMBEDDED / "sets" / "harder.jsonl")},
     "demo_hardest": {"name_or_path": str(EMBEDDED / "sets" / "hardest.jsonl")},
     "demo_beyond": {"name_or_path": str(EMBEDDED / "sets" / "beyond.jsonl")},
+    "demo_omega": {"name_or_path": str(EMBEDDED / "sets" / "omega.jsonl")},
 }
 TRAINING_SETS = {"demo": str(EMBEDDED / "sets" / "train.jsonl")}  # short names of problems to filter and train on
 KNOWN_MODELS = {"demo": str(EMBEDDED / "model")}
@@ -65,7 +66,7 @@ def load_problem_sets(names: Sequence[str], *, system_prompt: str | None = None,
         names (`Sequence[str]`):
             Each one of `gsm8k`, `math500`, `aime24`, `aime25`, `amc23`, `svamp`, `olympiadbench`, `minerva`; `demo`,
             `demo_harder` or `demo_hardest`, generated problems of two, three and four operations that the embedded model
-            never saw; or a dataset id or a file, as for [`load_problems`].
+            never saw; `demo_beyond` or `demo_omega`; or a dataset id or a file, as for [`load_problems`].
         system_prompt (`str`, *optional*):
             System message before every problem.
         **options:

@@ -1,0 +1,246 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+Accuracy and tokens along axes of generalization: problems like those of the training, and problems that differ from them in one known way.
+
+Source: Sun et al., "OMEGA: Can LLMs Reason Outside the Box in Math?" (arXiv 2506.18880): axes, settings and parts. Gap, retention, chance and
+intervals are this package's.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from statistics import fmean
+from typing import TYPE_CHECKING, Any
+
+from ..data.problems import AXES
+from ..verification.extraction import final_answer, gold_answer
+from .completions import Completion
+from .expansion import solved_by_chance
+from .metrics import accuracy_interval
+from .paired import paired_figures
+
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from rich.table import Table
+
+IN, OUT = "test_in", "test_out"
+PARTS = {"test": OUT}  # of the sets on the Hub that have no `test_in`
+AXIS_NAMES = {"explorative": "exploratory"}  # of the folders and the sets on the Hub
+
+Groups = Sequence[Sequence[Completion]]  # the completions of each problem
+Cell = tuple[str, str | None, str, str | None]  # axis, setting, part, level; `None` for all of them
+
+
+def cells_of(rows: Sequence[Mapping[str, Any]]) -> dict[Cell, list[int]]:
+    """
+    Return the rows of each cell: of an axis in a part, of a setting in a part, and of a level where a setting has several in the part.
+
+    Args:
+        rows (`Sequence[Mapping]`): Problems with `axis`, `setting`, `level` and `part`.
+    """
+    found: dict[Cell, list[int]] = defaultdict(list)
+    for number, row in enumerate(rows):
+        axis, setting, level, part = (row[name] for name in AXES)
+        axis, part = AXIS_NAMES.get(axis, axis), PARTS.get(part, part)
+        for cell in ((axis, None, part, None), (axis, setting, part, None), (axis, setting, part, level)):
+            found[cell].append(number)
+    whole = {cell[:3]: len(members) for cell, members in found.items() if cell[1] is not None and cell[3] is None}
+    return {cell: members for cell, members in found.items() if cell[3] is None or len(members) < whole[cell[:3]]}
+
+
+def summarize_axes(completions: Iterable[Completion], dataset: Dataset) -> dict[str, Any] | None:
+    """
+    Summarize the completions of a problem set by axis, setting, level and part.
+
+    Args:
+        completions (`Iterable[Completion]`): Judged completions of the set.
+        dataset (`Dataset`): The set. Without the columns `axis`, `setting`, `level` and `part`, there is nothing to summarize.
+
+    Returns:
+        `dict[str, Any]`, *optional*: `cells` and `settings`, or `None`. A cell has `axis`, `setting` (`None`: all of the axis), `part`, `level`
+        (`None`: all of the setting), `problems`, `accuracy` with `accuracy_interval` (95 %, bootstrap over problems), `tokens_mean` and `chance`, the
+        probability that an answer to another problem of the cell is right. A setting (`None`: all of the axis) has `accuracy` (in and out), `gap` (in - out), `retention` (out / in, `None` if in is 0)
+        and `token_ratio` (out / in); each is `None` without problems of `test_in` or `test_out`.
+    """
+    if not set(AXES) <= set(dataset.column_names):
+        return None
+    groups: dict[int, list[Completion]] = defaultdict(list)
+    for item in completions:
+        groups[item.problem].append(item)
+    judged = [row for row in sorted(groups) if all(item.correct is not None for item in groups[row])]
+    rows = dataset.select_columns(list(AXES)).select(judged)
+    cells = {
+        cell: summarize_cell([groups[judged[number]] for number in members])
+        for cell, members in cells_of(list(rows)).items()
+    }
+    named = dict.fromkeys((axis, setting) for axis, setting, _, _ in cells)
+    return {
+        "cells": [
+            dict(zip(("axis", "setting", "part", "level"), cell, strict=True)) | found for cell, found in cells.items()
+        ],
+        "settings": [
+            {"axis": axis, "setting": setting}
+            | generalization(*(cells.get((axis, setting, part, None)) for part in (IN, OUT)))
+            for axis, setting in named
+        ],
+    }
+
+
+def summarize_cell(groups: Groups) -> dict[str, Any]:
+    """Return `problems`, `accuracy`, `accuracy_interval`, `tokens_mean` and `chance` of judged completions, grouped by problem."""
+    right = [[float(bool(item.correct)) for item in items] for items in groups]
+    answers = [[final_answer(item.text).text.strip() for item in items] for items in groups]
+    golds = [gold_answer(items[0].gold).text.strip() for items in groups]
+    return {
+        "problems": len(groups),
+        "accuracy": fmean(value for items in right for value in items),
+        "accuracy_interval": list(accuracy_interval(right)),
+        "tokens_mean": fmean(item.tokens for items in groups for item in items),
+        "chance": fmean(solved_by_chance(answers, golds, 1)),
+    }
+
+
+def generalization(inside: Mapping[str, Any] | None, outside: Mapping[str, Any] | None) -> dict[str, Any]:
+    """
+    Compare the problems that differ from training problems with those that do not.
+
+    Args:
+        inside, outside (`Mapping`, *optional*): `accuracy` and `tokens_mean` of `test_in` and of `test_out`.
+
+    Returns:
+        `dict[str, Any]`: `accuracy`, `gap`, `retention` and `token_ratio`, as in [`summarize_axes`].
+
+    Examples:
+        >>> found = generalization({"accuracy": 0.95, "tokens_mean": 50.0}, {"accuracy": 0.19, "tokens_mean": 75.0})
+        >>> round(found["gap"], 6), round(found["retention"], 6), found["token_ratio"]
+        (0.76, 0.2, 1.5)
+    """
+    if inside is None or outside is None:
+        return {"accuracy": None, "gap": None, "retention": None, "token_ratio": None}
+    a, b = inside["accuracy"], outside["accuracy"]
+    return {
+        "accuracy": [a, b],
+        "gap": a - b,
+        "retention": b / a if a else None,
+        "token_ratio": outside["tokens_mean"] / inside["tokens_mean"] if inside["tokens_mean"] else None,
+    }
+
+
+def compare_axes(rows: Sequence[Mapping[str, Any]], first: Groups, second: Groups) -> list[dict[str, Any]]:
+    """
+    Compare two models on the same problems of each cell, paired by problem.
+
+    Args:
+        rows (`Sequence[Mapping]`): The problems, with `axis`, `setting`, `level` and `part`.
+        first, second (`Sequence[Sequence[Completion]]`): Judged completions of each problem.
+
+    Returns:
+        `list[dict[str, Any]]`: `axis`, `setting`, `part` and `level` of each cell, and the figures of [`~trl_concise.evaluation.paired.paired_figures`].
+    """
+    right, tokens = (
+        [[fmean(value(item) for item in items) for items in side] for side in (first, second)]
+        for value in (lambda item: bool(item.correct), lambda item: item.tokens)
+    )
+    return [
+        dict(zip(("axis", "setting", "part", "level"), cell, strict=True))
+        | paired_figures(*([side[row] for row in members] for side in (*right, *tokens)))
+        for cell, members in cells_of(rows).items()
+    ]
+
+
+def report_axes(records: Sequence[Mapping[str, Any]]) -> None:
+    """Print the axes of the records of [`evaluate`] that have them, one table per record."""
+    from rich.console import Console
+
+    for record in records:
+        if (axes := record.get("axes")) is None:
+            continue
+        budget = f", truncated at {record['budget']:,}" if record.get("budget") is not None else ""
+        table = _new_table(
+            f"{record['dataset']}{budget}: {record['model']} on problems like those of the training (in), and on others (out)",
+            "[ ]: 95 % interval, bootstrap over problems. Retention: out / in. Chance: an answer to another problem of the cell is right.",
+            ("n", "In", "Out", "Gap", "Retention", "Tokens", "Chance"),
+        )
+        cells = {(cell["axis"], cell["setting"], cell["part"], cell["level"]): cell for cell in axes["cells"]}
+        for found in axes["settings"]:
+            axis, setting = found["axis"], found["setting"]
+            inside, outside = (cells.get((axis, setting, part, None)) for part in (IN, OUT))
+            retention = f"{found['retention']:.2f}" if found["retention"] is not None else "-"
+            gap = f"{100 * found['gap']:+.1f}" if found["gap"] is not None else "-"
+            _add_row(table, _name(axis, setting), _cells(inside, outside, gap, retention))
+            levels = [(level, part) for *names, part, level in cells if names == [axis, setting] and level is not None]
+            for level, part in levels:
+                own = cells[axis, setting, part, level]
+                _add_row(
+                    table,
+                    f"    {level}",
+                    _cells(own if part == IN else None, own if part == OUT else None, "", ""),
+                )
+        Console().print(table)
+
+
+def print_compared_axes(name: str, cells: Sequence[Mapping[str, Any]]) -> None:
+    """Print how accuracy and tokens changed in each cell of a problem set."""
+    from rich.console import Console
+
+    table = _new_table(
+        f"{name}: change on problems like those of the training (in), and on others (out)",
+        "[ ]: 95 % interval, paired bootstrap over problems, in points. Tokens: the second model's per token of the first's.",
+        ("Part", "n", "Accuracy", "Points", "Tokens"),
+    )
+    for cell in sorted(cells, key=lambda cell: (cell["setting"] is None, cell["level"] is not None)):
+        if cell["level"] is not None:
+            continue
+        low, high = (100 * bound for bound in cell["accuracy_difference_interval"])
+        least, most = cell["token_ratio_interval"]
+        _add_row(
+            table,
+            _name(cell["axis"], cell["setting"]),
+            [
+                {IN: "in", OUT: "out"}.get(cell["part"], cell["part"]),
+                f"{cell['problems']:,}",
+                "{:.1%} -> {:.1%}".format(*cell["accuracy"]),
+                f"{100 * cell['accuracy_difference']:+.1f} [{low:.1f}, {high:.1f}]",
+                f"{cell['token_ratio']:.3f} [{least:.3f}, {most:.3f}]",
+            ],
+        )
+    Console().print(table)
+
+
+def _new_table(title: str, caption: str, headings: Sequence[str]) -> Table:
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table(title=escape(title), caption=escape(caption))
+    table.add_column("Setting", no_wrap=True)
+    for heading in headings:
+        table.add_column(heading, justify="right")
+    return table
+
+
+def _add_row(table: Table, name: str, cells: Sequence[str]) -> None:
+    from rich.markup import escape
+
+    table.add_row(*map(escape, (name, *cells)))
+
+
+def _name(axis: str, setting: str | None) -> str:
+    return f"{axis}, all" if setting is None else f"  {setting}"
+
+
+def _cells(inside: Mapping[str, Any] | None, outside: Mapping[str, Any] | None, gap: str, retention: str) -> list[str]:
+    pair = (inside, outside)
+    accuracy = [
+        "{:.1%} [{:.0f}, {:.0f}]".format(cell["accuracy"], *(100 * bound for bound in cell["accuracy_interval"]))
+        if cell is not None
+        else ""
+        for cell in pair
+    ]
+    there = [cell for cell in pair if cell is not None]
+    joined = {
+        key: " / ".join(format(cell[key], form) for cell in there)
+        for key, form in (("problems", ","), ("tokens_mean", ",.1f"), ("chance", ".1%"))
+    }
+    return [joined["problems"], *accuracy, gap, retention, joined["tokens_mean"], joined["chance"]]

@@ -47,7 +47,7 @@ def cells_of(rows: Sequence[Mapping[str, Any]]) -> dict[Cell, list[int]]:
         for cell in ((axis, None, part, None), (axis, setting, part, None), (axis, setting, part, level)):
             found[cell].append(number)
     whole = {cell[:3]: len(members) for cell, members in found.items() if cell[1] is not None and cell[3] is None}
-    return {cell: members for cell, members in found.items() if cell[3] is None or len(members) < whole[cell[:3]]}
+    return {cell: members for cell, members in found.items() if not cell[3] or len(members) < whole[cell[:3]]}
 
 
 def summarize_axes(completions: Iterable[Completion], dataset: Dataset) -> dict[str, Any] | None:
@@ -117,7 +117,7 @@ def generalization(inside: Mapping[str, Any] | None, outside: Mapping[str, Any] 
         >>> round(found["gap"], 6), round(found["retention"], 6), found["token_ratio"]
         (0.76, 0.2, 1.5)
     """
-    if inside is None or outside is None:
+    if not inside or not outside:
         return {"accuracy": None, "gap": None, "retention": None, "token_ratio": None}
     a, b = inside["accuracy"], outside["accuracy"]
     return {
@@ -227,7 +227,7 @@ def _add_row(table: Table, name: str, cells: Sequence[str]) -> None:
 
 
 def _name(axis: str, setting: str | None) -> str:
-    return f"{axis}, all" if setting is None else f"  {setting}"
+    return f"  {setting}" if setting is not None else f"{axis}, all"
 
 
 def _cells(inside: Mapping[str, Any] | None, outside: Mapping[str, Any] | None, gap: str, retention: str) -> list[str]:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 IN, OUT = "test_in", "test_out"
 PARTS = {"test": OUT}  # of the sets on the Hub that have no `test_in`
+SHORT = {IN: "in", OUT: "out"}
 AXIS_NAMES = {"explorative": "exploratory"}  # of the folders and the sets on the Hub
 
 Groups = Sequence[Sequence[Completion]]  # the completions of each problem
@@ -158,26 +159,26 @@ def report_axes(records: Sequence[Mapping[str, Any]]) -> None:
         if (axes := record.get("axes")) is None:
             continue
         budget = f", truncated at {record['budget']:,}" if record.get("budget") is not None else ""
-        table = _new_table(
-            f"{record['dataset']}{budget}: {record['model']} on problems like those of the training (in), and on others (out)",
-            "[ ]: 95 % interval, bootstrap over problems. Retention: out / in. Chance: an answer to another problem of the cell is right.",
-            ("n", "In", "Out", "Gap", "Retention", "Tokens", "Chance"),
+        table = new_table(
+            f"{record['dataset']}{budget}: {record['model']} along the axes",
+            "in: like the problems of the training; out: different. [ ]: 95 % interval in points, bootstrap over problems. Gap: in - out, retention: "
+            "out / in. Chance: the answer to another problem of the cell is right.",
+            ("Setting", "Part", "n", "Accuracy", "Tokens", "Chance", "Gap, retention"),
         )
-        cells = {(cell["axis"], cell["setting"], cell["part"], cell["level"]): cell for cell in axes["cells"]}
-        for found in axes["settings"]:
-            axis, setting = found["axis"], found["setting"]
-            inside, outside = (cells.get((axis, setting, part, None)) for part in (IN, OUT))
+        compared = {(found["axis"], found["setting"]): found for found in axes["settings"]}
+        for cell in _in_order(axes["cells"]):
+            low, high = (100 * bound for bound in cell["accuracy_interval"])
+            found = compared[cell["axis"], cell["setting"]]
+            whole = cell["part"] == OUT and cell["level"] is None and found["gap"] is not None
             retention = f"{found['retention']:.2f}" if found["retention"] is not None else "-"
-            gap = f"{100 * found['gap']:+.1f}" if found["gap"] is not None else "-"
-            _add_row(table, _name(axis, setting), _cells(inside, outside, gap, retention))
-            levels = [(level, part) for *names, part, level in cells if names == [axis, setting] and level is not None]
-            for level, part in levels:
-                own = cells[axis, setting, part, level]
-                _add_row(
-                    table,
-                    f"    {level}",
-                    _cells(own if part == IN else None, own if part == OUT else None, "", ""),
-                )
+            add_row(
+                table,
+                *(_name(cell), SHORT.get(cell["part"], cell["part"]), f"{cell['problems']:,}"),
+                f"{cell['accuracy']:.1%} [{low:.0f}, {high:.0f}]",
+                f"{cell['tokens_mean']:,.1f}",
+                f"{cell['chance']:.1%}",
+                f"{100 * found['gap']:+.1f}, {retention}" if whole else "",
+            )
         Console().print(table)
 
 
@@ -185,62 +186,59 @@ def print_compared_axes(name: str, cells: Sequence[Mapping[str, Any]]) -> None:
     """Print how accuracy and tokens changed in each cell of a problem set."""
     from rich.console import Console
 
-    table = _new_table(
-        f"{name}: change on problems like those of the training (in), and on others (out)",
-        "[ ]: 95 % interval, paired bootstrap over problems, in points. Tokens: the second model's per token of the first's.",
-        ("Part", "n", "Accuracy", "Points", "Tokens"),
+    table = new_table(
+        f"{name}: change along the axes",
+        "in: like the problems of the training; out: different. [ ]: 95 % interval in points, paired bootstrap over problems.",
+        ("Setting", "Part", "n", "Accuracy", "Points", "Tokens"),
     )
-    for cell in sorted(cells, key=lambda cell: (cell["setting"] is None, cell["level"] is not None)):
-        if cell["level"] is not None:
-            continue
+    for cell in _in_order(cells):
         low, high = (100 * bound for bound in cell["accuracy_difference_interval"])
-        least, most = cell["token_ratio_interval"]
-        _add_row(
+        add_row(
             table,
-            _name(cell["axis"], cell["setting"]),
-            [
-                {IN: "in", OUT: "out"}.get(cell["part"], cell["part"]),
-                f"{cell['problems']:,}",
-                "{:.1%} -> {:.1%}".format(*cell["accuracy"]),
-                f"{100 * cell['accuracy_difference']:+.1f} [{low:.1f}, {high:.1f}]",
-                f"{cell['token_ratio']:.3f} [{least:.3f}, {most:.3f}]",
-            ],
+            *(_name(cell), SHORT.get(cell["part"], cell["part"]), f"{cell['problems']:,}"),
+            "{:.1%} -> {:.1%}".format(*cell["accuracy"]),
+            f"{100 * cell['accuracy_difference']:+.1f} [{low:.1f}, {high:.1f}]",
+            f"x {cell['token_ratio']:.3f}",
         )
     Console().print(table)
 
 
-def _new_table(title: str, caption: str, headings: Sequence[str]) -> Table:
+def _in_order(cells: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Return each axis, then its settings, then their levels."""
+    places: dict[tuple[str, str | None], int] = {}
+    for cell in cells:
+        for key in ((cell["axis"], None), (cell["axis"], cell["setting"])):
+            places.setdefault(key, len(places))
+    return sorted(
+        cells,
+        key=lambda cell: (
+            places[cell["axis"], None],
+            places[cell["axis"], cell["setting"]],
+            cell["level"] is not None,
+        ),
+    )
+
+
+def _name(cell: Mapping[str, Any]) -> str:
+    if cell["level"] is not None:
+        return f"    {cell['level']}"
+    return f"  {cell['setting']}" if cell["setting"] is not None else cell["axis"]
+
+
+def new_table(title: str, caption: str, headings: Sequence[str]) -> Table:
+    """Return an empty table within 80 columns: names on the left, figures on the right."""
+    from rich import box
     from rich.markup import escape
     from rich.table import Table
 
-    table = Table(title=escape(title), caption=escape(caption))
-    table.add_column("Setting", no_wrap=True)
-    for heading in headings:
-        table.add_column(heading, justify="right")
+    table = Table(title=escape(title), caption=escape(caption), box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for number, heading in enumerate(headings):
+        table.add_column(heading, justify="right" if number else "left", no_wrap=True)
     return table
 
 
-def _add_row(table: Table, name: str, cells: Sequence[str]) -> None:
+def add_row(table: Table, *cells: str) -> None:
+    """Add a row of texts, whose brackets are not markup."""
     from rich.markup import escape
 
-    table.add_row(*map(escape, (name, *cells)))
-
-
-def _name(axis: str, setting: str | None) -> str:
-    return f"  {setting}" if setting is not None else f"{axis}, all"
-
-
-def _cells(inside: Mapping[str, Any] | None, outside: Mapping[str, Any] | None, gap: str, retention: str) -> list[str]:
-    pair = (inside, outside)
-    accuracy = [
-        "{:.1%} [{:.0f}, {:.0f}]".format(cell["accuracy"], *(100 * bound for bound in cell["accuracy_interval"]))
-        if cell is not None
-        else ""
-        for cell in pair
-    ]
-    there = [cell for cell in pair if cell is not None]
-    joined = {
-        key: " / ".join(format(cell[key], form) for cell in there)
-        for key, form in (("problems", ","), ("tokens_mean", ",.1f"), ("chance", ".1%"))
-    }
-    return [joined["problems"], *accuracy, gap, retention, joined["tokens_mean"], joined["chance"]]
+    table.add_row(*map(escape, cells))

@@ -180,7 +180,7 @@ def main(arguments: list[str] | None = None):
         """Sample and judge, check the steps, and add the rows of the model to the table of training."""
         folder = output / f"{name.replace(' ', '-')}-eval"
         records = evaluate(model, sets, folder, num_completions=samples, seed=args.seed, progress=False, **sampling)
-        sizes = [2**power for power in range(1, samples.bit_length())]
+        sizes = sorted({samples, *(2**power for power in range(1, samples.bit_length()))})
         checked = [record for n in sizes for record in verify_steps(folder, sets, folder, n=n, alpha=source.alpha)]
         correct[name] = {
             key: by_problem([(item.problem, float(bool(item.correct))) for item in items])

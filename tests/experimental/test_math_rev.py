@@ -180,7 +180,15 @@ def test_texts_and_a_plain_config(tiny_model, tmp_path):
     trainer = build(tiny_model, rows, tmp_path, DPOConfig, max_steps=1, per_device_train_batch_size=3)
     assert (trainer.args.beta, trainer.args.gamma) == (2.0, 1.0)
     trainer.train()
-    assert len(VerifierScore(tiny_model)(rows["prompt"], rows["chosen"])) == 8
+    score = VerifierScore(tiny_model, batch_size=1)
+    assert len(score(rows["prompt"], rows["chosen"])) == 8 and score([], []) == []
+
+
+def test_messages_without_text_have_a_score(tiny_model):
+    prompt = [{"role": "user", "content": "1 + 1?"}]
+    for completion in ([], [{"role": "assistant", "content": ""}]):  # the end token remains
+        ids, start = VerifierScore(tiny_model).encode(prompt, completion)
+        assert start < len(ids)
 
 
 @pytest.mark.parametrize(
@@ -436,6 +444,8 @@ def test_one_completion_leaves_nothing_to_choose(evaluation):
     assert {selection.accuracy for selection in found["selectors"].values()} == {0.5}
     with pytest.raises(ValueError, match="one finite number per completion; got 3 for 4"):
         compare_selectors(items, {"v": [0.1, 0.2, 0.3]}, 1)
+    with pytest.raises(ValueError, match="1 of them missing"):
+        compare_selectors(items, {"v": [0.1, 0.2, 0.3, None]}, 1)
 
 
 # The example

@@ -540,7 +540,7 @@ def test_selectors_refuse_missing_scores_and_skip_truncated_completions():
     assert found["selectors"]["score"].accuracy == 1
     with pytest.raises(ValueError, match="got 1 for 2"):
         compare_selectors(items[:2], {"score": [1.0]}, 2)
-    with pytest.raises(ValueError, match="1 of them not finite"):
+    with pytest.raises(ValueError, match="1 of them missing or not finite"):
         compare_selectors(items[:2], {"score": [1.0, float("nan")]}, 2)
     with pytest.raises(ValueError, match="between 1 and 0"):
         compare_selectors(items[2:], {"score": [1.0]}, 1)  # nothing is judged

@@ -166,10 +166,11 @@ def compare_selectors(
         `ValueError`: If n is out of range, or a score is missing or is not a number.
     """
     for name, own in scores.items():
-        if len(own) != len(completions) or not all(map(math.isfinite, own)):
+        missing = sum(score is None or not math.isfinite(score) for score in own)
+        if len(own) != len(completions) or missing:
             raise ValueError(
                 f"The score {name!r} must be one finite number per completion; got {len(own)} for {len(completions)}, "
-                f"{sum(not math.isfinite(score) for score in own)} of them not finite. Score the completions again."
+                f"{missing} of them missing or not finite. Score the completions again."
             )
     places: dict[int, list[int]] = {}
     for place, item in enumerate(completions):

@@ -123,9 +123,10 @@ class VerifierScore:
             begin, ids = (self.tokenizer(text).input_ids for text in (prompt, whole))
         else:
             opened = opened_by_generation_prompt(self.tokenizer, prompt)
-            first, *others = completion
-            if not first["content"].startswith(opened.strip()):
-                completion = [{**first, "content": opened + first["content"]}, *others]
+            first, *others = completion or [{"role": "assistant", "content": ""}]
+            if isinstance(first.get("content"), str) and not first["content"].startswith(opened.strip()):
+                first = {**first, "content": opened + first["content"]}
+            completion = [first, *others]
             check_template_keeps_traces(self.tokenizer, {"prompt": prompt, "completion": completion})
             texts = (
                 self.tokenizer.apply_chat_template(prompt, add_generation_prompt=True, tokenize=False),

@@ -360,6 +360,30 @@ def test_long_texts_cost_no_time(text):
     assert find_claims(text) == []
 
 
+FORMS = [
+    "{} = {}",
+    "So, {} = {}.",
+    "Then {}={}, which",
+    "- {} = {}",
+    "We get $ {} = {} $.",
+    "({} = {})",
+    "**{} = {}**",
+]
+
+
+@given(
+    st.integers(0, 60),
+    st.lists(st.tuples(st.sampled_from("+-*/"), st.integers(1, 60)), min_size=1, max_size=4),
+    st.sampled_from([" ", ""]),
+    st.sampled_from([0, 1, -10]),
+    st.sampled_from(FORMS),
+)
+def test_arithmetic_is_that_of_python(start, operations, space, slip, form):
+    expression = "".join([str(start), *(f"{space}{sign}{space}{operand}" for sign, operand in operations)])
+    value = Fraction(eval(expression.replace("/", "*Fraction(1)/"), {"Fraction": Fraction}))
+    assert verdicts(form.format(expression, value + slip)) == [slip == 0]
+
+
 pieces = st.sampled_from(
     [
         "27+8",

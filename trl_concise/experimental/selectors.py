@@ -166,7 +166,7 @@ def compare_selectors(
         `ValueError`: If n is out of range, or a score is missing or is not a number.
     """
     for name, own in scores.items():
-        missing = sum(score is None or not math.isfinite(score) for score in own)
+        missing = len(own) - sum(score is not None and math.isfinite(score) for score in own)
         if len(own) != len(completions) or missing:
             raise ValueError(
                 f"The score {name!r} must be one finite number per completion; got {len(own)} for {len(completions)}, "

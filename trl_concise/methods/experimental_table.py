@@ -141,4 +141,17 @@ EXPERIMENTAL_METHODS: tuple[Method, ...] = (
         evidence="experimental/adapt_mi.md#results",
         package="experimental",
     ),
+    Method(
+        "rStar-Coder",
+        "label tests of code problems by the agreement of candidates, and run programs on such tests as a reward",
+        "rstar_coder",
+        ("reward_funcs", "train_dataset"),
+        ("CodeReward", "label_outputs"),
+        "2505.21297",
+        "reconstructed",
+        "experimental/rstar_coder",
+        11,
+        evidence="experimental/rstar_coder.md#results",
+        package="experimental",
+    ),
 )

@@ -170,14 +170,16 @@ PIECES = st.lists(st.sampled_from(["ab", BLOCK.format("1+1"), BLOCK.format("1/0"
 class Writes:
     """A sampler that writes given texts, one per round, and then ends."""
 
-    def __init__(self, tokenizer, texts):
+    def __init__(self, tokenizer, texts, stops=0):
+        self.stops = stops  # first rounds that end without an end token, as with a stop string
         self.tokenizer, self.end_token_ids = tokenizer, {tokenizer.eos_token_id}
         self.texts, self.drawn, self.prompts = iter(texts), [], []
 
     def sample(self, prompts, settings):
         self.prompts += prompts
         ids = self.tokenizer(next(self.texts, "")).input_ids
-        self.drawn.append([*ids, 2][: settings.max_new_tokens])
+        ids = ids if len(self.drawn) < self.stops else [*ids, 2]
+        self.drawn.append(ids[: settings.max_new_tokens])
         return [self.drawn[-1]] * len(prompts)
 
 
@@ -209,6 +211,16 @@ def test_golden_limits(tokenizer, max_calls):
     assert [outcome.output for outcome in own.outcomes] == [str(i) for i in range(max_calls)]
 
 
+def test_a_round_that_a_stop_string_ends_is_continued(tokenizer):
+    sampler = Writes(tokenizer, ["```bash\nls\n```\n", "```python\nprint(1+", "1)\n```\n", "So 2."], stops=3)
+    (own,) = complete_with_code(sampler, [[5]], SamplingSettings(1000), Calculator())
+    assert [outcome.output for outcome in own.outcomes] == ["2"] and own.wasted == 1  # a line break
+    text = "```bash\nls\n```\n```python\nprint(1+1)\n```\n```output\n2\n```\nSo 2.<|im_end|>"
+    assert tokenizer.decode(own.ids) == text
+    (own,) = complete_with_code(Writes(tokenizer, [""], stops=1), [[5]], SamplingSettings(9), Calculator())
+    assert own.done and own.ids == []
+
+
 def test_variables_persist_and_failed_blocks_are_forgotten(tokenizer):
     texts = [f"```python\n{code}\n```" for code in ("x = 3\nprint(x)", "x = 9\nprint(y)", "print(x + 1)")]
     sampler = Writes(tokenizer, texts)
@@ -222,7 +234,9 @@ def test_variables_persist_and_failed_blocks_are_forgotten(tokenizer):
 
 def make(model, folder, *, rollout=None, rewards=(), trainer_class=slot_rows.WritesCode, **more):
     slots = {
-        name: more.pop(name) for name in ("eval_dataset", "rollout_func", "tools", "processing_class") if name in more
+        name: more.pop(name)
+        for name in ("eval_dataset", "rollout_func", "tools", "processing_class", "watch_dataset")
+        if name in more
     }
     settings = {"max_completion_length": 64, "max_steps": 1, "learning_rate": 1e-2, **more}
     return trainer_class(
@@ -323,6 +337,11 @@ def test_bad_omega(omega):
 def test_tools_are_refused(other, tiny_model, tmp_path):
     with pytest.raises(ValueError, match=r"rollout=CodeReasoning\(\) generates the completions"):
         make(tiny_model, tmp_path, rollout=CodeReasoning(), **other)
+
+
+def test_a_watch_set_is_warned_of(tiny_model, tmp_path, caplog):
+    make(tiny_model, tmp_path, rollout=CodeReasoning(), watch_dataset=problems(2), watch_every=1)
+    assert "watch_dataset is completed without executing code" in caplog.text
 
 
 def test_a_tokenizer_that_cannot_write_fences_is_refused(tiny_model):

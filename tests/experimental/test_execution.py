@@ -64,6 +64,7 @@ def test_arithmetic(blocks, expected):
         "(x) = y = 1",
         "x.y = 1",
         "print(1 if 1 else 2)",
+        "print(1if 1else 2)",
         "print([1])",
         "print((lambda: 1)())",
         "while 1: pass",

@@ -9,6 +9,7 @@ are in [`code_traces`].
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -24,6 +25,8 @@ from ..components.base import context_of, tokenizer_of
 from .code_blocks import CODE_FENCE, OUTPUT_FENCE, CodeCompletion
 from .execution import Calculator, Executor, Outcome
 
+
+logger = logging.getLogger(__name__)
 
 CORT_PAPER = Paper(
     title="CoRT: Code-integrated Reasoning within Thinking",
@@ -115,6 +118,11 @@ class CodeReasoning(Rollout):
     def attach(self, trainer: TrainerView) -> None:
         if trainer.max_completion_length is None:
             raise ValueError("CodeReasoning needs max_completion_length, the tokens that the model may write. Set it.")
+        if trainer.watch_losses is not None and self.max_calls:
+            logger.warning(
+                "watch_dataset is completed without executing code, so a model that writes blocks loses accuracy there. Pass it as eval_dataset, "
+                "whose blocks are executed."
+            )
         self._tokenizer = tokenizer_of(trainer.processing_class)
         check_fences(self._tokenizer)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import ast
 import operator
+import warnings
 from collections.abc import Callable, Sequence
 from fractions import Fraction
 
@@ -73,7 +74,9 @@ def _run(block: str, names: dict[str, Fraction], printed: list[str]) -> None:
     if len(block) > LONGEST_BLOCK:
         raise _Refused(f"more than {LONGEST_BLOCK} characters")
     try:
-        statements = ast.parse(block).body
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of Python, about how a number is written
+            statements = ast.parse(block).body
         for statement in statements:
             match statement:
                 case ast.Assign(targets=[ast.Name(id=name)], value=value):

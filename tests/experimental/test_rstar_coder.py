@@ -138,7 +138,7 @@ def test_bad_agreements(call, message):
 
 
 def test_golden_outputs():
-    assert normalize_output("1 2\n3 \n\n") == "1 2\n3" and normalize_output(" 1\n\n2") == " 1\n\n2"
+    assert normalize_output("1 2\n3 \n\n") == "1 2\n3" and normalize_output(" 1\r\n\n2\x0c3") == " 1\n\n2\x0c3"
     assert not same_output("1.0", "1.00") and same_output("1.0", "1.00", 1e-6)
     assert same_output("a 0.1\n2", "a 0.10000001\n2.0", 1e-6) and not same_output("1\n2", "1", 1e-6)
     assert not same_output("1 2", "1", 1e-6) and not same_output("a", "b", 1e-6)
@@ -214,7 +214,7 @@ def test_problems_are_verified_or_rejected_with_a_reason(tmp_path):
     problems = [
         row(),
         row(prompt="Hard", rating=1700, candidates=[SUM, SUM, "x", ECHO, "y"]),
-        row(prompt="Trusted", candidates=[SUM, ECHO], solution=SUM),
+        row(prompt="Trusted", candidates=[], solution=SUM),
         row(prompt="Broken", candidates=[SUM, ECHO], solution="1 / 0"),
         row(prompt="Tie", candidates=[SUM, ECHO]),
         row(prompt="Few", validator="def validate(text): return False"),
@@ -229,7 +229,7 @@ def test_problems_are_verified_or_rejected_with_a_reason(tmp_path):
     for one in verified:
         assert one["solution"] == SUM and len(one["tests"]) == 1
         assert all(int(test["output"]) == sum(map(int, test["input"].split())) for test in one["tests"])
-    assert [one["share"] for one in verified] == pytest.approx([2 / 3, 2 / 5, 1 / 2])
+    assert [one["share"] for one in verified] == [2 / 3, 2 / 5, None]
     assert json.loads((tmp_path / "summary.json").read_text()) == summary
     assert summary["verified"] == 3 and summary["rejected"]["tie"] == 1 and not summary["constant"]
     lines = (tmp_path / "verified.jsonl").read_text().splitlines()
@@ -237,9 +237,18 @@ def test_problems_are_verified_or_rejected_with_a_reason(tmp_path):
     assert CodeReward(timeout=1)([f"```python\n{SUM}\n```"], [verified[0]["tests"]]) == [1.0]
 
 
-def test_a_problem_without_its_parts_is_named():
-    with pytest.raises(ValueError, match="Row 1 of the problems has no validator, candidates"):
-        build_code_problems([row(), {"prompt": "x", "generator": GENERATOR, "candidates": []}])
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"validator": None, "prompt": ""}, "Row 1 of the problems has no prompt, validator"),
+        ({"candidates": [SUM]}, "Row 1 of the problems has 1 candidates"),
+        ({"candidates": None}, "Row 1 of the problems has 0 candidates"),
+        ({"generator": "x = 1"}, "does not define the function 'generate'"),
+    ],
+)
+def test_a_problem_without_its_parts_is_named(changes, message):
+    with pytest.raises(ValueError, match=message):
+        build_code_problems([row(), row(**changes)])
 
 
 # Reward

@@ -109,11 +109,7 @@ def generate_inputs(
     for name, value in {"most": most, "attempts": attempts, "max_input_bytes": max_input_bytes}.items():
         if value < 1:
             raise ValueError(f"{name} must be at least 1, got {value}.")
-    for source, name in ((generator, "generate"), (validator, "validate")):
-        if f"def {name}(" not in source:
-            raise ValueError(
-                f"The source {source[:80]!r} does not define the function {name!r}. Define it with `def {name}(...)`."
-            )
+    _check_sources(generator, validator)
     warn_once()
     program = _GENERATE.format(
         sources=[generator, validator], powers=LARGEST_POWER, attempts=attempts, largest=max_input_bytes, most=most
@@ -132,6 +128,14 @@ def generate_inputs(
     return GeneratedInputs(inputs, large, "" if done.status == "ok" else " ".join([done.status, *last]))
 
 
+def _check_sources(generator: str, validator: str) -> None:
+    for source, name in ((generator, "generate"), (validator, "validate")):
+        if f"def {name}(" not in source:
+            raise ValueError(
+                f"The source {source[:80]!r} does not define the function {name!r}. Define it with `def {name}(...)`."
+            )
+
+
 def build_code_problems(
     problems: Sequence[Mapping[str, Any]],
     output_dir: str | Path | None = None,
@@ -148,8 +152,8 @@ def build_code_problems(
 
     Args:
         problems (`Sequence[Mapping]`):
-            Rows with `prompt`, `generator`, `validator` and `candidates` (Python programs), and optionally `rating` (above 1600 the problem is
-            hard) and `solution`, a trusted program whose outputs are then the labels.
+            Rows with `prompt`, `generator`, `validator` and `candidates` (at least two Python programs), and optionally `rating` (above 1600
+            the problem is hard) and `solution`, a trusted program whose outputs are then the labels; it needs no candidates.
         output_dir (`str` or `Path`, *optional*):
             Where `verified.jsonl`, `rejected.jsonl` and `summary.json` are written.
         least_inputs (`int`, *optional*, defaults to `50`): Inputs without which a problem is rejected.
@@ -163,11 +167,16 @@ def build_code_problems(
         constant tests, dropped inputs, and rejected by reason.
 
     Raises:
-        `ValueError`: If a row has no prompt, generator, validator or candidates, or as by the functions above.
+        `ValueError`: If a row lacks a part, which is checked before anything runs, or as by the functions above.
     """
-    for i, row in enumerate(problems):
-        if missing := [name for name in ("prompt", "generator", "validator", "candidates") if not row.get(name)]:
+    for i, row in enumerate(problems):  # before anything runs
+        if missing := [name for name in ("prompt", "generator", "validator") if not row.get(name)]:
             raise ValueError(f"Row {i} of the problems has no {', '.join(missing)}. Each problem needs all of them.")
+        if len(row.get("candidates") or []) < 2 and not row.get("solution"):
+            raise ValueError(
+                f"Row {i} of the problems has {len(row.get('candidates') or [])} candidates. Give at least 2, or a trusted solution."
+            )
+        _check_sources(row["generator"], row["validator"])
     verified: list[dict[str, Any]] = []
     rejected: list[dict[str, Any]] = []
     dropped = constant = 0
@@ -177,20 +186,22 @@ def build_code_problems(
         if len(found.inputs) < least_inputs:
             rejected.append({"prompt": row["prompt"], "reason": "too few inputs", "inputs": len(found.inputs)})
             continue
-        is_hard = (row.get("rating") or 0) > HARD_RATING
-        own = hard_threshold if is_hard else threshold
-        agreed = label_outputs(row["candidates"], found.inputs, own, limits=limits, workers=workers)
-        labels, solution = agreed.labels, row["candidates"][agreed.kept] if agreed.kept is not None else None
-        reason = agreed.reason
+        share = None
+        if len(row.get("candidates") or []) >= 2:
+            is_hard = (row.get("rating") or 0) > HARD_RATING
+            own = hard_threshold if is_hard else threshold
+            agreed = label_outputs(row["candidates"], found.inputs, own, limits=limits, workers=workers)
+            labels, reason, share = agreed.labels, agreed.reason, agreed.share
+            solution = row["candidates"][agreed.kept] if agreed.kept is not None else None
         if row.get("solution"):
             labels, reason = _trusted_labels(row["solution"], found.inputs, limits, workers)
             solution = row["solution"]
         if reason != "accepted":
-            rejected.append({"prompt": row["prompt"], "reason": reason, "share": agreed.share})
+            rejected.append({"prompt": row["prompt"], "reason": reason, "share": share})
             continue
         constant += len(set(labels)) == 1 < len(labels)
         tests = [{"input": given, "output": label} for given, label in zip(found.inputs, labels, strict=True)]
-        verified.append({"prompt": row["prompt"], "tests": tests, "solution": solution, "share": agreed.share})
+        verified.append({"prompt": row["prompt"], "tests": tests, "solution": solution, "share": share})
     counts = Counter(row["reason"] for row in rejected)
     summary = {
         "problems": len(problems),

@@ -264,7 +264,7 @@ def _per_input(drawn: Drawn) -> list[str] | None:
 
 def _first(drawn: Drawn) -> list[str] | None:
     """The outputs of the first candidate that does not fail."""
-    return next((list(own) for own in drawn if None not in own), None)  # type: ignore[arg-type]
+    return next((list(own) for own in drawn if None not in own), None)  # type: ignore[return-value]
 
 
 def _largest(drawn: Drawn) -> list[str] | None:

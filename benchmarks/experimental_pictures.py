@@ -225,12 +225,36 @@ def math_rev(tables: list[list[list[str]]], numbers):
         ax.set(title=name, xlabel="Tokens, sampled and read by a verifier")
     axes[0].set_ylabel("Accuracy, %")
     axes[1].legend(frameon=False, fontsize="small", loc="lower left")
+def rstar_coder(tables: list[list[list[str]]], numbers):
+    """Share of the accepted sets of candidates whose labels are right, against the share of right candidates, by rule."""
+    (_, *rows), *_ = tables
+    styles = {
+        "whole set, 0.6": (BLUE, "D"),
+        "whole set, 0.4": (GREEN, "^"),
+        "per input, 0.6": (ORANGE, "s"),
+        "largest set": (GREY, "o"),
+        "first that runs": (BLACK, "*"),
+    }
+    figure, axes = plt.subplots(1, 2, figsize=(8.6, 3.4), sharey=True, layout="constrained")
+    for ax, name in zip(axes, ("easy", "hard"), strict=True):
+        for rule, (color, marker) in styles.items():
+            own = [row for row in rows if (row[0], row[2]) == (name, rule) and row[5]]
+            shares = [numbers(row[1])[0] for row in own]
+            cells = [numbers(row[5]) for row in own]
+            errors = [[c[0] - c[1] for c in cells], [c[2] - c[0] for c in cells]]
+            ax.errorbar(shares, [c[0] for c in cells], errors, color=color, marker=marker, capsize=3, label=rule)
+        ax.set(title=f"{name} problems", xlabel="Right candidates, %", xticks=[30, 50, 70])
+    axes[0].set_ylabel("Labels right, % of accepted")
+    axes[1].legend(frameon=False, fontsize="small", loc="center left", bbox_to_anchor=(1, 0.5))
     return figure
 
 
 PICTURES = {
     "math_rev": math_rev,
     "adapt_mi": procedures,
+    "rstar_coder": rstar_coder,
+    "r2r": r2r,
+    "long_short": long_short,
     "cort": cort,
     "long_short": long_short,
     "r2r": r2r,

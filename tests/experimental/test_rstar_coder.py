@@ -185,7 +185,7 @@ def test_a_generator_that_raises_is_skipped_and_large_inputs_are_counted():
     generator = "def generate(n):\n    if n == 10: raise KeyError\n    return 'x' * n\n"
     found = generate_inputs(generator, "def validate(text): return True", attempts=1, max_input_bytes=1000)
     assert [len(text) for text in found.inputs] == [1, 100, 1000] and found.too_large == 2
-    hung = generate_inputs("def generate(n):\n    while n > 1: pass\n    return str(n)\n", VALID, timeout=0.6)
+    hung = generate_inputs("def generate(n):\n    while n > 1: pass\n    return str(n)\n", VALID, timeout=1.0)
     assert hung.inputs == ["1"] and hung.error
 
 
@@ -368,7 +368,7 @@ def test_hand_written_candidates_are_what_they_are_called():
 
 def test_rules_are_compared_over_the_same_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    results = measure(tmp_path, inputs=2, candidates=4, draws=20, shares=(0.5,), timeout=0.3, problems=PROBLEMS[:1])
+    results = measure(tmp_path, inputs=2, candidates=4, draws=20, shares=(0.5,), timeout=0.8, problems=PROBLEMS[:1])
     (found,) = results["rows"]
     assert found["set"] == "easy" and len(found["rules"]) == 5 and "| whole set, 0.6 |" in table(results)
     assert found["rules"]["whole set, 0.6"]["accepted"] <= found["rules"]["whole set, 0.4"]["accepted"]

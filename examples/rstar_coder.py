@@ -20,7 +20,7 @@ A real model on one GPU, in a container, with the verified problems. Its program
     accelerate launch examples/rstar_coder.py --model_name_or_path Qwen/Qwen2.5-Coder-1.5B-Instruct --tests outputs/code/verified.jsonl \
         --max_completion_length 2048 --output_dir outputs/rstar-coder
 
-Time and memory: about 3 minutes of one CPU core without arguments. Not measured on a GPU.
+Time and memory: about 2 minutes of one CPU core without arguments. Not measured on a GPU.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class RStarCoderArguments(RunArguments):
 @report_input_errors()
 def main(arguments: list[str] | None = None):
     own, args, model_args = parse_arguments((RStarCoderArguments, ConciseGRPOConfig, ModelConfig), arguments, DEMO)
-    if own.tests is None and model_args.model_name_or_path != str(demo.model_path()):
+    if not own.tests and model_args.model_name_or_path != str(demo.model_path()):
         raise ValueError(
             "--model_name_or_path is trained on the problems of --tests, which is missing. Name a verified.jsonl, or leave the model out."
         )

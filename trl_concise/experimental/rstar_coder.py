@@ -326,7 +326,7 @@ class CodeReward:
         float_tolerance (`float`, *optional*): See [`same_output`].
 
     Raises:
-        `ValueError`: If a number is out of range, the platform has no such processes, or, when called, there is no column `tests` or a test
+        `ValueError`: If a number is out of range, the platform has no such processes, or, when called, the column `tests` is missing or a test
             is invalid.
     """
 

@@ -179,7 +179,9 @@ def test_a_row_of_the_table_of_methods_is_true(method):
         fits = not set(method.slots) & set(slots) or any(
             issubclass(component, slots[slot]) for slot in method.slots if slot in slots
         )
-        assert fits or ("reward_funcs" in method.slots and "__call__" in vars(component))  # an ordinary reward function
+        assert fits or (
+            "reward_funcs" in method.slots and "__call__" in vars(component)
+        )  # an ordinary reward function
     trainer = getattr(module, method.trainer) if method.trainer is not None else None
     papers = {component.paper.id for component in components if getattr(component, "paper", None) is not None}
     papers |= {trainer._paper["id"]} if trainer is not None else set()

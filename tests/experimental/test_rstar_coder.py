@@ -18,15 +18,14 @@ from trl_concise import ConciseGRPOConfig, ConciseGRPOTrainer
 from trl_concise.experimental import code_problems, rstar_coder
 from trl_concise.experimental.code_problems import build_code_problems, generate_inputs
 from trl_concise.experimental.execution import Limits, ProgramRun, run_python
+from trl_concise.experimental.execution.outputs import normalize_output, same_output
 from trl_concise.experimental.rstar_coder import (
     CodeReward,
     agree,
     label_outputs,
     last_program,
     needed,
-    normalize_output,
     pass_probability,
-    same_output,
 )
 from trl_concise.experimental.rstar_demo import PROBLEMS, measure, table
 

@@ -225,6 +225,8 @@ def math_rev(tables: list[list[list[str]]], numbers):
         ax.set(title=name, xlabel="Tokens, sampled and read by a verifier")
     axes[0].set_ylabel("Accuracy, %")
     axes[1].legend(frameon=False, fontsize="small", loc="lower left")
+
+
 def rstar_coder(tables: list[list[list[str]]], numbers):
     """Share of the accepted sets of candidates whose labels are right, against the share of right candidates, by rule."""
     (_, *rows), *_ = tables
@@ -250,10 +252,10 @@ def rstar_coder(tables: list[list[list[str]]], numbers):
 
 
 PICTURES = {
-    "math_rev": math_rev,
     "adapt_mi": procedures,
     "cort": cort,
     "long_short": long_short,
+    "math_rev": math_rev,
     "r2r": r2r,
     "resa": resa,
     "rlot": procedures,

@@ -67,7 +67,7 @@ def _train(folder: Path, steps: int, batches, change_tokenizer, learning_rate: f
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(model_path())
-    model = AutoModelForCausalLM.from_pretrained(model_path()) if make_model is None else make_model(tokenizer)
+    model = make_model(tokenizer) if make_model is not None else AutoModelForCausalLM.from_pretrained(model_path())
     if change_tokenizer is not None:
         change_tokenizer(tokenizer)
         with torch.random.fork_rng(devices=[]):

@@ -36,7 +36,7 @@ def agreement(both: int, only_first: int, only_second: int, neither: int) -> dic
         correct), and `mcnemar_p`.
 
     Raises:
-        `ValueError`: If there is no completion.
+        `ValueError`: If all counts are 0.
 
     Examples:
         >>> found = agreement(60, 20, 5, 15)
@@ -93,7 +93,7 @@ def corrected_accuracy(observed: float, sensitivity: float, specificity: float) 
     Correct an accuracy for the errors of its judge (Rogan and Gladen, 1978); within [0, 1].
 
     Raises:
-        `ValueError`: If the judge is no better than chance: sensitivity + specificity is at most 1.
+        `ValueError`: If the judge does not beat chance: sensitivity + specificity is at most 1.
 
     Examples:
         >>> round(corrected_accuracy(0.62, 0.78, 0.99), 6)

@@ -244,7 +244,7 @@ def describe_expansion(found: Mapping[str, Any]) -> str:
     if n < FEW_TRIES and found["null_rate"] is None:
         return f"  {curves}."
     if found["rate"] is None:
-        return f"  {curves}. The first model solves every problem in {n} tries, so there is no expansion rate."
+        return f"  {curves}. The first model solves every problem in {n} tries, so the expansion rate is undefined."
     low, high = found["rate_interval"]
     text = (
         f"  {curves}.\n  Of {found['unsolved']:,} problems that the first model does not solve in {n} tries, the second solves "

@@ -93,7 +93,7 @@ def append_lines(path: Path, items: Sequence[Any]) -> None:
 
 def read_lines(path: Path, kind: Callable[..., T]) -> list[T]:
     """
-    Read what [`append_lines`] wrote, and remove an incomplete last line from the file; nothing if there is no file.
+    Read what [`append_lines`] wrote, and remove an incomplete last line from the file; nothing without a file.
 
     Raises:
         `ValueError`: If another line is damaged.

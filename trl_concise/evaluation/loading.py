@@ -75,7 +75,7 @@ def find_source(
     checkpoint = base or path
     settings = {
         "dtype": dtype or checkpoint_dtype(checkpoint, quantization.gguf_file),
-        "quantization": quantization.describe(_config(checkpoint) if quantization.gguf_file is None else None),
+        "quantization": quantization.describe(None if quantization.gguf_file else _config(checkpoint)),
     }
     return Source(checkpoint, load_tokenizer_of(path, quantization), settings)
 
@@ -113,7 +113,7 @@ def load_model(model: str, base: str | None, dtype: str, quantization: Quantizat
 def load_tokenizer_of(model: str, quantization: Quantization) -> PreTrainedTokenizerBase:
     """Load the tokenizer next to the weights, or the one within a GGUF file that has none next to it."""
     folder = Path(model)
-    if quantization.gguf_file is None or any((folder / name).is_file() for name in TOKENIZER_FILES):
+    if not quantization.gguf_file or any((folder / name).is_file() for name in TOKENIZER_FILES):
         return load_tokenizer(model)
     from transformers import AutoTokenizer
 

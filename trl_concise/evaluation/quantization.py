@@ -101,7 +101,7 @@ class Quantization:
 
         Raises:
             `ValueError`: If the mode does not fit vLLM, an adapter or the layers, or a package is missing.
-            `FileNotFoundError`: If there is no such GGUF file.
+            `FileNotFoundError`: If the GGUF file does not exist.
         """
         if self == NOT_QUANTIZED:
             return
@@ -139,7 +139,7 @@ NOT_QUANTIZED = Quantization()
 
 def check_is_quantized(model: PreTrainedModel, quantization: Quantization) -> None:
     """
-    Check that the weights are what was asked for.
+    Check that the weights were quantized as asked.
 
     Raises:
         `ValueError`: If no layer of the model is quantized.

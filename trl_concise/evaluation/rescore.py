@@ -70,7 +70,7 @@ def rescore(
         raise ValueError(f"{folder / SETTINGS_FILE} does not contain the settings of an evaluation.")
     options: dict[str, Any] = {
         "answer_format": answer_format or settings.get("answer_format", "auto"),
-        "final_form": settings.get("final_form", True) if final_form is None else final_form,
+        "final_form": final_form if final_form is not None else settings.get("final_form", True),
     }
     own = isinstance(judge, str)
     function = find_judge(judge, **options) if isinstance(judge, str) else judge

@@ -174,7 +174,7 @@ def summarize_uncertainty(
             float(item.tokens) if name == "tokens" else getattr(scored[item.problem, item.completion], name)
             for item in items
         ]
-        ordered = [np.inf if value is None else value for value in values]  # no answer: the most uncertain
+        ordered = [value if value is not None else np.inf for value in values]  # no answer: the most uncertain
         known = [(value, is_wrong) for value, is_wrong in zip(values, wrong, strict=True) if value is not None]
         figures[name] = {
             "auc": roc_auc(ordered, wrong),
@@ -213,7 +213,7 @@ def roc_auc(
         0.722222
     """
     _, kinds = np.unique(np.asarray(scores, dtype=float), return_inverse=True)
-    weight = np.ones(len(kinds)) if weights is None else np.asarray(weights, dtype=float)
+    weight = np.asarray(weights, dtype=float) if weights is not None else np.ones(len(kinds))
     is_wrong = np.asarray(wrong, dtype=bool)
     size = kinds.max() + 1 if len(kinds) else 0
     of_wrong = np.bincount(kinds, weights=weight * is_wrong, minlength=size)

@@ -225,6 +225,7 @@ def math_rev(tables: list[list[list[str]]], numbers):
         ax.set(title=name, xlabel="Tokens, sampled and read by a verifier")
     axes[0].set_ylabel("Accuracy, %")
     axes[1].legend(frameon=False, fontsize="small", loc="lower left")
+    return figure
 
 
 def rstar_coder(tables: list[list[list[str]]], numbers):

@@ -43,22 +43,23 @@ def report_uncertainty(sets: Mapping[str, Mapping[str, Mapping[str, Any]]], fold
     from rich.markup import escape
     from rich.table import Table
 
-    bounds = any(not found["exact"] for models in sets.values() for found in models.values())
-    table = Table(
-        title="ROC-AUC of errors: 0.5 tells nothing",
-        caption=escape(
-            "[ ]: 95 % interval, bootstrap over problems. ECE: distance of exp(-mean negative log-likelihood) from the accuracy."
-            + " Entropies are lower bounds: vLLM returns the 20 most likely tokens." * bounds
-        ),
-    )
-    table.add_column("Score", no_wrap=True)
-    columns = [(name, model, found) for name, models in sets.items() for model, found in models.items()]
-    for name, model, _ in columns:
-        table.add_column(escape(f"{name}, {model}"), justify="right")
-    for score, words in NAMES.items():
-        table.add_row(words, *(escape(_cell(found[score])) for _, _, found in columns))
-    table.add_row("ECE", *(f"{found['ece']:.3f}" if found["ece"] is not None else "-" for _, _, found in columns))
-    Console().print(table)
+    for name, models in sets.items():
+        bounds = any(not found["exact"] for found in models.values())
+        table = Table(
+            title=escape(f"{name}: ROC-AUC of errors (0.5 tells nothing)"),
+            caption=escape(
+                "[ ]: 95 % interval, bootstrap over problems. ECE: distance of exp(-mean negative log-likelihood) from the accuracy."
+                + " Entropies are lower bounds: vLLM returns the 20 most likely tokens." * bounds
+            ),
+        )
+        table.add_column("Score", no_wrap=True)
+        for model in models:
+            table.add_column(escape(model), justify="right")
+        for score, words in NAMES.items():
+            table.add_row(words, *(escape(_cell(found[score])) for found in models.values()))
+        errors = (found["ece"] for found in models.values())
+        table.add_row("ECE", *(f"{error:.3f}" if error is not None else "-" for error in errors))
+        Console().print(table)
     if folder is not None and can_plot("The picture of the calibration"):
         plot_calibration(sets, Path(folder, CALIBRATION_FILE))
 

@@ -121,7 +121,7 @@ def measure(model: str, name: str, rows: Dataset, navigator: Any, folder: Path, 
             folder / policy.replace(":", "-"),
             seed=args.seed,
         )
-    own = [float(record["correct"]) for record in found["navigator"]]
+    own = [float(record["correct"] is True) for record in found["navigator"]]
 
     def mean(records: list[dict[str, Any]], key: str) -> float:
         return sum(record[key] for record in records) / len(records)
@@ -129,7 +129,7 @@ def measure(model: str, name: str, rows: Dataset, navigator: Any, folder: Path, 
     prompts = sum(map(len, tokenize_prompts(load_sampler(model).tokenizer, rows["prompt"]))) / len(rows)
     results = []
     for policy, records in found.items():
-        correct = [float(record["correct"]) for record in records]
+        correct = [float(record["correct"] is True) for record in records]
         costs = {"prompt_tokens": mean(records, "prompt_tokens"), "calls": mean(records, "calls")}
         other = None if policy == "navigator" else own
         results.append(result_row(policy, correct, mean(records, "generated_tokens"), other, **costs))

@@ -39,7 +39,7 @@ from trl_concise.experimental.rlot.navigator import (
     network_input,
 )
 from trl_concise.experimental.rlot.prompts import Prompts
-from trl_concise.experimental.rlot.training import judge_episodes
+from trl_concise.experimental.rlot.training import judge_episodes, summarize_episodes
 from trl_concise.experimental.step_scores import RuleScorer, score_steps
 
 
@@ -383,7 +383,14 @@ def test_the_random_policy_does_not_depend_on_the_other_episodes():
 def test_a_truncated_or_missing_answer_is_wrong():
     right = Episode(Context("1 + 1?", ["\\boxed{2}"]))
     truncated = Episode(Context("1 + 1?", ["\\boxed{2}"], truncated=True))
-    assert judge_episodes([right, truncated, Episode(Context("1 + 1?"))], ["2"] * 3) == [True, False, False]
+    unfinished = Episode(Context("6 * 7?", ["\\boxed{6 \\times 7}"]))
+    episodes = [right, truncated, Episode(Context("1 + 1?")), unfinished, right]
+    verdicts = judge_episodes(episodes, ["2", "2", "2", "42", ""])
+    assert verdicts == [True, False, False, False, None]
+    records = [episode.record() | {"correct": verdict} for episode, verdict in zip(episodes, verdicts, strict=True)]
+    summary = summarize_episodes(records)
+    assert (summary["problems"], summary["judged"], summary["accuracy"]) == (5, 4, 0.25)
+    assert summarize_episodes(records[-1:])["accuracy"] is None
 
 
 def test_the_weakened_model(tmp_path):
@@ -454,6 +461,8 @@ def test_blocks_and_problems_are_checked(frozen, tmp_path):
         run_policy(own, empty, make_policy("random"))
     with pytest.raises(ValueError, match="max_depth 2 and store_forced 'answer', the config 5"):
         train_navigator(own, demo.train_dataset(1), RuleScorer(), tmp_path)
+    with pytest.raises(ValueError, match="A prompt has 0 tokens"):
+        own.start([""])
     with pytest.raises(ValueError, match="need a TransformersSampler, but the sampler is Scripted"):
         FrozenModel(Scripted(frozen.tokenizer)).call([Score([1], [])], seed=0)
 

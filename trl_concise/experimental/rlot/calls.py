@@ -24,6 +24,11 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
+def _check_prompt(prompt: list[int]) -> None:
+    if not prompt:
+        raise ValueError("A prompt has 0 tokens, and at least one is needed. Leave out problems without text.")
+
+
 @dataclass(frozen=True)
 class Generate:
     """
@@ -41,6 +46,9 @@ class Generate:
     temperature: float = 0.0
     stops: tuple[int, ...] = ()
 
+    def __post_init__(self):
+        _check_prompt(self.prompt)
+
 
 @dataclass(frozen=True)
 class Score:
@@ -54,6 +62,9 @@ class Score:
 
     prompt: list[int]
     completion: list[int]
+
+    def __post_init__(self):
+        _check_prompt(self.prompt)
 
 
 @dataclass(frozen=True)

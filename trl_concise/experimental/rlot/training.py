@@ -31,11 +31,15 @@ EPISODES_FILE, SUMMARY_FILE = "episodes.jsonl", "summary.json"
 Policy = Callable[[Sequence[Episode]], list[int]]  # one block per episode
 
 
-def judge_episodes(episodes: Sequence[Episode], solutions: Sequence[str]) -> list[bool]:
-    """Return whether each final answer is correct. One that is missing or truncated is wrong."""
-    verdicts = verify_answers(list(solutions), [episode.context.text for episode in episodes])
+def judge_episodes(episodes: Sequence[Episode], solutions: Sequence[str]) -> list[bool | None]:
+    """
+    Return whether each final answer is correct, as [`~trl_concise.evaluation.evaluate`] judges it: one that is missing, truncated or still to be
+    calculated is wrong; `None` if the reference answer cannot be read.
+    """
+    verdicts = verify_answers(list(solutions), [episode.context.text for episode in episodes], final_form=True)
     return [
-        bool(verdict) and not episode.context.truncated for episode, verdict in zip(episodes, verdicts, strict=True)
+        verdict if verdict is None else verdict and not episode.context.truncated
+        for episode, verdict in zip(episodes, verdicts, strict=True)
     ]
 
 
@@ -135,7 +139,7 @@ def _train_group(
         correct = iter(judge_episodes(ended, [solution[id(episode)] for episode in ended]))
         for episode in active:
             if episode.done:
-                reward = float(next(correct))
+                reward = float(next(correct) is True)
             else:
                 reward = _score_last(scorer, episode)
             rewards[id(episode)].append(reward)
@@ -211,7 +215,8 @@ def run_policy(
         seed (`int`, *optional*, defaults to `0`): Seed of the draws.
 
     Returns:
-        `tuple[dict, list[dict]]`: The summary and the episodes. The summary has `problems`, `accuracy` and `accuracy_interval` (95 %), `generated_tokens`,
+        `tuple[dict, list[dict]]`: The summary and the episodes. The summary has `problems`, `judged` (those whose reference answer can be read), `accuracy` and
+        `accuracy_interval` (95 %) of them, `generated_tokens`,
         `prompt_tokens` and `calls`, each a sum over the episodes, `unreadable`, and `sequences`, the frequency of each sequence of blocks.
 
     Raises:
@@ -241,7 +246,7 @@ def run_policy(
 
 def summarize_episodes(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Return the summary of episodes of [`run_policy`]."""
-    correct = [float(record["correct"]) for record in records]
+    correct = [float(record["correct"]) for record in records if record["correct"] is not None]
     sums = {
         name: sum(record[name] for record in records)
         for name in ("generated_tokens", "prompt_tokens", "calls", "unreadable")
@@ -249,8 +254,9 @@ def summarize_episodes(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
     sequences = Counter(" ".join(record["blocks"]) for record in records)
     return {
         "problems": len(records),
-        "accuracy": fmean(correct),
-        "accuracy_interval": list(accuracy_interval([[value] for value in correct])),
+        "judged": len(correct),
+        "accuracy": fmean(correct) if correct else None,
+        "accuracy_interval": list(accuracy_interval([[value] for value in correct])) if correct else None,
         **sums,
         "sequences": dict(sequences.most_common()),
     }

@@ -201,6 +201,8 @@ def test_the_same_seed_gives_the_same_prompts_in_any_order():
     assert [other[place] for place in range(6)] == [found[place] for place in order]
     assert found["prompt_id"] == rows["prompt_id"]
     assert adaptive_examples(rows, skills, bank, seed=1)["prompt"] != found["prompt"]
+    one = adaptive_examples(rows, ["a"] * 6, bank)  # as in the authors' tables
+    assert one["prompt"] == adaptive_examples(rows, [["a"]] * 6, bank)["prompt"]
     plain = Dataset.from_list([{"prompt": "3 + 3?", "solution": "6"}])
     (row,) = adaptive_examples(plain, [["a"]], bank, 2)
     assert row["prompt"].endswith("Question: 3 + 3?") and row["prompt"].count("Question") == 3 and row["prompt_id"]

@@ -194,7 +194,7 @@ def prompt_key(row: Mapping[str, Any]) -> str:
 
 def adaptive_examples(
     rows: Dataset,
-    skills: Sequence[Sequence[str] | None],
+    skills: Sequence[Sequence[str] | str | None],
     bank: SkillBank,
     k: int = NUM_EXAMPLES,
     *,
@@ -210,7 +210,7 @@ def adaptive_examples(
 
     Args:
         rows (`Dataset`): Column `prompt`, bare prompts; optionally `prompt_id` and `subject`.
-        skills (`Sequence`): Per row, its skills, the most important one first, for a difficult question; `None` or empty for fixed examples.
+        skills (`Sequence`): Per row, its skill or skills, the most important one first, for a difficult question; `None` or empty for fixed examples.
         bank ([`SkillBank`]): The examples.
         k, skill_examples (`int`, *optional*, default to `5`): See [`select_examples`].
         seed (`int`, *optional*, defaults to `0`): Seed of the draws.
@@ -228,7 +228,7 @@ def adaptive_examples(
     for row, own in zip(rows, skills, strict=True):
         key, question = prompt_key(row), question_of(row["prompt"])
         chosen = select_examples(
-            own or [],
+            [own] if isinstance(own, str) else own or [],
             bank.subject(row.get("subject")),
             bank.fixed,
             random.Random(f"{seed} {key}"),

@@ -28,7 +28,9 @@ if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import PreTrainedTokenizerBase
 
-Labeler = Callable[[str, str, Decision], Sequence[str]]  # question, first completion, decision: the missing skills
+Labeler = Callable[
+    [str, str, Decision], Sequence[str] | str
+]  # question, first completion, decision: the missing skills
 
 
 def check_context(
@@ -57,7 +59,7 @@ def adapt(
     *,
     scorer: StepScorer,
     bank: SkillBank,
-    skills: Mapping[str, Sequence[str]] | None = None,
+    skills: Mapping[str, Sequence[str] | str] | None = None,
     tau: Sequence[float] = TAU,
     plus: bool = False,
     labeler: Labeler | None = None,
@@ -89,8 +91,8 @@ def adapt(
             Scores the steps of the first completions. Its attribute `tokens`, if it has one, counts what it has read.
         bank ([`SkillBank`]):
             Examples of the training split.
-        skills (`Mapping[str, Sequence[str]]`, *optional*):
-            Skills by prompt key: `prompt_id`, or as `prompt_key` computes it. A difficult question without an entry gets the fixed examples, and is counted.
+        skills (`Mapping[str, Sequence[str] | str]`, *optional*):
+            Skill or skills by prompt key: `prompt_id`, or as `prompt_key` computes it. A difficult question without an entry gets the fixed examples, and is counted.
         tau (`Sequence[float]`, *optional*, defaults to `(0.85, 0.7)`):
             Thresholds (see [`find_rule`]). Both below 0: the result is the first stage.
         plus (`bool`, *optional*, defaults to `False`):
@@ -165,7 +167,7 @@ def adapt(
     places, sets, without_skills = {}, {}, {}
     for name, rows in datasets.items():
         places[name] = sorted(problem for problem, own in decisions[name].items() if own.difficult)
-        wanted: list[Sequence[str]] = []
+        wanted: list[Sequence[str] | str] = []
         for problem in places[name]:
             own = decisions[name][problem]
             if plus and labeler is not None:

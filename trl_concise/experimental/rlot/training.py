@@ -38,7 +38,7 @@ def judge_episodes(episodes: Sequence[Episode], solutions: Sequence[str]) -> lis
     """
     verdicts = verify_answers(list(solutions), [episode.context.text for episode in episodes], final_form=True)
     return [
-        verdict if verdict is None else verdict and not episode.context.truncated
+        verdict and not episode.context.truncated if verdict is not None else None
         for episode, verdict in zip(episodes, verdicts, strict=True)
     ]
 

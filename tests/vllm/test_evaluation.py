@@ -56,6 +56,22 @@ def test_votes_are_weighted_alike(embedded):
     assert rare == 0.0
 
 
+def test_tokens_are_scored_alike(embedded):
+    """The likelihoods are the same with both engines; vLLM's entropies are lower bounds from the 20 most likely tokens."""
+    exact = load_sampler(embedded)
+    prompts = tokenize_prompts(exact.tokenizer, [row["prompt"] for row in demo.train_dataset(4)])
+    completions = exact.sample(prompts, SamplingSettings(48, 1.0, 1.0))
+    expected = exact.score_tokens(prompts, completions)
+    found = load_sampler(embedded, use_vllm=True, max_model_len=512, **OPTIONS).score_tokens(prompts, completions)
+    for own, other in zip(found, expected, strict=True):
+        assert own.nlls == pytest.approx(other.nlls, abs=1e-3) and other.masses is None
+        assert len(own.entropies) == len(other.entropies) == len(own.masses)
+        for low, entropy, mass in zip(own.entropies, other.entropies, own.masses, strict=True):
+            assert low <= entropy + 1e-3 and 0.5 < mass <= 1
+            if mass > 0.9999:
+                assert low == pytest.approx(entropy, abs=5e-3)
+
+
 def test_both_engines_write_the_same_in_chunks(tmp_path):
     command = ["demo", "demo", "--limit", "16", "--temperature", "0", "--max_new_tokens", "96", "--chunk_size", "32"]
     found = []

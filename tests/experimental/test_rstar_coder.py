@@ -26,6 +26,7 @@ from trl_concise.experimental.rstar_coder import (
     last_program,
     needed,
     pass_probability,
+    run_candidates,
 )
 from trl_concise.experimental.rstar_demo import PROBLEMS, measure, table
 
@@ -354,15 +355,13 @@ def test_grpo_with_a_scripted_rollout(tiny_model, tmp_path):
 @pytest.mark.slow
 def test_hand_written_candidates_are_what_they_are_called():
     for problem in PROBLEMS:
-        given = generate_inputs(problem.generator, problem.validator, most=50).inputs
-        assert len(given) == 50
-        found = label_outputs([*problem.right.values()], given, 1)
-        assert found.accepted, problem.prompt
-        for kind, program in problem.wrong.items():
-            limits = Limits(wall=2)
-            assert not label_outputs(
-                [next(iter(problem.right.values())), program], given, 1, limits=limits
-            ).accepted, kind
+        given = generate_inputs(problem.generator, problem.validator, most=12).inputs
+        assert len(given) == 12
+        pool = {**problem.right, **problem.wrong}
+        reference, *others = run_candidates([*pool.values()], given, limits=Limits(wall=2))
+        assert None not in reference.outputs
+        for kind, found in zip([*pool][1:], others, strict=True):
+            assert (found.outputs == reference.outputs) == (kind in problem.right), (problem.prompt, kind)
 
 
 def test_rules_are_compared_over_the_same_runs(tmp_path, monkeypatch):

@@ -30,7 +30,7 @@ VERDICTS = ("yes", "partly", "no", "not tested")
 HEAD = """\
 # Evidence
 
-What the authors of each method report, and whether its direction is seen here. This page is made from `benchmarks/claims.yaml` and the
+For each method: the claim of its authors, our figures, and whether the direction of the claim is seen here. This page is made from `benchmarks/claims.yaml` and the
 result files in `benchmarks/results` by `python -m tests.tools.evidence`. The [benchmarks](benchmarks.md) and the pages of the methods have the details.
 
 **Figures of papers are not ours.** Each sentence that begins with *The authors report* quotes the source in its parentheses. We have not repeated these runs.
@@ -94,7 +94,9 @@ def table(result: dict[str, Any]) -> str:
     columns = result["columns"]
     cells = list(zip(*result["rows"].values(), strict=True))
     decimals = [
-        max((len(str(n).partition(".")[2]) for cell in column if cell for n in cell if isinstance(n, float)), default=0)
+        max(
+            (len(str(n).partition(".")[2]) for cell in column if cell for n in cell if isinstance(n, float)), default=0
+        )
         for column in cells
     ]
 
@@ -105,16 +107,22 @@ def table(result: dict[str, Any]) -> str:
         value, *interval = (f"{number:{sign},.{decimals[column]}f}" for number in cell)
         return f"{value} [{', '.join(interval)}]" if interval else value
 
-    seeds = ", ".join(map(str, result["seeds"])) if isinstance(result["seeds"], list) else f"{result['seeds']} seed"
-    problems = " and ".join(f"{n:,}" for n in result["problems"]) if isinstance(result["problems"], list) else result["problems"]
+    seeds = f"Seeds: {', '.join(map(str, result['seeds']))}" if isinstance(result["seeds"], list) else "One seed"
+    problems = (
+        " and ".join(f"{n:,}" for n in result["problems"])
+        if isinstance(result["problems"], list)
+        else result["problems"]
+    )
     facts = [
         f"Model: {result['model']}",
         f"Training: {result['training']}",
         f"Problems per set: {problems}" if problems else "",
-        f"Seeds: {seeds}" if seeds else "",
-        f"Brackets: {result['brackets']}" if any(len(c) > 1 for column in cells for c in column if c) else "No intervals",
+        seeds if result["seeds"] else "",
+        f"Brackets: {result['brackets']}"
+        if any(len(c) > 1 for column in cells for c in column if c)
+        else "No intervals",
     ]
-    commands = " and ".join(f"`{command}`" for command in result["command"].split("; "))
+    commands = ", ".join(f"`{command}`" for command in result["commands"])
     return "\n".join([
         f"**{result['title']}** ([page]({result['page']})). {'. '.join(filter(None, facts))}. Printed by {commands}.",
         "",
@@ -126,14 +134,14 @@ def table(result: dict[str, Any]) -> str:
 
 
 def entry(method: Method, claim: Claim, titles: list[str]) -> str:
-    """Return what is claimed for a method, and what is seen here."""
+    """Return the claim and the finding for a method. `titles` are those of its tables that do not follow directly."""
     paper = f"; [{method.paper}](https://huggingface.co/papers/{method.paper})" if method.paper is not None else ""
     reported = "No paper: " if claim.source == "none" else f"*The authors report* ({claim.source}{paper}): "
     return "\n".join([
         f"**[{method.name}]({method.page}.md): {claim.verdict}**\n",
         f"- {reported}{claim.claim}",
         f"- *Here:* {claim.reason}",
-        f"- Tables: {'; '.join(titles)}.\n" if titles else "- Golden values only.\n",
+        *(["- Golden values only.\n"] if not claim.results else [f"- Table: {'; '.join(titles)}.\n"] if titles else [""]),
     ])  # fmt: skip
 
 
@@ -151,12 +159,14 @@ def summary(found: dict[str, Claim], files: dict[str, dict[str, Any]]) -> str:
         target = method.evidence or (files[claim.results[0]]["page"] if claim.results else None)
         figures = f"[results]({target})" if claim.results else "golden values only"
         lines.append(
-            row([
-                f"[{method.name}]({method.page}.md)",
-                claim.short,
-                f"[{claim.verdict}](#{anchor(QUESTIONS[method.question])})",
-                figures,
-            ])  # fmt: skip
+            row(
+                [
+                    f"[{method.name}]({method.page}.md)",
+                    claim.short,
+                    f"[{claim.verdict}](#{anchor(QUESTIONS[method.question])})",
+                    figures,
+                ]
+            )  # fmt: skip
         )
     return "\n".join(lines) + "\n"
 
@@ -166,7 +176,9 @@ def page() -> str:
     found, files = claims(), results()
     missing = [method.name for method in METHODS if method.name not in found]
     if missing:
-        raise ValueError(f"{CLAIMS.name} lacks {', '.join(missing)}. Add an entry for each row of the table of methods.")
+        raise ValueError(
+            f"{CLAIMS.name} lacks {', '.join(missing)}. Add an entry for each row of the table of methods."
+        )
     uses = Counter(name for claim in found.values() for name in claim.results)
     shown: set[str] = set()
     parts = [HEAD, summary(found, files)]
@@ -175,7 +187,7 @@ def page() -> str:
         shared: dict[str, None] = {}
         for method in (method for method in METHODS if method.question == index):
             claim = found[method.name]
-            parts.append(entry(method, claim, [files[name]["title"] for name in claim.results]))
+            parts.append(entry(method, claim, [files[name]["title"] for name in claim.results if uses[name] > 1]))
             parts += [table(files[name]) for name in claim.results if uses[name] == 1]
             shared |= dict.fromkeys(name for name in claim.results if uses[name] > 1 and name not in shown)
         parts += [table(files[name]) for name in shared]

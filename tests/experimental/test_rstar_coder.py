@@ -151,9 +151,9 @@ def test_programs_are_labeled_and_the_number_of_workers_changes_nothing():
         "print(1 / 0)",
         "import random\nprint(random.random())",
     ]
-    found = [label_outputs(candidates, ["1 2", "3 4"], 0.5, limits=QUICK, workers=workers) for workers in (1, 3)]
+    found = [label_outputs(candidates, ["1 2"], 0.5, limits=QUICK, workers=workers) for workers in (1, 3)]
     for one in found:
-        assert one.labels == ["3", "7"] and one.members == [0, 1] and one.failed == [2, 3] and one.kept in (0, 1)
+        assert one.labels == ["3"] and one.members == [0, 1] and one.failed == [2, 3] and one.kept in (0, 1)
 
 
 def unavailable(*args, **kwargs):
@@ -262,19 +262,24 @@ WRONG_ONCE = f"{SUM.replace('print(a + b)', 'print(a + b + (a == 3))')}"
 
 
 @pytest.mark.parametrize(
-    ("completion", "reward", "partial"),
+    ("completion", "partial", "reward"),
     [
-        (answer(SUM), 1, 1),
-        (answer(WRONG_ONCE), 0, 0.75),
-        ([{"role": "assistant", "content": answer(SUM)}], 1, 1),
-        ("no program", 0, 0),
-        (f"<think>\n```python\n{SUM}\n```\n</think>\n3", 0, 0),
-        (answer("raise SystemExit(1)"), 0, 0),
+        (answer(SUM), False, 1),
+        (answer(WRONG_ONCE), False, 0),
+        (answer(WRONG_ONCE), True, 0.75),
+        ([{"role": "assistant", "content": answer("print(1 / 0)")}], False, 0),
+        ("no program", False, 0),
+        (f"<think>\n```python\n{SUM}\n```\n</think>\n3", True, 0),
     ],
 )
-def test_golden_rewards(completion, reward, partial):
-    assert CodeReward(workers=1)([completion], [TESTS]) == [reward]
-    assert CodeReward(workers=3, partial=True)([completion], [TESTS]) == [partial]
+def test_golden_rewards(completion, partial, reward):
+    assert CodeReward(partial=partial)([completion], [TESTS]) == [reward]
+
+
+def test_the_number_of_workers_changes_no_reward():
+    completions = [answer(SUM), answer(ECHO), "", answer(SUM)]
+    rewards = [CodeReward(workers=workers)(completions, [TESTS[:1]] * 4) for workers in (1, 3)]
+    assert rewards == [[1.0, 0.0, 0.0, 1.0]] * 2
 
 
 def test_the_first_failure_ends_the_tests_and_the_program_sees_no_output(monkeypatch):
@@ -366,7 +371,7 @@ def test_hand_written_candidates_are_what_they_are_called():
 
 def test_rules_are_compared_over_the_same_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    results = measure(tmp_path, inputs=2, candidates=4, draws=20, shares=(0.5,), timeout=0.8, problems=PROBLEMS[:1])
+    results = measure(tmp_path, inputs=1, candidates=4, draws=20, shares=(0.5,), timeout=0.8, problems=PROBLEMS[:1])
     (found,) = results["rows"]
     assert found["set"] == "easy" and len(found["rules"]) == 5 and "| whole set, 0.6 |" in table(results)
     assert found["rules"]["whole set, 0.6"]["accepted"] <= found["rules"]["whole set, 0.4"]["accepted"]

@@ -33,7 +33,7 @@ from trl import SFTConfig, SFTTrainer
 from trl_concise import demo
 from trl_concise.demo.report import CONTROL_NAME, CONTROLS, held_out_sets
 from trl_concise.evaluation import evaluate, read_completions, read_summary, summarize
-from trl_concise.evaluation.evaluator import COMPLETIONS_FILE
+from trl_concise.evaluation.folder import COMPLETIONS_FILE
 from trl_concise.evaluation.identity import fingerprint
 from trl_concise.evaluation.summaries import SUMMARY_FILE
 from trl_concise.state.checkpoint import write_atomically

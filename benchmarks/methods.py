@@ -47,7 +47,7 @@ from trl_concise import (
 )
 from trl_concise.evaluation import accuracy_efficiency_score, accuracy_interval, bootstrap_interval
 from trl_concise.evaluation.completions import read_completions
-from trl_concise.evaluation.evaluator import COMPLETIONS_FILE
+from trl_concise.evaluation.folder import COMPLETIONS_FILE
 from trl_concise.evaluation.plots import BLACK, new_figure, run_styles, save_figure, show_as_percent
 from trl_concise.methods.campo import RepetitionReward, StagedBudget
 from trl_concise.methods.capo import CAPO

@@ -205,9 +205,7 @@ def read_problems(
             problem[PASS_RATE] = float(rate) if isinstance(rate, (int, float)) else None
         if TABLE in source.columns:
             table = source.rows[place].get(TABLE)
-            problem[TABLE] = (
-                table if table is None or isinstance(table, str) else json.dumps(table, ensure_ascii=False)
-            )
+            problem[TABLE] = table if isinstance(table, str | None) else json.dumps(table, ensure_ascii=False)
         if set(AXES) <= set(source.columns):
             problem |= {name: str(source.rows[place].get(name)) for name in AXES}
         problems.append(problem | {"prompt_id": ids[place]} if ids is not None else problem)

@@ -49,7 +49,7 @@ def export_lighteval(
     """
     folder = Path(evaluation)
     found = Evaluation.read(folder)
-    if dataset is None and len(found.sets) > 1:
+    if len(found.sets) > 1 and dataset is None:
         raise ValueError(f"{folder} has several problem sets: {', '.join(found.sets)}. Name one with --dataset.")
     name = dataset or next(iter(found.sets))
     if name not in found.sets:

@@ -94,7 +94,7 @@ def _read_sets(folders: Sequence[Path], names: Mapping[tuple[str, str], str]) ->
         evaluated = {
             record["dataset"]: record["model"]
             for record in read_summary(file.parent)
-            if record.get("budget") is None and (record["dataset"], record["model"]) in names
+            if (record["dataset"], record["model"]) in names and record.get("budget") is None
         }
         prompts |= read_problems(file.parent)
         for item in read_completions(file):

@@ -225,13 +225,15 @@ def _name(cell: Mapping[str, Any]) -> str:
     return f"  {cell['setting']}" if cell["setting"] is not None else cell["axis"]
 
 
-def new_table(title: str, caption: str, headings: Sequence[str]) -> Table:
-    """Return an empty table within 80 columns: names on the left, figures on the right."""
+def new_table(title: str, caption: str, headings: Sequence[str], *, space: int = 1) -> Table:
+    """Return an empty table within 80 columns: names on the left, figures on the right, `space + 1` spaces between columns."""
     from rich import box
     from rich.markup import escape
     from rich.table import Table
 
-    table = Table(title=escape(title), caption=escape(caption), box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table = Table(
+        title=escape(title), caption=escape(caption), box=box.SIMPLE_HEAD, padding=(0, space, 0, 0), show_edge=False
+    )
     for number, heading in enumerate(headings):
         table.add_column(heading, justify="right" if number else "left", no_wrap=True)
     return table

@@ -45,11 +45,13 @@ def main(argv: Sequence[str]) -> int:
     parser = _parser()
     options = parser.parse_args(argv)
 
+    from ..data.perturbations import perturb_sets
     from ..data.problems import show_problems
     from .axes import report_axes
     from .calibration import report_records
     from .evaluator import evaluate
     from .sets import add_to_prompts, at_levels, load_problem_sets
+    from .stress import report_stress, without_perturbed
 
     batch_size = options.batch_size
     if batch_size is None:
@@ -63,6 +65,8 @@ def main(argv: Sequence[str]) -> int:
     try:
         if options.show:
             loaded = load_problem_sets(options.sets, system_prompt=options.system_prompt, **columns)
+            perturbed = perturb_sets(loaded, options.perturb, limit=options.show)
+            loaded.update({name: variant.problems for name, variant in perturbed.items()})
             shown = {name: add_to_prompts(problems, None, options.prompt_suffix) for name, problems in loaded.items()}
             for problems in at_levels(shown, options.effort, options.effort_instruction).values():
                 show_problems(problems, options.show)
@@ -83,6 +87,7 @@ def main(argv: Sequence[str]) -> int:
             prompt_suffix=options.prompt_suffix,
             effort=options.effort,
             effort_instruction=options.effort_instruction,
+            perturb=options.perturb,
             answer_format=options.answer_format,
             final_form=options.final_form,
             thinking_markers=ThinkingMarkers(*options.thinking_markers),
@@ -100,8 +105,9 @@ def main(argv: Sequence[str]) -> int:
         )
     except (ValueError, OSError, ImportError) as error:
         parser.error(str(error))
-    print_records(records)
+    print_records(without_perturbed(records))
     report_axes(records)
+    report_stress(records)
     report_records(records, options.output_dir)
     print(f"Every completion and the summary are in {options.output_dir}.")
     return 0
@@ -252,6 +258,13 @@ def _parser() -> Parser:
     add(
         "--effort_instruction",
         help="text that asks for a level of --effort, with {level} for its name; 'Reasoning effort: {level}.' by default",
+    )
+    add(
+        "--perturb",
+        type=_names,
+        default=[],
+        metavar="NAME,NAME,...",
+        help="evaluate each set also under each of these perturbations, which keep the answer",
     )
     add("--limit", type=int, help="use at most this many problems of each set")
     add("--batch_size", type=int, help="completions generated at a time: 64, with vLLM 10,000")

@@ -23,6 +23,7 @@ from .paired import paired_figures
 from .plots import can_plot, plot_pass_at_k
 from .quantization import name_of_mode
 from .recorded import Evaluation
+from .stress import is_perturbed, print_compared_stress
 from .summaries import read_json
 
 
@@ -49,7 +50,7 @@ def compare(
     Returns:
         `dict[str, dict[str, Any]]`: The figures of [`compare_problems`] for each problem set that both have, and `models`, `modes` (data
         type or quantization), `settings` and, of the first, `judge`. If both have as many completions per problem, and more than one, also
-        `expansion`: the figures of [`expansion`]; of a set with axes, `axes`: those of [`compare_axes`]; and, if both evaluations recorded it, `uncertainty` of both.
+        `expansion`: the figures of [`expansion`]; of a set with axes, `axes`: those of [`compare_axes`]; and, of perturbed sets, `stress` of both; and, if both evaluations recorded it, `uncertainty` of both.
 
     Raises:
         `FileNotFoundError`: If a folder has no evaluation.
@@ -91,6 +92,9 @@ def compare(
         chosen = [rows.get((name, row), {}) for row in problems]
         if all(set(AXES) <= row.keys() for row in chosen):
             figures[name]["axes"] = compare_axes(chosen, list(base.values()), list(problems.values()))
+        stressed = [found.sets[name].get("stress") for found in (one, other)]
+        if None not in stressed:
+            figures[name]["stress"] = stressed
         scored = [found.sets[name].get("uncertainty") for found in (one, other)]
         if None not in scored:
             figures[name]["uncertainty"] = scored
@@ -167,10 +171,11 @@ def main(argv: Sequence[str]) -> int:
         figures = compare(options.first, options.second, options.output_dir, null=options.null)
     except (ValueError, OSError) as error:
         parser.error(str(error))
-    print_comparison(figures)
+    print_comparison({name: found for name, found in figures.items() if not is_perturbed(found)} or figures)
     for name, found in figures.items():
         if "axes" in found:
             print_compared_axes(name, found["axes"])
+    print_compared_stress(figures)
     names = _names(next(iter(figures.values())))
     if scored := {
         name: dict(zip(names, found["uncertainty"], strict=True))

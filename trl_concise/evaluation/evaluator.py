@@ -12,13 +12,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..data.perturbations import perturb_sets
 from ..state.checkpoint import write_atomically
 from ..verification.extraction import ANSWER_FORMATS, AnswerFormat
 from ..verification.finished import MARKERS, ThinkingMarkers
 from .axes import summarize_axes
 from .base import differing_from_base, efficiency, read_base
 from .chunks import ChunkedSampler, Chunking
-from .completions import summarize, truncate_at
+from .completions import Completion, summarize, truncate_at
 from .drawing import complete_set, find_unreadable
 from .folder import SETTINGS_FILE, check_settings, read_folder, write_problems
 from .identity import fingerprint, name_of
@@ -34,6 +35,7 @@ from .sampling import (
     tokenize_prompts,
 )
 from .sets import ProblemSets, add_to_prompts, at_levels, load_sets
+from .stress import add_stress
 from .summaries import SUMMARY_FILE
 from .thinking_budget import ThinkingBudgets, answer_within_all, summarize_budgeted
 from .uncertainty import record_uncertainty, summarize_uncertainty
@@ -64,6 +66,7 @@ def evaluate(
     prompt_suffix: str | None = None,
     effort: Sequence[str] = (),
     effort_instruction: str | None = None,
+    perturb: Sequence[str] = (),
     answer_format: AnswerFormat = "auto",
     final_form: bool = True,
     thinking_markers: ThinkingMarkers = MARKERS,
@@ -116,6 +119,9 @@ def evaluate(
             Levels of effort, such as `["low", "high"]`. Each set is evaluated at each of them, as `"<set>, <level> effort"`.
         effort_instruction (`str`, *optional*):
             Text that asks for a level, after the problem and the suffix; `"Reasoning effort: {level}."` by default. See [`~trl_concise.data.with_effort`].
+        perturb (`Sequence[str]`, *optional*):
+            Perturbations, names of [`~trl_concise.data.perturbations.PERTURBATIONS`]. Each set is also evaluated under each of them, as
+            `"<set>, <perturbation>"`, and compared with the original in `stress` of the records (see [`~trl_concise.evaluation.stress.add_stress`]).
         answer_format (`str`, *optional*, defaults to `"auto"`):
             Where the final answer of a completion is looked for: `"auto"`, `"boxed"`, `"answer_tag"` or `"last_number"` (see
             [`math_accuracy_reward`]).
@@ -204,9 +210,14 @@ def evaluate(
     base_records = read_base(base)
     loaded = load_sets(datasets)
     sources = loaded.sources if isinstance(loaded, ProblemSets) else {}
-    whole = {key: add_to_prompts(dataset, system_prompt, prompt_suffix) for key, dataset in loaded.items()}
+    if perturb and effort:
+        raise ValueError("perturb and effort are not possible in one evaluation. Leave one of them out.")
+    variants = perturb_sets(loaded, perturb, limit=limit)
+    asked_sets = {**loaded, **{key: variant.problems for key, variant in variants.items()}}
+    whole = {key: add_to_prompts(dataset, system_prompt, prompt_suffix) for key, dataset in asked_sets.items()}
     whole = at_levels(whole, effort, effort_instruction)
     limits = {key: limit if limit is not None and limit < len(dataset) else None for key, dataset in whole.items()}
+    limits |= {key: len(v.problems) for key, v in variants.items() if limits[v.parent]}  # those of the same originals
     sets = {key: dataset.select(range(limits[key] or len(dataset))) for key, dataset in whole.items()}
     judging: dict[str, Any] = {"answer_format": answer_format, "final_form": final_form}
     markers = {"thinking_markers": [thinking_markers.start, thinking_markers.end]}
@@ -272,6 +283,7 @@ def evaluate(
         write_problems(folder, sets)
 
     records: list[dict[str, Any]] = []
+    drawn: dict[str, list[Completion]] = {}
     with progress_bar(progress) as bar:
         for set_name, dataset in sets.items():
             known = {(item.problem, item.completion): item for item in done if item.dataset == set_name}
@@ -289,6 +301,7 @@ def evaluate(
                 folder,
                 bar,
             )
+            drawn[set_name] = completions
             for budget in [None, *budgets]:
                 items = truncate_at(completions, budget, sampler.tokenizer) if budget is not None else completions
                 record = {"dataset": set_name, **summarize(items, thinking_markers), "budget": budget, "model": name}
@@ -321,6 +334,7 @@ def evaluate(
                     record = {"dataset": set_name, **summarize_budgeted(stopped, thinking_markers), "budget": budget}
                     record |= {"thinking_budget": budget, "model": name} | how[set_name]
                     records.append(record | efficiency(record, base_records) if base_records is not None else record)
+    add_stress(records, variants, drawn)
     records.sort(key=lambda record: (record["budget"] is not None, "thinking_budget" in record, record["budget"] or 0))
     if folder is not None:
         write_atomically(folder / SUMMARY_FILE, (json.dumps(records, indent=2, allow_nan=False) + "\n").encode())

@@ -24,7 +24,7 @@ T = TypeVar("T")
 COMPLETIONS_FILE = "completions.jsonl"
 SETTINGS_FILE = "settings.json"
 PROBLEMS_FILE = "problems.jsonl"
-KEPT_COLUMNS = AXES  # of a problem set, in `problems.jsonl`
+KEPT_COLUMNS = (*AXES, "perturbation", "parent", "gold_map")  # of a problem set, in `problems.jsonl`
 _NEW_SETTINGS: dict[str, Any] = {  # missing from older files
     "prompt_suffix": None,
     "answer_format": "auto",

@@ -11,6 +11,7 @@ from datasets import Dataset
 from trl_concise.cli.commands import main
 from trl_concise.data.perturbations import perturb_sets
 from trl_concise.evaluation import Completion, evaluate
+from trl_concise.evaluation.rescore import rescore
 from trl_concise.evaluation.stress import above_chance, add_stress, compare_with_original, over_variants, shift
 
 
@@ -115,5 +116,7 @@ def test_the_commands(tmp_path, capsys, monkeypatch):
     assert main(["compare", str(tmp_path), str(tmp_path)]) == 0
     printed = capsys.readouterr().out
     assert "Drop of accuracy under perturbations" in printed and "…" not in printed and "demo, compute" in printed
+    rescore(tmp_path, tmp_path / "again")  # other verdicts: the drop before would be wrong
+    assert all("stress" not in record for record in json.loads((tmp_path / "again" / "summary.json").read_text()))
     with pytest.raises(ValueError, match="perturb and effort are not possible in one evaluation"):
         evaluate("demo", "demo", perturb=["compute"], effort=["low"])

@@ -42,7 +42,8 @@ def rescore(
 
     `output_dir` becomes an evaluation like the first one, with the new verdicts: `trl-concise accept`, `report` and `eval` read
     it. `agreement.json` has the returned figures, and `disagreements.jsonl` every completion on which the judges differ. The records of
-    token budgets, thinking budgets and votes are left out: `trl-concise eval` with `output_dir` adds those that need no model.
+    token budgets and thinking budgets are left out, and so are votes, uncertainty, axes and stress, which depend on the verdicts: the same
+    `trl-concise eval` with `output_dir` adds them.
 
     Args:
         evaluation (`str` or `Path`): Output folder of `trl-concise eval`. It does not change.
@@ -85,9 +86,7 @@ def rescore(
     for dataset, problems in recorded.completions.items():
         before = [item for _, items in sorted(problems.items()) for item in items]
         after = _judge(before, function, markers)
-        kept = {
-            key: value for key, value in recorded.sets[dataset].items() if key not in ("vote", *_FIGURES_OF_A_BASE)
-        }
+        kept = {key: value for key, value in recorded.sets[dataset].items() if key not in _OTHER_FIGURES}
         figures[dataset] = {
             **_compare(after, before),
             "judge": described,
@@ -117,7 +116,16 @@ def rescore(
     return figures
 
 
-_FIGURES_OF_A_BASE = ("base_model", "accuracy_efficiency_score", "accuracy_efficiency_weights")
+# Of a base, or of the verdicts before
+_OTHER_FIGURES = (
+    "base_model",
+    "accuracy_efficiency_score",
+    "accuracy_efficiency_weights",
+    "vote",
+    "uncertainty",
+    "axes",
+    "stress",
+)
 
 
 def _judge(items: Sequence[Completion], judge: JudgeFunction, markers: ThinkingMarkers) -> list[Completion]:

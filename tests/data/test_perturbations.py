@@ -18,7 +18,7 @@ from trl_concise.verification import verify_answers
 
 CHAIN = "What is 94 - 5 + 6 + 4?"
 CHOICE = "Which?\n\nA. 3 apples\nB. 4 pears\nC. five"
-CODE = r"Tom has 5 kegs: `x = 5` and \frac{7}{1000}, $y + 1000 = 5$, \(5 + 1000\). What is 5?"
+CODE = r"Tom has 5 kegs: `x = 5` and \frac{7}{1000}, $y + 1000 = 5$, \(5 + 1000\). What is 5? [asy]size(5); draw(1000);[/asy]"
 
 
 @pytest.mark.parametrize(
@@ -60,6 +60,7 @@ def test_the_times_sign():
         ("thousands_separator", "He paid $2500 for 1000.5 l.", "He paid $2,500 for 1000.5 l."),
         ("thousands_separator", "Add 1000, 3000 and 4000.", None),
         ("dollars_to_words", "It costs $5, $1,000.50 or $1. A $20 bill, $3 million, $5-$6.", "It costs 5 dollars, 1,000.50 dollars or 1 dollar. A $20 bill, $3 million, $5-$6."),
+        ("dollars_to_words", r"A television costs $\$$1500, or \$5, or $\$27.47$.", None),
         ("question_first", "Ann has 3 hens. Bo has 2. How many hens has Bo?", "How many hens has Bo? Ann has 3 hens. Bo has 2."),
         ("question_first", "Ann has 3 hens. How many does she have?", "skipped"),
         ("question_first", "Ann has 3 hens. Why? How many has Ann?", "skipped"),
@@ -95,7 +96,7 @@ def test_numbers_in_words():
 @pytest.mark.parametrize("name", PERTURBATIONS)
 def test_latex_and_code_are_kept(name):
     found = perturb(name, CODE, "5")
-    for piece in ("`x = 5`", r"\frac{7}{1000}", "$y + 1000 = 5$", r"\(5 + 1000\)"):
+    for piece in ("`x = 5`", r"\frac{7}{1000}", "$y + 1000 = 5$", r"\(5 + 1000\)", "size(5); draw(1000)"):
         assert found is None or piece in found.text
 
 

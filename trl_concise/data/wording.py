@@ -10,12 +10,12 @@ from collections.abc import Callable
 
 # $...$ as in Markdown: no space inside the marks, and no digit after them, so that `$5 and $6` are amounts
 _PROTECTED = re.compile(
-    r"```.*?```|`[^`\n]*`|\\\(.*?\\\)|\\\[.*?\\\]|\$\$.*?\$\$|\$(?=\S)[^$\n]*?(?<=\S)\$(?!\d)|\\begin\{.*?\\end\{\w+\*?\}"
+    r"\[asy\].*?\[/asy\]|```.*?```|`[^`\n]*`|\\\(.*?\\\)|\\\[.*?\\\]|\$\$.*?\$\$|\$(?=\S)(?:\\.|[^$\\\n])+?(?<=\S)\$(?!\d)|\\begin\{.*?\\end\{\w+\*?\}"
     r"|\\[A-Za-z]+(?:\{[^{}]*\})*",
     re.DOTALL,
 )
 _FEMALE = "Alice Anna Betty Carla Clara Diana Ellen Emily Emma Fiona Hannah Helen Jane Janet Jenny Jessica Julia Karen Kate Laura Linda Lisa Lucy Maria Martha Mary Mia Monica Nancy Natalia Nina Olivia Rachel Sandra Sarah Sofia Susan Tina Wendy".split()
-_MALE = "Adam Alan Albert Alex Andrew Anthony Ben Bob Brian Carlos Charles Daniel David Eric Fred George Greg Harry Henry Jacob James Jason Jeff Jerry Jim Joe John Josh Kevin Leo Liam Matt Michael Mike Nathan Noah Oliver Paul Peter Randy Robert Roger Ryan Sam Samuel Steve Steven Thomas Tim Toby Tom Tony Victor".split()
+_MALE = "Adam Alan Albert Andrew Anthony Ben Bob Brian Carlos Charles Daniel David Eric Fred George Greg Harry Henry Jacob James Jason Jeff Jerry Jim Joe John Josh Kevin Leo Liam Matt Michael Mike Nathan Noah Oliver Paul Peter Randy Robert Roger Ryan Samuel Steve Steven Thomas Tim Toby Tom Tony Victor".split()
 _NAME = re.compile(rf"\b({'|'.join((*_FEMALE, *_MALE))})\b")
 _MONTHS = "January|February|March|April|May|June|July|August|September|October|November|December"
 _SMALL = (
@@ -26,7 +26,7 @@ _NUMBER = re.compile(r"(?<![\w.,$#%/:'’\\^{}\-])\d+(?![\w%/:'’\\^{}\-]|[.,]\
 _LIST = re.compile(r"\d, ?\d+,? (?:and )?\d")
 _NOT_COUNTED = re.compile(rf"\s*(?:[ap]\.?m\b|o'clock|{_MONTHS})", re.IGNORECASE)
 _AMOUNT = re.compile(
-    r"(?<![\w$\-])\$(\d+(?:,\d{3})*(?:\.\d+)?)(?![\w,.]*\d|\w|-)(?! (?:million|billion|thousand|hundred|bills?|coins?|notes?)\b)"
+    r"(?<![\w$\\\-])\$(\d+(?:,\d{3})*(?:\.\d+)?)(?![\w,.]*\d|\w|-)(?! (?:million|billion|thousand|hundred|bills?|coins?|notes?)\b)"
 )
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+(?=[A-Z])")
 _POINTS_BACK = re.compile(
@@ -154,6 +154,8 @@ def lower_case(text: str, gold: str, rng: random.Random) -> str | None:
 
 def question_first(text: str, gold: str, rng: random.Random) -> str | None:
     """Put the last sentence, the question, before the others; `None` if it is not the only question, or points back to the facts."""
+    if any(_SENTENCE_END.search(match[0]) for match in _PROTECTED.finditer(text)):
+        return None
     sentences = _SENTENCE_END.split(text.strip())
     if len(sentences) == 1:
         return text

@@ -15,7 +15,7 @@ from datasets import Dataset
 from .columns import ANSWER_COLUMNS, RowError, find_columns, unknown_column
 from .files import Rows, load_rows, local_file, read_rows
 from .readings import NOTHING, Reading, describe, read_row, settle_choices, take_answers
-from .rows import read_column
+from .rows import AXES, read_column
 
 
 __all__ = ["as_messages", "find_columns", "load_problems", "load_rows", "local_file", "read_problems", "show_problems"]
@@ -25,12 +25,6 @@ logger = logging.getLogger(__name__)
 ID_COLUMNS = ("prompt_id", "id")
 PASS_RATE = "pass_rate"  # of `trl-concise filter`
 TABLE = "table"  # of a problem about a table
-AXES = (
-    "axis",
-    "setting",
-    "level",
-    "part",
-)  # how a problem differs from training problems; kept if a source has all four
 NAMED = 5  # rows that a warning names
 
 

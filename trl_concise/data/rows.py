@@ -8,6 +8,10 @@ from collections.abc import Mapping
 from typing import Any
 
 
+# How a problem differs from training problems; kept if a source has all four columns
+AXES = ("axis", "setting", "level", "part")
+
+
 def read_column(row: Mapping[str, Any], column: str) -> Any:
     """
     Return the value of a column of a row; `None` if the column is missing, or NaN, which a table has for a missing number.

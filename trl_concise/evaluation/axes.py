@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
-from ..data.problems import AXES
+from ..data.rows import AXES
 from ..verification.extraction import final_answer, gold_answer
 from .completions import Completion
 from .expansion import solved_by_chance

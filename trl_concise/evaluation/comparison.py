@@ -10,7 +10,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from ..data.problems import AXES
+from ..data.rows import AXES
 from ..errors import Parser
 from ..state.checkpoint import write_atomically
 from .agreement import mcnemar

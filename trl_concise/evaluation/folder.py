@@ -9,7 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from ..data.problems import AXES
+from ..data.rows import AXES
 from ..state.checkpoint import write_atomically
 from .completions import Completion, count_complete, read_completions
 from .judges import judge_name

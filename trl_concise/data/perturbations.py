@@ -100,7 +100,7 @@ class Variant:
 
 
 def perturb(name: str, text: str, gold: str, seed: int = 0, parent: int = 0) -> Changed | None:
-    """
+    r"""
     Change a problem.
 
     Args:
@@ -118,8 +118,8 @@ def perturb(name: str, text: str, gold: str, seed: int = 0, parent: int = 0) -> 
     Examples:
         >>> perturb("no_spaces", "What is 94 - 5 + 6 + 4?", "99").text
         'What is 94-5+6+4?'
-        >>> perturb("shuffle_options", "2 + 2?\\n\\nA. 3\\nB. 4", "B", seed=1)
-        Changed(text='2 + 2?\\n\\nA. 4\\nB. 3', gold='A', answers={'A': 'B', 'B': 'A'})
+        >>> perturb("shuffle_options", "2 + 2?\n\nA. 3\nB. 4", "B", seed=2)
+        Changed(text='2 + 2?\n\nA. 4\nB. 3', gold='A', answers={'A': 'B', 'B': 'A'})
     """
     check_perturbations([name])
     return PERTURBATIONS[name].change(text, gold, random.Random(f"{seed} {parent} {name}"))

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from trl_concise.cli.commands import main
 from trl_concise.evaluation import Completion, Vote, evaluate
 from trl_concise.evaluation.early_exit import TrimRules, stop_early
-from trl_concise.evaluation.selection import choose_majority
-from trl_concise.evaluation.testtime import SUBSETS, _best, measure_test_time, subsets, votes_until_decided
+from trl_concise.evaluation.selection import SUBSETS, choose_majority, longest_of, share_of_majority, subsets
+from trl_concise.evaluation.testtime import _best, measure_test_time, votes_until_decided
 from trl_concise.evaluation.voting import choose_weighted
 
 

@@ -101,6 +101,8 @@ def compare(
         sides = [list(side.values()) for side in (base, problems, unchanged) if side is not None]
         counts = {len(items) for side in sides for items in side}
         if len(counts) == 1 and counts != {1}:
+            if again is not None:
+                _check_null(again, one, name)
             figures[name]["expansion"] = expansion(*sides)
         elif null is not None:
             raise ValueError(
@@ -155,6 +157,16 @@ def compare_problems(first: Sequence[Sequence[Completion]], second: Sequence[Seq
         outcomes[outcome] = {"problems": len(rows), "token_ratio": spent[1] / spent[0] if rows else None}
     p = mcnemar(outcomes["only_first"]["problems"], outcomes["only_second"]["problems"])
     return figures | {"outcomes": outcomes, "mcnemar_p": p}
+
+
+def _check_null(null: Evaluation, first: Evaluation, name: str) -> None:
+    """Check that the null run is the first model with another seed."""
+    models, seeds = ([found.sets[name].get(key) for found in (first, null)] for key in ("model", "seed"))
+    if models[0] != models[1] or seeds[0] == seeds[1] is not None:
+        raise ValueError(
+            f"{null.folder} is not the first model with another seed on {name!r}: model {models[1]!r} and seed {seeds[1]}; the first has "
+            f"{models[0]!r} and {seeds[0]}. Evaluate the first model again with another --seed."
+        )
 
 
 def _settings(folder: Path) -> dict[str, Any]:

@@ -11,11 +11,14 @@ import itertools
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from ..verification import verify_answers
 from ..verification.extraction import final_answer
+from ..verification.finished import MARKERS, ThinkingMarkers
 from .completions import Completion
+from .judges import JudgeFunction
 
 
 if TYPE_CHECKING:
@@ -75,7 +78,12 @@ class TrimRules:
 
 
 def stop_early(
-    item: Completion, tokenizer: PreTrainedTokenizerBase, rules: TrimRules, limit: int
+    item: Completion,
+    tokenizer: PreTrainedTokenizerBase,
+    rules: TrimRules,
+    limit: int,
+    judge: JudgeFunction = verify_answers,
+    markers: ThinkingMarkers = MARKERS,
 ) -> tuple[str | None, bool, int]:
     """
     Stop the reasoning of one completion.
@@ -86,7 +94,7 @@ def stop_early(
     Returns:
         `tuple[str | None, bool, int]`: The reason (`None` if nothing was stopped), whether the answer is correct, and the tokens read.
     """
-    reasoning = item.text.partition("</think>")[0]
+    reasoning = item.text.partition(markers.end)[0]
     ends = [*(found.end() for found in OPENERS.finditer(reasoning)), len(reasoning)]
     texts = [reasoning[start:end] for start, end in itertools.pairwise([0, *ends])]
     answers = [final_answer(text, "boxed").text or final_answer(text, "last_number").text for text in texts]
@@ -97,16 +105,18 @@ def stop_early(
         if same == len(known):
             known.append(answer)
         classes.append(same)
-    counts = [len(tokenizer(reasoning[:end], add_special_tokens=False)["input_ids"]) for end in ends]
+    # Segments begin with a word at the beginning of a line, where no token spans both sides
+    counts = list(itertools.accumulate(map(len, tokenizer(texts, add_special_tokens=False)["input_ids"])))
     # The last segment ends by itself: stopping after it changes nothing
     stopped = rules.stop(classes[:-1], counts[:-1], limit)
     if stopped is None:
         return None, bool(item.correct), item.tokens
     reason, read = stopped
     last = next((answer for answer in reversed(answers[:read]) if answer), None)
-    is_right = last is not None and verify_answers([item.gold], [rf"\boxed{{{last}}}"])[0] is True
-    return reason, is_right, counts[read - 1]
+    is_right = last is not None and judge([item.gold], [rf"\boxed{{{last}}}"])[0] is True
+    return reason, is_right, min(counts[read - 1], item.tokens)
 
 
+@lru_cache(maxsize=100_000)
 def _equal(one: str, other: str) -> bool:
     return one == other or verify_answers([one], [rf"\boxed{{{other}}}"])[0] is True

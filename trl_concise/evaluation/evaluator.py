@@ -268,6 +268,7 @@ def evaluate(
                 longest += thinking_budgets.extra_tokens(source.tokenizer)
             if vote is not None:
                 longest += vote.extra_tokens(source.tokenizer, max_new_tokens)
+            longest += uncertainty  # vLLM scores a text only with room for one more token
             options["max_model_len"] = min(longest, source.path and context_length(source.path) or math.inf)
         sampler = load_sampler(model, use_vllm=use_vllm, dtype=dtype, quantization=quantization, **options)
     else:
@@ -280,7 +281,6 @@ def evaluate(
         folder.mkdir(parents=True, exist_ok=True)
         settled = written | ({"vote": vote.settings()} if vote is not None else {})
         write_atomically(folder / SETTINGS_FILE, (json.dumps(settled, indent=2) + "\n").encode())
-        write_problems(folder, sets)
 
     records: list[dict[str, Any]] = []
     drawn: dict[str, list[Completion]] = {}
@@ -337,5 +337,6 @@ def evaluate(
     add_stress(records, variants, drawn)
     records.sort(key=lambda record: (record["budget"] is not None, "thinking_budget" in record, record["budget"] or 0))
     if folder is not None:
+        write_problems(folder, sets)  # now that those of earlier completions are known to be the same
         write_atomically(folder / SUMMARY_FILE, (json.dumps(records, indent=2, allow_nan=False) + "\n").encode())
     return records

@@ -45,8 +45,11 @@ def export_lighteval(
 
     Raises:
         `FileNotFoundError`: If the folder has no evaluation.
-        `ValueError`: If the evaluation is incomplete or of an earlier version without its problems, or has several sets or not this one.
+        `ValueError`: If the evaluation is incomplete or of an earlier version without its problems, or has several sets or not this one, or the name of
+            the task is invalid.
     """
+    if not task or "|" in task or "/" in task:
+        raise ValueError(f"The task is {task!r}. Give its name only, such as 'aime24'; --num_fewshot has the number of examples.")
     folder = Path(evaluation)
     found = Evaluation.read(folder)
     if len(found.sets) > 1 and dataset is None:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -62,14 +63,17 @@ def check_settings(folder: Path, settings: dict[str, Any]) -> None:
                 f"{path} does not contain the settings of an evaluation. Choose another output, or delete this folder."
             )
         found = _NEW_SETTINGS | found
+        if "judge" in settings and "judge" not in found and (folder / COMPLETIONS_FILE).is_file():
+            raise ValueError(
+                f"The completions in {folder} were judged by an earlier version, which did not record its judge. {_judge_again(folder)}"
+            )
         other = {key: found[key] for key in settings if key in found and found[key] != settings[key]}
         if "judge" in other and identity_of_judge(found["judge"]) == identity_of_judge(settings["judge"]):
             del other["judge"]
         if other.keys() == {"judge"}:
             old, new = (judge_name(given["judge"]) for given in (found, settings))
             raise ValueError(
-                f"The completions in {folder} were judged by {old}, now the judge is {new}. Judge them again with "
-                f"`trl-concise rescore {folder} --output_dir OUT`, and continue in OUT, or choose another output."
+                f"The completions in {folder} were judged by {old}, now the judge is {new}. {_judge_again(folder)}"
             )
         if other.keys() == {"weights"}:
             raise ValueError(
@@ -83,6 +87,12 @@ def check_settings(folder: Path, settings: dict[str, Any]) -> None:
                 f"{folder} contains an evaluation with other settings: {other}, now "
                 f"{ {key: settings[key] for key in other} }. Choose another output, or delete this folder."
             )
+
+
+def _judge_again(folder: Path) -> str:
+    return (
+        f"Judge them again with `trl-concise rescore {shlex.quote(str(folder))} --output_dir OUT`, and continue in OUT, or choose another output."
+    )
 
 
 def append_lines(path: Path, items: Sequence[Any]) -> None:
@@ -134,7 +144,7 @@ def problem_rows(folder: Path) -> dict[tuple[str, int], dict[str, Any]]:
     if not path.is_file():
         return {}
     try:
-        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
         return {(row["dataset"], row["problem"]): row for row in rows}
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(

@@ -15,8 +15,9 @@ from jinja2 import Environment
 
 from ..state.checkpoint import write_atomically
 from ..verification.extraction import final_answer
-from .completions import Completion, has_no_answer, read_completions
+from .completions import Completion, has_no_answer
 from .folder import COMPLETIONS_FILE, read_problems
+from .recorded import summarized_completions
 from .summaries import SUMMARY_FILE, read_summary
 
 
@@ -92,15 +93,15 @@ def _read_sets(folders: Sequence[Path], names: Mapping[tuple[str, str], str]) ->
     prompts: dict[tuple[str, int], str] = {}
     for file in (file for folder in folders for file in _completion_files(folder)):
         evaluated = {
-            record["dataset"]: record["model"]
+            record["dataset"]: record
             for record in read_summary(file.parent)
             if (record["dataset"], record["model"]) in names and record.get("budget") is None
         }
         prompts |= read_problems(file.parent)
-        for item in read_completions(file):
-            if item.dataset in evaluated and item.correct is not None:
+        for item in summarized_completions(file, evaluated):
+            if item.correct is not None:
                 of_model = answers.setdefault(item.dataset, {}).setdefault(
-                    names[item.dataset, evaluated[item.dataset]], {}
+                    names[item.dataset, evaluated[item.dataset]["model"]], {}
                 )
                 of_model.setdefault(item.problem, []).append(item)
     order = list(dict.fromkeys(names.values()))

@@ -124,7 +124,7 @@ def hard_inputs() -> list[tuple[str, str, str, bool]]:
 def fingerprint_of(judge: JudgeFunction) -> str:
     """Return the fingerprint of a judge: the first 16 hexadecimal digits of the SHA-256 of the inputs' digest and its verdicts on them."""
     inputs = hard_inputs()
-    verdicts = judge([gold for _, gold, _, _ in inputs], [completion for _, _, completion, _ in inputs])
+    verdicts = judge([gold for _, gold, _, _ in inputs], [without_reasoning(text) for _, _, text, _ in inputs])
     digest = hashlib.sha256(HARD_INPUTS.read_text(encoding="utf-8").rstrip("\n").encode()).hexdigest()
     return hashlib.sha256(f"{digest}\n{''.join('01'[bool(item)] for item in verdicts)}".encode()).hexdigest()[:16]
 
@@ -151,4 +151,4 @@ def judge_name(judge: dict[str, Any]) -> str:
     """
     package = f"{DEFAULT_JUDGE} {judge['version']}"
     name = package if judge["name"] == DEFAULT_JUDGE else f"{judge['name']} of {package}"
-    return f"{name} (math-verify {judge['packages']['math-verify']}), fingerprint {judge['fingerprint']}"
+    return f"{name} (math-verify {judge['packages'].get('math-verify')}), fingerprint {judge['fingerprint']}"

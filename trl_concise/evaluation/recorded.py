@@ -41,9 +41,8 @@ class Evaluation:
                 "`trl-concise eval` again."
             )
         completions: dict[str, Problems] = {name: {} for name in sets}
-        for item in read_completions(file):
-            if item.dataset in completions and _is_summarized(item, sets[item.dataset]):
-                completions[item.dataset].setdefault(item.problem, []).append(item)
+        for item in summarized_completions(file, sets):
+            completions[item.dataset].setdefault(item.problem, []).append(item)
         for name, problems in completions.items():
             sizes = {len(items) for items in problems.values()}
             expected = sets[name]["completions_per_problem"]
@@ -125,6 +124,20 @@ class Evaluation:
             "problems_sha256": digest.hexdigest(),
             **{key: record[key] for key in kept if record.get(key) is not None},
         }
+
+
+def summarized_completions(file: Path, sets: Mapping[str, Mapping[str, Any]]) -> list[Completion]:
+    """
+    Read the completions that the records of a summary include, in the order of problems and completions.
+
+    Of one that the file has twice, because two commands wrote into the same folder, the last is taken, as `evaluate` does.
+    """
+    found = {
+        (item.dataset, item.problem, item.completion): item
+        for item in read_completions(file)
+        if item.dataset in sets and _is_summarized(item, sets[item.dataset])
+    }
+    return [found[key] for key in sorted(found)]
 
 
 def _is_summarized(item: Completion, record: Mapping[str, Any]) -> bool:

@@ -16,12 +16,15 @@ from ..verification.extraction import ANSWER_FORMATS, AnswerFormat, final_answer
 from ..verification.finished import MARKERS, ThinkingMarkers, is_finished
 from .agreement import agreement
 from .command import true_or_false
-from .completions import Completion, summarize
+from .completions import Completion, summarize, unreadable_reference_answers
 from .folder import COMPLETIONS_FILE, PROBLEMS_FILE, SETTINGS_FILE
 from .judges import DEFAULT_JUDGE, JudgeFunction, describe_judge, find_judge, judge_name
 from .metrics import bootstrap_interval
 from .recorded import Evaluation
 from .summaries import SUMMARY_FILE, read_json
+from .uncertainty import FILE as UNCERTAINTY_FILE
+from .uncertainty import read_uncertainty, summarize_uncertainty
+from .voting import FILE as VERIFICATIONS_FILE
 
 
 DISAGREEMENTS_FILE = "disagreements.jsonl"
@@ -42,8 +45,8 @@ def rescore(
 
     `output_dir` becomes an evaluation like the first one, with the new verdicts: `trl-concise accept`, `report` and `eval` read
     it. `agreement.json` has the returned figures, and `disagreements.jsonl` every completion on which the judges differ. The records of
-    token budgets and thinking budgets are left out, and so are votes, uncertainty, axes and stress, which depend on the verdicts: the same
-    `trl-concise eval` with `output_dir` adds them.
+    token budgets and thinking budgets are left out, and so are votes, axes and stress, which depend on the verdicts: the same
+    `trl-concise eval` with `output_dir` adds them, and generates no completion again.
 
     Args:
         evaluation (`str` or `Path`): Output folder of `trl-concise eval`. It does not change.
@@ -85,8 +88,10 @@ def rescore(
     differing: list[dict[str, Any]] = []
     for dataset, problems in recorded.completions.items():
         before = [item for _, items in sorted(problems.items()) for item in items]
-        after = _judge(before, function, markers)
+        after = _judge(before, function, markers, _unreadable(before) if judge == DEFAULT_JUDGE else set())
         kept = {key: value for key, value in recorded.sets[dataset].items() if key not in _OTHER_FIGURES}
+        if scored := read_uncertainty(folder, after):
+            kept["uncertainty"] = summarize_uncertainty(after, scored)
         figures[dataset] = {
             **_compare(after, before),
             "judge": described,
@@ -109,8 +114,9 @@ def rescore(
         SETTINGS_FILE: json.dumps(written, indent=2) + "\n",
         SUMMARY_FILE: json.dumps(records, indent=2, allow_nan=False) + "\n",
     }
-    if (folder / PROBLEMS_FILE).is_file():
-        files[PROBLEMS_FILE] = (folder / PROBLEMS_FILE).read_text(encoding="utf-8")
+    for name in (PROBLEMS_FILE, UNCERTAINTY_FILE, VERIFICATIONS_FILE):  # which no verdict is part of
+        if (folder / name).is_file():
+            files[name] = (folder / name).read_text(encoding="utf-8")
     for file, text in files.items():
         write_atomically(output / file, text.encode())
     return figures
@@ -128,13 +134,15 @@ _OTHER_FIGURES = (
 )
 
 
-def _judge(items: Sequence[Completion], judge: JudgeFunction, markers: ThinkingMarkers) -> list[Completion]:
+def _judge(
+    items: Sequence[Completion], judge: JudgeFunction, markers: ThinkingMarkers, unreadable: set[int]
+) -> list[Completion]:
     """Judge completions; an unfinished one is wrong, and one whose reference answer cannot be read is not judged."""
     texts = [without_reasoning(item.text, markers.end) for item in items]
     verdicts = judge([item.gold for item in items], texts)
     if len(verdicts) != len(items):
         raise ValueError(f"The judge returned {len(verdicts)} verdicts for {len(items)} completions.")
-    unreadable = {item.problem for item, verdict in zip(items, verdicts, strict=True) if verdict is None}
+    unreadable = unreadable | {item.problem for item, verdict in zip(items, verdicts, strict=True) if verdict is None}
     finished = [
         item.finished
         if item.finished is not None
@@ -150,6 +158,13 @@ def _judge(items: Sequence[Completion], judge: JudgeFunction, markers: ThinkingM
         )
         for item, verdict, is_done in zip(items, verdicts, finished, strict=True)
     ]
+
+
+def _unreadable(items: Sequence[Completion]) -> set[int]:
+    """Return the problems whose reference answer the package cannot read, as `trl-concise eval` finds them: not every verdict shows it."""
+    golds = {item.problem: item.gold for item in items}
+    rows = unreadable_reference_answers(list(golds.values()))
+    return {problem for row, problem in enumerate(golds) if row in rows}
 
 
 def _compare(after: Sequence[Completion], before: Sequence[Completion]) -> dict[str, Any]:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 Prompt = str | list[dict[str, str]]  # text, or messages
 LARGEST_LOGITS = 2**28  # numbers in the logits of one pass that scores tokens
+SCORED = 64  # completions that vLLM scores at a time: 21 objects per token are in memory
 
 
 @dataclass(frozen=True)
@@ -259,6 +260,12 @@ class VLLMSampler:
 
     def score_tokens(self, prompts: Sequence[list[int]], completions: Sequence[list[int]]) -> list[TokenScores]:
         """See [`Sampler`]. vLLM returns the 20 most likely tokens, so entropies are lower bounds."""
+        scored = []
+        for first in range(0, len(prompts), SCORED):
+            scored += self._score(prompts[first : first + SCORED], completions[first : first + SCORED])
+        return scored
+
+    def _score(self, prompts: Sequence[list[int]], completions: Sequence[list[int]]) -> list[TokenScores]:
         from vllm import SamplingParams
 
         outputs = self.engine.generate(

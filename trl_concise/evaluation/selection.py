@@ -3,10 +3,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import itertools
+import math
+import random
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from ..verification import verify_answers
 from ..verification.extraction import AnswerFormat, final_answer
@@ -17,6 +23,8 @@ from .metrics import accuracy_interval, bootstrap_interval
 
 if TYPE_CHECKING:
     from datasets import Dataset
+
+SUBSETS = 2_000  # of the completions of a problem; fewer if there are fewer
 
 
 def best_of_n(
@@ -129,6 +137,61 @@ def choose_majority(votes: Sequence[int | None]) -> int | None:
     """Return the place of the first completion with the most frequent answer; `None` without an answer."""
     places = [place for place, vote in enumerate(votes) if vote is not None]
     return max(places, key=lambda place: votes.count(votes[place]), default=None)
+
+
+def subsets(n: int, k: int) -> Iterator[tuple[int, ...]]:
+    """Yield all subsets of k of n places, or 2,000 random ones, each in increasing order."""
+    if math.comb(n, k) <= SUBSETS:
+        yield from itertools.combinations(range(n), k)
+        return
+    rng = random.Random(0)
+    for _ in range(SUBSETS):
+        yield tuple(sorted(rng.sample(range(n), k)))
+
+
+@lru_cache(maxsize=1)  # the same for all problems
+def _subsets(n: int, k: int) -> np.ndarray:
+    return np.array(list(subsets(n, k)))
+
+
+def share_of_majority(votes: Sequence[int | None], correct: Sequence[bool | None], k: int) -> float:
+    """
+    Return how often the majority of k completions of a problem is correct, over [`subsets`]; as [`choose_majority`] chooses.
+
+    Args:
+        votes (`Sequence[int | None]`): Number of the answer of each completion; `None` without one.
+        correct (`Sequence[bool]`): Whether each is correct.
+        k (`int`): Completions that vote.
+
+    Examples:
+        >>> share_of_majority([0, 0, 0, 1, 1], [True, True, True, False, False], k=3)
+        0.7
+    """
+    places = _subsets(len(votes), k)  # (M, k)
+    cast = np.array([-1 if vote is None else vote for vote in votes])[places]
+    answers = int(cast.max()) + 1
+    if not answers:
+        return 0.0
+    rows = np.arange(len(places))[:, None]
+    counts = np.bincount((rows * answers + cast)[cast >= 0], minlength=len(places) * answers).reshape(-1, answers)
+    of_each = np.where(cast >= 0, counts[rows, cast], 0)
+    best = of_each.argmax(axis=1)[:, None]  # the first of the most frequent
+    right = np.array(correct, dtype=bool)[np.take_along_axis(places, best, 1)] & np.take_along_axis(of_each > 0, best, 1)
+    return float(right.mean())
+
+
+def longest_of(tokens: Sequence[int], k: int) -> float:
+    """
+    Return the mean length of the longest of k completions, over all subsets.
+
+    Examples:
+        >>> longest_of([10, 30, 20], k=2)
+        26.666666666666668
+    """
+    n = len(tokens)
+    return sum(
+        length * math.comb(place, k - 1) / math.comb(n, k) for place, length in enumerate(sorted(tokens)) if place >= k - 1
+    )
 
 
 def _measure(

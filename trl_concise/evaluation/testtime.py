@@ -8,34 +8,35 @@ It works on saved completions, so no model is loaded, and each procedure is char
 from __future__ import annotations
 
 import argparse
-import itertools
 import json
 import math
-import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from ..errors import Parser
 from ..state.checkpoint import write_atomically
+from ..verification.finished import MARKERS, ThinkingMarkers
 from .completions import Completion
 from .early_exit import TrimRules, stop_early
 from .expansion import powers_of_two
-from .metrics import accuracy_interval, on_frontier
+from .folder import SETTINGS_FILE
+from .judges import DEFAULT_JUDGE, JudgeFunction, find_judge
+from .metrics import accuracy_interval, on_frontier, pass_at_k
 from .recorded import Evaluation
-from .selection import choose_majority, find_votes
+from .selection import choose_majority, longest_of, share_of_majority
+from .summaries import read_json
 from .uncertainty import FILE as UNCERTAINTY_FILE
 from .uncertainty import read_uncertainty
 from .voting import FILE as VERIFICATIONS_FILE
-from .voting import choose_weighted, read_verifications
+from .voting import choose_weighted, find_votes_after_reasoning, read_verifications
 
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 TESTTIME_FILE = "testtime.json"
-SUBSETS = 2_000  # of the completions of a problem; fewer if there are fewer
 
 
 def votes_until_decided(votes: Sequence[int | None]) -> int:
@@ -90,11 +91,16 @@ def measure_test_time(
 
     Raises:
         `FileNotFoundError`: If the folder has no evaluation.
-        `ValueError`: If the evaluation is incomplete, or a score is missing.
+        `ValueError`: If the evaluation is incomplete, a score is missing, `alpha` is negative, or the judge of the evaluation cannot judge the answers
+            of early exit.
     """
     folder = Path(evaluation)
+    if not (math.isfinite(alpha) and alpha >= 0):
+        raise ValueError(f"alpha must be a finite number of at least 0; got {alpha}.")
     found = Evaluation.read(folder)
-    answer_format = next(iter(found.sets.values())).get("answer_format", "auto")
+    settings = read_json(folder / SETTINGS_FILE) if (folder / SETTINGS_FILE).is_file() else {}
+    markers = ThinkingMarkers(*(settings or {}).get("thinking_markers", [MARKERS.start, MARKERS.end]))
+    verifications = read_verifications(folder)
     records: list[dict[str, Any]] = []
     for name in found.sets:
         groups = [
@@ -102,21 +108,24 @@ def measure_test_time(
             for _, items in sorted(found.completions[name].items())
             if all(item.correct is not None for item in items)
         ]
-        votes = [find_votes(items, answer_format) for items in groups]
+        answer_format = found.sets[name].get("answer_format", "auto")
+        votes = [_votes(items, answer_format, markers) for items in groups]
+        uncertainty = read_uncertainty(folder, [item for items in groups for item in items])
         likely = _scores(
-            name, groups, read_uncertainty(folder), UNCERTAINTY_FILE, lambda found: math.exp(-found.nll_mean)
+            *(name, groups, {key: math.exp(-line.nll_mean) for key, line in uncertainty.items()}, UNCERTAINTY_FILE),
+            needed=[[bool(item.completion_ids) for item in items] for items in groups],
         )
+        own = [item for item in verifications if item.dataset == name]
         verified = _scores(
-            name, groups, read_verifications(folder), VERIFICATIONS_FILE, lambda found: found.score, partial=True
+            *(name, groups, {(item.problem, item.completion): item.score for item in own}, VERIFICATIONS_FILE),
+            needed=[[vote is not None for vote in cast] for cast in votes],
         )
-        checked = {
-            (item.problem, item.completion): item.tokens for item in read_verifications(folder) if item.dataset == name
-        }
+        checked = {(item.problem, item.completion): item.tokens for item in own}
         n = len(groups[0])
         for k in powers_of_two(n):
             records += [
-                _measure(name, "majority", k, groups, votes, _majority),
-                _measure(name, "any", k, groups, votes, None),
+                _measure(name, "majority", k, groups, votes),
+                _measure(name, "any", k, groups, None),
             ]
         if n > 1:
             decided = [votes_until_decided(own) for own in votes]
@@ -142,7 +151,8 @@ def measure_test_time(
             records.append(_chosen(name, "verified", groups, places, cost))
         if tokenizer is not None:
             limit = found.sets[name]["max_new_tokens"]
-            records.append(_early_exit(name, groups, tokenizer, trim or TrimRules(), limit))
+            judge = _judge(found.sets[name])
+            records.append(_early_exit(name, groups, tokenizer, trim or TrimRules(), limit, judge, markers))
     if output_dir is not None:
         path = Path(output_dir)
         path.mkdir(parents=True, exist_ok=True)
@@ -150,8 +160,22 @@ def measure_test_time(
     return records
 
 
-def _majority(votes: Sequence[int | None]) -> int | None:
-    return choose_majority(votes)
+def _votes(items: Sequence[Completion], answer_format: Any, markers: ThinkingMarkers) -> list[int | None]:
+    """Return the votes as `eval --vote` counts them: an unfinished completion has none."""
+    votes = find_votes_after_reasoning(items, answer_format, markers)
+    return [None if item.finished is False else vote for item, vote in zip(items, votes, strict=True)]
+
+
+def _judge(record: Mapping[str, Any]) -> JudgeFunction:
+    """Return the judge of an evaluation, for answers that it did not judge."""
+    name = (record.get("judge") or {}).get("name", DEFAULT_JUDGE)
+    try:
+        return find_judge(name, "auto", record.get("final_form", True))
+    except ValueError as error:
+        raise ValueError(
+            f"The completions were judged by {name!r}, which cannot be found by its name to judge the answers of early exit. Leave out the "
+            "tokenizer, or give the evaluation itself, not its rescored copy."
+        ) from error
 
 
 def _best(votes: Sequence[int | None], scores: Sequence[float]) -> int | None:
@@ -164,35 +188,22 @@ def _is_correct(items: Sequence[Completion], place: int | None) -> float:
     return float(place is not None and bool(items[place].correct))
 
 
-def subsets(n: int, k: int) -> Iterator[tuple[int, ...]]:
-    """Yield all subsets of k of n places, or 2,000 random ones, each in increasing order."""
-    if math.comb(n, k) <= SUBSETS:
-        yield from itertools.combinations(range(n), k)
-        return
-    rng = random.Random(0)
-    for _ in range(SUBSETS):
-        yield tuple(sorted(rng.sample(range(n), k)))
-
-
 def _measure(
     name: str,
     method: str,
     k: int,
     groups: Sequence[Sequence[Completion]],
-    votes: Sequence[Sequence[int | None]],
-    choose: Any,
+    votes: Sequence[Sequence[int | None]] | None,
 ) -> dict[str, Any]:
-    correct, tokens, longest = [], [], []
-    for items, own in zip(groups, votes, strict=True):
-        chosen = list(subsets(len(items), k))
-        if choose is None:
-            correct.append(fmean(any(items[place].correct for place in places) for places in chosen))
-        else:
-            found = ((places, choose([own[place] for place in places])) for places in chosen)
-            correct.append(fmean(_is_correct([items[place] for place in places], at) for places, at in found))
-        tokens.append(k * fmean(item.tokens for item in items))
-        longest.append(fmean(max(items[place].tokens for place in places) for places in chosen))
-    return _of_problems(name, method, k, correct, tokens, longest)
+    right = [[bool(item.correct) for item in items] for items in groups]
+    if votes is None:
+        correct = [pass_at_k(len(own), sum(own), k) for own in right]
+    else:
+        correct = [share_of_majority(cast, own, k) for cast, own in zip(votes, right, strict=True)]
+    lengths = [[item.tokens for item in items] for items in groups]
+    return _of_problems(
+        *(name, method, k, correct, [k * fmean(own) for own in lengths], [longest_of(own, k) for own in lengths])
+    )
 
 
 def _chosen(
@@ -236,34 +247,39 @@ def _of_problems(
 def _scores(
     name: str,
     groups: Sequence[Sequence[Completion]],
-    lines: Sequence[Any],
+    found: Mapping[tuple[int, int], float],
     file: str,
-    score: Any,
     *,
-    partial: bool = False,
+    needed: Sequence[Sequence[bool]],
 ) -> list[list[float]] | None:
-    """Return a score per completion; `None` if the evaluation has none. One without a verification scores 0, where it has no vote."""
-    found = {(line.problem, line.completion): line for line in lines if line.dataset == name}
+    """Return a score per completion; `None` if the evaluation has none. One that needs none, because it has no vote, scores 0."""
     if not found:
         return None
-    missing = sum((item.problem, item.completion) not in found for items in groups for item in items)
-    if missing and not partial:
+    missing = sum(
+        needs and (item.problem, item.completion) not in found
+        for items, own in zip(groups, needed, strict=True)
+        for item, needs in zip(items, own, strict=True)
+    )
+    if missing:
         raise ValueError(
             f"{file} lacks {missing} completions of {name!r}. Run the same `trl-concise eval` again to add them."
         )
-    return [
-        [score(found[key]) if (key := (item.problem, item.completion)) in found else 0.0 for item in items]
-        for items in groups
-    ]
+    return [[found.get((item.problem, item.completion), 0.0) for item in items] for items in groups]
 
 
 def _early_exit(
-    name: str, groups: Sequence[Sequence[Completion]], tokenizer: PreTrainedTokenizerBase, rules: TrimRules, limit: int
+    name: str,
+    groups: Sequence[Sequence[Completion]],
+    tokenizer: PreTrainedTokenizerBase,
+    rules: TrimRules,
+    limit: int,
+    judge: JudgeFunction,
+    markers: ThinkingMarkers,
 ) -> dict[str, Any]:
     correct, tokens = [], []
     reasons = dict.fromkeys(("agreement", "no agreement"), 0)
     for items in groups:
-        outcomes = [stop_early(item, tokenizer, rules, limit) for item in items]
+        outcomes = [stop_early(item, tokenizer, rules, limit, judge, markers) for item in items]
         for reason, _, _ in outcomes:
             if reason is not None:
                 reasons[reason] += 1

@@ -8,6 +8,8 @@ tokens of the final answer, for completions that reason, are this package's.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
@@ -42,7 +44,8 @@ class Uncertainty:
     The uncertainty of one completion: a line of `uncertainty.jsonl`. Raw logits, temperature 1, in nats.
 
     Attributes:
-        dataset, problem, completion, prompt_sha256: As in [`Completion`].
+        dataset, problem, completion: As in [`Completion`].
+        completion_sha256 (`str`): Digest of the completion and of its prompt (see [`digest_completion`]).
         entropy_mean (`float`): Mean entropy of the next-token distribution over its tokens, end-of-turn token included.
         entropy_max (`float`): The largest.
         nll_mean (`float`): Mean negative log-likelihood of its tokens.
@@ -54,7 +57,7 @@ class Uncertainty:
     dataset: str
     problem: int
     completion: int
-    prompt_sha256: str | None
+    completion_sha256: str
     entropy_mean: float
     entropy_max: float
     nll_mean: float
@@ -84,7 +87,7 @@ def describe_tokens(item: Completion, scores: TokenScores, answer: range | None)
     """Return the uncertainty of a completion from the scores of its tokens, and the places of its answer."""
     entropies, nlls = scores.entropies, scores.nlls
     return Uncertainty(
-        *(item.dataset, item.problem, item.completion, item.prompt_sha256),
+        *(item.dataset, item.problem, item.completion, digest_completion(item)),
         entropy_mean=fmean(entropies),
         entropy_max=max(entropies),
         nll_mean=fmean(nlls),
@@ -118,11 +121,7 @@ def record_uncertainty(
         `dict[tuple[int, int], Uncertainty]`: By problem and completion.
     """
     wanted = {(item.problem, item.completion): item for item in completions if item.completion_ids}
-    known: dict[tuple[int, int], Uncertainty] = {}
-    for line in read_uncertainty(folder) if folder is not None else []:
-        own = wanted.get((line.problem, line.completion))
-        if own is not None and (line.dataset, line.prompt_sha256) == (own.dataset, own.prompt_sha256):
-            known[line.problem, line.completion] = line
+    known = read_uncertainty(folder, completions) if folder is not None else {}
     # Together what has about the same length
     missing = sorted((key for key in wanted if key not in known), key=lambda key: wanted[key].tokens)
     name = completions[0].dataset
@@ -145,9 +144,20 @@ def record_uncertainty(
     return known
 
 
-def read_uncertainty(folder: Path) -> list[Uncertainty]:
-    """Read `uncertainty.jsonl` (see [`read_lines`])."""
-    return read_lines(folder / FILE, Uncertainty)
+def read_uncertainty(folder: Path, completions: Sequence[Completion]) -> dict[tuple[int, int], Uncertainty]:
+    """Read from `uncertainty.jsonl` the scores of these completions of one problem set, by problem and completion (see [`read_lines`])."""
+    lines = {(line.dataset, line.problem, line.completion): line for line in read_lines(folder / FILE, Uncertainty)}
+    found = {}
+    for item in completions if lines else ():
+        line = lines.get((item.dataset, item.problem, item.completion))
+        if line is not None and line.completion_sha256 == digest_completion(item):
+            found[item.problem, item.completion] = line
+    return found
+
+
+def digest_completion(item: Completion) -> str:
+    """Return the SHA-256 of a completion's token ids and of the digest of its prompt: another completion in its place has other scores."""
+    return hashlib.sha256(json.dumps([item.prompt_sha256, item.completion_ids]).encode()).hexdigest()
 
 
 def summarize_uncertainty(

@@ -225,7 +225,7 @@ def count_votes(
         keys = [(item.problem, item.completion) for item in items]
         votes = [
             found if key in solutions else None
-            for key, found in zip(keys, _votes(items, answer_format, markers), strict=True)
+            for key, found in zip(keys, find_votes_after_reasoning(items, answer_format, markers), strict=True)
         ]
         scores = [verified[key].score if key in verified else 0.0 for key in keys]
         places = [choose_majority(votes)]
@@ -256,7 +256,10 @@ def count_votes(
     }
 
 
-def _votes(items: Sequence[Completion], answer_format: AnswerFormat, markers: ThinkingMarkers) -> list[int | None]:
+def find_votes_after_reasoning(
+    items: Sequence[Completion], answer_format: AnswerFormat, markers: ThinkingMarkers
+) -> list[int | None]:
+    """[`find_votes`], with the answers after the last end marker."""
     if markers.end != MARKERS.end:  # which the verification of answers knows
         items = [replace(item, text=without_reasoning(item.text, markers.end)) for item in items]
     return find_votes(items, answer_format)

@@ -21,7 +21,7 @@ from .retries import FAILURES
 
 # Completions and prompts are not uploaded. The `settings.json` of an evaluation contains the system prompt.
 TEXT_FILES = [
-    *("completions/*", "*/completions/*", "*.jsonl", "*.parquet"),
+    *("completions/*", "*/completions/*", "*.jsonl", "*.parquet", "*.html"),
     *(SETTINGS_FILE, f"*/{SETTINGS_FILE}"),
 ]
 # Of this run, and of other runs in subfolders, for example of the training before it.

@@ -16,6 +16,7 @@ from trl_concise.data.rows import add_prompt_suffix
 from trl_concise.demo import generate_problems, model_path
 from trl_concise.evaluation import Completion, evaluate, read_completions, read_summary, summarize
 from trl_concise.evaluation.base import efficiency
+from trl_concise.evaluation.folder import read_problems
 from trl_concise.evaluation.printing import print_records
 from trl_concise.evaluation.runs import read_measurements
 from trl_concise.evaluation.sampling import TransformersSampler, digest_prompt
@@ -499,3 +500,34 @@ def test_the_table_names_what_is_compared(capsys):
     assert "score against first, alpha = 1" in output and "set[a] (1)" in output
     print_records([new])
     assert "None" not in capsys.readouterr().out
+
+
+def test_refused_problems_do_not_replace_those_of_the_folder(model, tokenizer, tmp_path):
+    sets = {"one": Dataset.from_list([{"prompt": "2\u2028+ 3\x85=", "solution": "5"}])}
+    run(model, tokenizer, sets, tmp_path, max_new_tokens=2)
+    assert read_problems(tmp_path) == {("one", 0): "2\u2028+ 3\x85="}  # which are no ends of lines in JSON
+    before = (tmp_path / "problems.jsonl").read_bytes()
+    with pytest.raises(ValueError, match="completions of other problems"):
+        run(
+            model,
+            tokenizer,
+            {"one": Dataset.from_list([{"prompt": "2 + 4 =", "solution": "6"}])},
+            tmp_path,
+            max_new_tokens=2,
+        )
+    assert (tmp_path / "problems.jsonl").read_bytes() == before
+
+
+def test_vllm_has_room_to_score_the_longest_completion(monkeypatch):
+    """vLLM refuses a text of `max_model_len` tokens, because it always generates one more."""
+    lengths = []
+
+    def load(model, *, max_model_len, **options):
+        lengths.append(max_model_len)
+        raise ImportError("no vLLM here")
+
+    monkeypatch.setattr("trl_concise.evaluation.evaluator.load_sampler", load)
+    for uncertainty in (False, True):
+        with pytest.raises(ImportError, match="no vLLM here"):
+            evaluate("demo", "demo", limit=1, max_new_tokens=8, use_vllm=True, uncertainty=uncertainty)
+    assert lengths[1] == lengths[0] + 1

@@ -128,5 +128,10 @@ def test_the_command_prints_the_expansion_rate(tmp_path, capsys):
     assert "measure how many with --null" in describe_expansion(many) and "Of 3 problems" in describe_expansion(many)
     evaluate("demo", "demo_beyond", tmp_path / "few", **{**common, "num_completions": 1})
     with pytest.raises(SystemExit):
+        main([*arguments, "--null", str(tmp_path / "0")])
+    assert (
+        "is not the first model with another seed on 'demo_beyond': model 'demo' and seed 0" in capsys.readouterr().err
+    )
+    with pytest.raises(SystemExit):
         main([*arguments, "--null", str(tmp_path / "few")])
     assert "got [1, 2]. Evaluate with the same --num_completions" in capsys.readouterr().err

@@ -49,6 +49,7 @@ def test_the_command_and_its_errors(run, tmp_path, capsys):
     (older / "problems.jsonl").unlink()
     for changed, message in (
         (arguments, "several problem sets: demo, demo_harder. Name one with --dataset"),
+        ([*arguments, "--dataset", "demo", "--task", "sums|0"], "Give its name only, such as 'aime24'"),
         ([*arguments, "--dataset", "gsm8k"], "no problem set 'gsm8k'"),
         (["export", str(older), *arguments[2:], "--dataset", "demo"], "written by an earlier version"),
         (["export", str(tmp_path / "none"), *arguments[2:]], "does not exist"),

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import subprocess
@@ -106,6 +107,27 @@ def test_without_completions_and_without_pictures(page, tmp_path, monkeypatch):
     monkeypatch.setattr("trl_concise.evaluation.report.can_plot", lambda what: False)
     text = report([run], html=tmp_path / "page.html")["html"].read_text(encoding="utf-8")
     assert "<h2>Results</h2>" in text and "<h2>Completions</h2>" not in text and "<img" not in text
+
+
+def read_sets(page):
+    return json.loads(
+        re.search(r'<script id="data"[^>]*>(.*?)</script>', page.read_text(encoding="utf-8"), re.DOTALL)[1]
+    )
+
+
+def test_each_completion_is_on_the_page_once(page, tmp_path, monkeypatch):
+    """The base is in the folder of the run, too, and a copy of the run has the same model."""
+    run = tmp_path / "short"
+    for name in ("short", "base"):
+        shutil.copytree(page.parents[1] / name, run / f"eval-{name}")
+    shutil.copytree(run / "eval-short", run / "rescored")
+    lines = (run / "eval-base" / "completions.jsonl").read_text()
+    (run / "eval-base" / "completions.jsonl").write_text(lines * 2)
+    monkeypatch.setattr("trl_concise.evaluation.report.can_plot", lambda what: False)
+    main(["report", str(run), "--base", str(run / "eval-base"), "--html", str(tmp_path / "page.html")])
+    (found,) = read_sets(tmp_path / "page.html")
+    assert len(found["models"]) == 3 and found["models"][2].endswith("(rescored)")
+    assert all(len(own) == 1 for problem in found["problems"] for own in problem["answers"])
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ import torch
 from trl_concise.cli.commands import main
 from trl_concise.demo import model_path
 from trl_concise.evaluation import evaluate, load_problem_sets, read_summary
+from trl_concise.evaluation.loading import find_source
 from trl_concise.evaluation.quantization import NOT_QUANTIZED, Quantization
 
 
@@ -163,3 +164,18 @@ def test_layers_that_bitsandbytes_cannot_quantize_on_a_cpu(tmp_path, monkeypatch
         Quantization(load_in_4bit=True).check(str(tmp_path), None, use_vllm=False)
     Quantization(load_in_8bit=True).check(str(tmp_path), None, use_vllm=False)
     NOT_QUANTIZED.check(str(tmp_path), None, use_vllm=True)
+
+
+def test_a_checkpoint_that_is_quantized_already_keeps_its_mode(tmp_path):
+    shutil.copytree(model_path(), tmp_path / "model")
+    config = json.loads((tmp_path / "model" / "config.json").read_text())
+    config["quantization_config"] = {
+        "quant_method": "bitsandbytes",
+        "load_in_4bit": True,
+        "bnb_4bit_quant_type": "nf4",
+    }
+    (tmp_path / "model" / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match="is quantized already, and transformers would load it as it is"):
+        find_source(str(tmp_path / "model"), None, None, Quantization(load_in_8bit=True), use_vllm=False)
+    found = find_source(str(tmp_path / "model"), None, None, NOT_QUANTIZED, use_vllm=False).settings["quantization"]
+    assert (found["bits"], found["type"]) == (4, "nf4")

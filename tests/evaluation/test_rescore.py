@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
+from pathlib import Path
 
 import pytest
 from datasets import Dataset
@@ -12,7 +14,11 @@ from datasets import Dataset
 from trl_concise.cli.commands import main
 from trl_concise.demo import generate_problems
 from trl_concise.evaluation import evaluate, read_completions, read_summary
+from trl_concise.evaluation.folder import append_lines
+from trl_concise.evaluation.judges import describe_judge
 from trl_concise.evaluation.rescore import rescore
+from trl_concise.evaluation.token_scores import TokenScores
+from trl_concise.evaluation.uncertainty import describe_tokens
 
 
 DRAWN = {"num_completions": 2, "max_new_tokens": 96, "temperature": 1.0, "top_p": 1.0, "progress": False}
@@ -90,8 +96,8 @@ def test_a_judge_of_the_user(folder, tmp_path):
         rescore(path, tmp_path / "short", lambda golds, completions: [True])
 
 
-def test_an_evaluation_of_an_earlier_version(folder, tmp_path):
-    path, _ = folder
+def test_an_evaluation_of_an_earlier_version(folder, model, tokenizer, tmp_path):
+    path, sets = folder
     run = changed(path, tmp_path / "run", lambda line: {k: v for k, v in line.items() if k != "finished"})
     for name in ("settings.json", "summary.json"):
         content = json.loads((run / name).read_text())
@@ -100,6 +106,11 @@ def test_an_evaluation_of_an_earlier_version(folder, tmp_path):
         (run / name).write_text(json.dumps(content))
     figures = rescore(run, tmp_path / "now")["six"]
     assert figures["judge_before"] is None and figures["agreement"] == 1
+    # Its verdicts are not mixed with those of this version
+    with pytest.raises(ValueError, match="did not record its judge. Judge them again with `trl-concise rescore"):
+        evaluate(model, sets, run, tokenizer=tokenizer, **DRAWN)
+    assert read_summary(run)[0].get("judge") is None
+    assert evaluate(model, sets, tmp_path / "now", tokenizer=tokenizer, **DRAWN)[0]["judge"]["name"] == "trl-concise"
 
 
 def test_results_of_two_judges_are_not_compared(folder, model, tokenizer, tmp_path, capsys):
@@ -143,3 +154,54 @@ def test_the_output_is_another_folder(folder, tmp_path):
     with pytest.raises(FileNotFoundError):
         rescore(tmp_path / "none", tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_no_figure_of_the_old_verdicts_stays(folder, tmp_path):
+    path, _ = folder
+    run = shutil.copytree(path, tmp_path / "run")
+    items = read_completions(run / "completions.jsonl")
+    scores = (TokenScores([float(row)], [row / 10]) for row in range(len(items)))
+    append_lines(run / "uncertainty.jsonl", [describe_tokens(*pair, None) for pair in zip(items, scores, strict=True)])
+    stale = {"axes": {"cells": []}, "vote": {"accuracy": 1.0}, "uncertainty": {"tokens": {"wrong": -1.0}}}
+    summary = [record | stale for record in json.loads((run / "summary.json").read_text())]
+    (run / "summary.json").write_text(json.dumps(summary))
+    rescore(run, tmp_path / "out", lambda golds, completions: [False] * len(golds))
+    (record,) = read_summary(tmp_path / "out")
+    assert not {"axes", "vote"} & record.keys()
+    assert record["uncertainty"]["tokens"]["wrong"] == pytest.approx(record["tokens_mean"])
+    assert (tmp_path / "out" / "uncertainty.jsonl").read_bytes() == (run / "uncertainty.jsonl").read_bytes()
+
+
+def test_an_unreadable_reference_answer_stays_unreadable(folder, tmp_path):
+    """Completions without an answer are wrong whatever the reference answer is, so that their verdicts do not show it."""
+    path, _ = folder
+    unreadable = {"gold": "", "text": "", "correct": None}
+    run = changed(path, tmp_path / "run", lambda line: line | (unreadable if line["problem"] == 0 else {}))
+    summary = [record | {"problems": 5} for record in json.loads((run / "summary.json").read_text())]
+    (run / "summary.json").write_text(json.dumps(summary))
+    figures = rescore(run, tmp_path / "again")["six"]
+    assert (figures["unreadable"], figures["unreadable_before"], figures["agreement"]) == (1, 1, 1)
+
+
+def test_the_judge_of_the_docs():
+    code = re.search(r"def my_judge.*?(?=\n\n)", Path("docs/evaluation.md").read_text(encoding="utf-8"), re.DOTALL)
+    names: dict = {}
+    exec(code.group(), names)
+    seen: list[str] = []
+
+    def judge(golds, completions):
+        seen.extend(completions)
+        return names["my_judge"](golds, completions)
+
+    assert len(describe_judge("mine", judge=judge)["fingerprint"]) == 16  # also for a completion without a word
+    assert "" in seen and not any("</think>" in text for text in seen)
+
+
+def test_completions_that_are_in_the_file_twice(folder, tmp_path):
+    """Two commands wrote into the same folder."""
+    path, _ = folder
+    run = shutil.copytree(path, tmp_path / "run")
+    text = (run / "completions.jsonl").read_text()
+    (run / "completions.jsonl").write_text(text + "".join(reversed(text.splitlines(True))))
+    assert rescore(run, tmp_path / "out")["six"]["agreement"] == 1
+    assert (tmp_path / "out" / "summary.json").read_text() == json.dumps(read_summary(path)[:1], indent=2) + "\n"

@@ -63,6 +63,21 @@ def test_golden_values_of_subsets():
 
 
 @settings(max_examples=60)
+@given(st.data())
+def test_means_over_subsets(data):
+    n = data.draw(st.integers(1, 6))
+    k = data.draw(st.integers(1, n))
+    votes = data.draw(st.lists(st.sampled_from([0, 1, 2, None]), min_size=n, max_size=n))
+    right = data.draw(st.lists(st.booleans(), min_size=n, max_size=n))
+    tokens = data.draw(st.lists(st.integers(0, 9), min_size=n, max_size=n))
+    found = list(subsets(n, k))
+    chosen = [(places, choose_majority([votes[place] for place in places])) for places in found]
+    expected = [place is not None and right[places[place]] for places, place in chosen]
+    assert share_of_majority(votes, right, k) == pytest.approx(sum(expected) / len(found))
+    assert longest_of(tokens, k) == pytest.approx(sum(max(tokens[p] for p in places) for places in found) / len(found))
+
+
+@settings(max_examples=60)
 @given(st.lists(st.sampled_from([0, 1, 2, None]), min_size=1, max_size=9))
 def test_the_leader_has_the_answer_of_the_whole_vote(votes):
     tries = votes_until_decided(votes)
@@ -149,7 +164,65 @@ def test_the_command_and_its_errors(run, tmp_path, capsys):
         ([str(run), "--tokenizer", "demo", "--budget_share", "2"], "TrimR needs"),
         ([str(partial)], "uncertainty.jsonl lacks 1 completions of 'demo'"),
         ([str(tmp_path / "none")], "does not exist"),
+        ([str(run), "--alpha", "-1"], "alpha must be a finite number of at least 0; got -1.0"),
     ):
         with pytest.raises(SystemExit) as ended:
             main(["testtime", *arguments])
         assert ended.value.code == 2 and message in capsys.readouterr().err
+
+
+def altered(run, folder, change, **settings):
+    """A copy of the evaluation with other completions and settings."""
+    shutil.copytree(run, folder)
+    lines = (change(json.loads(line)) for line in (run / "completions.jsonl").read_text().splitlines())
+    (folder / "completions.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    found = json.loads((run / "settings.json").read_text())
+    (folder / "settings.json").write_text(json.dumps(found | settings))
+    (folder / "uncertainty.jsonl").unlink()
+    return folder
+
+
+def test_a_missing_verification_is_an_error_where_there_is_a_vote(run, tmp_path):
+    """For example of completions that were added without `--vote verify`."""
+    folder = altered(run, tmp_path / "run", lambda line: line)
+    lines = [json.loads(line) for line in (run / "verifications.jsonl").read_text().splitlines()]
+    kept = [line for line in lines if line["completion"] != 2]
+    (folder / "verifications.jsonl").write_text("".join(json.dumps(line) + "\n" for line in kept))
+    with pytest.raises(ValueError, match=r"verifications.jsonl lacks \d+ completions"):
+        measure_test_time(folder)
+    # An empty or unfinished completion has no vote, and needs neither
+    empty = {"completion_ids": [], "text": "", "finished": False, "correct": False}
+    folder = altered(run, tmp_path / "empty", lambda line: line | (empty if line["completion"] == 2 else {}))
+    shutil.copy(run / "uncertainty.jsonl", folder)
+    (folder / "verifications.jsonl").write_text("".join(json.dumps(line) + "\n" for line in kept))
+    assert {"verified", "best_of_n"} <= {record["method"] for record in measure_test_time(folder)}
+
+
+def test_votes_follow_the_thinking_markers_and_the_judge_of_the_evaluation(run, tokenizer, tmp_path):
+    text = "[T]It is 1.\nWait, it is 1.\nBut it is 1.\nWait, it is 2.[/T] {}"
+    folder = altered(
+        run,
+        tmp_path / "run",
+        lambda line: (
+            line
+            | {
+                "text": text.format(r"\boxed{1.0}"),
+                "gold": "1.0",
+                "correct": True,
+                "truncated": False,
+                "finished": True,
+            }
+        ),
+        thinking_markers=["[T]", "[/T]"],
+    )
+    (folder / "verifications.jsonl").unlink()
+    found = {(record["method"], record["k"]): record for record in measure_test_time(folder, tokenizer=tokenizer)}
+    assert found["majority", 3]["accuracy"] == found["early_exit", 1]["accuracy"] == 1
+    assert found["early_exit", 1]["stopped"]["agreement"] == 1
+    (record,) = json.loads((folder / "summary.json").read_text())
+    for name, accuracy in (("exact", 0), ("math-verify", 1)):  # 1 is not the text 1.0
+        (folder / "summary.json").write_text(json.dumps([record | {"judge": record["judge"] | {"name": name}}]))
+        assert measure_test_time(folder, tokenizer=tokenizer)[-1]["accuracy"] == accuracy
+    (folder / "summary.json").write_text(json.dumps([record | {"judge": record["judge"] | {"name": "mine"}}]))
+    with pytest.raises(ValueError, match="judged by 'mine', which cannot be found by its name"):
+        measure_test_time(folder, tokenizer=tokenizer)

@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
+from dataclasses import replace
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 
 from trl_concise.cli.commands import main
 from trl_concise.evaluation import Completion, evaluate, read_completions, read_summary
-from trl_concise.evaluation.sampling import TransformersSampler, tokenize_prompts
+from trl_concise.evaluation.sampling import SCORED, TransformersSampler, VLLMSampler, tokenize_prompts
 from trl_concise.evaluation.token_scores import TokenScores, entropy_bounds, score_logits
 from trl_concise.evaluation.uncertainty import (
     SCORES,
@@ -24,6 +25,7 @@ from trl_concise.evaluation.uncertainty import (
     calibration_bins,
     calibration_error,
     describe_tokens,
+    read_uncertainty,
     roc_auc,
     summarize_uncertainty,
 )
@@ -193,3 +195,21 @@ def test_the_command_and_its_errors(recorded, tmp_path, capsys):
     (folder / "uncertainty.jsonl").write_text("{}\n")
     with pytest.raises(ValueError, match="uncertainty.jsonl is damaged"):
         evaluate("demo", "demo", folder, uncertainty=True, **SETTINGS)
+
+
+def test_scores_of_other_completions_are_not_taken(recorded):
+    """For example after `completions.jsonl` was deleted, and drawn again with another batch size."""
+    folder, _ = recorded
+    items = read_completions(folder / "completions.jsonl")
+    assert len(read_uncertainty(folder, items)) == 6
+    others = [replace(items[0], completion_ids=items[0].completion_ids[:-1]), replace(items[1], prompt_sha256="0")]
+    assert list(read_uncertainty(folder, [*others, *items[2:]])) == [(row, 0) for row in range(2, 6)]
+
+
+def test_vllm_scores_some_completions_at_a_time(monkeypatch):
+    """Its objects for 20 likely tokens at each position of 10,000 completions do not fit into memory."""
+    sizes = []
+    monkeypatch.setattr(VLLMSampler, "_score", lambda self, prompts, ids: sizes.append(len(ids)) or ids)
+    sampler = VLLMSampler.__new__(VLLMSampler)
+    completions = [[row] for row in range(2 * SCORED + 1)]
+    assert sampler.score_tokens(completions, completions) == completions and sizes == [SCORED, SCORED, 1]

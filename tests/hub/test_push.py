@@ -57,9 +57,14 @@ def test_the_card_describes_resuming_if_the_checkpoint_is_included(whole, hub, p
     (checkpoint / "model.safetensors").write_bytes(b"weights")
     if whole:
         (checkpoint / "trainer_state.json").write_text('{"log_history": []}')
+    texts = ["page.html", *(f"eval/{name}.jsonl" for name in ("problems", "uncertainty", "disagreements"))]
+    for name in texts:  # which have prompts and completions
+        (run / name).parent.mkdir(exist_ok=True)
+        (run / name).write_text("private\n")
     repo_id = f"tester/elsewhere-{whole}"
     assert push(run, repo_id) == repo_id
     files = hub.repos[repo_id].files()
+    assert not set(texts) & set(files)
     card = files["README.md"].decode()
     assert f'model="{repo_id}"' in card  # not where the run was to go
     assert ("last-checkpoint/model.safetensors" in files) == whole

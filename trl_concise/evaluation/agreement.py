@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 
@@ -20,7 +19,10 @@ def mcnemar(only_first: int, only_second: int) -> float:
         (0.038574, 1.0, 0.25, 1.0)
     """
     n, fewer = only_first + only_second, min(only_first, only_second)
-    return min(1.0, 2 * sum(math.comb(n, k) for k in range(fewer + 1)) / 2**n)
+    total, ways = 0, 1
+    for k in range(fewer + 1):  # each binomial coefficient from the last: thousands of pairs in milliseconds
+        total, ways = total + ways, ways * (n - k) // (k + 1)
+    return min(1.0, 2 * total / 2**n)
 
 
 def agreement(both: int, only_first: int, only_second: int, neither: int) -> dict[str, Any]:

@@ -105,8 +105,9 @@ def stop_early(
         if same == len(known):
             known.append(answer)
         classes.append(same)
-    # Segments begin with a word at the beginning of a line, where no token spans both sides
-    counts = list(itertools.accumulate(map(len, tokenizer(texts, add_special_tokens=False)["input_ids"])))
+    counts = [0] * len(texts)
+    if item.tokens > rules.budget_share * limit:  # else no segment is beyond it
+        counts = _tokens(texts, tokenizer)
     # The last segment ends by itself: stopping after it changes nothing
     stopped = rules.stop(classes[:-1], counts[:-1], limit)
     if stopped is None:
@@ -114,7 +115,12 @@ def stop_early(
     reason, read = stopped
     last = next((answer for answer in reversed(answers[:read]) if answer), None)
     is_right = last is not None and judge([item.gold], [rf"\boxed{{{last}}}"])[0] is True
-    return reason, is_right, min(counts[read - 1], item.tokens)
+    return reason, is_right, min(_tokens(texts[:read], tokenizer)[-1], item.tokens)
+
+
+def _tokens(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Return the tokens up to the end of each segment. Segments begin with a word at the beginning of a line, where no token spans both sides."""
+    return list(itertools.accumulate(map(len, tokenizer(texts, add_special_tokens=False)["input_ids"])))
 
 
 @lru_cache(maxsize=100_000)

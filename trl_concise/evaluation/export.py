@@ -49,7 +49,9 @@ def export_lighteval(
             the task is invalid.
     """
     if not task or "|" in task or "/" in task:
-        raise ValueError(f"The task is {task!r}. Give its name only, such as 'aime24'; --num_fewshot has the number of examples.")
+        raise ValueError(
+            f"The task is {task!r}. Give its name only, such as 'aime24'; --num_fewshot has the number of examples."
+        )
     folder = Path(evaluation)
     found = Evaluation.read(folder)
     if len(found.sets) > 1 and dataset is None:

@@ -90,9 +90,7 @@ def check_settings(folder: Path, settings: dict[str, Any]) -> None:
 
 
 def _judge_again(folder: Path) -> str:
-    return (
-        f"Judge them again with `trl-concise rescore {shlex.quote(str(folder))} --output_dir OUT`, and continue in OUT, or choose another output."
-    )
+    return f"Judge them again with `trl-concise rescore {shlex.quote(str(folder))} --output_dir OUT`, and continue in OUT, or choose another output."
 
 
 def append_lines(path: Path, items: Sequence[Any]) -> None:

@@ -91,24 +91,28 @@ def _read_sets(folders: Sequence[Path], names: Mapping[tuple[str, str], str]) ->
     """Return, per problem set, the problems and the completions of every model."""
     answers: dict[str, dict[str, dict[int, list[Completion]]]] = {}
     prompts: dict[tuple[str, int], str] = {}
-    for file in (file for folder in folders for file in _completion_files(folder)):
+    order = {name: place for place, name in enumerate(dict.fromkeys(names.values()))}
+    files = {file.resolve(): file for folder in folders for file in _completion_files(folder)}
+    for file in files.values():
         evaluated = {
             record["dataset"]: record
             for record in read_summary(file.parent)
             if (record["dataset"], record["model"]) in names and record.get("budget") is None
         }
         prompts |= read_problems(file.parent)
+        titles = {name: names[name, record["model"]] for name, record in evaluated.items()}
+        for name, title in titles.items():
+            if title in answers.get(name, {}):  # the same model in two folders
+                titles[name] = f"{title} ({file.parent.name})"
+                order.setdefault(titles[name], len(order))
         for item in summarized_completions(file, evaluated):
             if item.correct is not None:
-                of_model = answers.setdefault(item.dataset, {}).setdefault(
-                    names[item.dataset, evaluated[item.dataset]["model"]], {}
-                )
+                of_model = answers.setdefault(item.dataset, {}).setdefault(titles[item.dataset], {})
                 of_model.setdefault(item.problem, []).append(item)
-    order = list(dict.fromkeys(names.values()))
     sets = []
     for dataset, found in answers.items():
         rows: list[int] = sorted({row for items in found.values() for row in items})
-        models = sorted(found, key=order.index)
+        models = sorted(found, key=order.__getitem__)
         sets.append(
             {
                 "name": dataset,

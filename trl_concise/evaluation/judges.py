@@ -105,7 +105,8 @@ def describe_judge(
         options = known.get(name, {"answer_format": answer_format})
         print_of = _fingerprint(name, answer_format, final_form)
     else:
-        print_of = fingerprint_of(judge)
+        # It reads completions without their reasoning, here as in `rescore`
+        print_of = fingerprint_of(lambda golds, texts: judge(golds, [without_reasoning(text) for text in texts]))
     return {
         "name": name,
         "version": version("trl-concise"),
@@ -124,7 +125,7 @@ def hard_inputs() -> list[tuple[str, str, str, bool]]:
 def fingerprint_of(judge: JudgeFunction) -> str:
     """Return the fingerprint of a judge: the first 16 hexadecimal digits of the SHA-256 of the inputs' digest and its verdicts on them."""
     inputs = hard_inputs()
-    verdicts = judge([gold for _, gold, _, _ in inputs], [without_reasoning(text) for _, _, text, _ in inputs])
+    verdicts = judge([gold for _, gold, _, _ in inputs], [completion for _, _, completion, _ in inputs])
     digest = hashlib.sha256(HARD_INPUTS.read_text(encoding="utf-8").rstrip("\n").encode()).hexdigest()
     return hashlib.sha256(f"{digest}\n{''.join('01'[bool(item)] for item in verdicts)}".encode()).hexdigest()[:16]
 

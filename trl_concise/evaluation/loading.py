@@ -73,9 +73,14 @@ def find_source(
     path, base = find_model(model, quantization.gguf_file)
     quantization.check(path, base, use_vllm=use_vllm)
     checkpoint = base or path
+    config = None if quantization.gguf_file else _config(checkpoint)
+    if quantization != NOT_QUANTIZED and getattr(config, "quantization_config", None) is not None:
+        raise ValueError(
+            f"{checkpoint} is quantized already, and transformers would load it as it is. Leave out --load_in_8bit and --load_in_4bit."
+        )
     settings = {
         "dtype": dtype or checkpoint_dtype(checkpoint, quantization.gguf_file),
-        "quantization": quantization.describe(None if quantization.gguf_file else _config(checkpoint)),
+        "quantization": quantization.describe(config),
     }
     return Source(checkpoint, load_tokenizer_of(path, quantization), settings)
 

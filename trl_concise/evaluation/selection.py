@@ -176,7 +176,9 @@ def share_of_majority(votes: Sequence[int | None], correct: Sequence[bool | None
     counts = np.bincount((rows * answers + cast)[cast >= 0], minlength=len(places) * answers).reshape(-1, answers)
     of_each = np.where(cast >= 0, counts[rows, cast], 0)
     best = of_each.argmax(axis=1)[:, None]  # the first of the most frequent
-    right = np.array(correct, dtype=bool)[np.take_along_axis(places, best, 1)] & np.take_along_axis(of_each > 0, best, 1)
+    right = np.array(correct, dtype=bool)[np.take_along_axis(places, best, 1)] & np.take_along_axis(
+        of_each > 0, best, 1
+    )
     return float(right.mean())
 
 
@@ -190,7 +192,9 @@ def longest_of(tokens: Sequence[int], k: int) -> float:
     """
     n = len(tokens)
     return sum(
-        length * math.comb(place, k - 1) / math.comb(n, k) for place, length in enumerate(sorted(tokens)) if place >= k - 1
+        length * math.comb(place, k - 1) / math.comb(n, k)
+        for place, length in enumerate(sorted(tokens))
+        if place >= k - 1
     )
 
 

@@ -168,7 +168,7 @@ def share_of_majority(votes: Sequence[int | None], correct: Sequence[bool | None
         0.7
     """
     places = _subsets(len(votes), k)  # (M, k)
-    cast = np.array([-1 if vote is None else vote for vote in votes])[places]
+    cast = np.array([vote if vote is not None else -1 for vote in votes])[places]
     answers = int(cast.max()) + 1
     if not answers:
         return 0.0

@@ -15,6 +15,7 @@ from accelerate.commands.config import config_args
 
 from trl_concise.cli.commands import TRAINING, main
 from trl_concise.cli.launch import _with_defaults, examples_folder, set_master_port, split_launcher_flags
+from trl_concise.methods.experimental_table import EXPERIMENTAL_METHODS
 
 
 def test_every_script_is_a_training_command():

@@ -113,7 +113,7 @@ def perturb(name: str, text: str, gold: str, seed: int = 0, parent: int = 0) -> 
         [`Changed`], *optional*: The new problem, which may read as the old one; `None` if the change does not suit the problem.
 
     Raises:
-        `ValueError`: If there is no perturbation of this name.
+        `ValueError`: If no perturbation has this name.
 
     Examples:
         >>> perturb("no_spaces", "What is 94 - 5 + 6 + 4?", "99").text
@@ -172,7 +172,7 @@ def _perturb_set(key: str, dataset: Dataset, name: str, seed: int) -> Variant:
     for parent, row in enumerate(dataset):
         text = _problem(row["prompt"])
         changed = perturb(name, text, row["solution"], seed, parent) if text is not None else None
-        if text is None or changed is None:
+        if changed is None or text is None:
             continue
         prompt = row["prompt"] if isinstance(row["prompt"], str) else [dict(message) for message in row["prompt"]]
         if isinstance(prompt, str):

@@ -169,7 +169,7 @@ def report_axes(records: Sequence[Mapping[str, Any]]) -> None:
         for cell in _in_order(axes["cells"]):
             low, high = (100 * bound for bound in cell["accuracy_interval"])
             found = compared[cell["axis"], cell["setting"]]
-            whole = cell["level"] is None and cell["part"] == OUT and found["gap"] is not None
+            whole = cell["part"] == OUT and cell["level"] is None and found["gap"] is not None
             retention = f"{found['retention']:.2f}" if found["retention"] is not None else "-"
             add_row(
                 table,

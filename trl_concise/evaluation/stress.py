@@ -183,7 +183,7 @@ def report_stress(records: Sequence[Mapping[str, Any]]) -> None:
     """Print the perturbations of the records of [`evaluate`] that have them, one table per original set."""
     from rich.console import Console
 
-    sets = {record["dataset"]: record for record in records if record.get("budget") is None and "stress" in record}
+    sets = {record["dataset"]: record for record in records if "stress" in record and record.get("budget") is None}
     perturbed = {name: record for name, record in sets.items() if is_perturbed(record)}
     for parent in dict.fromkeys(name.rpartition(", ")[0] for name in perturbed):
         own = [record for name, record in perturbed.items() if name.rpartition(", ")[0] == parent]

@@ -28,7 +28,6 @@ import copy
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
 from trl_concise import ConciseGRPOConfig, TrainingScript, demo
@@ -185,7 +184,7 @@ def report(
 
 def table(records: list[dict[str, Any]]) -> str:
     """Return the results on one set in Markdown, with the paired difference in accuracy to [`CONTROL`], which is added to the records."""
-    from trl_concise.evaluation import bootstrap_interval
+    from trl_concise.experimental.equal_cost import paired_difference
 
     (control,) = [record for record in records if record["system"] == CONTROL]
     lines = [
@@ -193,10 +192,8 @@ def table(records: list[dict[str, Any]]) -> str:
         "|---|---|---|---|---|---|---|---|",
     ]
     for record in records:
-        pairs = zip(record["correct"], control["correct"], strict=True)
-        changes = [[100 * (ours - theirs)] for ours, theirs in pairs]
-        low, high = bootstrap_interval(changes)
-        points = fmean(change for (change,) in changes)
+        ours, theirs = ([100 * value for value in one["correct"]] for one in (record, control))
+        points, (low, high) = paired_difference(ours, theirs)
         record["against_control"] = {"points": points, "interval": [low, high]}
         cells = [
             record["system"],

@@ -120,13 +120,15 @@ class R2RArguments:
 
 def check(args: R2RArguments) -> None:
     """Report options that cannot work, before anything is loaded."""
+    from trl_concise.evaluation.sampling import SamplingSettings
+
     check_folder("--output_dir", args.output_dir)
     if unknown := set(args.stages) - set(STAGES):
         raise ValueError(f"--stages must be some of {', '.join(STAGES)}, got {', '.join(sorted(unknown))}.")
-    if min(args.problems, args.eval_problems, args.batch_size) < 1:
+    if min(args.problems, args.eval_problems, args.batch_size, args.epochs) < 1:
         raise ValueError(
-            "--problems, --eval_problems and --batch_size must be at least 1, got "
-            f"{args.problems}, {args.eval_problems} and {args.batch_size}."
+            "--problems, --eval_problems, --batch_size and --epochs must be at least 1, got "
+            f"{args.problems}, {args.eval_problems}, {args.batch_size} and {args.epochs}."
         )
     sizes = (
         "top_k",
@@ -141,6 +143,9 @@ def check(args: R2RArguments) -> None:
     if wrong := [name for name in sizes if (value := getattr(args, name)) is not None and not value > 0]:
         raise ValueError(f"--{wrong[0]} must be positive, got {getattr(args, wrong[0])}. Raise it, or leave it out.")
     read_thresholds(args)
+    if not 0 <= args.min_recall <= 1:
+        raise ValueError(f"--min_recall must be between 0 and 1, got {args.min_recall}.")
+    SamplingSettings(1, args.temperature, args.top_p)  # checks them
     needed = {"labels.parquet": "label"} | ({} if "train" in args.stages else {"router.json": "train"})
     for file, stage in needed.items():  # before the small model is trained
         path = Path(args.output_dir, file)

@@ -252,7 +252,7 @@ def report(models: dict[str, str], runs: dict[str, Any], limit: int, output_dir:
     """Evaluate the models on held-out problems, print paired differences, and write `resa.json`."""
     from trl_concise.demo.report import held_out_sets
     from trl_concise.evaluation import evaluate, read_completions
-    from trl_concise.evaluation.metrics import bootstrap_interval
+    from trl_concise.experimental.equal_cost import paired_difference
     from trl_concise.state.checkpoint import write_atomically
 
     sets = {name: rows for name, rows in held_out_sets().items() if name in SETS}
@@ -273,9 +273,8 @@ def report(models: dict[str, str], runs: dict[str, Any], limit: int, output_dir:
             values[name, record["dataset"], "tokens"] = [float(item.tokens) for item in own]
 
     def difference(name: str, other: str, dataset: str, quantity: str) -> list[float]:
-        pairs = zip(values[name, dataset, quantity], values[other, dataset, quantity], strict=True)
-        differences = [a - b for a, b in pairs]
-        return [sum(differences) / len(differences), *bootstrap_interval([[value] for value in differences])]
+        mean, limits = paired_difference(values[name, dataset, quantity], values[other, dataset, quantity])
+        return [mean, *limits]
 
     for dataset, description in SETS.items():
         print(f"\n{limit} problems of {description}. Changes against (a), paired, with 95 % intervals.\n")

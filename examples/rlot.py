@@ -186,6 +186,9 @@ def main(arguments: list[str] | None = None):
         raise ValueError(
             "--reward_model scores the steps of a model that is not the embedded one. Give it with --dataset_name."
         )
+    for name in ("episodes", "parallel", "replay_size", "problems", "report_problems", "votes", "max_new_tokens"):
+        if getattr(args, name) < 1:
+            raise ValueError(f"--{name} must be at least 1, got {getattr(args, name)}.")
 
     # After the command line: --help does not wait for them.
     from trl_concise.cli.quiet import hide_messages, hide_weight_bars

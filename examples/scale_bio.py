@@ -134,7 +134,7 @@ def compare(source: ScaleBiOArguments, sources: dict[str, Dataset], validation: 
 
     from trl_concise.evaluation import evaluate
     from trl_concise.evaluation.completions import read_completions
-    from trl_concise.evaluation.metrics import bootstrap_interval
+    from trl_concise.experimental.equal_cost import paired_difference
     from trl_concise.experimental.scale_bio import mix_sources, read_shares
     from trl_concise.state.checkpoint import write_atomically
 
@@ -183,9 +183,9 @@ def compare(source: ScaleBiOArguments, sources: dict[str, Dataset], validation: 
             correct.setdefault((item.dataset, name), {})[item.problem] = float(bool(item.correct))
     for record in records:
         reference, own = (correct[record["dataset"], name] for name in ("learned mixture", record["model"]))
-        differences = [[reference[problem] - own[problem]] for problem in own]
-        record["learned_minus_this"] = sum(map(sum, differences)) / len(differences)
-        record["learned_minus_this_interval"] = list(bootstrap_interval(differences))
+        record["learned_minus_this"], record["learned_minus_this_interval"] = paired_difference(
+            [reference[problem] for problem in own], list(own.values())
+        )
     print_results(records)
     content = json.dumps(records, indent=2) + "\n"
     write_atomically(Path(args.output_dir, "results.json"), content.encode())

@@ -184,15 +184,12 @@ def measure(folder: Path, sets: dict[str, Dataset], samples: int, limit: int, **
 
 def figures(own: list[float], other: list[float] | None) -> dict[str, Any]:
     """Return the mean of an accuracy with its 95 % interval, and its paired difference from the baseline."""
-    from trl_concise.evaluation.metrics import accuracy_interval, bootstrap_interval
+    from trl_concise.evaluation.metrics import accuracy_interval
+    from trl_concise.experimental.equal_cost import paired_difference
 
     found: dict[str, Any] = {"mean": fmean(own), "interval": list(accuracy_interval([[value] for value in own]))}
     if other is not None:
-        gains = [a - b for a, b in zip(own, other, strict=True)]
-        found |= {
-            "difference": fmean(gains),
-            "difference_interval": list(bootstrap_interval([[gain] for gain in gains])),
-        }
+        found["difference"], found["difference_interval"] = paired_difference(own, other)
     return found
 
 

@@ -182,6 +182,33 @@ def test_a_program_that_sleeps_is_killed_with_its_children_and_its_folder(tmp_pa
             time.sleep(0.01)
 
 
+WRITES_ON = """
+import itertools, os
+for _ in range(2):
+    if os.fork() == 0:
+        os.setsid()
+        break
+for i in itertools.count():
+    os.mkdir(f"{os.getpid()}-{i}")
+    if i >= 9:
+        os.rmdir(f"{os.getpid()}-{i - 9}")
+"""
+
+
+@pytest.mark.skipif(not process.namespaces(), reason="a child in a session of its own survives")
+def test_the_folder_of_a_program_is_removed_though_its_children_write_until_they_are_killed(tmp_path, monkeypatch):
+    monkeypatch.setattr(process.tempfile, "tempdir", str(tmp_path))
+    assert [run_python(WRITES_ON, "", Limits(wall=0.2)).status for _ in range(2)] == ["timeout"] * 2
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_cannot_be_removed_is_named(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(process, "_REMOVAL_PAUSES", (0, 0))
+    monkeypatch.setattr(process.shutil, "rmtree", lambda folder, ignore_errors: None)
+    process._remove(str(tmp_path))
+    assert f"{tmp_path} could not be removed" in caplog.text
+
+
 @pytest.mark.slow
 def test_golden_processor_time():
     start = time.monotonic()

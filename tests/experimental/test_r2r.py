@@ -621,6 +621,9 @@ def test_the_example_runs_in_stages(tmp_path, monkeypatch, capsys):
         "--large_model demo": "--model_name_or_path is missing",
         "--model_name_or_path demo --large_model demo --dataset_name demo": "--judge is missing",
         "--problems 0": "must be at least 1",
+        "--epochs 0": "must be at least 1",
+        "--min_recall 2": "--min_recall must be between 0 and 1",
+        "--temperature -1": "temperature >= 0",
     }.items():
         with pytest.raises(SystemExit):
             run(command)

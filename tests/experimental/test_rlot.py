@@ -485,3 +485,12 @@ def test_example(tmp_path, monkeypatch, capsys):
     assert [row["name"] for row in results["3 operations"]] == [
         *("navigator", "always:R", "random", "plain decoding", "majority vote")
     ]
+
+
+@pytest.mark.parametrize("flag", ["--report_problems", "--votes", "--max_new_tokens"])
+def test_the_example_reports_a_wrong_number_before_the_training(flag, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", [EXAMPLE.name, flag, "0"])
+    with pytest.raises(SystemExit):
+        runpy.run_path(str(EXAMPLE), run_name="__main__")
+    assert f"{flag} must be at least 1, got 0" in capsys.readouterr().err and not list(tmp_path.iterdir())

@@ -6,7 +6,7 @@ from __future__ import annotations
 import pytest
 
 from trl_concise.evaluation.completions import Completion
-from trl_concise.experimental.equal_cost import result_row, vote_at_tokens
+from trl_concise.experimental.equal_cost import paired_difference, result_row, vote_at_tokens
 from trl_concise.experimental.step_scores import RewardModelScorer, RuleScorer, score_steps, step_probability
 
 
@@ -57,3 +57,11 @@ def test_result_row():
     row = result_row("own", [1, 0], 12.5, [1, 1], calls=3)
     assert (row["accuracy"], row["difference"], row["calls"]) == (0.5, 0.5, 3)
     assert result_row("own", [1, 0], 12.5)["difference_interval"] is None
+
+
+def test_a_paired_difference_needs_the_same_problems():
+    difference, (low, high) = paired_difference([1, 1, 0, 1], [0, 1, 0, 0])
+    assert difference == 0.5 and 0 <= low < 0.5 < high <= 1
+    for own, other in (([1], [1, 0]), ([], [])):
+        with pytest.raises(ValueError, match="same problems, at least one; got"):
+            paired_difference(own, other)

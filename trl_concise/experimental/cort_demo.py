@@ -32,6 +32,7 @@ from .code_traces import (
     insert_prompt_hint,
     tokenize_code_trace,
 )
+from .equal_cost import paired_difference
 from .execution import Calculator, Executor, Outcome
 
 
@@ -268,14 +269,16 @@ def describe(items: Sequence[JudgedCompletion], control: Sequence[JudgedCompleti
         `tokens` that the model wrote, with `tokens_interval`; `output_tokens`; `calls` and `failed_share`; `calculation_share` of the blocks.
     """
     correct = [float(item.correct) for item in items]
-    gains = [100 * (one - float(other.correct)) for one, other in zip(correct, control, strict=True)]
+    gain, gain_interval = paired_difference(
+        [100 * one for one in correct], [100.0 * other.correct for other in control]
+    )
     kinds = [kind for item in items for kind in item.completion.kinds]
     calls = sum(item.completion.calls for item in items)
     return {
         "accuracy": fmean(correct),
         "accuracy_interval": accuracy_interval([[one] for one in correct]),
-        "gain": fmean(gains),
-        "gain_interval": bootstrap_interval([[gain] for gain in gains]),
+        "gain": gain,
+        "gain_interval": gain_interval,
         "tokens": fmean(item.tokens for item in items),
         "tokens_interval": bootstrap_interval([[item.tokens] for item in items]),
         "output_tokens": fmean(len(item.completion.ids) - item.completion.written for item in items),

@@ -52,6 +52,31 @@ def vote_at_tokens(completions: Sequence[Completion], tokens: float) -> tuple[li
     return correct, used
 
 
+def paired_difference(own: Sequence[float], other: Sequence[float]) -> tuple[float, list[float]]:
+    """
+    Compare two procedures on the same problems.
+
+    Args:
+        own, other (`Sequence[float]`): One value per problem, such as 1 or 0, in the same order.
+
+    Returns:
+        `tuple[float, list[float]]`: Mean of `own` minus `other`, and its 95 % interval, paired by problem.
+
+    Raises:
+        `ValueError`: If the numbers of problems differ, or there is none.
+
+    Examples:
+        >>> paired_difference([1, 1, 1], [0, 0, 0])
+        (1.0, [1.0, 1.0])
+    """
+    if len(own) != len(other) or not len(own):
+        raise ValueError(
+            f"A paired difference needs the same problems, at least one; got {len(own)} and {len(other)} values."
+        )
+    differences = [float(a - b) for a, b in zip(own, other, strict=True)]
+    return fmean(differences), list(bootstrap_interval([[value] for value in differences]))
+
+
 def result_row(
     name: str, correct: Sequence[float], tokens: float, other: Sequence[float] | None = None, **figures: Any
 ) -> dict[str, Any]:
@@ -69,13 +94,13 @@ def result_row(
         `dict[str, Any]`: `name`, `accuracy` and `accuracy_interval` (95 %), `tokens`, `difference` and `difference_interval` (95 %, paired) of `other`
         minus this one, `None` without `other`, and the further figures.
     """
-    difference = [[a - b] for a, b in zip(other, correct, strict=True)] if other is not None else None
+    difference, difference_interval = paired_difference(other, correct) if other is not None else (None, None)
     return {
         "name": name,
         "accuracy": fmean(correct),
         "accuracy_interval": list(accuracy_interval([[value] for value in correct])),
         "tokens": tokens,
-        "difference": fmean(value for (value,) in difference) if difference is not None else None,
-        "difference_interval": list(bootstrap_interval(difference)) if difference is not None else None,
+        "difference": difference,
+        "difference_interval": difference_interval,
         **figures,
     }

@@ -3,8 +3,9 @@
 Python programs in processes with limits on time, memory and output.
 
 The limits are NOT a security boundary: a program runs as the user of the trainer and can read, and outside its working folder change, what
-that user can. Where the namespaces of Linux are available, it has neither a network nor a view of other processes. Code of a model that you do
-not trust belongs in a container or a virtual machine.
+that user can. Where the namespaces of Linux are available, it has no network and cannot signal other processes, though it may list them in `/proc`;
+elsewhere, a process that it moves to another session survives it. How many processes and files it creates is not limited, and memory is limited
+per process. Code of a model that you do not trust belongs in a container or a virtual machine.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ LAUNCHER = Path(__file__).with_name("launcher.py")
 # A user, network and process namespace. The processes in it end with the first one, also those in a session of their own.
 NAMESPACES = ("--user", "--map-current-user", "--net", "--pid", "--fork", "--kill-child=KILL", "--")
 TIMEOUT, KILLED, TOO_LONG, UNAVAILABLE = "timeout", "killed", "output", "unavailable"
+_REMOVAL_PAUSES = (0.02, 0.1, 0.5)  # seconds
 _SHORTEST_PAUSE, _LONGEST_PAUSE = 0.001, 0.01  # seconds between two looks at a running program
 
 
@@ -161,7 +163,8 @@ def run_python(
     """
     Run a Python program in a process of its own: no site packages, an empty folder, an environment of `PATH` only.
 
-    The working folder is removed, and the process group killed, when the program ends. **Not a security boundary**, see the module.
+    The process group is killed when the program ends or its time is over. Then the working folder is removed, which takes its time if there are many
+    files. **Not a security boundary**, see the module.
 
     Args:
         source (`str`): The program.
@@ -206,6 +209,7 @@ def run_python(
     except OSError as error:
         logger.warning("A program could not be started: %s.", error)
         return ProgramRun("", str(error), UNAVAILABLE, -1, 0.0, isolation)
+    _remove(folder)
     if not in_time:
         status = TIMEOUT
     elif None in (stdout, stderr):
@@ -216,6 +220,17 @@ def run_python(
     else:
         status = OK
     return ProgramRun(stdout or "", stderr or "", status, exit_code, seconds, isolation)
+
+
+def _remove(folder: str) -> None:
+    """Remove what is left of a folder: processes that the kernel is still ending may have written into it."""
+    for pause in _REMOVAL_PAUSES:
+        if not os.path.exists(folder):
+            return
+        time.sleep(pause)
+        shutil.rmtree(folder, ignore_errors=True)
+    if os.path.exists(folder):
+        logger.warning("%s could not be removed, because a process of the program still writes there.", folder)
 
 
 def _wait(process: subprocess.Popen[bytes], wall: float) -> tuple[int, float, bool]:

@@ -29,6 +29,7 @@ from trl_concise import (
 )
 from trl_concise.batch.rollouts import Rollouts
 from trl_concise.batch.warnings import BatchWarnings
+from trl_concise.cli.commands import main as command_line
 from trl_concise.state.resume import last_complete_checkpoint
 
 
@@ -269,3 +270,20 @@ def test_state_of_another_method_or_version(tiny_model, tmp_path):
     path.write_text(json.dumps(state))
     with pytest.raises(ValueError, match=r"holds the state of \['siri'\], but this run has only \['hapo'\]"):
         build(tiny_model, tmp_path, **changes).train(resume_from_checkpoint=str(tmp_path / "checkpoint-1"))
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (
+            "eval demo demo --num_generations 4",
+            "eval: error: no option --num_generations; did you mean --num_completions?",
+        ),
+        ("eval demo demo --limit 8", "eval: error: the following arguments are required: --output_dir"),
+        ("compare base tuned other", "compare: error: unexpected argument other"),
+    ],
+)
+def test_unknown_words_of_other_commands(words, message, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        command_line(words.split())
+    assert capsys.readouterr().err == f"trl-concise {message}\n"

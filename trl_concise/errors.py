@@ -4,14 +4,15 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import dis
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import yaml
 from safetensors import SafetensorError
@@ -22,10 +23,34 @@ _OTHERS_WAIT = 10.0  # seconds
 
 
 class Parser(argparse.ArgumentParser):
-    """[`argparse.ArgumentParser`] that reports an error in one line, without the usage."""
+    """[`argparse.ArgumentParser`] that reports an error in one line, without the usage, and suggests an option for an unknown one."""
 
     def error(self, message: str) -> NoReturn:
         fail(message, self.prog)
+
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        parsed, unknown = self.parse_known_args(args, namespace)
+        if unknown:
+            self.error(name_unknown_options(unknown, list(self._option_string_actions)))
+        return parsed
+
+
+def name_unknown_options(
+    words: Sequence[str], options: Sequence[str], closest: Mapping[str, str] | None = None
+) -> str:
+    """
+    Name the options that do not exist, each with the closest one.
+
+    Args:
+        words (`Sequence[str]`): Words of a command line that were not understood, for example `["--limt", "8"]`.
+        options (`Sequence[str]`): The options that exist, with their hyphens.
+        closest (`Mapping[str, str]`, *optional*): Suggestions that spelling does not find.
+    """
+    found = []
+    for name in (word.partition("=")[0] for word in words if word.startswith("-")):
+        close = [closest[name]] if closest and name in closest else difflib.get_close_matches(name, options, n=1)
+        found.append(f"no option {name}" + (f"; did you mean {close[0]}?" if close else ""))
+    return " ".join(found) or f"unexpected argument {' '.join(words)}"
 
 
 def command_name() -> str:

@@ -130,6 +130,14 @@ def test_each_completion_is_on_the_page_once(page, tmp_path, monkeypatch):
     assert all(len(own) == 1 for problem in found["problems"] for own in problem["answers"])
 
 
+def test_one_model_in_two_evaluations(page, tmp_path):
+    for name in ("cold", "warm"):  # one model name, as after two `trl-concise eval demo`
+        shutil.copytree(page.parents[1] / "base", tmp_path / name)
+    (found,) = read_sets(report([tmp_path / "cold", tmp_path / "warm"], html=tmp_path / "page.html")["html"])
+    assert found["models"] == ["base (cold)", "base (warm)"]
+    assert all(len(own) == 1 for problem in found["problems"] for own in problem["answers"])
+
+
 @pytest.mark.parametrize(
     ("text", "changes", "kind"),
     [

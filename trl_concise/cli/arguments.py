@@ -8,7 +8,6 @@ Trainers and datasets are imported later, so that `--help` and a mistyped option
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import shlex
 import sys
 from collections.abc import Sequence
@@ -20,7 +19,7 @@ from typing import Any
 import yaml
 from trl import GRPOConfig, ModelConfig
 
-from ..errors import check_folder, report_input_errors
+from ..errors import check_folder, name_unknown_options, report_input_errors
 from ..state.adapters import adapter_config
 from .commands import LAUNCHER_FLAGS
 from .launch import set_master_port
@@ -267,11 +266,8 @@ def _report_unknown_options(unknown: Sequence[str], classes: Sequence[type]) -> 
         *LAUNCHER_FLAGS,
         *(f"--{item.name}" for part in classes for item in dataclasses.fields(part) if item.init),
     ]
-    found = []
-    for name in (word.partition("=")[0] for word in unknown if word.startswith("--")):
-        close = ["--accelerate_config"] if name == "--config_file" else difflib.get_close_matches(name, options, n=1)
-        found.append(f"no option {name}" + (f"; did you mean {close[0]}?" if close else ""))
-    return " ".join(found) or f"unexpected argument {' '.join(unknown)}: every value follows an option"
+    message = name_unknown_options(unknown, options, {"--config_file": "--accelerate_config"})
+    return message if message.startswith("no option") else f"{message}: every value follows an option"
 
 
 def _own_options(script_class: type, config_class: type, model_class: type) -> list[str]:

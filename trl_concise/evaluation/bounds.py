@@ -18,7 +18,6 @@ import mpmath
 import numpy as np
 
 
-BOUNDS = ("t", "exact", "bernstein", "hoeffding")
 SMALLEST_T = 30  # problems below which costs may be too far from normal for `t`
 _LARGE = 1000  # degrees of freedom above which mpmath's series may not converge
 _STEPS = 60  # of a bisection: beyond the precision of a float

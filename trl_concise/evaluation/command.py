@@ -44,6 +44,11 @@ def main(argv: Sequence[str]) -> int:
     """Evaluate a model on problem sets, print a table, write the results."""
     parser = _parser()
     options = parser.parse_args(argv)
+    if options.show < 0:
+        parser.error(f"argument --show: must be at least 0, got {options.show}")
+    refuse_without_effect(parser, options)
+    if not options.show and options.output_dir is None:
+        parser.error("the following arguments are required: --output_dir")
 
     from ..data.perturbations import perturb_sets
     from ..data.problems import show_problems
@@ -57,11 +62,6 @@ def main(argv: Sequence[str]) -> int:
     if batch_size is None:
         batch_size = 10_000 if options.use_vllm else 64
     columns = dataset_options(options)
-    if options.show < 0:
-        parser.error(f"argument --show: must be at least 0, got {options.show}")
-    refuse_without_effect(parser, options)
-    if not options.show and options.output_dir is None:
-        parser.error("the following arguments are required: --output_dir")
     try:
         if options.show:
             loaded = load_problem_sets(options.sets, system_prompt=options.system_prompt, **columns)

@@ -46,8 +46,8 @@ def failure_kind(item: Completion) -> str | None:
 
 def write_html(
     output: Path,
-    folders: Sequence[Path],
-    names: Mapping[tuple[str, str], str],
+    folders: Mapping[str | None, Path],
+    names: Mapping[tuple[str, str | None, str], str],
     table: Mapping[str, Any],
     pictures: Sequence[Path],
 ) -> Path:
@@ -56,9 +56,10 @@ def write_html(
 
     Args:
         output (`Path`): The file.
-        folders (`Sequence[Path]`): Runs and evaluations; completions are read there and one folder deeper.
-        names (`Mapping[tuple[str, str], str]`): Problem set and model, as in `summary.json` -> name of the model on the page, in the order of
-            the page. Completions of others are left out.
+        folders (`Mapping[str | None, Path]`): Name of each run or evaluation (`None`: of the base) -> its folder. Completions are read
+            there and one folder deeper.
+        names (`Mapping[tuple[str, str | None, str], str]`): Problem set, run, and model as in `summary.json` -> name of the model on
+            the page, in the order of the page. Completions of others are left out.
         table (`Mapping[str, Any]`): `header`, `rows` and `notes` of the table of results.
         pictures (`Sequence[Path]`): SVG files.
 
@@ -71,7 +72,7 @@ def write_html(
         TEMPLATE.read_text(encoding="utf-8")
     )
     text = page.render(
-        title=" and ".join(dict.fromkeys(folder.resolve().name for folder in folders)),
+        title=" and ".join(dict.fromkeys(folder.resolve().name for folder in folders.values())),
         version=version("trl-concise"),
         table=table,
         images=images,
@@ -87,20 +88,25 @@ def write_html(
     return output
 
 
-def _read_sets(folders: Sequence[Path], names: Mapping[tuple[str, str], str]) -> list[dict[str, Any]]:
+def _read_sets(
+    folders: Mapping[str | None, Path], names: Mapping[tuple[str, str | None, str], str]
+) -> list[dict[str, Any]]:
     """Return, per problem set, the problems and the completions of every model."""
     answers: dict[str, dict[str, dict[int, list[Completion]]]] = {}
     prompts: dict[tuple[str, int], str] = {}
     order = {name: place for place, name in enumerate(dict.fromkeys(names.values()))}
-    files = {file.resolve(): file for folder in folders for file in _completion_files(folder)}
-    for file in files.values():
+    files: dict[Path, tuple[str | None, Path]] = {}
+    for run, folder in folders.items():
+        for file in _completion_files(folder):
+            files.setdefault(file.resolve(), (run, file))
+    for run, file in files.values():
         evaluated = {
             record["dataset"]: record
             for record in read_summary(file.parent)
-            if (record["dataset"], record["model"]) in names and record.get("budget") is None
+            if (record["dataset"], run, record["model"]) in names and record.get("budget") is None
         }
         prompts |= read_problems(file.parent)
-        titles = {name: names[name, record["model"]] for name, record in evaluated.items()}
+        titles = {name: names[name, run, record["model"]] for name, record in evaluated.items()}
         for name, title in titles.items():
             if title in answers.get(name, {}):  # the same model in two folders
                 titles[name] = f"{title} ({file.parent.name})"

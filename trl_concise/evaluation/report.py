@@ -81,9 +81,12 @@ def report(
         header, rows, notes = result_table(measured)
         written["html"] = write_html(
             Path(html),
-            [*([_folder_of(Path(base))] if base is not None else []), *folders],
             {
-                (item.dataset, item.details["model"]): _title(item)
+                **({None: _folder_of(Path(base))} if base is not None else {}),
+                **dict(zip(run_names(folders), folders, strict=True)),
+            },
+            {
+                (item.dataset, item.run, item.details["model"]): _title(item)
                 for item in measured
                 if "model" in item.details and item.point.kind not in BUDGETED
             },

@@ -46,6 +46,20 @@ class CoRTConfig(ConciseGRPOConfig):
     demo_steps: int = field(default=150, metadata={"help": "Of the demo: steps of fine-tuning on hinted traces."})
 
 
+# Settings of GRPO that the demo takes from the command line, next to those above
+TRAINING = {
+    "beta",
+    "epsilon",
+    "learning_rate",
+    "loss_type",
+    "lr_scheduler_type",
+    "max_completion_length",
+    "num_generations",
+    "num_iterations",
+    "temperature",
+}
+
+
 @report_input_errors()
 def main():
     script = TrainingScript(
@@ -77,6 +91,7 @@ def main():
             problems=script.problem_args.report_problems,
             completions=args.per_device_train_batch_size,
             seed=args.seed,
+            **{name: getattr(args, name) for name in script.given & TRAINING},
         )
         print(table(results))
         return

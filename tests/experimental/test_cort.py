@@ -103,9 +103,15 @@ def test_the_reward_is_bounded_and_a_failure_next_to_a_success_costs_nothing(rig
         ([1, 1, 1, 0.9], [0.499002, 0.499002, 0.499002, -1.497006]),
     ],
 )
-def test_golden_advantages(rewards, advantages):
-    group = torch.tensor(rewards, dtype=torch.float64)
-    assert ((group - group.mean()) / (group.std() + 1e-4)).tolist() == pytest.approx(advantages, abs=1e-6)
+def test_golden_advantages(rewards, advantages, tiny_model, tmp_path):
+    def golden(completions, **kwargs):
+        return rewards * (len(completions) // 4)
+
+    settings = tiny.settings(tmp_path, max_steps=1, max_completion_length=4)
+    trainer = tiny.spy(ConciseGRPOTrainer)(tiny_model, golden, ConciseGRPOConfig(**settings), problems(4))
+    trainer.train()
+    found = torch.cat([inputs["advantages"] for inputs, _, _ in trainer.seen]).tolist()  # in the order of the loss
+    assert sorted(found) == pytest.approx(sorted(advantages * (len(found) // 4)), abs=1e-6)
 
 
 # Blocks
@@ -506,10 +512,11 @@ def test_bad_evaluations(options, dataset, message, tokenizer):
 @pytest.mark.slow
 def test_the_example_compares_the_models(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    flags = "--max_steps 1 --demo_steps 1 --report_problems 2 --per_device_train_batch_size 8"
+    flags = "--max_steps 1 --demo_steps 1 --report_problems 2 --per_device_train_batch_size 8 --learning_rate 0.5"
     monkeypatch.setattr(sys, "argv", ["cort.py", *flags.split()])
     runpy.run_path(str(EXAMPLE), run_name="__main__")
     results = json.loads((tmp_path / "outputs/cort-demo/results.json").read_text())
+    assert results["settings"]["learning_rate"] == 0.5
     assert len(results["models"]) == 6 and "| both hints, SFT and GRPO |" in capsys.readouterr().out
 
 

@@ -347,7 +347,7 @@ def test_an_interrupted_training_gives_the_same_navigator(frozen, tmp_path):
         assert record["blocks"].count("Ga") == 1 and record["blocks"][-1] == "Ga" and len(record["blocks"]) <= 3
         assert record["blocks"][0] != "Rf" and record["rewards"][-1] in (0, 1)
     for changes in ({"config": NavigatorConfig(max_depth=2)}, {"problems": rows.select([0])}, {"parallel": 3}):
-        with pytest.raises(ValueError, match="another format"):
+        with pytest.raises(ValueError, match="other settings or problems, .* Choose an empty folder"):
             train_navigator(
                 environment(frozen), output_dir=tmp_path / "whole", **{"problems": rows, **options, **changes}
             )

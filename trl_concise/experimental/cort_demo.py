@@ -153,6 +153,7 @@ def compare(
     problems: int = 256,
     completions: int = 64,
     seed: int = 0,
+    **training: Any,
 ) -> dict[str, Any]:
     """
     Compare the embedded model, the two code models before and after GRPO with executed code, and HAPO without code.
@@ -167,6 +168,7 @@ def compare(
         problems (`int`, *optional*): Problems of each set of the evaluation.
         completions (`int`, *optional*): Completions per step, a multiple of 8.
         seed (`int`, *optional*): Seed of training and evaluation.
+        **training: Other settings of GRPO and HAPO, in the place of those of the demo.
 
     Returns:
         `dict[str, Any]`: `settings`, and `models`: for each, `training_tokens` and, by set, the figures of [`describe`].
@@ -184,7 +186,7 @@ def compare(
         models[label] = AutoModelForCausalLM.from_pretrained(start), AutoTokenizer.from_pretrained(start), 0
         trained = CONTROL if plain else f"{name}, SFT and GRPO"
         models[trained] = _train(
-            start, folder, None if plain else executor, max_calls, omega, max_steps, completions, seed
+            start, folder, None if plain else executor, max_calls, omega, max_steps, completions, seed, training
         )
     found: dict[str, dict[str, list[JudgedCompletion]]] = {}
     for name, (model, tokenizer, _) in models.items():
@@ -208,6 +210,7 @@ def compare(
             "problems": problems,
             "completions": completions,
             "seed": seed,
+            **training,
         },
         "models": {
             name: {
@@ -230,6 +233,7 @@ def _train(
     max_steps: int,
     completions: int,
     seed: int,
+    training: Mapping[str, Any],
 ) -> tuple[Any, Any, int]:
     """Train with executed code, or with HAPO without an executor; return model, tokenizer, and the number of tokens that it wrote."""
     from transformers import PrinterCallback
@@ -246,6 +250,7 @@ def _train(
         "save_strategy": "no",
         "disable_tqdm": True,
         "seed": seed,
+        **training,
     }
     trainer = ConciseGRPOTrainer(
         str(start),

@@ -14,6 +14,7 @@ from .executor import FAILED, OK
 
 LONGEST_BLOCK = 2000  # characters
 LARGEST_EXPONENT = 1000
+DECIMAL_DIGITS = 15  # those that a float keeps
 MOST_BITS = 4096  # of a numerator or denominator
 
 _OPERATORS: dict[type, Callable[[Fraction, Fraction], Fraction]] = {
@@ -36,7 +37,7 @@ class Calculator:
 
     Expressions have integers, decimals, names, parentheses and `+ - * / // % **`. A decimal such as `0.1` is the fraction 1/10, and a quotient
     is an integer or a fraction: `print(6 / 4)` prints `3/2`. Everything else fails, as does a block of more than 2,000 characters, an exponent
-    above 1,000, or a number of more than 4,096 bits. The code is parsed and never compiled.
+    above 1,000, a decimal of more than 15 digits, or a number of more than 4,096 bits. The code is parsed and never compiled.
 
     Examples:
         >>> Calculator()(["x = (27 + 8) * 2", "print(x - 6)"])
@@ -76,7 +77,11 @@ def _run(block: str, names: dict[str, Fraction], printed: list[str]) -> None:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of Python, about how a number is written
-            statements = ast.parse(block).body
+            tree = ast.parse(block)
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Constant) and isinstance(node.value, float):
+                _check_decimal(ast.get_source_segment(block, node) or "", node.value)
+        statements = tree.body
         for statement in statements:
             match statement:
                 case ast.Assign(targets=[ast.Name(id=name)], value=value):
@@ -87,6 +92,13 @@ def _run(block: str, names: dict[str, Fraction], printed: list[str]) -> None:
                     raise _Refused("only assignments and print of one expression")
     except (SyntaxError, ValueError, MemoryError, RecursionError) as error:
         raise _Refused("invalid syntax" if isinstance(error, SyntaxError) else "too large") from None
+
+
+def _check_decimal(text: str, value: float) -> None:
+    """Refuse a decimal of which Python keeps fewer digits than are written: the result would not be exact."""
+    digits = text.lower().partition("e")[0].replace("_", "").replace(".", "").strip("0")
+    if len(digits) > DECIMAL_DIGITS or (digits and not value):
+        raise _Refused(f"a decimal has at most {DECIMAL_DIGITS} digits")
 
 
 def _value(node: ast.expr, names: dict[str, Fraction]) -> Fraction:

@@ -223,7 +223,7 @@ def run_python(
 
 
 def _remove(folder: str) -> None:
-    """Remove what is left of a folder: processes that the kernel is still ending may have written into it."""
+    """Remove a folder until it is gone: for a short time, killed processes may write into it."""
     for pause in _REMOVAL_PAUSES:
         if not os.path.exists(folder):
             return

@@ -301,9 +301,14 @@ class DoubleDQN:
         from safetensors import safe_open
 
         learner = cls(config)
-        tensors = read_tensors(Path(path), metadata=learner._metadata(run))
+        tensors = read_tensors(Path(path))
         with safe_open(path, framework="pt") as file:
-            counters = json.loads((file.metadata() or {})["counters"])
+            found = file.metadata() or {}
+        if any(found.get(name) != value for name, value in learner._metadata(run).items()):
+            raise ValueError(
+                f"{path} is of a training with other settings or problems, which cannot be continued. Choose an empty folder, or give the same ones."
+            )
+        counters = json.loads(found["counters"])
         for name, count in counters.items():
             setattr(learner, name, count)
         learner.replay = tensors["replay"].clone()

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from trl_concise.cli.commands import main
 from trl_concise.evaluation import Completion, evaluate
-from trl_concise.evaluation.comparison import compare, compare_problems
+from trl_concise.evaluation.comparison import compare, compare_problems, print_comparison
 from trl_concise.evaluation.paired import loss_class, paired_figures
 
 
@@ -134,3 +134,13 @@ def test_what_is_not_compared(runs, tmp_path, capsys):
             (runs / "again" / name).read_text().replace('"engine": "transformers"', '"engine": "vllm"')
         )
     assert "whose kernels differ" in error(runs / "long", other)
+
+
+def test_the_table_fits_into_80_columns(runs, monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "80")
+    found = compare(runs / "long", runs / "again")["demo"]
+    found |= {"accuracy_difference": -0.155, "accuracy_difference_interval": [-0.201, -0.102]}
+    print_comparison({f"demo_harder, {level} effort": found for level in ("low", "high")})
+    table = capsys.readouterr().out.split("[ ]: 95 %")[0]
+    assert "…" not in table and all(len(line) <= 80 for line in table.splitlines())
+    assert "-15.5 points [-20.1, -10.2]" in table and "demo_harder, high effort (6)" in table

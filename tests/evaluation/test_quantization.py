@@ -179,3 +179,9 @@ def test_a_checkpoint_that_is_quantized_already_keeps_its_mode(tmp_path):
         find_source(str(tmp_path / "model"), None, None, Quantization(load_in_8bit=True), use_vllm=False)
     found = find_source(str(tmp_path / "model"), None, None, NOT_QUANTIZED, use_vllm=False).settings["quantization"]
     assert (found["bits"], found["type"]) == (4, "nf4")
+
+
+def test_int8_does_not_warn_at_every_token(tmp_path, caplog):
+    pytest.importorskip("bitsandbytes")
+    evaluate("demo", "demo", tmp_path, quantization=Quantization(load_in_8bit=True), **{**SETTINGS, "limit": 1})
+    assert "MatMul8bitLt" not in caplog.text

@@ -16,7 +16,7 @@ from trl_concise.demo import generate_problems
 from trl_concise.evaluation import evaluate, read_completions, read_summary
 from trl_concise.evaluation.folder import append_lines
 from trl_concise.evaluation.judges import describe_judge
-from trl_concise.evaluation.rescore import rescore
+from trl_concise.evaluation.rescore import print_agreement, rescore
 from trl_concise.evaluation.token_scores import TokenScores
 from trl_concise.evaluation.uncertainty import describe_tokens
 
@@ -205,3 +205,13 @@ def test_completions_that_are_in_the_file_twice(folder, tmp_path):
     (run / "completions.jsonl").write_text(text + "".join(reversed(text.splitlines(True))))
     assert rescore(run, tmp_path / "out")["six"]["agreement"] == 1
     assert (tmp_path / "out" / "summary.json").read_text() == json.dumps(read_summary(path)[:1], indent=2) + "\n"
+
+
+def test_the_table_fits_into_80_columns(folder, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "80")
+    found = rescore(folder[0], tmp_path / "out")["six"]
+    found |= {"points": -15.5, "points_interval": [-20.1, -10.2], "only_first": 12345, "kappa": -0.12}
+    print_agreement({f"demo_harder, {level} effort": found for level in ("low", "high")})
+    table = capsys.readouterr().out.split("[ ]: 95 %")[0]
+    assert "…" not in table and all(len(line) <= 80 for line in table.splitlines())
+    assert "[-20.1, -10.2]" in table and "12,345" in table

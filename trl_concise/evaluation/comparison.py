@@ -224,8 +224,7 @@ def print_comparison(figures: Mapping[str, Mapping[str, Any]]) -> None:
             "[ ]: 95 % interval, paired bootstrap over problems. If correct: tokens of correct completions on the problems that both solve."
         ),
     )
-    for heading in ("Problems", ""):
-        table.add_column(heading, no_wrap=True)
+    table.add_column("Problems", overflow="fold")
     for heading in ("First", "Second", "Change"):
         table.add_column(heading, justify="right", no_wrap=True)
     for name, found in figures.items():
@@ -233,11 +232,11 @@ def print_comparison(figures: Mapping[str, Mapping[str, Any]]) -> None:
         least, most = found["token_ratio_interval"]
         correct = found["correct_token_ratio"]
         points = f"{100 * found['accuracy_difference']:+.1f} points [{low:.1f}, {high:.1f}]"
-        whole = f"{name} ({found['problems']:,})"
-        table.add_row(escape(whole), "accuracy", *(f"{value:.1%}" for value in found["accuracy"]), escape(points))
+        table.add_row(escape(f"{name} ({found['problems']:,})"), "", "", "")
+        table.add_row("  accuracy", *(f"{value:.1%}" for value in found["accuracy"]), escape(points))
         ratio = f"x {found['token_ratio']:.3f} [{least:.3f}, {most:.3f}]"
-        table.add_row("", "tokens", *(f"{value:,.1f}" for value in found["tokens"]), escape(ratio))
-        table.add_row("", "  if correct", "", "", f"x {correct:.3f}" if correct is not None else "-")
+        table.add_row("  tokens", *(f"{value:,.1f}" for value in found["tokens"]), escape(ratio))
+        table.add_row("    if correct", "", "", f"x {correct:.3f}" if correct is not None else "-")
     Console().print(table)
     for name, found in figures.items():
         low, high = found["accuracy_difference_interval"]

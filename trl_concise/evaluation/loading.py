@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -112,6 +113,10 @@ def load_model(model: str, base: str | None, dtype: str, quantization: Quantizat
         except SafetensorError as error:
             raise ValueError(f"The weights of {model} are damaged: {error}. Save or download them again.") from error
     check_is_quantized(loaded, quantization)
+    if (
+        quantization.load_in_8bit
+    ):  # which warns in every layer at every token that it computes in float16, as the settings say
+        logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
     return loaded if "device_map" in options else loaded.to(device)
 
 

@@ -241,9 +241,9 @@ def print_agreement(figures: Mapping[str, Mapping[str, Any]]) -> None:
         "[ ]: 95 % interval, bootstrap over problems. Right, wrong: completions that are right, or wrong, only now."
     )
     table = Table(caption=escape(caption))
-    table.add_column("Problems", no_wrap=True)
+    table.add_column("Problems", overflow="fold")
     for heading in ("Before", "Now", "Points", "Right", "Wrong", "Kappa", "AC1"):
-        table.add_column(heading, justify="right")
+        table.add_column(heading, justify="right", no_wrap=True)
     for name, found in figures.items():
         low, high = found["points_interval"]
         table.add_row(
@@ -253,7 +253,7 @@ def print_agreement(figures: Mapping[str, Mapping[str, Any]]) -> None:
                     name,
                     f"{found['accuracy_before']:.1%}",
                     f"{found['accuracy']:.1%}",
-                    f"{found['points']:+.1f} [{low:.1f}, {high:.1f}]",
+                    f"{found['points']:+.1f}\n[{low:.1f}, {high:.1f}]",
                     f"{found['only_first']:,}",
                     f"{found['only_second']:,}",
                     f"{found['kappa']:.2f}" if found["kappa"] is not None else "-",

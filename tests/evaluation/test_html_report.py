@@ -126,6 +126,10 @@ def test_each_completion_is_on_the_page_once(page, tmp_path, monkeypatch):
     monkeypatch.setattr("trl_concise.evaluation.report.can_plot", lambda what: False)
     main(["report", str(run), "--base", str(run / "eval-base"), "--html", str(tmp_path / "page.html")])
     (found,) = read_sets(tmp_path / "page.html")
+    monkeypatch.setattr("trl_concise.evaluation.html_report.MOST_COMPLETIONS", 5)
+    main(["report", str(run), "--html", str(tmp_path / "few.html")])
+    assert "the first 5 of 24 problems" in (tmp_path / "few.html").read_text(encoding="utf-8")
+    assert len(read_sets(tmp_path / "few.html")[0]["problems"]) == 5
     assert len(found["models"]) == 3 and found["models"][2].endswith("(rescored)")
     assert all(len(own) == 1 for problem in found["problems"] for own in problem["answers"])
 

@@ -16,6 +16,7 @@ from trl_concise.demo import generate_problems
 from trl_concise.evaluation import evaluate, read_completions, read_summary
 from trl_concise.evaluation.folder import append_lines
 from trl_concise.evaluation.judges import describe_judge
+from trl_concise.evaluation.recorded import Evaluation
 from trl_concise.evaluation.rescore import print_agreement, rescore
 from trl_concise.evaluation.token_scores import TokenScores
 from trl_concise.evaluation.uncertainty import describe_tokens
@@ -215,3 +216,11 @@ def test_the_table_fits_into_80_columns(folder, tmp_path, monkeypatch, capsys):
     table = capsys.readouterr().out.split("[ ]: 95 %")[0]
     assert "…" not in table and all(len(line) <= 80 for line in table.splitlines())
     assert "[-20.1, -10.2]" in table and "12,345" in table
+
+
+def test_a_problem_that_is_in_the_set_twice(folder, tmp_path):
+    """It is no reason not to judge or compare the completions; only the bounds of `accept` need distinct problems."""
+    run = changed(folder[0], tmp_path / "run", lambda line: line | {"prompt_sha256": "same"})
+    assert rescore(run, tmp_path / "out")["six"]["agreement"] == 1
+    with pytest.raises(ValueError, match="contains 5 problems twice"):
+        Evaluation.read(run).check_distinct()

@@ -240,6 +240,8 @@ def accept(
         )
     evaluations = [Evaluation.read(Path(folder)) for folder in candidates]
     of_base = Evaluation.read(Path(base)) if base is not None else None
+    for evaluation in (*evaluations, *([of_base] if of_base is not None else [])):
+        evaluation.check_distinct()
     names = list(dict.fromkeys(map(public_name, datasets))) or list(evaluations[0].sets)
     for evaluation in evaluations[1:]:
         for name in names:

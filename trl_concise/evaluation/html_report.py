@@ -23,7 +23,7 @@ from .summaries import SUMMARY_FILE, read_summary
 
 TEMPLATE = Path(__file__).with_name("report.html")
 LONGEST = 20_000  # characters of a completion on the page; of a longer one, its beginning and its end
-MOST_PROBLEMS = 2_000  # of a set
+MOST_COMPLETIONS = 2_000  # of a set and a model
 KINDS = ("truncated", "reasoning not finished", "no answer", "wrong answer")
 
 
@@ -78,8 +78,11 @@ def write_html(
         images=images,
         failures=[(found["name"], found.pop("failures")) for found in sets],
         kinds=KINDS,
-        left_out=[(found["name"], found["all"]) for found in sets if found["all"] > len(found["problems"])],
-        most=MOST_PROBLEMS,
+        left_out=[
+            (found["name"], len(found["problems"]), found["all"])
+            for found in sets
+            if found["all"] > len(found["problems"])
+        ],
         # Within a script element, only `<` could end it or open a comment
         data=json.dumps(sets, ensure_ascii=False, allow_nan=False).replace("<", "\\u003c"),
     )
@@ -118,6 +121,7 @@ def _read_sets(
     sets = []
     for dataset, found in answers.items():
         rows: list[int] = sorted({row for items in found.values() for row in items})
+        most = max(len(items) for own in found.values() for items in own.values())  # of a problem
         models = sorted(found, key=order.__getitem__)
         sets.append(
             {
@@ -131,7 +135,7 @@ def _read_sets(
                         "gold": next(items[row][0].gold for items in found.values() if row in items),
                         "answers": [[_shown(item) for item in found[model].get(row, [])] for model in models],
                     }
-                    for row in rows[:MOST_PROBLEMS]
+                    for row in rows[: max(1, MOST_COMPLETIONS // most)]
                 ],
                 "failures": [
                     _failures(model, [item for items in found[model].values() for item in items]) for model in models

@@ -37,7 +37,7 @@ class Evaluation:
             )
         if not file.is_file():
             raise FileNotFoundError(
-                f"{file} does not exist, but the bounds need every completion. Copy it next to {SUMMARY_FILE}, or run the same "
+                f"{file} does not exist, but every completion is needed. Copy it next to {SUMMARY_FILE}, or run the same "
                 "`trl-concise eval` again."
             )
         completions: dict[str, Problems] = {name: {} for name in sets}
@@ -57,14 +57,18 @@ class Evaluation:
                     f"{folder} has an incomplete evaluation on {name!r}: completions of {judged} problems, expected {recorded}. Run the "
                     "same `trl-concise eval` again to complete it."
                 )
+        return cls(folder, sets, completions)
+
+    def check_distinct(self) -> None:
+        """Check that no set contains a problem twice."""
+        for name, problems in self.completions.items():
             known = [digest for items in problems.values() if (digest := items[0].prompt_sha256) is not None]
             repeated = sum(count - 1 for count in Counter(known).values())
             if repeated:
                 raise ValueError(
-                    f"{name!r} in {folder} contains {repeated} problem{'s' * (repeated > 1)} twice. The bounds need distinct "
+                    f"{name!r} in {self.folder} contains {repeated} problem{'s' * (repeated > 1)} twice. The bounds need distinct "
                     "problems: remove the copies, and evaluate again."
                 )
-        return cls(folder, sets, completions)
 
     @property
     def model(self) -> str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ast
 import html
+import posixpath
 import re
 from pathlib import Path
 
@@ -26,6 +27,7 @@ _CODE = re.compile(r"<code>([^<]*--[^<]*)</code>")
 _OPTION = re.compile(r"(?<!\S)--\w+")
 # Docstrings refer to other objects as [`Name`].
 _REFERENCE = re.compile(r"\[<code>~?([\w.]+)</code>\]")
+_NOTEST = re.compile(r"^(```\w+) notest$", re.MULTILINE)
 _LINK = re.compile(r"\[([^\]]+)\]\((?!https?:|#)([^)\s]+)\)")
 
 
@@ -35,15 +37,19 @@ def on_page_markdown(markdown: str, page, config, files) -> str:
     if page.file.src_uri == "api.md":
         markdown += api_reference()
     # "notest" is for the tests; the site's fences take one word.
-    markdown = markdown.replace("```python notest", "```python")
-    return _LINK.sub(lambda link: _inside(*link.groups(), config.repo_url), markdown)
+    markdown = _NOTEST.sub(r"\1", markdown)
+    folder = posixpath.dirname(page.file.src_uri)
+    return _LINK.sub(
+        lambda link: _inside(*link.groups(), folder, config.repo_url), markdown
+    )
 
 
 def on_page_content(content: str, page, config, files) -> str:
     content = _FORMULA.sub(_mathml, content)
-    content = _TYPE.sub(
-        lambda cell: f"<code>{_MARKUP.sub('', cell[1])}</code>", content
-    )
+    if page.file.src_uri == "api.md":
+        content = _TYPE.sub(
+            lambda cell: f"<code>{_MARKUP.sub('', cell[1])}</code>", content
+        )
     content = _CODE.sub(
         lambda code: f"<code>{_OPTION.sub(_unbroken, code[1])}</code>", content
     )
@@ -101,9 +107,11 @@ def api_reference() -> str:
     )
 
 
-def _inside(text: str, target: str, repo_url: str | None) -> str:
-    if not target.startswith("../"):
+def _inside(text: str, target: str, folder: str, repo_url: str | None) -> str:
+    """Return a link of a page in a folder of `docs` as the site shows it."""
+    path = posixpath.normpath(posixpath.join("docs", folder, target))
+    if path.startswith("docs/"):
         return f"[{text}]({target})"
     if not repo_url:
         return text
-    return f"[{text}]({repo_url.rstrip('/')}/blob/main/{target.lstrip('./')})"
+    return f"[{text}]({repo_url.rstrip('/')}/blob/main/{path})"

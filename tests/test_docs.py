@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import doctest
 import re
+import runpy
 import subprocess
 import sys
 import types
@@ -108,6 +109,24 @@ def test_pictures_are_drawn_from_the_tables_of_the_benchmarks(tmp_path):
     subprocess.run(command, check=True)
     drawn = {path.name for path in tmp_path.glob("*.png")}
     assert drawn and all((ROOT / "docs" / "images" / name).is_file() for name in drawn)
+
+
+@pytest.mark.parametrize("page", sorted(ROOT.glob("docs/**/*.md")), ids=lambda page: page.stem)
+def test_the_site_keeps_pictures_links_and_fences(page):
+    """Also on pages in folders, whose `../` is still in `docs`."""
+    hooks = runpy.run_path(str(ROOT / "docs" / "mkdocs_hooks.py"))
+    text = page.read_text(encoding="utf-8")
+    file = types.SimpleNamespace(src_uri=page.relative_to(ROOT / "docs").as_posix())
+    shown = hooks["on_page_markdown"](
+        text, types.SimpleNamespace(file=file), types.SimpleNamespace(repo_url=None), None
+    )
+    for target in re.findall(r"\]\((?!https?:|#)([^)\s]+)\)", text):
+        inside = (page.parent / target.partition("#")[0]).resolve().is_relative_to(ROOT / "docs")
+        assert (f"]({target})" in shown) == inside, target
+    assert not re.search(r"^```\w+ ", shown, re.MULTILINE)  # a fence takes one word
+    code = "<code>```python\nprint(2 * 3)\n```</code>"
+    if page.stem != "api":
+        assert hooks["on_page_content"](code, types.SimpleNamespace(file=file), None, None) == code
 
 
 def test_every_page_is_on_the_site():

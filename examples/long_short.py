@@ -251,6 +251,10 @@ def main():
     )
     args = script.training_args
     if script.model_args.model_name_or_path == str(demo.model_path()):
+        if unused := sorted(script.given & {"partner", "role"}):
+            raise ValueError(
+                f"--{unused[0]} has no effect without --model_name_or_path, because the demo makes and trains both policies. Leave it out."
+            )
         run_demo(script)
         return
     if args.partner is None:

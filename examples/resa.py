@@ -354,6 +354,10 @@ def main(arguments: list[str] | None = None):
     from trl_concise.state.adapters import load_tokenizer
 
     check_peft()
+    if source.hapo_steps < 1 or source.demo_problems < 1:
+        raise ValueError(
+            f"--hapo_steps and --demo_problems must be at least 1, got {source.hapo_steps} and {source.demo_problems}."
+        )
     is_demo = model_args.model_name_or_path == str(demo.model_path())
     if not is_demo and source.source_model_name_or_path is None:
         raise ValueError("--source_model_name_or_path is missing: name the model whose layer the SAE is trained on.")

@@ -148,8 +148,9 @@ def main(arguments: list[str] | None = None):
         raise ValueError(
             f"--samples must be at least 2 and --report_problems at least 1; got {source.samples} and {source.report_problems}."
         )
-    if not 0 <= source.step_weight < float("inf"):
-        raise ValueError(f"--step_weight must be a finite number of at least 0, got {source.step_weight}.")
+    for name in ("alpha", "step_weight"):
+        if not 0 <= getattr(source, name) < float("inf"):
+            raise ValueError(f"--{name} must be a finite number of at least 0, got {getattr(source, name)}.")
 
     # After the command line: --help does not wait for them.
     from accelerate import PartialState

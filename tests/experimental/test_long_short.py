@@ -570,9 +570,16 @@ def test_example(tmp_path, monkeypatch, capsys):
     assert all(f"| {record['system']} |" in printed for record in results["results"])
 
 
-def test_the_example_reports_a_wrong_setting_before_the_cold_start(tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--max_turns", "0"], "max_turns must be at least 1, got 0"),
+        (["--partner", "outputs/short"], "--partner has no effect without --model_name_or_path"),
+    ],
+)
+def test_the_example_reports_a_wrong_setting_before_the_cold_start(flags, message, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", ["long_short.py", "--max_turns", "0"])
+    monkeypatch.setattr(sys, "argv", ["long_short.py", *flags])
     with pytest.raises(SystemExit):
         runpy.run_path(str(ROOT / "examples" / "long_short.py"), run_name="__main__")
-    assert "max_turns must be at least 1, got 0" in capsys.readouterr().err and not (tmp_path / "outputs").exists()
+    assert message in capsys.readouterr().err and not (tmp_path / "outputs").exists()

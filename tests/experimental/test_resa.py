@@ -623,6 +623,7 @@ def test_the_example_reports_every_control(tmp_path, monkeypatch, capsys):
     [
         ("--model_name_or_path model --use_peft --layer 1", "--source_model_name_or_path is missing"),
         ("--layer 5", "--layer must be between 0 and 2, got 5"),
+        ("--hapo_steps 0", "--hapo_steps and --demo_problems must be at least 1, got 0"),
         (f"{FROM_MODEL} --model_name_or_path TINY --use_peft --layer 1", "have the widths 192 and 64"),
         ("--use_peft false", "--use_peft is missing"),
         ("--source_model_name_or_path OTHER", "have different vocabularies"),

@@ -584,7 +584,11 @@ def test_example(tmp_path, monkeypatch, capsys):
 
 @pytest.mark.parametrize(
     ("flags", "message"),
-    [("--samples 1", "--samples must be at least 2"), ("--step_weight -1", "--step_weight must be")],
+    [
+        ("--samples 1", "--samples must be at least 2"),
+        ("--step_weight -1", "--step_weight must be"),
+        ("--alpha -1", "--alpha must be"),
+    ],
 )
 def test_the_example_refuses_bad_input(flags, message, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["tattoo.py", *flags.split()])

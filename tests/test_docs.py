@@ -124,6 +124,7 @@ def test_the_site_keeps_pictures_links_and_fences(page):
         inside = (page.parent / target.partition("#")[0]).resolve().is_relative_to(ROOT / "docs")
         assert (f"]({target})" in shown) == inside, target
     assert not re.search(r"^```\w+ ", shown, re.MULTILINE)  # a fence takes one word
+    assert r"\arg" not in text  # latex2mathml shows it as it is
     code = "<code>```python\nprint(2 * 3)\n```</code>"
     if page.stem != "api":
         assert hooks["on_page_content"](code, types.SimpleNamespace(file=file), None, None) == code

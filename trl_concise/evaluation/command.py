@@ -207,7 +207,7 @@ def _parser() -> Parser:
         help="gsm8k, math500, aime24, aime25, amc23, svamp, olympiadbench, minerva, demo, a dataset id, or a "
         ".jsonl, .json, .parquet or .csv file",
     )
-    add("--output_dir", help="folder of completions.jsonl, summary.json and settings.json")
+    add("--output_dir", help="folder of completions.jsonl, summary.json and settings.json; needed without --show")
     add("--num_completions", "-n", type=int, default=1, help="completions per problem (%(default)s)")
     add("--max_new_tokens", type=int, default=4096, help="tokens after which a completion is truncated (%(default)s)")
     add("--temperature", type=float, default=0.6, help="0 decodes greedily (%(default)s)")

@@ -130,7 +130,7 @@ def read_facts(folder: str | Path) -> dict[str, Any]:
     if not path.is_file():
         raise FileNotFoundError(
             f"{path} does not exist. A trainer of trl_concise writes it into its output folder at each checkpoint and in "
-            "create_model_card()."
+            "create_model_card(). Give the output folder of a training."
         )
     facts = read_json(path)
     if not isinstance(facts, dict) or not facts.keys() >= {*_FACTS}:

@@ -328,7 +328,7 @@ def print_test_time(records: Sequence[Mapping[str, Any]]) -> None:
             title=escape(name),
             caption=escape(
                 "Tokens: all that are generated per problem, discarded completions and verifications included. *: no other procedure is as accurate in as "
-                "few tokens. any: needs the reference answer. [ ]: 95 % interval, bootstrap over problems."
+                "few tokens. any: needs the reference answer. leader: the majority vote, stopped once it is decided. [ ]: 95 % interval, bootstrap over problems."
             ),
         )
         table.add_column("Procedure", no_wrap=True)

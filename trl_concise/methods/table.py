@@ -104,7 +104,6 @@ METHODS: tuple[Method, ...] = (
         "code",
         "one_shot_rlvr",
         1,
-        evidence="one_shot_rlvr.md#results",
     ),
     Method(
         "MR-RLVR",
@@ -202,7 +201,6 @@ METHODS: tuple[Method, ...] = (
         "code",
         "text_rewards",
         2,
-        evidence="text_rewards.md#results",
     ),
     Method(
         "RLPR",
@@ -335,5 +333,7 @@ def main(argv: Sequence[str]) -> int:
     print()
     for key, meaning in PROVENANCE.items():
         print(f"{key}: {meaning}")
-    print("docs/methods.md says what each does. `trl-concise METHOD` trains with it.")
+    print(
+        "docs/methods.md says what each does. `trl-concise METHOD` trains with it; the scripts of the experimental ones are in examples/."
+    )
     return 0

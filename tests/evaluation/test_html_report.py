@@ -134,6 +134,11 @@ def test_each_completion_is_on_the_page_once(page, tmp_path, monkeypatch):
     assert all(len(own) == 1 for problem in found["problems"] for own in problem["answers"])
 
 
+def test_a_folder_in_place_of_the_page(page, tmp_path):
+    with pytest.raises(ValueError, match="is a folder. Name a file, for example .*report.html"):
+        report([page.parents[1] / "base"], html=tmp_path)
+
+
 def test_one_model_in_two_evaluations(page, tmp_path):
     for name in ("cold", "warm"):  # one model name, as after two `trl-concise eval demo`
         shutil.copytree(page.parents[1] / "base", tmp_path / name)

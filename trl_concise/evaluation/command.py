@@ -204,7 +204,8 @@ def _parser() -> Parser:
         "sets",
         nargs="+",
         metavar="set",
-        help="gsm8k, math500, aime24, aime25, amc23, svamp, olympiadbench, minerva, demo, a dataset id, or a "
+        help="gsm8k, math500, aime24, aime25, amc23, svamp, olympiadbench, minerva, demo, demo_harder, demo_hardest, demo_beyond, "
+        "demo_omega, a dataset id, or a "
         ".jsonl, .json, .parquet or .csv file",
     )
     add("--output_dir", help="folder of completions.jsonl, summary.json and settings.json; needed without --show")

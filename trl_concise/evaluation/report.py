@@ -53,7 +53,7 @@ def report(
 
     Raises:
         `FileNotFoundError`: If a folder is missing.
-        `ValueError`: If nothing has been measured.
+        `ValueError`: If nothing has been measured, or `html` is a folder.
     """
     folders = list({Path(run).resolve(): Path(run) for run in runs}.values())
     for folder in folders:
@@ -61,6 +61,8 @@ def report(
             raise FileNotFoundError(
                 f"The folder {folder} does not exist. Name the output folder of a training or an evaluation."
             )
+    if html is not None and Path(html).is_dir():
+        raise ValueError(f"--html {html} is a folder. Name a file, for example {Path(html) / 'report.html'}.")
     logs = {name: read_log_history(folder) for folder, name in zip(folders, run_names(folders), strict=True)}
     measured = gather_measurements(folders, logs, base)
     if not measured and not any(logs.values()):

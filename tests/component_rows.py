@@ -159,6 +159,7 @@ class Row:
         rollout (`Callable`): What generates the completions in the place of the model.
         trainer (`type[ConciseGRPOTrainer]`): The trainer, if the model does not generate.
         validates (`bool`): Whether it needs an evaluation dataset.
+        shards (`bool`): Whether it trains a model that FSDP or DeepSpeed shards; otherwise it refuses one.
     """
 
     component: type[Component]
@@ -171,6 +172,7 @@ class Row:
     rollout: Callable = slot_rows.rollout
     trainer: type[ConciseGRPOTrainer] = ConciseGRPOTrainer
     validates: bool = False
+    shards: bool = True
 
     def make(self, **changes: Any) -> Component:
         return self.component(**{**self.arguments, **changes})
@@ -336,6 +338,7 @@ _ROWS = [
         "rollout",
         neutral={"cot": "hard"},
         samples=True,
+        shards=False,
         trainer=slot_rows.DrawsTogether,
     ),
     Row(RLOO, {}, "advantage", neutral=None),

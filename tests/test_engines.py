@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests import component_rows
 from tests.distributed import ROOT, components, contract, token_credit
 
 
@@ -100,6 +101,8 @@ def test_a_sharded_model_trains_alike(configuration, engine, tiny_model, tmp_pat
     for module in (contract, components):
         name = module.__name__.rpartition(".")[2]
         for path in sorted((two_processes / name).glob("*0.json")):
+            if module is components and not component_rows.ROWS[path.name.removesuffix("0.json")].shards:
+                continue
             plain, sharded = (
                 json.loads((folder / name / path.name).read_text()) for folder in (two_processes, tmp_path)
             )

@@ -7,6 +7,9 @@ import json
 import sys
 from pathlib import Path
 
+from accelerate.state import AcceleratorState
+from accelerate.utils import DistributedType
+
 from tests import component_rows, slot_rows
 from trl_concise import ConciseGRPOTrainer
 
@@ -39,7 +42,8 @@ def report(trainer: ConciseGRPOTrainer) -> dict:
 
 if __name__ == "__main__":
     model, folder = sys.argv[1:]
-    for row in component_rows.ROWS:
+    is_sharded = AcceleratorState().distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED)
+    for row in (name for name, given in component_rows.ROWS.items() if given.shards or not is_sharded):
         trainer = train(model, Path(folder, row), row, rows_per_process=6)
         rank = trainer.accelerator.process_index
         text = json.dumps(report(trainer), default=lambda tensor: tensor.tolist())

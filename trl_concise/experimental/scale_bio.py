@@ -34,6 +34,7 @@ from accelerate.utils import DistributedType
 from torch import Tensor
 from trl import SFTConfig, SFTTrainer
 
+from ..batch.lm_head import copy_model
 from ..config import own_config
 from ..evaluation.identity import name_of
 from ..hub.mixin import WritesCard
@@ -41,7 +42,7 @@ from ..state.checkpoint import read_tensors, write_atomically, write_tensors
 from ..state.resume import ResumesTraining
 from .scale_bio_config import ScaleBiOConfig
 from .scale_bio_data import check_sources, divide_rows, effective_sources, join, load_sources, mix_sources, read_shares
-from .scale_bio_model import BilevelModel, bilevel_loss, copy_model, parameter_groups, share_gradient
+from .scale_bio_model import BilevelModel, bilevel_loss, parameter_groups, share_gradient
 from .scale_bio_sampling import SCALE_BIO_PAPER, SOURCE_ID, SourceCollator, SourceMixture, StratifiedSampler
 
 

@@ -3,12 +3,10 @@
 
 from __future__ import annotations
 
-import copy
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from trl.trainer.utils import add_fused_lm_head
 
 
 if TYPE_CHECKING:
@@ -124,16 +122,6 @@ def _row_losses(model: nn.Module, inputs: dict[str, Tensor]) -> tuple[Tensor, Te
     """Return the negative log-likelihood of each row, summed over its completion tokens, and their number."""
     outputs = model(**inputs, use_cache=False, fused_lm_head=True)
     return -outputs.log_probs.float().sum(1), outputs.label_mask.sum(1)
-
-
-def copy_model(model: Any) -> Any:
-    """Copy a model that TRL has given a fused LM head, whose `forward` would otherwise remain bound to the original."""
-    other = copy.deepcopy(model)
-    base = other.get_base_model() if hasattr(other, "get_base_model") else other  # of an adapter
-    for module in (other, base):
-        vars(module).pop("forward", None)
-    add_fused_lm_head(base)
-    return other
 
 
 def parameter_groups(pair: BilevelModel, args: ScaleBiOConfig, decayed: set[str]) -> list[dict[str, Any]]:

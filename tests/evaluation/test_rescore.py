@@ -185,7 +185,9 @@ def test_an_unreadable_reference_answer_stays_unreadable(folder, tmp_path):
 
 
 def test_the_judge_of_the_docs():
-    code = re.search(r"def my_judge.*?(?=\n\n)", Path("docs/evaluation.md").read_text(encoding="utf-8"), re.DOTALL)
+    code = re.search(
+        r"def my_judge.*?(?=\n\n)", Path("docs/beyond_accuracy.md").read_text(encoding="utf-8"), re.DOTALL
+    )
     names: dict = {}
     exec(code.group(), names)
     seen: list[str] = []

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import runpy
+import shlex
 import shutil
 import sys
 from pathlib import Path
@@ -556,13 +557,13 @@ QUICK = (
     "--output_dir out --use_cpu --report_problems 1 --hapo_steps 1 --demo_problems 40 --max_steps 2 --num_latents 64 --chunk_length 64 "
     "--logging_steps 1"
 )
-FROM_MODEL = f"--source_model_name_or_path {demo.model_path()}"
+FROM_MODEL = f"--source_model_name_or_path {shlex.quote(str(demo.model_path()))}"
 MODELS = ["(a) base", "source of (e)", "(b) SAE of the base", "(c) random SAE", "(d) SFT", "(e) SAE of the source"]
 
 
 def run_example(tmp_path, monkeypatch, *options: str) -> dict:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", ["resa.py", *QUICK.split(), *" ".join(options).split()])
+    monkeypatch.setattr(sys, "argv", ["resa.py", *QUICK.split(), *shlex.split(" ".join(options))])
     runpy.run_path(str(EXAMPLE), run_name="__main__")
     results = Path("out/resa.json")
     return json.loads(results.read_text()) if results.is_file() else {}
@@ -635,5 +636,5 @@ def test_errors_of_the_example(options, message, tiny_model, tmp_path, monkeypat
         shutil.copy(Path(tiny_model, "tokenizer.json"), tmp_path / "other")
         options = options.replace("OTHER", "other")
     with pytest.raises(SystemExit):
-        run_example(tmp_path, monkeypatch, options.replace("TINY", tiny_model))
+        run_example(tmp_path, monkeypatch, options.replace("TINY", shlex.quote(tiny_model)))
     assert message in capsys.readouterr().err

@@ -58,6 +58,11 @@ def fails_by_words(output: str) -> bool:
     return text in ("", "done", "[]") or any(word in text for word in ("error", "exception", "traceback"))
 
 
+def all_failed(calls: Any, failures: Any, release: bool) -> Any:
+    """Return whether all executions of completions failed, from numbers or tensors. Without an execution, only `release` says so."""
+    return (failures >= calls) & ((calls > 0) | release)
+
+
 def code_penalty(outcomes: Sequence[Outcome], *, release: bool = False) -> float:
     r"""
     Return $R_c$: -1 if all executions of a completion failed, else 0.
@@ -72,7 +77,7 @@ def code_penalty(outcomes: Sequence[Outcome], *, release: bool = False) -> float
         (0.0, -1.0, 0.0)
     """
     failed = [fails_by_words(outcome.output) if release else outcome.failed for outcome in outcomes]
-    return -1.0 if all(failed) and (release or failed) else 0.0
+    return -1.0 if all_failed(len(failed), sum(failed), release) else 0.0
 
 
 class CodeReasoning(Rollout):
@@ -245,4 +250,4 @@ class CodeExecutionReward(GroupReward):
 
     def _all_failed(self, rollouts: Rollouts) -> Tensor:
         measured = rollouts.measured[self.name]
-        return (measured["failures"] >= measured["calls"]) & (self.release | (measured["calls"] > 0))
+        return all_failed(measured["calls"], measured["failures"], self.release)

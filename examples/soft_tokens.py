@@ -245,6 +245,13 @@ def main(arguments: list[str] | None = None):
     if "cot" in source.given:
         raise ValueError(f"--cot {args.cot} has no effect here, because --modes names the runs: --modes {args.cot}.")
 
+    longest = args.max_cot_length + args.max_answer_length
+    if args.max_completion_length < longest:
+        raise ValueError(
+            f"--max_completion_length {args.max_completion_length} is less than --max_cot_length and --max_answer_length together "
+            f"({longest}). Raise it, or lower them."
+        )
+
     # After the command line: --help does not wait for them.
     from accelerate import PartialState
 

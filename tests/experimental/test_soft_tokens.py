@@ -481,3 +481,21 @@ def test_example(tmp_path, monkeypatch, capsys):
     card = (tmp_path / "soft" / "README.md").read_text()
     assert "Soft Tokens" in card and "2509.19170" in card
     assert AutoTokenizer.from_pretrained(tmp_path / "soft").eos_token == "<|im_end|>"
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ("--samples 0", "--samples and --report_problems must be at least 1"),
+        ("--modes soft soft", "--modes takes hard, fuzzy and soft, each at most once"),
+        ("--cot fuzzy", "--cot fuzzy has no effect here, because --modes names the runs"),
+        ("--max_completion_length 8", "is less than --max_cot_length and --max_answer_length together (56)"),
+    ],
+)
+def test_errors_of_the_example_come_before_any_training(flags, message, tmp_path, monkeypatch, capsys):
+    script = Path(__file__).parents[2] / "examples" / "soft_tokens.py"
+    monkeypatch.setattr(sys, "argv", [script.name, "--output_dir", str(tmp_path / "out"), *flags.split()])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(script), run_name="__main__")
+    assert ended.value.code == 2 and message in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()

@@ -190,8 +190,8 @@ def test_a_row_of_the_table_of_methods_is_true(method):
     assert method.provenance in PROVENANCE and (not any(reconstructed) or method.provenance == "reconstructed")
     if method.evidence is not None:
         page, section = method.evidence.split("#")
-        headings = re.findall(r"^## (.+)$", (ROOT / "docs" / page).read_text(encoding="utf-8"), flags=re.MULTILINE)
-        assert section in [heading.lower() for heading in headings]
+        headings = re.findall(r"^###? (.+)$", (ROOT / "docs" / page).read_text(encoding="utf-8"), flags=re.MULTILINE)
+        assert section in [heading.lower().replace(" ", "-") for heading in headings]
 
 
 def test_the_methods_command_prints_every_method(capsys):

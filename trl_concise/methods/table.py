@@ -59,6 +59,7 @@ METHODS: tuple[Method, ...] = (
         "reconstructed",
         "dynamic_sampling",
         1,
+        evidence="benchmarks.md#against-dynamic-sampling",
     ),
     Method(
         "Curriculum",
@@ -70,6 +71,7 @@ METHODS: tuple[Method, ...] = (
         "common",
         "curriculum",
         1,
+        evidence="pcl.md#results",
     ),
     Method(
         "SATURN",

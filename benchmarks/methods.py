@@ -60,6 +60,7 @@ from trl_concise.methods.effort import ReasoningAnswerReward
 from trl_concise.methods.gated_brevity import BrevityReward
 from trl_concise.methods.gfpo import GFPO, KeptBaseline
 from trl_concise.methods.ktae import KTAE
+from trl_concise.methods.mgpo import MGPO
 from trl_concise.methods.on_policy_sft import OnPolicySFT
 from trl_concise.methods.prorl import K2Penalty, ReferenceReset
 from trl_concise.methods.rlpr import RewardStdFilter, RLPRReward
@@ -126,6 +127,7 @@ METHODS: dict[str, dict[str, Any]] = {
     },
     "DDCA": {"slots": lambda: {"advantage": DDCA()}},
     "DRPO": {"slots": lambda: {"advantage": DRPO()}, "config": {"loss_type": "grpo"}},
+    "MGPO": {"slots": lambda: {"advantage": MGPO()}},
     "KTAE": {"slots": lambda: {"token_credit": KTAE()}},
     "CAPO": {"slots": lambda: {"token_credit": CAPO(demo.ArithmeticCritic(), critiques=1, separator="\n")}},
     "CRISP": {"slots": lambda: {"token_credit": CRISP(ask_to_be_brief)}, "config": {"beta": 0.0}},

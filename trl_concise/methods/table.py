@@ -95,6 +95,7 @@ METHODS: tuple[Method, ...] = (
         "reconstructed",
         "mgpo",
         1,
+        evidence="mgpo.md#results",
     ),
     Method(
         "One-shot RLVR",

@@ -107,6 +107,7 @@ METHODS: tuple[Method, ...] = (
         "code",
         "one_shot_rlvr",
         1,
+        evidence="one_shot_rlvr.md#results",
     ),
     Method(
         "MR-RLVR",

@@ -190,6 +190,8 @@ def random_bank(bank: Any) -> Any:
 
 def show(results: dict[str, list[dict[str, Any]]]) -> None:
     """Print the results."""
+    from trl_concise.experimental.equal_cost import describe_difference
+
     print(
         "| Problems | Procedure | Accuracy (95 %) | Generated tokens | Difficult | Precision | Recall | AdaptMI minus this |"
     )
@@ -199,13 +201,9 @@ def show(results: dict[str, list[dict[str, Any]]]) -> None:
             low, high = row["accuracy_interval"]
             shares = [row.get(key) for key in ("difficult_share", "precision", "recall")]
             cells = [f"{share:.0%}" if share is not None else "" for share in shares]
-            difference = ""
-            if row["difference"] is not None:
-                bounds = " to ".join(f"{100 * value:+.1f}" for value in row["difference_interval"])
-                difference = f"{100 * row['difference']:+.1f} points ({bounds})"
             print(
                 f"| {name} | {row['name']} | {row['accuracy']:.1%} ({low:.1%} to {high:.1%}) | {row['tokens']:.1f} | "
-                f"{' | '.join(cells)} | {difference} |"
+                f"{' | '.join(cells)} | {describe_difference(row)} |"
             )
 
 

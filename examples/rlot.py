@@ -158,6 +158,8 @@ def measure(model: str, name: str, rows: Dataset, navigator: Any, folder: Path, 
 
 def show(results: dict[str, list[dict]]) -> None:
     """Print the results."""
+    from trl_concise.experimental.equal_cost import describe_difference
+
     print(
         "| Problems | Procedure | Accuracy (95 %) | Generated tokens | Prompt tokens | Calls | Navigator minus this |"
     )
@@ -165,13 +167,9 @@ def show(results: dict[str, list[dict]]) -> None:
     for name, rows in results.items():
         for row in rows:
             low, high = row["accuracy_interval"]
-            difference = ""
-            if row["difference"] is not None:
-                bounds = " to ".join(f"{100 * value:+.1f}" for value in row["difference_interval"])
-                difference = f"{100 * row['difference']:+.1f} points ({bounds})"
             print(
                 f"| {name} | {row['name']} | {row['accuracy']:.1%} ({low:.1%} to {high:.1%}) | {row['tokens']:.1f} | "
-                f"{row['prompt_tokens']:.0f} | {row['calls']:.1f} | {difference} |"
+                f"{row['prompt_tokens']:.0f} | {row['calls']:.1f} | {describe_difference(row)} |"
             )
 
 

@@ -505,7 +505,7 @@ def test_the_table_names_what_is_compared(capsys):
 def test_refused_problems_do_not_replace_those_of_the_folder(model, tokenizer, tmp_path):
     sets = {"one": Dataset.from_list([{"prompt": "2\u2028+ 3\x85=", "solution": "5"}])}
     run(model, tokenizer, sets, tmp_path, max_new_tokens=2)
-    assert read_problems(tmp_path) == {("one", 0): "2\u2028+ 3\x85="}  # which are no ends of lines in JSON
+    assert read_problems(tmp_path) == {("one", 0): "2\u2028+ 3\x85="}  # JSON Lines do not end there
     before = (tmp_path / "problems.jsonl").read_bytes()
     with pytest.raises(ValueError, match="completions of other problems"):
         run(

@@ -85,11 +85,11 @@ def test_the_verdicts_of_another_judge_and_where_they_differ(folder, tmp_path, c
 def test_a_judge_of_the_user(folder, tmp_path):
     path, _ = folder
 
-    def nobody(golds, completions):
+    def lenient_judge(golds, completions):
         return [None if row < 2 else True for row in range(len(golds))]
 
-    figures = rescore(path, tmp_path / "mine", nobody)["six"]
-    assert (figures["judge"]["name"], figures["unreadable"], figures["unreadable_before"]) == ("nobody", 1, 0)
+    figures = rescore(path, tmp_path / "mine", lenient_judge)["six"]
+    assert (figures["judge"]["name"], figures["unreadable"], figures["unreadable_before"]) == ("lenient_judge", 1, 0)
     items = read_completions(tmp_path / "mine" / "completions.jsonl")
     assert [item.correct for item in items[:2]] == [None, None]
     assert all(item.correct == (not item.truncated) for item in items[2:])  # a truncated completion is never correct
@@ -221,7 +221,7 @@ def test_the_table_fits_into_80_columns(folder, tmp_path, monkeypatch, capsys):
 
 
 def test_a_problem_that_is_in_the_set_twice(folder, tmp_path):
-    """It is no reason not to judge or compare the completions; only the bounds of `accept` need distinct problems."""
+    """Its completions are judged and compared all the same; only the bounds of `accept` need distinct problems."""
     run = changed(folder[0], tmp_path / "run", lambda line: line | {"prompt_sha256": "same"})
     assert rescore(run, tmp_path / "out")["six"]["agreement"] == 1
     with pytest.raises(ValueError, match="contains 5 problems twice"):

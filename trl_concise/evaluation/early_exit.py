@@ -2,7 +2,7 @@
 """
 When reasoning may stop: its answer no longer changes.
 
-Source: Lin et al., "TrimR" (arXiv 2505.17155), from public notes on the paper. Equality of the answers in place of a verifier model is this package's.
+Source: Lin et al., "TrimR" (arXiv 2505.17155), a reconstruction from public notes on the paper. Equality of the answers in place of a verifier model is this package's.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 Whether training made a model solve problems that its base does not solve in as many tries.
 
 Source: Mayilvahanan et al., "MATH-Beyond: A Benchmark for RL to Expand Beyond the Base Model" (arXiv 2510.11653): the sets and the
-expansion rate, from public notes on the paper. The expected sizes below n tries, the null run and the correction for chance are this package's.
+expansion rate, a reconstruction from public notes on the paper. The expected sizes below n tries, the null run and the correction for chance are this package's.
 """
 
 from __future__ import annotations

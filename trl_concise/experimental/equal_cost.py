@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
@@ -104,3 +104,17 @@ def result_row(
         "difference_interval": difference_interval,
         **figures,
     }
+
+
+def describe_difference(row: Mapping[str, Any]) -> str:
+    """
+    Return the paired difference of a row of [`result_row`] in points, with its interval; empty without one.
+
+    Examples:
+        >>> describe_difference({"difference": 0.125, "difference_interval": [0.0, 0.25]})
+        '+12.5 points (+0.0 to +25.0)'
+    """
+    if row["difference"] is None:
+        return ""
+    bounds = " to ".join(f"{100 * value:+.1f}" for value in row["difference_interval"])
+    return f"{100 * row['difference']:+.1f} points ({bounds})"
